@@ -1,0 +1,206 @@
+"""The errors of trio_rooms, and whose fault each one is.
+
+::
+
+    RoomsError
+    ├── DefinitionError         the application: a room is defined in a way that cannot work
+    ├── UnknownRoom             the caller: no such room, or an id that is not allowed
+    ├── Refused                 the application, to a client: raised by ``authenticate``
+    ├── EventError              the client: what it sent is refused; it is told code and message
+    ├── NoConnection            the application: a message that came from the program has no connection
+    ├── AttachmentError         the application: an attachment is too big or not CBOR-able
+    ├── HandlerFailed           the application: a handler raised; its exception is the cause
+    ├── RoomFailed              a room could not be started, or crashed too often
+    ├── RoomsClosed             the caller: the runtime is stopping or has stopped
+    ├── SnapshotError
+    │   ├── StateError          the application: the state holds what CBOR cannot
+    │   ├── SnapshotCorrupt     the world: a stored document does not decode
+    │   ├── SnapshotTooNew      the operator: written by a newer version of the room
+    │   └── MigrationError      the application: a migration is missing or raised
+    └── StoreError
+        ├── StoreInUse          the operator: another server has this data directory
+        ├── StoreFull           the world: no room on the disk
+        ├── StoreReadOnly       the operator: the data directory cannot be written
+        ├── StaleWrite          somebody else wrote a newer generation of this room
+        └── StoreClosed         the caller: used before it was opened or after it was closed
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AttachmentError",
+    "DefinitionError",
+    "EventError",
+    "HandlerFailed",
+    "MigrationError",
+    "NoConnection",
+    "Refused",
+    "RoomFailed",
+    "RoomsClosed",
+    "RoomsError",
+    "SnapshotCorrupt",
+    "SnapshotError",
+    "SnapshotTooNew",
+    "StaleWrite",
+    "StateError",
+    "StoreClosed",
+    "StoreError",
+    "StoreFull",
+    "StoreInUse",
+    "StoreReadOnly",
+    "UnknownRoom",
+]
+
+
+class RoomsError(Exception):
+    """What every error of this library is."""
+
+
+class DefinitionError(RoomsError):
+    """A room is defined in a way that cannot work; the message shows what to write instead."""
+
+
+class UnknownRoom(RoomsError):
+    """No room of that name is served here, or the id is not one that a room may have."""
+
+
+class Refused(RoomsError):
+    """Raised by ``authenticate`` to turn a client away before its WebSocket is opened.
+
+    Args:
+        status: the HTTP status of the answer, 400 to 599; usually 401 or 403.
+        reason: one line of text that the client gets as the body of the answer.
+    """
+
+    def __init__(self, status: int = 403, reason: str = "") -> None:
+        if not 400 <= status <= 599:
+            msg = f"a client is refused with an HTTP status from 400 to 599, not {status}"
+            raise ValueError(msg)
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"refused with {self.status}: {self.reason}" if self.reason else f"refused with {self.status}"
+
+
+class EventError(RoomsError):
+    """An event was refused, and its sender is told why.
+
+    A handler raises it to answer its client with a code and a message of its own; the
+    library raises it for what never reaches a handler: ``invalid_message``,
+    ``unknown_event``, ``invalid_data``. ``ask`` raises it to its caller.
+
+    Args:
+        code: a short name that programs compare, such as ``"sold_out"``.
+        message: a sentence that people read.
+    """
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
+
+
+class NoConnection(RoomsError):
+    """A handler used ``ctx.connection``, but what it handles came from the program and not from a socket."""
+
+
+class AttachmentError(RoomsError):
+    """An attachment is larger than the room allows, or holds what CBOR cannot."""
+
+
+class HandlerFailed(RoomsError):
+    """A handler raised while it handled what was asked; ``__cause__`` is its exception."""
+
+    def __init__(self, key: str, event: str) -> None:
+        super().__init__(key, event)
+        self.key = key
+        self.event = event
+
+    def __str__(self) -> str:
+        return f"room {self.key}: the handler of {self.event!r} raised"
+
+
+class RoomFailed(RoomsError):
+    """A room could not be started, or crashed too often; ``__cause__`` is the last reason."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(key, why)
+        self.key = key
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"room {self.key} failed: {self.why}"
+
+
+class RoomsClosed(RoomsError):
+    """The runtime is stopping or has stopped; nothing new is taken."""
+
+
+class SnapshotError(RoomsError):
+    """Something is wrong with the snapshot of one room."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(key, why)
+        self.key = key
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"room {self.key}: {self.why}"
+
+
+class StateError(SnapshotError):
+    """The state holds something that CBOR cannot; ``path`` says where, such as ``state.users[3].socket``."""
+
+    def __init__(self, key: str, path: str, why: str) -> None:
+        super().__init__(key, f"cannot save {path}: {why}")
+        self.path = path
+
+
+class SnapshotCorrupt(SnapshotError):
+    """A stored document is cut short, fails its checksum, or does not decode."""
+
+
+class SnapshotTooNew(SnapshotError):
+    """The snapshot was written by a newer version of the room than the one that runs."""
+
+    def __init__(self, key: str, stored: int, running: int) -> None:
+        super().__init__(
+            key,
+            f"its snapshot has version {stored}, but the room that runs here is version {running}; "
+            "run the newer program, or restore an older snapshot (this one is left as it is)",
+        )
+        self.stored = stored
+        self.running = running
+
+
+class MigrationError(SnapshotError):
+    """A step from the snapshot's version to the running one is missing, or raised."""
+
+
+class StoreError(RoomsError):
+    """The store could not do what it was asked to do."""
+
+
+class StoreInUse(StoreError):
+    """Another server has this data directory; the message names it."""
+
+
+class StoreFull(StoreError):
+    """There is no room left where the store writes; nothing of the commit was written."""
+
+
+class StoreReadOnly(StoreError):
+    """The store cannot be written; nothing of the commit was written."""
+
+
+class StaleWrite(StoreError):
+    """The store already has this generation of the room, or a newer one: somebody else wrote it."""
+
+
+class StoreClosed(StoreError):
+    """The store was used before it was opened or after it was closed."""
