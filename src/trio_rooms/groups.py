@@ -1,0 +1,21 @@
+"""Exception groups are how nurseries speak among themselves; whoever calls this library gets one error."""
+
+from __future__ import annotations
+
+import trio
+
+__all__ = ["first_error"]
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The first error in a group that is not a cancellation; an error that is no group is itself."""
+    while isinstance(error, BaseExceptionGroup):
+        found = [inner for inner in error.exceptions if not _only_cancelled(inner)]
+        error = (found or error.exceptions)[0]
+    return error
+
+
+def _only_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_only_cancelled(inner) for inner in error.exceptions)
+    return isinstance(error, trio.Cancelled)
