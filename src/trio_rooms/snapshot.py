@@ -1,0 +1,278 @@
+"""The CBOR document of one room: encoding, checking, migrating.
+
+A stored document is a fixed head (magic, length and checksum of the body) and a body, which
+is one CBOR map. The state lies in it as a byte string of its own, so that the document can
+be checked and listed without decoding the state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final, cast
+
+import attrs
+import cbor2
+
+from .convert import describe, document
+from .errors import MigrationError, SnapshotCorrupt, SnapshotTooNew, StateError
+
+__all__ = ["LARGE", "Codec", "Migration", "Snapshot", "decode_value", "encode_value"]
+
+Migration = Callable[[Any], Any]
+"""Takes the plain state of one version, returns that of a later one."""
+
+LARGE: Final = 128 * 1024
+"""Bytes of encoded state from which on encoding and decoding leave the event loop.
+
+Converting and encoding this much takes some 2 ms, which is what a message may wait.
+"""
+
+_MAGIC: Final = b"trioroom\x01"
+_HEAD: Final = struct.Struct(">9sQ16s")
+_DEPTH: Final = 900
+"""Containers in containers. Python's own recursion stops the encoder at about this depth."""
+_PIECE: Final = 64
+"""Items encoded or decoded at a time in a worker thread before it lets go of the GIL."""
+
+
+@attrs.frozen
+class Snapshot:
+    """What one document says, its state still encoded."""
+
+    room: str
+    id: str
+    version: int
+    generation: int
+    epoch: int
+    """The epoch of the store's owner that wrote it."""
+    state: bytes
+
+    def pack(self) -> bytes:
+        """The document that goes into the store."""
+        body = cbor2.dumps(attrs.asdict(self))
+        return _HEAD.pack(_MAGIC, len(body), _checksum(body)) + body
+
+    @classmethod
+    def unpack(cls, key: str, packed: bytes) -> Snapshot:
+        """The inverse of `pack`.
+
+        Raises:
+            SnapshotCorrupt: the document is cut short, changed, or of another room.
+        """
+        if len(packed) < _HEAD.size:
+            raise SnapshotCorrupt(key, f"its snapshot is cut short: {len(packed)} bytes")
+        magic, length, checksum = _HEAD.unpack_from(packed)
+        body = packed[_HEAD.size :]
+        if magic != _MAGIC:
+            raise SnapshotCorrupt(key, "its snapshot does not begin as one")
+        if length != len(body):
+            raise SnapshotCorrupt(key, f"its snapshot has {len(body)} bytes where {length} were written")
+        if checksum != _checksum(body):
+            raise SnapshotCorrupt(key, "its snapshot does not match its checksum")
+        try:
+            snapshot = cls(**cbor2.loads(body))
+        except (cbor2.CBORDecodeError, TypeError) as error:
+            raise SnapshotCorrupt(key, f"its snapshot does not decode: {error}") from error
+        if f"{snapshot.room}/{snapshot.id}" != key:
+            raise SnapshotCorrupt(key, f"its snapshot is that of {snapshot.room}/{snapshot.id}")
+        return snapshot
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest()
+
+
+@attrs.frozen
+class Codec:
+    """Turns the state of one room definition into bytes and back.
+
+    Args:
+        kind: the type of the state, or None where it is taken as CBOR gives it.
+        version: the version that is written and that `decode` ends with.
+        migrations: from each old version to a later one, with the function that does it.
+    """
+
+    kind: Any
+    version: int
+    migrations: Mapping[int, tuple[int, Migration]]
+
+    def encode(self, key: str, state: Any) -> bytes:
+        """Encode a state at once.
+
+        Raises:
+            StateError: it holds what CBOR cannot.
+        """
+        try:
+            return cbor2.dumps(document.unstructure(state))
+        except Exception as error:
+            raise _blame(key, state, error) from error
+
+    def encode_large(self, key: str, state: Any) -> bytes:
+        """Encode a state in a worker thread, letting go of the GIL at every few items.
+
+        The state must not change meanwhile.
+
+        Raises:
+            StateError: it holds what CBOR cannot.
+        """
+        parts = []
+        try:
+            for part in _pieces(state):
+                parts.append(part)
+                time.sleep(0)  # Else every system call of the event loop waits 5 ms for the GIL.
+            return b"".join(parts)
+        except Exception as error:
+            raise _blame(key, state, error) from error
+
+    def decode(self, key: str, snapshot: Snapshot) -> Any:
+        """The state of a snapshot, brought up to this version.
+
+        Raises:
+            SnapshotTooNew: it was written by a newer version.
+            MigrationError: a step is missing or raised, or the result does not fit the state class.
+            SnapshotCorrupt: it does not decode.
+        """
+        if snapshot.version > self.version:
+            raise SnapshotTooNew(key, snapshot.version, self.version)
+        try:
+            value = decode_value(snapshot.state)
+        except (cbor2.CBORDecodeError, RecursionError) as error:
+            raise SnapshotCorrupt(key, f"its state does not decode: {error}") from error
+        version = snapshot.version
+        while version != self.version:
+            if version not in self.migrations:
+                msg = (
+                    f"its snapshot has version {version}, the room version {self.version}, and nothing leads "
+                    f"from {version} on; add @room.migrate({version}, {version + 1})"
+                )
+                raise MigrationError(key, msg)
+            following, migrate = self.migrations[version]
+            try:
+                value = migrate(value)
+            except Exception as error:
+                msg = f"the migration of its state from version {version} to {following} raised: {error!r}"
+                raise MigrationError(key, msg) from error
+            version = following
+        if self.kind is None:
+            return value
+        try:
+            return document.structure(value, self.kind)
+        except Exception as error:
+            name = getattr(self.kind, "__qualname__", self.kind)
+            msg = (
+                f"its state is not a {name} ({describe(error)}); where the class has changed, "
+                "raise version= and add a migration"
+            )
+            raise MigrationError(key, msg) from error
+
+
+def encode_value(key: str, name: str, value: Any) -> bytes:
+    """Encode one value for a room's storage; ``name`` is said in the error."""
+    try:
+        return cbor2.dumps(document.unstructure(value))
+    except Exception as error:
+        raise _blame(key, value, error, name) from error
+
+
+def decode_value(encoded: bytes) -> Any:
+    """Decode what this library encoded; large values a few items at a time."""
+    if len(encoded) < LARGE:
+        return cbor2.loads(encoded, max_depth=_DEPTH)
+    stream = io.BytesIO(encoded)
+    return _gather(stream, cbor2.CBORDecoder(stream, max_depth=_DEPTH, read_size=256), 0)
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    """The encoding of a value, as parts of a few items each."""
+    if attrs.has(type(value)):
+        value = attrs.asdict(value, recurse=False)
+    if type(value) is dict:
+        yield _header(5, len(value))
+        for key, inner in value.items():
+            yield cbor2.dumps(document.unstructure(key))
+            yield from _pieces(inner)
+    elif type(value) in (list, tuple) and len(value) > _PIECE:
+        yield _header(4, len(value))
+        for start in range(0, len(value), _PIECE):
+            some = value[start : start + _PIECE]
+            yield cbor2.dumps(document.unstructure(some))[len(_header(4, len(some))) :]
+    elif type(value) in (list, tuple):
+        yield _header(4, len(value))
+        for inner in value:
+            yield from _pieces(inner)
+    else:
+        yield cbor2.dumps(document.unstructure(value))
+
+
+def _header(major: int, count: int) -> bytes:
+    """The head of a CBOR array (4) or map (5): RFC 8949, section 3."""
+    for limit, extra, form in ((24, 0, ""), (1 << 8, 24, "B"), (1 << 16, 25, ">H"), (1 << 32, 26, ">I")):
+        if count < limit:
+            return bytes([major << 5 | (extra or count)]) + (struct.pack(form, count) if form else b"")
+    return bytes([major << 5 | 27]) + struct.pack(">Q", count)
+
+
+def _gather(stream: io.BytesIO, decoder: cbor2.CBORDecoder, depth: int) -> Any:
+    """Decode the next value of a stream, large arrays and maps a few items at a time."""
+    start = stream.tell()
+    first = stream.read(1)[0]
+    major, extra = first >> 5, first & 31
+    if major not in (4, 5) or extra > 27 or depth > 3:  # noqa: PLR2004 (RFC 8949: 28 and above give no count)
+        stream.seek(start)
+        return decoder.decode()
+    count = extra if extra < 24 else int.from_bytes(stream.read(1 << extra - 24))  # noqa: PLR2004 (RFC 8949)
+    inner = partial(_gather, stream, decoder, depth + 1) if count <= _PIECE else decoder.decode
+    if major == 4:  # noqa: PLR2004 (RFC 8949: an array)
+        items = []
+        for number in range(count):
+            items.append(inner())
+            if number % _PIECE == 0:
+                time.sleep(0)
+        return items
+    result = {}
+    for number in range(count):
+        key = decoder.decode()
+        result[key] = inner()
+        if number % _PIECE == 0:
+            time.sleep(0)
+    return result
+
+
+def _blame(key: str, state: Any, error: Exception, name: str = "state") -> StateError:
+    """Find what in a value cannot be encoded, and say where it is."""
+    if isinstance(error, RecursionError) or "cyclic" in str(error):
+        return StateError(key, name, "it contains itself, or is nested too deeply")
+    path, culprit, why = _culprit(state, name, error)
+    if isinstance(why, UnicodeEncodeError):
+        return StateError(key, path, "a string with a lone surrogate has no form in UTF-8")
+    if not isinstance(culprit, str | int | float | bytes):
+        kind = type(culprit)
+        return StateError(key, path, f"CBOR has no form for {kind.__module__}.{kind.__qualname__}")
+    return StateError(key, path, str(why))
+
+
+def _culprit(value: Any, path: str, error: Exception) -> tuple[str, Any, Exception]:
+    inner: Iterator[tuple[str, Any]]
+    if attrs.has(type(value)):
+        inner = ((f"{path}.{field.name}", getattr(value, field.name)) for field in attrs.fields(type(value)))
+    elif isinstance(value, dict):
+        keys = ((f"{path} (a key)", key) for key in value)
+        items = ((f"{path}[{key!r}]", item) for key, item in value.items())
+        inner = (pair for pairs in (keys, items) for pair in cast("Iterator[tuple[str, Any]]", pairs))
+    elif isinstance(value, list | tuple):
+        inner = ((f"{path}[{number}]", item) for number, item in enumerate(value))
+    elif isinstance(value, set | frozenset):
+        inner = ((f"{path} (a member)", item) for item in value)
+    else:
+        return path, value, error
+    for where, item in inner:
+        try:
+            cbor2.dumps(document.unstructure(item))
+        except Exception as cause:  # noqa: BLE001 (whatever an encoder raises, it is this item's fault)
+            return _culprit(item, where, cause)
+    return path, value, error
