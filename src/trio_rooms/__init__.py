@@ -1,0 +1,91 @@
+"""Rooms: actors that many WebSockets share, which sleep when nothing happens and wake when something does."""
+
+from __future__ import annotations
+
+from .context import (
+    Connection,
+    Connections,
+    ConnectRequest,
+    Context,
+    Departure,
+    LiveRoom,
+    Storage,
+    WakeReport,
+)
+from .diskstore import DiskStore
+from .errors import (
+    AttachmentError,
+    DefinitionError,
+    EventError,
+    HandlerFailed,
+    MigrationError,
+    NoConnection,
+    Refused,
+    RoomFailed,
+    RoomsClosed,
+    RoomsError,
+    SnapshotCorrupt,
+    SnapshotError,
+    SnapshotTooNew,
+    StaleWrite,
+    StateError,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+    StoreInUse,
+    StoreReadOnly,
+    UnknownRoom,
+)
+from .frames import CloseCode
+from .lifecycle import Stage
+from .memorystore import MemoryStore
+from .room import Room
+from .rooms import RoomHandle, RoomInfo, Rooms, RoomsStatistics, open_rooms
+from .server import Address
+from .store import Store
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Address",
+    "AttachmentError",
+    "CloseCode",
+    "ConnectRequest",
+    "Connection",
+    "Connections",
+    "Context",
+    "DefinitionError",
+    "Departure",
+    "DiskStore",
+    "EventError",
+    "HandlerFailed",
+    "LiveRoom",
+    "MemoryStore",
+    "MigrationError",
+    "NoConnection",
+    "Refused",
+    "Room",
+    "RoomFailed",
+    "RoomHandle",
+    "RoomInfo",
+    "Rooms",
+    "RoomsClosed",
+    "RoomsError",
+    "RoomsStatistics",
+    "SnapshotCorrupt",
+    "SnapshotError",
+    "SnapshotTooNew",
+    "Stage",
+    "StaleWrite",
+    "StateError",
+    "Storage",
+    "Store",
+    "StoreClosed",
+    "StoreError",
+    "StoreFull",
+    "StoreInUse",
+    "StoreReadOnly",
+    "UnknownRoom",
+    "WakeReport",
+    "open_rooms",
+]

@@ -1,0 +1,409 @@
+"""The definition of a room: a static thing, made at import, sealed when it is first served."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+import attrs
+
+from .convert import document, wire
+from .errors import DefinitionError
+from .snapshot import Codec, Migration
+
+__all__ = ["Handler", "Room"]
+
+S = TypeVar("S")
+Handler = Callable[..., Awaitable[Any]]
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_CONSTANTS: Final = (str, bytes, int, float, bool, type(None), enum.Enum, types.ModuleType, type)
+_HOOKS: Final = {
+    "authenticate": ("request",),
+    "on_connect": ("ctx",),
+    "on_disconnect": ("ctx", "left"),
+    "on_create": ("ctx",),
+    "on_wake": ("ctx", "report"),
+    "on_hibernate": ("ctx",),
+    "on_destroy": ("ctx",),
+    "on_error": ("ctx", "error"),
+}
+"""Each hook and what it is given; a hook may leave out arguments from the right."""
+
+
+@attrs.frozen
+class EventHandler:
+    """A sealed handler of one event: the function and what its data is converted to."""
+
+    function: Handler
+    arguments: int
+    convert: Callable[[Any], Any] | None
+
+
+class Room(Generic[S]):
+    """What all rooms of one name have in common: state, handlers, hooks and policies.
+
+    Args:
+        name: the first part of a room's key and address: 1 to 64 letters, digits, ``.``,
+            ``_`` or ``-``, beginning with a letter or digit.
+        state: what makes the state of a new room: an attrs class, or any function without
+            arguments that returns something CBOR can hold (``dict``, ``list``, ``int``).
+            None for rooms without state.
+        version: the version of the state's shape; raise it together with a `migrate`.
+        idle_timeout: seconds without mail after which a room hibernates; ``math.inf`` for
+            never.
+        busy_rate: messages per second above which a room stays awake although it is idle
+            at the moment. It is averaged over the time since it was last asked.
+        snapshot_interval: seconds after which a change is in the store at the latest.
+        auto_respond: messages that are answered without waking the room, by exact match.
+        attachment_limit: bytes of CBOR that a connection's attachment may have.
+        page: HTML that the server answers ``GET /`` with.
+
+    A room with `on_message` is plain: it gets each message as it came, `str` or `bytes`.
+    A room with `on` or `on_any` speaks envelopes. It cannot be both.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        state: Callable[[], S] | None = None,
+        version: int = 1,
+        idle_timeout: float = 300.0,
+        busy_rate: float = math.inf,
+        snapshot_interval: float = 1.0,
+        auto_respond: Mapping[str | bytes, str | bytes] | None = None,
+        attachment_limit: int = 16 * 1024,
+        page: str | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            msg = f"a room's name has 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
+            raise DefinitionError(msg)
+        if state is not None and not callable(state):
+            msg = (
+                f"room {name}: state is what makes the state of a new room, a class or a function, "
+                f"not a value; write state={type(state).__name__} or state=lambda: {state!r}"
+            )
+            raise DefinitionError(msg)
+        if not isinstance(version, int) or version < 1:
+            msg = f"room {name}: version is a whole number from 1 on, not {version!r}"
+            raise DefinitionError(msg)
+        for what, seconds in (("idle_timeout", idle_timeout), ("snapshot_interval", snapshot_interval)):
+            if not seconds >= 0:
+                msg = f"room {name}: {what} is a number of seconds from 0 on, not {seconds!r}"
+                raise DefinitionError(msg)
+        self.name: Final = name
+        self.state = state
+        self.version: Final = version
+        self.idle_timeout: Final = float(idle_timeout)
+        self.busy_rate: Final = float(busy_rate)
+        self.snapshot_interval: Final = float(snapshot_interval)
+        self.auto_respond: Final = dict(auto_respond or {})
+        self.attachment_limit: Final = attachment_limit
+        self.page: Final = page
+        self._sealed = False
+        self._events: dict[str, Handler] = {}
+        self._any: Handler | None = None
+        self._message: Handler | None = None
+        self._hooks: dict[str, Handler] = {}
+        self._migrations: dict[int, tuple[int, Migration]] = {}
+        self._event_handlers: dict[str, EventHandler] = {}
+        self._any_handler: EventHandler | None = None
+        self._message_arguments = 0
+        self._hook_arguments: dict[str, int] = {}
+        self._codec: Codec | None = None
+
+    def __repr__(self) -> str:
+        return f"<Room {self.name!r} version {self.version}>"
+
+    # What an application decorates.
+
+    def on(self, event: str) -> Callable[[F], F]:
+        """Handle one event: ``async def say(ctx, data: Say) -> int``.
+
+        ``data`` is converted to its annotation; data that does not fit is refused before
+        the handler runs. What it returns becomes the ``data`` of the acknowledgement.
+        """
+        if not isinstance(event, str) or not event or event.startswith("rooms."):
+            msg = (
+                f"room {self.name}: an event is named by a string that does not begin with 'rooms.'; "
+                f"write @room.on(\"say\"), not @room.on({event!r})"
+            )
+            raise DefinitionError(msg)
+
+        def register(function: F) -> F:
+            self._admit(function, f"the handler of {event!r}")
+            if event in self._events:
+                msg = f"room {self.name}: {event!r} already has the handler {_name(self._events[event])}"
+                raise DefinitionError(msg)
+            self._events[event] = function
+            return function
+
+        return register
+
+    def on_any(self, function: F) -> F:
+        """Handle every event that has no handler of its own: ``async def other(ctx, event, data)``."""
+        self._admit(function, "on_any")
+        self._once("on_any", self._any)
+        self._any = function
+        return function
+
+    def on_message(self, function: F) -> F:
+        """Handle every message of a plain room as it came: ``async def got(ctx, message)``."""
+        self._admit(function, "on_message")
+        self._once("on_message", self._message)
+        self._message = function
+        return function
+
+    def authenticate(self, function: F) -> F:
+        """Called before a WebSocket is opened: ``async def who(request: ConnectRequest)``.
+
+        It returns the connection's attachment, or raises `Refused`.
+        """
+        return self._hook("authenticate", function)
+
+    def on_connect(self, function: F) -> F:
+        """Called when a connection is there, before its first message: ``async def joined(ctx)``."""
+        return self._hook("on_connect", function)
+
+    def on_disconnect(self, function: F) -> F:
+        """Called once for each connection that went away: ``async def gone(ctx, left: Departure)``.
+
+        A departure does not wake a room. One that slept is told when it wakes, before its
+        next message, or at once when the last connection has left.
+        """
+        return self._hook("on_disconnect", function)
+
+    def on_create(self, function: F) -> F:
+        """Called when a room exists for the first time: ``async def created(ctx)``."""
+        return self._hook("on_create", function)
+
+    def on_wake(self, function: F) -> F:
+        """Called when a room was loaded from its snapshot: ``async def woke(ctx, report: WakeReport)``."""
+        return self._hook("on_wake", function)
+
+    def on_hibernate(self, function: F) -> F:
+        """Called before the snapshot with which a room goes to sleep: ``async def sleeps(ctx)``.
+
+        A message that comes meanwhile may still keep the room awake.
+        """
+        return self._hook("on_hibernate", function)
+
+    def on_destroy(self, function: F) -> F:
+        """Called before everything of a room is deleted: ``async def ends(ctx)``."""
+        return self._hook("on_destroy", function)
+
+    def on_error(self, function: F) -> F:
+        """Called when a handler raised or a snapshot could not be saved: ``async def failed(ctx, error)``."""
+        return self._hook("on_error", function)
+
+    def migrate(self, before: int, after: int) -> Callable[[F], F]:
+        """Bring the plain (CBOR) state of version ``before`` to ``after``: ``def up(state): ...; return state``."""
+        if not 1 <= before < after:
+            msg = f"room {self.name}: a migration leads from a version to a later one, not from {before} to {after}"
+            raise DefinitionError(msg)
+
+        def register(function: F) -> F:
+            self._open(f"the migration from {before}")
+            if before in self._migrations:
+                msg = f"room {self.name}: there is already a migration from version {before}"
+                raise DefinitionError(msg)
+            if inspect.iscoroutinefunction(function):
+                msg = f"room {self.name}: a migration is a plain function, not async: write def {function.__name__}"
+                raise DefinitionError(msg)
+            self._migrations[before] = (after, function)
+            return function
+
+        return register
+
+    # What the runtime asks.
+
+    def seal(self) -> None:
+        """Check the definition as a whole and allow no more changes. A second call does nothing.
+
+        Raises:
+            DefinitionError: the definition cannot work; the message says what to write.
+        """
+        if self._sealed:
+            return
+        if self._message is not None and (self._events or self._any):
+            msg = (
+                f"room {self.name}: it has on_message and on/on_any, but a room is either plain or speaks "
+                "envelopes; make two rooms, or use @room.on_any instead of @room.on_message"
+            )
+            raise DefinitionError(msg)
+        for before, (after, _) in self._migrations.items():
+            if after > self.version:
+                msg = f"room {self.name}: a migration leads from {before} to {after}, but version={self.version}"
+                raise DefinitionError(msg)
+        kind = self.state if isinstance(self.state, type) else None
+        if kind is not None and (attrs.has(kind) or hasattr(kind, "__dataclass_fields__")):
+            try:
+                document.get_structure_hook(kind)
+            except Exception as error:
+                msg = f"room {self.name}: the state class {kind.__qualname__} cannot be built from data: {error}"
+                raise DefinitionError(msg) from error
+        else:
+            kind = None
+        self._codec = Codec(kind, self.version, self._migrations)
+        self._event_handlers = {
+            event: self._event_handler(function, f"the handler of {event!r}", 1)
+            for event, function in self._events.items()
+        }
+        self._any_handler = self._event_handler(self._any, "on_any", 2) if self._any else None
+        if self._message is not None:
+            self._message_arguments = self._arity(self._message, "on_message", ("ctx", "message"))
+        self._hook_arguments = {
+            name: self._arity(function, name, _HOOKS[name]) for name, function in self._hooks.items()
+        }
+        self._sealed = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether messages go to `on_message` as they are."""
+        return self._message is not None
+
+    @property
+    def codec(self) -> Codec:
+        """How the state becomes bytes. The room must be sealed."""
+        assert self._codec is not None, "a room is sealed before it is used"
+        return self._codec
+
+    def new_state(self) -> S:
+        """The state of a room that did not exist."""
+        return self.state() if self.state is not None else None  # type: ignore[return-value]
+
+    def handler(self, event: str) -> EventHandler | None:
+        """The handler of an event, `on_any` included."""
+        return self._event_handlers.get(event) or self._any_handler
+
+    def catches(self, event: str) -> bool:
+        """Whether an event goes to `on_any`, which is told its name."""
+        return event not in self._event_handlers
+
+    def events(self) -> list[str]:
+        """The events that have a handler."""
+        return sorted(self._event_handlers)
+
+    def has_hook(self, name: str) -> bool:
+        """Whether the application defined this hook."""
+        return name in self._hooks
+
+    async def call_hook(self, name: str, *arguments: Any) -> Any:  # noqa: ASYNC910, ASYNC911 (its caller knows)
+        """Call a hook, where there is one, with as many arguments as it takes."""
+        function = self._hooks.get(name)
+        if function is None:
+            return None
+        return await function(*arguments[: self._hook_arguments[name]])
+
+    async def call_message(self, ctx: Any, message: str | bytes) -> None:  # noqa: ASYNC910, ASYNC911
+        """Hand a message to `on_message`."""
+        assert self._message is not None
+        await (self._message(ctx, message) if self._message_arguments > 1 else self._message(ctx))
+
+    # How a definition is checked.
+
+    def _hook(self, name: str, function: F) -> F:
+        self._admit(function, name)
+        self._once(name, self._hooks.get(name))
+        self._hooks[name] = function
+        return function
+
+    def _open(self, what: str) -> None:
+        if self._sealed:
+            msg = (
+                f"room {self.name}: {what} was added after the room was first served, and rooms that woke before "
+                "would not have it; define all handlers at import, before open_rooms() or trio-rooms serve"
+            )
+            raise DefinitionError(msg)
+
+    def _once(self, what: str, existing: Handler | None) -> None:
+        if existing is not None:
+            msg = f"room {self.name}: {what} is already {_name(existing)}"
+            raise DefinitionError(msg)
+
+    def _admit(self, function: Any, what: str) -> None:
+        self._open(what)
+        why = _not_static(function)
+        if why is not None:
+            msg = (
+                f"room {self.name}: {what} is {why}. A handler outlives every object, because its room sleeps and "
+                "wakes in another process; write a function at module level that gets what it needs from its "
+                "context (ctx.state, ctx.connection.attachment, ctx.room.storage):\n\n"
+                f"    @room.on(\"event\")\n    async def handler(ctx, data):\n        ctx.state..."
+            )
+            raise DefinitionError(msg)
+        if not inspect.iscoroutinefunction(function):
+            msg = f"room {self.name}: {what} is not async; write async def {_name(function)}(...)"
+            raise DefinitionError(msg)
+
+    def _arity(self, function: Handler, what: str, given: tuple[str, ...], least: int = 1) -> int:
+        """How many of the arguments it is given a function takes."""
+        shape = f"async def {_name(function)}({', '.join(given)})"
+        parameters = list(inspect.signature(function).parameters.values())
+        if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+            return len(given)
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        required = [p for p in positional if p.default is p.empty]
+        stray = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        if stray or len(required) > len(given) or len(positional) < least:
+            msg = f"room {self.name}: {what} takes {inspect.signature(function)}; it is called as {shape}"
+            raise DefinitionError(msg)
+        return min(len(positional), len(given))
+
+    def _event_handler(self, function: Handler, what: str, position: int) -> EventHandler:
+        """Seal a handler whose data stands at ``position`` of its arguments."""
+        given = ("ctx", "data") if position == 1 else ("ctx", "event", "data")
+        arguments = self._arity(function, what, given)
+        if arguments <= position:
+            return EventHandler(function, arguments, None)
+        parameters = list(inspect.signature(function).parameters)
+        try:
+            hints = typing.get_type_hints(function)
+        except Exception as error:
+            msg = (
+                f"room {self.name}: an annotation of {what} cannot be resolved ({error}); "
+                "define the types it names at module level"
+            )
+            raise DefinitionError(msg) from error
+        wanted = hints.get(parameters[position], Any) if position < len(parameters) else Any
+        if wanted is Any or wanted is object:
+            return EventHandler(function, arguments, None)
+        try:
+            structure = wire.get_structure_hook(wanted)
+        except Exception as error:
+            msg = f"room {self.name}: {what} wants a {wanted}, which nothing can be converted to: {error}"
+            raise DefinitionError(msg) from error
+
+        def convert(data: Any) -> Any:
+            return structure(data, wanted)
+
+        return EventHandler(function, arguments, convert)
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", "handler")
+
+
+def _not_static(function: Any) -> str | None:
+    """Why a handler would not survive its process, or None."""
+    if inspect.ismethod(function):
+        return f"bound to a {type(function.__self__).__qualname__}"
+    if not inspect.isfunction(function):
+        return f"a {type(function).__qualname__}, not a function"
+    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            return f"a closure over {variable!r}"
+        static = isinstance(content, _CONSTANTS) or (inspect.isfunction(content) and _not_static(content) is None)
+        if not static and not any(content is known for known in function.__globals__.values()):
+            return f"a closure over {variable!r}, a {type(content).__qualname__}"
+    return None
