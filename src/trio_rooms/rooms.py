@@ -110,7 +110,7 @@ class RoomHandle:
         doing = None if actor is None else actor.info()
         return RoomInfo(
             self.key,
-            doing.stage if doing is not None else self._supervisor.resting_stage(self.key),
+            self._supervisor.stage(self.key),
             len(roster.links) if roster is not None else 0,
             tuple(roster.channels or ()) if roster is not None else (),
             doing.mailbox if doing is not None else 0,
@@ -204,7 +204,8 @@ class Rooms:
         Cancelled, it stops listening; connections that were opened stay open.
 
         Args:
-            host: the address to listen on; None for all.
+            host: the address to listen on; None for all, which with port 0 may give IPv4 and
+                IPv6 ports of their own, of which only the first is reported.
             port: the port; 0 for a free one, which the reported `Address` names.
             prefix: what paths begin with, such as ``"/rooms"``.
             template: the rest of a room's path, with ``{room}`` and ``{id}`` once each.
@@ -245,14 +246,16 @@ class Rooms:
 
         Raises:
             UnknownRoom: as `get`; the request is rejected with 404.
+            RoomsClosed: the rooms are closing; it is rejected with 503.
+            AttachmentError: the attachment is too big or not CBOR-able; it is rejected with 500.
+            Exception: what `Room.authenticate` raised; it is rejected with 500.
         """
-        self._check_open()
         try:
+            self._check_open()
             room, key = self._definition(name), f"{name}/{check_id(id)}"
-        except UnknownRoom:
-            await request.reject(404)
-            raise
-        try:
+            if not self._supervisor.accepts(key):
+                await request.reject(503, extra_headers=[(b"Retry-After", b"30")])
+                return
             encoded = (
                 await authenticate(room, _as_connect_request(request, name, id))
                 if attachment is _UNSET
@@ -261,6 +264,10 @@ class Rooms:
         except Refused as refused:
             await request.reject(refused.status, body=refused.reason.encode())
             return
+        except Exception as error:
+            status = {UnknownRoom: 404, RoomsClosed: 503}.get(type(error), 500)
+            await request.reject(status)
+            raise
         offered = (one for one in request.proposed_subprotocols if one in protocol.SUBPROTOCOLS)
         chosen = None if room.plain else next(offered, None)
         websocket = await request.accept(subprotocol=chosen)
@@ -280,8 +287,10 @@ class Rooms:
         self._check_open()
         room, key = self._definition(name), f"{name}/{check_id(id)}"
         encoded = encode_attachment(key, attachment, room.attachment_limit)
-        await self._run_link(StreamLink(self._lot.new_id(), self._supervisor.roster(key), encoded, 0, stream))
-        await trio.aclose_forcefully(stream)
+        try:
+            await self._run_link(StreamLink(self._lot.new_id(), self._supervisor.roster(key), encoded, 0, stream))
+        finally:
+            await trio.aclose_forcefully(stream)
 
     async def _run_link(self, link: TaskLink) -> None:
         with trio.CancelScope() as scope:
@@ -394,8 +403,12 @@ async def open_rooms(
                     yield opened
                 except BaseException as error:  # noqa: BLE001 (raised again below, outside the nursery's group)
                     failure = error
-                await opened.aclose()
-                runtime.cancel()
+                try:
+                    # Shielded also where somebody else's close is only waited for.
+                    with trio.CancelScope(shield=True):
+                        await opened.aclose()
+                finally:
+                    runtime.cancel()
         except BaseException as group:
             # What went wrong in the runtime itself cancelled the block, and is the news.
             raise first_error(group) from None
