@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -60,6 +60,7 @@ class Journal:
     left: list[Departure] = attrs.field(factory=list)
     crash_on_wake: int = 0
     crash_on_hibernate: int = 0
+    crash_on_destroy: int = 0
     gate: trio.Event = attrs.field(factory=trio.Event)
     entered: trio.Event = attrs.field(factory=trio.Event)
     running: int = 0
@@ -85,8 +86,12 @@ def counter_room(**options: Any) -> Room[State]:
     room.on("mend")(mend)
     room.on("hold")(hold)
     room.on("tasks")(tasks)
+    room.on("untidy")(untidy)
     room.on("ticker")(ticker)
     room.on("crash")(crash)
+    room.on("crash and wait")(crash_and_wait)
+    room.on("nap")(nap)
+    room.on("grow")(grow)
     room.on("destroy")(destroy)
     room.on("whoami")(whoami)
     room.on("join")(join)
@@ -155,6 +160,19 @@ async def _linger() -> None:
         journal.cancelled += 1
 
 
+async def untidy(ctx: Context[State]) -> None:
+    ctx.room.start_soon(_tidy_up_slowly)
+
+
+async def _tidy_up_slowly() -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(3)
+            journal.hooks.append("tidied up")
+
+
 async def ticker(ctx: Context[State], data: float) -> None:
     ctx.room.start_soon(_tick, ctx.state, data)
 
@@ -174,6 +192,27 @@ async def _crash() -> None:
     raise RuntimeError(msg)
 
 
+async def crash_and_wait(ctx: Context[State]) -> None:
+    ctx.room.start_soon(_crash)
+    await trio.sleep_forever()
+
+
+async def nap(_ctx: Context[State], data: float) -> None:
+    await trio.sleep(data)
+
+
+async def grow(ctx: Context[State]) -> None:
+    ctx.room.start_soon(_grow, ctx.state)
+
+
+async def _grow(state: State) -> None:
+    for number in range(1_000_000):
+        state.nested[str(number % 5000)] = [number]
+        if number % 5000 == 0:
+            state.nested.clear()
+        await trio.lowlevel.checkpoint()
+
+
 async def destroy(ctx: Context[State]) -> None:
     ctx.room.emit("last words")
     ctx.room.destroy()
@@ -191,6 +230,7 @@ async def join(ctx: Context[State], data: str) -> None:
 
 async def woke(_ctx: Context[State], report: WakeReport) -> None:
     journal.reports.append(report)
+    journal.hooks.append("wake")
     if journal.crash_on_wake:
         journal.crash_on_wake -= 1
         msg = "on_wake"
@@ -211,6 +251,10 @@ async def sleeps(_ctx: Context[State]) -> None:
 
 async def destroyed(_ctx: Context[State]) -> None:
     journal.hooks.append("destroy")
+    if journal.crash_on_destroy:
+        journal.crash_on_destroy -= 1
+        msg = "on_destroy"
+        raise RuntimeError(msg)
 
 
 async def failed(_ctx: Context[State], error: Exception) -> None:
@@ -334,10 +378,10 @@ async def test_a_message_at_the_very_step_of_falling_asleep_is_not_lost(autojump
 async def test_only_one_body_of_a_room_lives_at_a_time(autojump_clock: MockClock) -> None:
     """A room that is woken while its old tasks are still being cancelled waits for their end."""
     async with running() as (_, room, _store):
-        await room.ask("tasks")
+        await room.ask("untidy")
         assert await room.hibernate() is True
         await room.ask("add", Add(1))
-        assert journal.cancelled == 1
+        assert journal.hooks == ["create", "hibernate", "tidied up", "wake"]
 
 
 async def test_an_unchanged_room_writes_nothing_when_it_sleeps(autojump_clock: MockClock) -> None:
@@ -458,6 +502,15 @@ async def test_a_full_disk_keeps_the_room_awake_until_there_is_room_again(
         assert "could not be saved: no room left" in caplog.text
 
 
+async def test_a_failed_save_is_tried_again_without_new_messages(autojump_clock: MockClock) -> None:
+    """An awake room whose save failed saves by itself when the store is well again."""
+    async with running(idle_timeout=1000) as (_, room, store):
+        store.fail_commits(lambda: StoreFull("a moment"), times=2)
+        await room.ask("add", Add(1))
+        await trio.sleep(5)
+        assert (await room.peek()).total == 1
+
+
 async def test_a_commit_that_was_applied_but_reported_lost_does_no_harm(autojump_clock: MockClock) -> None:
     """After a commit with an unknown outcome, the next one has a generation of its own."""
     async with running() as (_, room, store):
@@ -575,6 +628,60 @@ async def test_a_hook_that_raises_at_hibernation_costs_no_change(autojump_clock:
         await trio.sleep(1.5 * IDLE)
         assert await room.ask("add", Add(1)) == 8
         assert journal.reports[0].cause == "crash"
+
+
+async def test_who_waits_for_a_room_that_crashes_is_told(autojump_clock: MockClock) -> None:
+    """A hook that raises, or a task that does, answers destroy, hibernate and ask with RoomFailed."""
+    async with running(idle_timeout=1000) as (_, room, _store):
+        await room.ask("add", Add(7))
+        await trio.sleep(2)
+        journal.crash_on_destroy = 1
+        with trio.fail_after(100), pytest.raises(RoomFailed, match="crashed") as caught:
+            await room.destroy()
+        assert str(caught.value.__cause__) == "on_destroy"
+        assert await room.ask("add", Add(1)) == 8
+        journal.crash_on_hibernate = 1
+        with trio.fail_after(100), pytest.raises(RoomFailed, match="crashed"):
+            await room.hibernate()
+        with trio.fail_after(100), pytest.raises(RoomFailed, match="crashed") as caught:
+            await room.ask("crash and wait")
+        assert str(caught.value.__cause__) == "a task of the room"
+
+
+async def until_peeked(room: RoomHandle, wanted: Callable[[State], bool]) -> None:
+    """Wait, in real time because threads are at work, until a snapshot shows something."""
+    with trio.fail_after(60):
+        while not wanted(await room.peek()):
+            await trio.sleep(0.02)
+
+
+async def test_a_large_state_is_saved_while_its_room_is_busy() -> None:
+    """The snapshot of a state that is encoded in a thread waits for the end of a message, not of all."""
+    async with running(idle_timeout=1000, snapshot_interval=0.1) as (_, room, _store):
+        await room.ask("note", "x" * 300_000)
+        await until_peeked(room, lambda state: state is not None)
+        async with trio.open_nursery() as nursery:
+
+            async def keep_busy() -> None:
+                while True:
+                    await room.ask("nap", 0.001)
+
+            for _ in range(5):
+                nursery.start_soon(keep_busy)
+            await room.ask("add", Add(5))
+            await until_peeked(room, lambda state: state.total == 5)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_task_may_change_a_large_state_while_it_is_saved() -> None:
+    """With tasks running, a large state is encoded where they cannot change it at the same time."""
+    async with running(idle_timeout=1000, snapshot_interval=0.05) as (_, room, _store):
+        await room.ask("note", "x" * 300_000)
+        await until_peeked(room, lambda state: state is not None)
+        await room.ask("grow")
+        await until_peeked(room, lambda state: len(state.nested) > 500)
+        assert journal.errors == []
+        assert journal.reports == []
 
 
 async def test_a_load_that_fails_is_tried_again(autojump_clock: MockClock) -> None:

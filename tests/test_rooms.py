@@ -234,6 +234,7 @@ async def test_closing_twice_and_using_closed_rooms(autojump_clock: MockClock) -
         assert await client.receive() == "hello"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rooms.aclose, 1012, "restart")
+            await wait_all_tasks_blocked()
             nursery.start_soon(rooms.aclose)
             assert await client.receive() is None
         assert client.close is not None

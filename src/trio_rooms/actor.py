@@ -14,8 +14,9 @@ import trio
 
 from . import protocol
 from .alarms import Alarms
+from .cbor import as_sent
 from .context import Connection, Context, Departure, LiveRoom, PlainMessage, WakeReport
-from .convert import describe, wire
+from .convert import describe
 from .errors import EventError, HandlerFailed, RoomFailed, RoomsClosed, RoomsError, StoreError
 from .frames import CloseCode
 from .lifecycle import Stage, Step, following
@@ -180,10 +181,15 @@ class Actor:
     def crashed(self, error: Exception) -> None:
         """Forget everything but the mail; what was being handled is answered."""
         current, self._current = self._current, None
+        failure = RoomFailed(self.key, "it crashed")
+        failure.__cause__ = error
+        for control in [*self._asked, *(self._destroying or ())]:
+            control.reply.fail(failure)
+        self._asked = []
         if type(current) is tuple and not self.room.plain:
             self._send_error(current[0], _number_of(current[1]), "internal_error", "the room failed")
         elif current is not None:
-            self.refuse(current, error)
+            self.refuse(current, failure)
         self.stage = following(self.stage, Step.CRASHED)
         self._cause, self._slept = "crash", None
         self._forget()
@@ -289,6 +295,8 @@ class Actor:
                 self.handled += 1
                 if self._destroying is not None:
                     break
+                if self._save_now:
+                    await self._save_large()
                 if perf_counter() > pause_at:
                     await trio.lowlevel.checkpoint()
                     pause_at = perf_counter() + _SLICE
@@ -299,8 +307,7 @@ class Actor:
             if roster.paused:
                 self.lot.resume(roster)
             if self._save_now:
-                self._save_now = False
-                await self._save()
+                await self._save_large()
                 continue
             if self._may_sleep():
                 if await self._hibernate():
@@ -401,7 +408,7 @@ class Actor:
         try:
             result = await self._dispatch(self._own_context, mail.event, mail.data)
             self._settle()
-            mail.reply.succeed(wire.unstructure(result))
+            mail.reply.succeed(as_sent(result))
         except EventError as error:
             self._settle_quietly()
             mail.reply.fail(error)
@@ -415,6 +422,7 @@ class Actor:
         if not self.room.has_hook("on_connect"):
             return
         context = self._meet(link)
+        self.lot.greeted(link)
         try:
             await self.room.call_hook("on_connect", context)
             self._settle()
@@ -653,6 +661,10 @@ class Actor:
         elif self.stage is not Stage.WAKING:
             self._spawn(self._save_in_background)
 
+    async def _save_large(self) -> None:
+        self._save_now = False
+        await self._save()
+
     async def _save_in_background(self) -> None:
         record = self._record
         try:
@@ -665,7 +677,8 @@ class Actor:
     async def _save(self) -> bool:
         """Save; a failure is told, and tried again later."""
         try:
-            await self.record.save(lambda: self.state)
+            # The actor waits here while a large state is encoded in a thread, but its tasks do not.
+            await self.record.save(lambda: self.state, in_thread=not self._tasks)
         except RoomsError as error:
             self._save_failures += 1
             delay = min(_RETRY_FIRST * 2**self._save_failures, _RETRY_LAST)

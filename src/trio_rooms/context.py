@@ -10,7 +10,7 @@ import attrs
 
 from .errors import AttachmentError, NoConnection, RoomsError
 from .frames import encode_message
-from .links import CLOSING, GONE
+from .links import CLOSING, FRESH, GONE
 from .snapshot import decode_value, encode_value
 
 if TYPE_CHECKING:
@@ -202,7 +202,10 @@ def encode_attachment(key: str, value: Any, limit: int) -> bytes | None:
 
 
 class Connections(Collection[Connection]):
-    """The connections of a room, or of one channel."""
+    """The connections of a room, or of one channel.
+
+    One whose on_connect has not begun is not among them yet.
+    """
 
     __slots__ = ("_actor", "_links")
 
@@ -211,13 +214,14 @@ class Connections(Collection[Connection]):
         self._links = links
 
     def __len__(self) -> int:
-        return len(self._links)
+        roster = self._actor.roster
+        return len(self._links) - (roster.fresh if self._links is roster.links else 0)
 
     def __iter__(self) -> Iterator[Connection]:
-        return iter([self._actor.connection(link) for link in self._links.values()])
+        return iter([self._actor.connection(link) for link in self._links.values() if not link.flags & FRESH])
 
     def __contains__(self, item: object) -> bool:
-        return isinstance(item, Connection) and item._link.id in self._links  # noqa: SLF001 (of one module)
+        return isinstance(item, Connection) and self.get(item.id) is item
 
     def get(self, id: str) -> Connection | None:  # noqa: A002 (it is what a connection calls it)
         """The connection with this id, or None."""
@@ -225,7 +229,7 @@ class Connections(Collection[Connection]):
             link = self._links.get(int(id, 16))
         except ValueError:
             return None
-        return None if link is None else self._actor.connection(link)
+        return None if link is None or link.flags & FRESH else self._actor.connection(link)
 
 
 class Storage:

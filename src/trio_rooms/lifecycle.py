@@ -7,6 +7,7 @@ and the drawing in the documentation is made from it (``python -m trio_rooms.lif
 from __future__ import annotations
 
 import enum
+import sys
 from types import MappingProxyType
 from typing import Final
 
@@ -85,9 +86,11 @@ def following(stage: Stage, step: Step) -> Stage:
 def diagram() -> str:
     """The table as a Mermaid state diagram, for the documentation."""
     lines = ["stateDiagram-v2", f"    [*] --> {Stage.ASLEEP.name}"]
-    lines += [f"    {before.name} --> {after.name}: {step.value}" for (before, step), after in TRANSITIONS.items()]
+    lines += [
+        f"    {before.name} --> {after.name}: {step.value}" for (before, step), after in TRANSITIONS.items()
+    ]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(diagram())
+    sys.stdout.write(f"{diagram()}\n")

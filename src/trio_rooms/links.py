@@ -5,6 +5,8 @@ no parser. Anything without a descriptor that the kernel can watch is a `TaskLin
 has a task of its own behind the same interface.
 """
 
+# ruff: noqa: D102 (what a method of one kind of link does is said in Link)
+
 from __future__ import annotations
 
 import abc
@@ -18,10 +20,11 @@ import trio
 import trio_websocket
 
 from . import frames
+from .frames import CloseCode
 from .pollers import READ, WRITE
 
 if TYPE_CHECKING:
-    from .parking import ParkingLot, Roster
+    from .parking import Roster
 
 __all__ = ["Link", "SocketLink", "StreamLink", "TaskLink", "WebSocketLink"]
 
@@ -38,6 +41,8 @@ GONE: Final = 16
 MUTE: Final = 32
 """The close frame was sent, after which nothing may follow."""
 
+FRESH: Final = 128
+"""Its on_connect has not begun: what goes to everybody does not go to it yet."""
 UNTOLD: Final = 64
 """The room is not to be told when the connection ends."""
 
@@ -72,7 +77,7 @@ class Link(abc.ABC):
 
     @abc.abstractmethod
     def drop(self) -> None:
-        """Let go of the socket at once."""
+        """Let go of the socket at once. A second call does nothing."""
 
     @abc.abstractmethod
     def pause(self) -> None:
@@ -147,12 +152,17 @@ class SocketLink(Link):
 
     def _shut_down(self) -> None:
         # A bare descriptor has no shutdown() in Python; a socket object borrows it for that.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.fd)) as borrowed:
-            borrowed.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            borrowed = socket.socket(fileno=self.fd)
+            try:
+                borrowed.shutdown(socket.SHUT_WR)
+            finally:
+                borrowed.detach()
 
     def drop(self) -> None:
         self._output = None
-        self.roster.lot.release(self)
+        if self.fd >= 0:
+            self.roster.lot.release(self)
 
     def pause(self) -> None:
         self.flags |= PAUSED
@@ -255,7 +265,6 @@ class TaskLink(Link):
         self._to_write.set()
 
     def drop(self) -> None:
-        self.roster.lot.release(self)
         self._scope.cancel()
 
     def pause(self) -> None:
@@ -279,6 +288,7 @@ class TaskLink(Link):
                     nursery.cancel_scope.cancel()
         finally:
             self.roster.lot.lost(self)
+            self.roster.lot.release(self)
 
     async def _write(self) -> None:
         try:
@@ -340,7 +350,7 @@ class StreamLink(TaskLink):
 class WebSocketLink(TaskLink):
     """A trio-websocket connection that an application handed over."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_closed", "_socket")
 
     def __init__(
         self,
@@ -352,15 +362,17 @@ class WebSocketLink(TaskLink):
     ) -> None:
         super().__init__(number, roster, attachment, flags)
         self._socket = websocket
+        self._closed = trio.Event()
 
     async def _read(self) -> bool:
         try:
             message = await self._socket.get_message()
-        except trio_websocket.ConnectionClosed as closed:
-            why = closed.reason
-            if why is not None:
-                close = frames.Close(why.code, why.reason or "")
-                self.roster.lot.receive(self, close)
+        except trio_websocket.ConnectionClosed:
+            if self.flags & MUTE:
+                await self._closed.wait()  # Its reason is a placeholder until the other side has answered.
+            why = self._socket.closed
+            if why is not None and why.code != CloseCode.ABNORMAL:
+                self.roster.lot.receive(self, frames.Close(why.code, why.reason or ""))
             return False
         self.roster.lot.receive(self, message)
         return True
@@ -369,7 +381,11 @@ class WebSocketLink(TaskLink):
         # Closed by the other side meanwhile: the reader finds out as well.
         with contextlib.suppress(trio_websocket.ConnectionClosed):
             if frame[0] == _CLOSE:
-                await self._socket.aclose(int.from_bytes(frame[2:4]), frame[4:].decode())
+                code = int.from_bytes(frame[2:4]) or CloseCode.NO_STATUS
+                try:
+                    await self._socket.aclose(code, frame[4:].decode() or None)
+                finally:
+                    self._closed.set()
             else:
                 await self._socket.send_message(frames.decode_message(frame))
 

@@ -21,9 +21,9 @@ import trio
 from . import frames
 from .alarms import Alarms
 from .frames import CloseCode
-from .links import BINARY, CLOSING, DEAF, GONE, MUTE, PAUSED, UNTOLD, Link, SocketLink
+from .links import BINARY, CLOSING, DEAF, FRESH, GONE, MUTE, PAUSED, UNTOLD, Link, SocketLink
 from .mail import Connected, Disconnected, Mail
-from .pollers import READ, WRITE, new_poller
+from .pollers import WRITE, new_poller
 
 __all__ = ["LotStatistics", "Message", "ParkingLot", "Roster"]
 
@@ -51,7 +51,7 @@ class LotStatistics:
     sockets: int
     """Connections that belong to a room now, awake or asleep."""
     closing: int
-    """Plain sockets that are open only for their closing handshake."""
+    """Connections that have left their room, and are open only for their closing handshake."""
     rosters: int
     """Rooms that have connections, or that are awake."""
     received: int
@@ -70,13 +70,30 @@ class Roster:
     """
 
     __slots__ = (
-        "asleep_since", "auto_respond", "awake", "channels", "departed", "jobs", "key", "links", "lot", "paused"
-    )  # fmt: skip
+        "asleep_since",
+        "auto_respond",
+        "awake",
+        "channels",
+        "departed",
+        "fresh",
+        "greets",
+        "jobs",
+        "key",
+        "links",
+        "lot",
+        "paused",
+    )
 
-    def __init__(self, lot: ParkingLot, key: str, auto_respond: Mapping[str | bytes, bytes]) -> None:
+    def __init__(
+        self, lot: ParkingLot, key: str, auto_respond: Mapping[str | bytes, bytes], *, greets: bool
+    ) -> None:
         self.lot = lot
         self.key = key
         self.auto_respond = auto_respond
+        self.greets = greets
+        """Whether the room has something to say to a connection before anything else is said to it."""
+        self.fresh = 0
+        """Connections that wait for that."""
         self.links: dict[int, Link] = {}
         self.channels: dict[str, dict[int, Link]] | None = None
         self.departed: list[Disconnected] | None = None
@@ -122,6 +139,7 @@ class ParkingLot:
         self._last_id = secrets.randbits(40) << 16
         self._open = 0
         self._closing = 0
+        self._all_closed: trio.Event | None = None
         self._received = 0
         self._answered = 0
         self._sent = 0
@@ -136,11 +154,11 @@ class ParkingLot:
 
     # Coming and going.
 
-    def roster(self, key: str, auto_respond: Mapping[str | bytes, bytes]) -> Roster:
+    def roster(self, key: str, auto_respond: Mapping[str | bytes, bytes], *, greets: bool) -> Roster:
         """The connections of a room; a new record where there is none."""
         roster = self.rosters.get(key)
         if roster is None:
-            roster = self.rosters[key] = Roster(self, key, auto_respond)
+            roster = self.rosters[key] = Roster(self, key, auto_respond, greets=greets)
         return roster
 
     def forget(self, roster: Roster) -> None:
@@ -161,16 +179,27 @@ class ParkingLot:
         flags: int,
         greet: Callable[[int], Message] | None = None,
     ) -> SocketLink:
-        """Take a connected, non-blocking socket by its descriptor; it belongs to the lot from here on.
+        """Take a connected, non-blocking socket; it belongs to the lot from here on.
 
         Args:
+            roster: the room that it goes to.
+            fd: its descriptor, which nobody else has.
+            attachment: what is known of it, as CBOR.
+            flags: `BINARY` if the client is spoken to in CBOR, or 0.
             greet: makes the first message to the client from the number of its connection.
+
+        Raises:
+            OSError: it cannot be watched, and is closed.
         """
+        try:
+            self.poller.register(fd)
+        except OSError:
+            os.close(fd)
+            raise
         link = SocketLink(self.new_id(), roster, attachment, flags, fd)
         if fd >= len(self._sockets):
             self._sockets.extend([None] * (fd + 1 - len(self._sockets)))
         self._sockets[fd] = link
-        self.poller.register(fd)
         if greet is not None:
             self.send(link, greet(link.id))
         self.enter(link)
@@ -181,7 +210,16 @@ class ParkingLot:
         roster = link.roster
         roster.links[link.id] = link
         self._open += 1
+        if roster.greets:
+            link.flags |= FRESH
+            roster.fresh += 1
         self._deliver(roster.key, Connected(link))
+
+    def greeted(self, link: Link) -> None:
+        """What is said to everybody is said to this connection too from now on."""
+        if link.flags & FRESH:
+            link.flags &= ~FRESH
+            link.roster.fresh -= 1
 
     def join(self, link: Link, channel: str) -> None:
         """Put a link into a channel of its room; nothing where it is in it, or gone."""
@@ -208,6 +246,9 @@ class ParkingLot:
         """Begin the closing handshake, after everything sent before; the link leaves its room at once.
 
         Args:
+            link: the connection; nothing where it is closing already.
+            code: one that may be sent, see `frames.is_close_code`.
+            reason: cut to the 123 bytes that there is room for.
             tell: whether the room is to hear how it ended.
 
         Raises:
@@ -249,22 +290,24 @@ class ParkingLot:
         link.drop()
 
     def release(self, link: Link) -> None:
-        """Let go of a plain socket's descriptor. A second call does nothing."""
-        if isinstance(link, SocketLink) and link.fd >= 0:
+        """Forget a link that has left its room, and close its descriptor. For each link once."""
+        if isinstance(link, SocketLink):
             self._sockets[link.fd] = None
             self.poller.unregister(link.fd)
             os.close(link.fd)
             # Whoever still holds the record must not write to the next owner of the number.
             link.fd = -1
-            self._closing -= 1
+        self._closing -= 1
+        if self._all_closed is not None and not self._closing:
+            self._all_closed.set()
 
     def _remove(self, link: Link) -> None:
         roster = link.roster
         if roster.links.pop(link.id, None) is None:
             return
         self._open -= 1
-        if isinstance(link, SocketLink):
-            self._closing += 1
+        self._closing += 1
+        self.greeted(link)
         for channel in link.channels:
             self._leave(link, channel)
 
@@ -274,6 +317,8 @@ class ParkingLot:
         link.flags |= GONE
         link.partial = None
         if not link.flags & UNTOLD:
+            # The room may have gone to sleep since the link left it, and its record with it.
+            link.roster = self.rosters.setdefault(link.roster.key, link.roster)
             self._deliver(link.roster.key, Disconnected(link, code, reason, clean))
         self.forget(link.roster)
 
@@ -319,13 +364,11 @@ class ParkingLot:
             self._hang_up(link, message.code, message.reason)
 
     def _closed_by_peer(self, link: Link, close: frames.Close) -> None:
-        if link.flags & CLOSING:
-            self._announce(link, close.code, close.reason, clean=True)
-            link.drop()
-            return
+        answered = link.flags & MUTE
         link.flags |= CLOSING | DEAF
         self._remove(link)
-        link.send(frames.encode_close(close.code, close.reason))
+        if not answered:
+            link.send(frames.encode_close(close.code, close.reason))
         self._announce(link, close.code, close.reason, clean=True)
         if link.unsent:
             link.hang_up()
@@ -335,10 +378,9 @@ class ParkingLot:
 
     def _hang_up(self, link: Link, code: int, reason: str) -> None:
         """Close after a violation: nothing that comes can be understood any more."""
-        already = link.flags & CLOSING
         link.flags |= CLOSING | DEAF
         self._remove(link)
-        if not already:
+        if not link.flags & MUTE:
             link.send(frames.encode_close(code, reason))
         # To close now would reset the connection, and the close frame might never be read.
         link.hang_up()
@@ -385,6 +427,8 @@ class ParkingLot:
         links = list(members.values())
         if except_:
             links = [link for link in links if link.id not in except_]
+        if roster.fresh:
+            links = [link for link in links if not link.flags & FRESH]
         # Encoded before anything is written: data with no form in one kind reaches nobody.
         kinds = {link.flags & BINARY for link in links}
         text = message.frame(binary=False) if 0 in kinds else b""
@@ -462,7 +506,9 @@ class ParkingLot:
     # The end.
 
     def stop_reading(self) -> None:
-        """Leave what comes from now on in the kernel."""
+        """Leave what comes from now on in the kernel, even when a room has caught up."""
+        for roster in self.rosters.values():
+            roster.paused = None
         for link in self._all():
             if not link.flags & PAUSED:
                 link.pause()
@@ -475,8 +521,9 @@ class ParkingLot:
                 await trio.lowlevel.checkpoint()
         with trio.move_on_after(self._close_timeout):
             while self._closing:
-                await trio.sleep(_POLL)
-        for socket in list(self._sockets):
+                self._all_closed = trio.Event()
+                await self._all_closed.wait()
+        for socket in self._sockets:
             if socket is not None:
                 socket.drop()
 
@@ -485,15 +532,11 @@ class ParkingLot:
         for link in self._sockets:
             if link is not None:
                 self._remove(link)
-                self.release(link)
+                link.drop()
         self.poller.close()
 
     def _all(self) -> Iterable[Link]:
         return [link for roster in self.rosters.values() for link in roster.links.values()]
-
-
-_POLL: Final = 0.005
-"""Seconds between two looks at how many sockets are still closing, at the very end."""
 
 
 def _send_late(link: Link, frame: bytes, _: float) -> bool:
@@ -514,7 +557,8 @@ class _FanOut:
         self._at = 0
 
     def __call__(self, until: float) -> bool:
-        links, text, binary = self._links, self._text, self._binary
+        # Who has changed its kind since this was encoded gets the kind that there is.
+        links, text, binary = self._links, self._text or self._binary, self._binary or self._text
         while self._at < len(links):
             for link in links[self._at : self._at + _CHUNK]:
                 flags = link.flags

@@ -10,11 +10,22 @@ from typing import Any, Final, NoReturn
 import attrs
 import cbor2
 
+from . import cbor
 from .convert import plain
 from .errors import EventError
 from .frames import encode_binary, encode_text
 
-__all__ = ["SUBPROTOCOLS", "Envelope", "Outgoing", "acknowledge", "decode", "event", "refuse", "reject", "welcome"]
+__all__ = [
+    "SUBPROTOCOLS",
+    "Envelope",
+    "Outgoing",
+    "acknowledge",
+    "decode",
+    "event",
+    "refuse",
+    "reject",
+    "welcome",
+]
 
 SUBPROTOCOLS: Final = {"trio-rooms.v1.json": False, "trio-rooms.v1.cbor": True}
 """The subprotocols that are spoken, and whether each begins in CBOR."""
@@ -51,7 +62,7 @@ class Outgoing:
         """
         if binary:
             if self._binary is None:
-                self._binary = encode_binary(_to_cbor(self._envelope))
+                self._binary = encode_binary(cbor.encode_plain(self._envelope))
             return self._binary
         if self._text is None:
             self._text = encode_text(_to_json(self._envelope))
@@ -118,11 +129,15 @@ def reject(why: str) -> NoReturn:
 
 def _to_json(value: Any) -> bytes:
     try:
-        return _dump(value)
-    except (TypeError, ValueError):
-        # What CBOR clients may send and JSON has no form for must not make a room unable
-        # to speak to its JSON clients: NaN and infinities become null, odd keys strings.
-        return _dump(_for_json(value))
+        try:
+            return _dump(value)
+        except (TypeError, ValueError):
+            # What CBOR clients may send and JSON has no form for must not make a room unable
+            # to speak to its JSON clients: NaN and infinities become null, odd keys strings.
+            return _dump(_for_json(value))
+    except RecursionError:
+        msg = "it is nested too deeply, or contains itself"
+        raise ValueError(msg) from None
 
 
 def _dump(value: Any) -> bytes:
@@ -142,15 +157,13 @@ def _for_json(value: Any) -> Any:
     return _for_json(plain(value))
 
 
-def _json_key(key: Any) -> str | int | float | None:
-    if key is None or isinstance(key, str | int | float):
+def _json_key(key: Any) -> str | int | None:
+    if key is None or isinstance(key, str | int):
         return key
-    made = plain(key) if not isinstance(key, tuple) else str(key)
-    return made if isinstance(made, str) else str(made)
-
-
-def _to_cbor(value: Any) -> bytes:
-    return cbor2.dumps(value, default=lambda encoder, inner: encoder.encode(plain(inner)))
+    try:
+        return str(plain(key))
+    except TypeError:
+        return str(key)
 
 
 def _from_json(text: str) -> Any:
@@ -196,7 +209,8 @@ def _no_tag(*_: object) -> NoReturn:
 
 # Every tag that the decoder would make an object of; `tag_hook` is asked about the others.
 _TAGS: Final = dict.fromkeys(
-    (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799), _no_tag
+    (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799),
+    _no_tag,
 )
 
 
@@ -214,6 +228,11 @@ def _from_cbor(message: bytes) -> Any:
 
 
 def _kind(value: object) -> str:
-    return {list: "list", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}.get(
-        type(value), type(value).__name__
-    )
+    return {
+        list: "list",
+        str: "string",
+        int: "number",
+        float: "number",
+        bool: "boolean",
+        type(None): "null",
+    }.get(type(value), type(value).__name__)

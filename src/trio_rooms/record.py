@@ -69,7 +69,7 @@ class Record:
         """The state may have changed."""
         if not self.dirty:
             self.dirty = True
-            self._wanted(False)  # noqa: FBT003 (one meaning, said above)
+            self._wanted(False)
 
     async def load(self) -> Loaded | None:
         """The newest state in the store that decodes; None for a room that never was.
@@ -99,15 +99,22 @@ class Record:
                 self.dirty = True
             if broken is not None:
                 logger.error(
-                    "room %s: took generation %d; what was written after it is lost", self._key, one.generation
+                    "room %s: took generation %d; what was written after it is lost",
+                    self._key,
+                    one.generation,
                 )
             return Loaded(state, snapshot.epoch != self._store.epoch, broken is not None)
         if broken is not None:
             raise broken
         return None
 
-    async def save(self, state: Callable[[], Any]) -> None:
+    async def save(self, state: Callable[[], Any], *, in_thread: bool = True) -> None:
         """Make the state and the storage's writes durable, if anything changed.
+
+        Args:
+            state: gives the state when it is encoded.
+            in_thread: whether a large state may be encoded in a thread, since nobody can
+                change it meanwhile.
 
         Cancelled while it waits for its turn, nothing was done; after that it is not
         cancelled, since a commit is carried out whether or not somebody waits.
@@ -118,16 +125,17 @@ class Record:
         """
         async with self._turn:
             with trio.CancelScope(shield=True):
-                await self._save(state)
+                await self._save(state, in_thread=in_thread)
 
-    async def _save(self, state: Callable[[], Any]) -> None:
+    async def _save(self, state: Callable[[], Any], *, in_thread: bool) -> None:
         codec = self._room.codec
         self.dirty = False
-        writes, self._writes, self._size = self._writes, {}, 0
+        writes, self._writes = self._writes, {}
+        size, self._size = self._size, 0
         self._flying = writes
         try:
             began = perf_counter()
-            if self.large:
+            if self.large and in_thread:
                 encoded = await trio.to_thread.run_sync(codec.encode_large, self._key, state())
             else:
                 encoded = codec.encode(self._key, state())
@@ -147,6 +155,7 @@ class Record:
         except BaseException:
             self.dirty = True
             self._writes = {**writes, **self._writes}
+            self._size += size
             raise
         finally:
             self._flying = {}
@@ -189,16 +198,18 @@ class Record:
 
     async def list(self, prefix: str, after: str | None, limit: int | None) -> list[tuple[str, bytes]]:
         """Values as they are, ordered by name."""
+        # As they are now: a commit may end while the store reads from before it.
+        pending = {**self._flying, **self._writes}
         # A deletion that is not durable yet hides a stored name, so as many more are read.
-        hidden = len(self._writes) + len(self._flying)
         stored = await self._store.list(
-            self._key, prefix, after=after, limit=None if limit is None else limit + hidden
+            self._key, prefix, after=after, limit=None if limit is None else limit + len(pending)
         )
         merged: dict[str, bytes | None] = dict(stored)
-        for pending in (self._flying, self._writes):
-            for name, encoded in pending.items():
-                if name.startswith(prefix) and (after is None or name > after):
-                    merged[name] = encoded
+        merged |= {
+            name: encoded
+            for name, encoded in pending.items()
+            if name.startswith(prefix) and (after is None or name > after)
+        }
         found = sorted((name, encoded) for name, encoded in merged.items() if encoded is not None)
         return found if limit is None else found[:limit]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import inspect
 import math
@@ -13,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
-from .convert import document, wire
+from .convert import document, is_class, wire
 from .errors import DefinitionError
 from .snapshot import Codec, Migration
 
@@ -83,7 +84,7 @@ class Room(Generic[S]):
         attachment_limit: int = 16 * 1024,
         page: str | None = None,
     ) -> None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not _is(name, str) or not _NAME.fullmatch(name):
             msg = f"a room's name has 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
             raise DefinitionError(msg)
         if state is not None and not callable(state):
@@ -92,19 +93,15 @@ class Room(Generic[S]):
                 f"not a value; write state={type(state).__name__} or state=lambda: {state!r}"
             )
             raise DefinitionError(msg)
-        if not isinstance(version, int) or version < 1:
+        if not _is(version, int) or version < 1:
             msg = f"room {name}: version is a whole number from 1 on, not {version!r}"
             raise DefinitionError(msg)
-        for what, seconds in (("idle_timeout", idle_timeout), ("snapshot_interval", snapshot_interval)):
-            if not seconds >= 0:
-                msg = f"room {name}: {what} is a number of seconds from 0 on, not {seconds!r}"
-                raise DefinitionError(msg)
         self.name: Final = name
         self.state = state
         self.version: Final = version
-        self.idle_timeout: Final = float(idle_timeout)
-        self.busy_rate: Final = float(busy_rate)
-        self.snapshot_interval: Final = float(snapshot_interval)
+        self.idle_timeout = self._number("idle_timeout", idle_timeout)
+        self.busy_rate = self._number("busy_rate", busy_rate)
+        self.snapshot_interval = self._number("snapshot_interval", snapshot_interval)
         self.auto_respond: Final = dict(auto_respond or {})
         self.attachment_limit: Final = attachment_limit
         self.page: Final = page
@@ -131,10 +128,10 @@ class Room(Generic[S]):
         ``data`` is converted to its annotation; data that does not fit is refused before
         the handler runs. What it returns becomes the ``data`` of the acknowledgement.
         """
-        if not isinstance(event, str) or not event or event.startswith("rooms."):
+        if not _is(event, str) or not event or event.startswith("rooms."):
             msg = (
                 f"room {self.name}: an event is named by a string that does not begin with 'rooms.'; "
-                f"write @room.on(\"say\"), not @room.on({event!r})"
+                f'write @room.on("say"), not @room.on({event!r})'
             )
             raise DefinitionError(msg)
 
@@ -201,13 +198,19 @@ class Room(Generic[S]):
         return self._hook("on_destroy", function)
 
     def on_error(self, function: F) -> F:
-        """Called when a handler raised or a snapshot could not be saved: ``async def failed(ctx, error)``."""
+        """Called when a handler raised or a snapshot was not saved: ``async def failed(ctx, error)``."""
         return self._hook("on_error", function)
 
     def migrate(self, before: int, after: int) -> Callable[[F], F]:
-        """Bring the plain (CBOR) state of version ``before`` to ``after``: ``def up(state): ...; return state``."""
-        if not 1 <= before < after:
-            msg = f"room {self.name}: a migration leads from a version to a later one, not from {before} to {after}"
+        """Bring the plain (CBOR) state of version ``before`` to ``after``: ``def up(state): ...``.
+
+        It returns the state of version ``after``, changed in place or new.
+        """
+        if not _is(before, int) or not _is(after, int) or not 1 <= before < after:
+            msg = (
+                f"room {self.name}: a migration leads from a version to a later one, "
+                f"not from {before!r} to {after!r}"
+            )
             raise DefinitionError(msg)
 
         def register(function: F) -> F:
@@ -216,12 +219,25 @@ class Room(Generic[S]):
                 msg = f"room {self.name}: there is already a migration from version {before}"
                 raise DefinitionError(msg)
             if inspect.iscoroutinefunction(function):
-                msg = f"room {self.name}: a migration is a plain function, not async: write def {function.__name__}"
+                msg = f"room {self.name}: a migration is not async; write def {_name(function)}(state)"
                 raise DefinitionError(msg)
             self._migrations[before] = (after, function)
             return function
 
         return register
+
+    def override(self, *, idle_timeout: float | None = None, snapshot_interval: float | None = None) -> None:
+        """Let whoever runs the room decide what its definition says otherwise; before it is first served.
+
+        Args:
+            idle_timeout: seconds as in the definition; None leaves it as it is.
+            snapshot_interval: the same.
+        """
+        self._open("a new setting")
+        if idle_timeout is not None:
+            self.idle_timeout = self._number("idle_timeout", idle_timeout)
+        if snapshot_interval is not None:
+            self.snapshot_interval = self._number("snapshot_interval", snapshot_interval)
 
     # What the runtime asks.
 
@@ -241,17 +257,18 @@ class Room(Generic[S]):
             raise DefinitionError(msg)
         for before, (after, _) in self._migrations.items():
             if after > self.version:
-                msg = f"room {self.name}: a migration leads from {before} to {after}, but version={self.version}"
+                msg = (
+                    f"room {self.name}: a migration leads from {before} to {after}, "
+                    f"but the room has version={self.version}"
+                )
                 raise DefinitionError(msg)
-        kind = self.state if isinstance(self.state, type) else None
-        if kind is not None and (attrs.has(kind) or hasattr(kind, "__dataclass_fields__")):
+        kind = self._state_class()
+        if kind is not None:
             try:
                 document.get_structure_hook(kind)
             except Exception as error:
-                msg = f"room {self.name}: the state class {kind.__qualname__} cannot be built from data: {error}"
+                msg = f"room {self.name}: the state class {_name(kind)} cannot be built from data: {error}"
                 raise DefinitionError(msg) from error
-        else:
-            kind = None
         self._codec = Codec(kind, self.version, self._migrations)
         self._event_handlers = {
             event: self._event_handler(function, f"the handler of {event!r}", 1)
@@ -277,8 +294,20 @@ class Room(Generic[S]):
         return self._codec
 
     def new_state(self) -> S:
-        """The state of a room that did not exist."""
-        return self.state() if self.state is not None else None  # type: ignore[return-value]
+        """The state of a room that did not exist.
+
+        Raises:
+            DefinitionError: it is of a class that it could not be built as again.
+        """
+        state: Any = self.state() if self.state is not None else None
+        if self.codec.kind is None and is_class(type(state)):
+            name = type(state).__name__
+            msg = (
+                f"room {self.name}: its state is a {name}, but nothing says so, and it would wake up as "
+                f"a dict; write state={name}, or annotate the function that makes it: -> {name}"
+            )
+            raise DefinitionError(msg)
+        return state  # type: ignore[no-any-return]
 
     def handler(self, event: str) -> EventHandler | None:
         """The handler of an event, `on_any` included."""
@@ -296,19 +325,42 @@ class Room(Generic[S]):
         """Whether the application defined this hook."""
         return name in self._hooks
 
-    async def call_hook(self, name: str, *arguments: Any) -> Any:  # noqa: ASYNC910, ASYNC911 (its caller knows)
+    async def call_hook(self, name: str, *arguments: Any) -> Any:
         """Call a hook, where there is one, with as many arguments as it takes."""
         function = self._hooks.get(name)
         if function is None:
             return None
         return await function(*arguments[: self._hook_arguments[name]])
 
-    async def call_message(self, ctx: Any, message: str | bytes) -> None:  # noqa: ASYNC910, ASYNC911
+    async def call_message(self, ctx: Any, message: str | bytes) -> None:
         """Hand a message to `on_message`."""
         assert self._message is not None
         await (self._message(ctx, message) if self._message_arguments > 1 else self._message(ctx))
 
     # How a definition is checked.
+
+    def _state_class(self) -> Any:
+        """The class that a state is built as again; None where it is what CBOR gives."""
+        if self.state is None:
+            return None
+        if inspect.iscoroutinefunction(self.state):
+            msg = f"room {self.name}: what makes the state is not async; write def {_name(self.state)}()"
+            raise DefinitionError(msg)
+        with contextlib.suppress(ValueError):  # Raised for types that do not tell, such as dict.
+            signature = inspect.signature(self.state)
+            try:
+                signature.bind()
+            except TypeError as error:
+                msg = (
+                    f"room {self.name}: {_name(self.state)}() makes the state of a new room without "
+                    f"arguments, but: {error}; give every field a default"
+                )
+                raise DefinitionError(msg) from error
+        kind: Any = self.state
+        if inspect.isfunction(kind):
+            with contextlib.suppress(Exception):  # An annotation that cannot be resolved says nothing.
+                kind = typing.get_type_hints(kind).get("return")
+        return kind if is_class(kind) else None
 
     def _hook(self, name: str, function: F) -> F:
         self._admit(function, name)
@@ -316,11 +368,18 @@ class Room(Generic[S]):
         self._hooks[name] = function
         return function
 
+    def _number(self, what: str, number: float) -> float:
+        if not _is(number, int | float) or not number >= 0:
+            msg = f"room {self.name}: {what} is a number from 0 on, not {number!r}"
+            raise DefinitionError(msg)
+        return float(number)
+
     def _open(self, what: str) -> None:
         if self._sealed:
             msg = (
-                f"room {self.name}: {what} was added after the room was first served, and rooms that woke before "
-                "would not have it; define all handlers at import, before open_rooms() or trio-rooms serve"
+                f"room {self.name}: {what} was added after the room was first served, and rooms that woke "
+                "before would not have it; define all handlers at import, before open_rooms() or "
+                "trio-rooms serve"
             )
             raise DefinitionError(msg)
 
@@ -334,10 +393,10 @@ class Room(Generic[S]):
         why = _not_static(function)
         if why is not None:
             msg = (
-                f"room {self.name}: {what} is {why}. A handler outlives every object, because its room sleeps and "
-                "wakes in another process; write a function at module level that gets what it needs from its "
-                "context (ctx.state, ctx.connection.attachment, ctx.room.storage):\n\n"
-                f"    @room.on(\"event\")\n    async def handler(ctx, data):\n        ctx.state..."
+                f"room {self.name}: {what} is {why}. A handler outlives every object, because its room "
+                "sleeps and wakes in another process; write a function at module level that gets what it "
+                "needs from its context (ctx.state, ctx.connection.attachment, ctx.room.storage):\n\n"
+                f'    @room.on("event")\n    async def handler(ctx, data):\n        ctx.state...'
             )
             raise DefinitionError(msg)
         if not inspect.iscoroutinefunction(function):
@@ -392,18 +451,33 @@ def _name(function: Any) -> str:
     return getattr(function, "__name__", "handler")
 
 
-def _not_static(function: Any) -> str | None:
+def _is(value: object, kind: Any) -> bool:
+    """Whether an application's argument is what its annotation says; a bool is no number here."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _not_static(function: Any, seen: frozenset[int] = frozenset()) -> str | None:
     """Why a handler would not survive its process, or None."""
     if inspect.ismethod(function):
         return f"bound to a {type(function.__self__).__qualname__}"
     if not inspect.isfunction(function):
         return f"a {type(function).__qualname__}, not a function"
+    seen |= {id(function)}
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             content = cell.cell_contents
         except ValueError:
             return f"a closure over {variable!r}"
-        static = isinstance(content, _CONSTANTS) or (inspect.isfunction(content) and _not_static(content) is None)
-        if not static and not any(content is known for known in function.__globals__.values()):
+        known = any(content is value for value in function.__globals__.values())
+        if not known and not _static(content, seen):
             return f"a closure over {variable!r}, a {type(content).__qualname__}"
     return None
+
+
+def _static(content: Any, seen: frozenset[int]) -> bool:
+    """Whether what a function closes over is the same in every process."""
+    if isinstance(content, tuple | frozenset):
+        return all(_static(inner, seen) for inner in content)
+    if inspect.isfunction(content):
+        return id(content) in seen or _not_static(content, seen) is None
+    return isinstance(content, _CONSTANTS)

@@ -13,8 +13,8 @@ import trio_websocket
 
 from . import protocol
 from .alarms import Alarms
+from .cbor import as_sent
 from .context import ConnectRequest, PlainMessage, encode_attachment
-from .convert import wire
 from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
 from .frames import CloseCode
 from .groups import first_error
@@ -71,10 +71,16 @@ class RoomHandle:
 
         A cancelled caller stops waiting; what was asked is handled all the same.
 
+        Args:
+            event: the name of the event.
+            data: what a client could send, or classes and other things that become that.
+
         Returns:
-            The handler's result as plain data: attrs classes come as dicts.
+            A copy of the handler's result as a client would get it: classes come as dicts,
+            tuples and sets as lists, dates as strings.
 
         Raises:
+            TypeError, ValueError: the data has no form in CBOR; the room heard nothing of it.
             EventError: refused, by the handler or because there is none or the data does not fit.
             HandlerFailed: the handler raised.
             RoomFailed: the room cannot be loaded, or crashed too often.
@@ -83,7 +89,8 @@ class RoomHandle:
         if self._room.plain:
             msg = f"room {self._room.name} is plain: it has no events that one could ask"
             raise TypeError(msg)
-        return await self._answer(lambda reply: Ask(event, wire.unstructure(data), reply))
+        sent = as_sent(data)
+        return await self._answer(lambda reply: Ask(event, sent, reply))
 
     def emit(self, event: str, data: Any = None, *, channel: str | None = None) -> int:
         """Send an event to all connections of the room, or to those in a channel; wakes nobody.

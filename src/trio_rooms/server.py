@@ -32,6 +32,8 @@ _PAUSE: Final = 0.1
 _LINGER: Final = 1.0
 """Seconds that a client that was turned away may go on sending before it is cut off."""
 _LONGEST_ID: Final = 256
+_ABSOLUTE: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)
+"""What a request's target may begin with (RFC 6455, 4.2.1)."""
 _BACKLOG: Final = 4096
 """Connections that the kernel keeps until they are accepted; it takes at most its own maximum."""
 # A peer that vanished without a word is found after two minutes by the kernel: no task, no timer.
@@ -75,7 +77,8 @@ def check_id(id: str) -> str:  # noqa: A002 (what rooms call it)
     Raises:
         UnknownRoom: it is empty, longer than 256 characters, or has control characters.
     """
-    if not isinstance(id, str) or not 1 <= len(id) <= _LONGEST_ID or any(_is_control(one) for one in id):
+    text = isinstance(id, str)  # Whatever it is annotated as, it may come from anywhere.
+    if not text or not 1 <= len(id) <= _LONGEST_ID or any(_is_control(one) for one in id):
         msg = f"a room's id has 1 to {_LONGEST_ID} characters and no control characters, not {id!r:.300}"
         raise UnknownRoom(msg)
     return id
@@ -84,7 +87,7 @@ def check_id(id: str) -> str:  # noqa: A002 (what rooms call it)
 def _is_control(character: str) -> bool:
     code = ord(character)
     # C0, DEL and C1, and surrogates, which are no characters and have no form in UTF-8.
-    return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000  # noqa: PLR2004
+    return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000
 
 
 @attrs.define(eq=False)
@@ -113,8 +116,13 @@ class Server:
     _opened: int = attrs.field(init=False, default=0)
     _refused: int = attrs.field(init=False, default=0)
     _handshaking: int = attrs.field(init=False, default=0)
+    _admitting: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
+        if isinstance(self.origins, str):
+            raise TypeError(f"origins is a list of origins, not one string: [{self.origins!r}]")
+        if not (self.prefix + self.template).startswith("/"):
+            raise ValueError(f"a room's path begins with '/', not {self.prefix + self.template!r}")
         if self.template.count("{room}") != 1 or self.template.count("{id}") != 1:
             msg = f"the template of a room's path has {{room}} and {{id}} once each, not {self.template!r}"
             raise ValueError(msg)
@@ -159,6 +167,8 @@ class Server:
                     await trio.sleep(_PAUSE)
                 elif error.errno in {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}:
                     raise
+                else:
+                    await trio.lowlevel.checkpoint()
                 continue
             if short:
                 short = False
@@ -179,7 +189,7 @@ class Server:
                 except BadRequestError as bad:
                     head, answer = None, bad.answer
                 if answer is not None:
-                    self._refused += answer.status >= 400  # noqa: PLR2004 (client and server errors)
+                    self._refused += answer.status >= 400
                     await stream.send_all(answer.encode(head_only=head is not None and head.method == "HEAD"))
                     await _linger(stream)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -190,9 +200,12 @@ class Server:
             self._handshaking -= 1
             client.close()  # Nothing, where the descriptor was parked: it was detached before.
 
-    async def _admit(self, stream: trio.SocketStream, client: trio.socket.SocketType, head: Head) -> Answer | None:
+    async def _admit(
+        self, stream: trio.SocketStream, client: trio.socket.SocketType, head: Head
+    ) -> Answer | None:
         """Let a client in (None), or say what it is answered."""
-        path, _, query = head.target.partition("?")
+        target = _ABSOLUTE.sub("", head.target)
+        path, _, query = target.partition("?")
         if head.method in {"GET", "HEAD"} and not head.wants_websocket:
             page = self._page(path)
             if page is not None:
@@ -205,9 +218,28 @@ class Server:
         if refusal is not None:
             return refusal
         request = ConnectRequest(
-            room.name, id_, path, dict(parse_qsl(query, keep_blank_values=True)), head.headers, _remote(client)
+            room.name,
+            id_,
+            path,
+            dict(parse_qsl(query, keep_blank_values=True)),
+            head.headers,
+            _remote(client),
         )
-        attachment: bytes | None = None
+        # Counted before it is parked, so that many at once do not pass the limit together.
+        self._admitting += 1
+        try:
+            return await self._open(stream, client, head, room, request)
+        finally:
+            self._admitting -= 1
+
+    async def _open(
+        self,
+        stream: trio.SocketStream,
+        client: trio.socket.SocketType,
+        head: Head,
+        room: Room[Any],
+        request: ConnectRequest,
+    ) -> Answer | None:
         try:
             attachment = await authenticate(room, request)
         except Refused as refused:
@@ -215,14 +247,22 @@ class Server:
         except Exception:
             logger.exception("room %s: authenticate raised", request.key)
             return Answer.text(500, "the room could not decide whether to let you in")
-        subprotocol = None if room.plain else next((one for one in head.subprotocols if one in SUBPROTOCOLS), None)
-        if not await upgrade(stream, head, subprotocol):
-            return None
-        self._park(client, request.key, attachment, subprotocol, head.rest)
+        offered = (one for one in head.subprotocols if one in SUBPROTOCOLS)
+        subprotocol = None if room.plain else next(offered, None)
+        # Whoever was told 101 gets into the lot, and from there a close frame if this is the end.
+        with trio.CancelScope(shield=True):
+            upgraded = await upgrade(stream, head, subprotocol)
+        if upgraded:
+            self._park(client, request.key, attachment, subprotocol, head.rest)
         return None
 
     def _park(
-        self, client: trio.socket.SocketType, key: str, attachment: bytes | None, subprotocol: str | None, rest: bytes
+        self,
+        client: trio.socket.SocketType,
+        key: str,
+        attachment: bytes | None,
+        subprotocol: str | None,
+        rest: bytes,
     ) -> None:
         # From here to the end nothing awaits: the socket is the handshake's or the lot's.
         self._opened += 1
@@ -255,7 +295,8 @@ class Server:
     def _overload(self, key: str) -> Answer | None:
         if not self.supervisor.accepts(key):
             return Answer.text(503, "this room is closed at the moment", Retry_After="30")
-        if self.max_connections is not None and self.supervisor.lot.statistics().sockets >= self.max_connections:
+        taken = self.supervisor.lot.statistics().sockets + self._admitting
+        if self.max_connections is not None and taken >= self.max_connections:
             return Answer.text(503, "too many connections", Retry_After="5")
         return None
 
@@ -276,9 +317,21 @@ class Server:
         if path == "/healthz":
             return Answer.text(200, "ok")
         if path == "/stats":
-            content = json.dumps(attrs.asdict(self.statistics()), default=dict)
-            return Answer(200, content.encode(), {"Cache-Control": "no-store"}, kind="application/json")
+            return _json(attrs.asdict(self.statistics()))
+        if path.startswith("/stats/"):
+            return self._room_statistics(path.removeprefix("/stats"))
         return None
+
+    def _room_statistics(self, path: str) -> Answer:
+        """One room as it is now; asking does not wake it."""
+        try:
+            room, id_ = self._room(path)
+        except UnknownRoom as error:
+            return Answer.text(404, str(error))
+        key = f"{room.name}/{id_}"
+        roster = self.supervisor.lot.rosters.get(key)
+        connections = len(roster.links) if roster is not None else 0
+        return _json({"key": key, "stage": self.supervisor.stage(key).value, "connections": connections})
 
 
 async def authenticate(room: Room[Any], request: ConnectRequest) -> bytes | None:
@@ -296,6 +349,11 @@ async def authenticate(room: Room[Any], request: ConnectRequest) -> bytes | None
     except AttachmentError as error:
         error.add_note("it is what @room.authenticate returned")
         raise
+
+
+def _json(content: Any) -> Answer:
+    body = json.dumps(content, default=dict).encode()
+    return Answer(200, body, {"Cache-Control": "no-store"}, kind="application/json")
 
 
 def _tune(client: trio.socket.SocketType) -> None:
@@ -317,4 +375,3 @@ async def _linger(stream: trio.SocketStream) -> None:
     with trio.move_on_after(_LINGER):
         while await stream.receive_some():
             pass
-

@@ -7,18 +7,22 @@ be checked and listed without decoding the state.
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import io
+import itertools
+import reprlib
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import attrs
 import cbor2
 
-from .convert import describe, document
+from . import cbor
+from .convert import describe, document, fields, is_class
 from .errors import MigrationError, SnapshotCorrupt, SnapshotTooNew, StateError
 
 __all__ = ["LARGE", "Codec", "Migration", "Snapshot", "decode_value", "encode_value"]
@@ -34,10 +38,14 @@ Converting and encoding this much takes some 2 ms, which is what a message may w
 
 _MAGIC: Final = b"trioroom\x01"
 _HEAD: Final = struct.Struct(">9sQ16s")
-_DEPTH: Final = 900
-"""Containers in containers. Python's own recursion stops the encoder at about this depth."""
+_DEPTH: Final = 2 * cbor.DEPTH
+"""Containers in containers that are decoded; the decoder counts a set, which is a tagged array, twice."""
 _PIECE: Final = 64
 """Items encoded or decoded at a time in a worker thread before it lets go of the GIL."""
+_PART: Final = 8
+"""Bytes that an item counts for at least. Letting go takes 0.1 ms, too much after each of them."""
+_DIVIDED: Final = 4
+"""Levels of containers that are encoded or decoded in pieces."""
 
 
 @attrs.frozen
@@ -78,9 +86,14 @@ class Snapshot:
             snapshot = cls(**cbor2.loads(body))
         except (cbor2.CBORDecodeError, TypeError) as error:
             raise SnapshotCorrupt(key, f"its snapshot does not decode: {error}") from error
+        if any(type(getattr(snapshot, field.name)) is not _TYPES[field.name] for field in attrs.fields(cls)):
+            raise SnapshotCorrupt(key, "its snapshot has fields of wrong types")
         if f"{snapshot.room}/{snapshot.id}" != key:
             raise SnapshotCorrupt(key, f"its snapshot is that of {snapshot.room}/{snapshot.id}")
         return snapshot
+
+
+_TYPES: Final = {"room": str, "id": str, "version": int, "generation": int, "epoch": int, "state": bytes}
 
 
 def _checksum(body: bytes) -> bytes:
@@ -108,7 +121,7 @@ class Codec:
             StateError: it holds what CBOR cannot.
         """
         try:
-            return cbor2.dumps(document.unstructure(state))
+            return cbor.encode(state)
         except Exception as error:
             raise _blame(key, state, error) from error
 
@@ -121,10 +134,15 @@ class Codec:
             StateError: it holds what CBOR cannot.
         """
         parts = []
+        unyielded = 0
         try:
             for part in _pieces(state):
                 parts.append(part)
-                time.sleep(0)  # Else every system call of the event loop waits 5 ms for the GIL.
+                # A piece of a list is this long; a map's keys and values are parts of their own.
+                unyielded += max(len(part), _PART)
+                if unyielded >= _PIECE * _PART:
+                    unyielded = 0
+                    time.sleep(0)  # Else every system call of the event loop waits 5 ms for the GIL.
             return b"".join(parts)
         except Exception as error:
             raise _blame(key, state, error) from error
@@ -141,7 +159,7 @@ class Codec:
             raise SnapshotTooNew(key, snapshot.version, self.version)
         try:
             value = decode_value(snapshot.state)
-        except (cbor2.CBORDecodeError, RecursionError) as error:
+        except Exception as error:  # (whatever a decoder raises, the bytes are at fault)
             raise SnapshotCorrupt(key, f"its state does not decode: {error}") from error
         version = snapshot.version
         while version != self.version:
@@ -174,7 +192,7 @@ class Codec:
 def encode_value(key: str, name: str, value: Any) -> bytes:
     """Encode one value for a room's storage; ``name`` is said in the error."""
     try:
-        return cbor2.dumps(document.unstructure(value))
+        return cbor.encode(value)
     except Exception as error:
         raise _blame(key, value, error, name) from error
 
@@ -187,26 +205,26 @@ def decode_value(encoded: bytes) -> Any:
     return _gather(stream, cbor2.CBORDecoder(stream, max_depth=_DEPTH, read_size=256), 0)
 
 
-def _pieces(value: Any) -> Iterator[bytes]:
+def _pieces(value: Any, depth: int = 0) -> Iterator[bytes]:
     """The encoding of a value, as parts of a few items each."""
-    if attrs.has(type(value)):
-        value = attrs.asdict(value, recurse=False)
-    if type(value) is dict:
+    if depth < _DIVIDED and is_class(type(value)):
+        value = fields(value)
+    if depth < _DIVIDED and type(value) is dict:
         yield _header(5, len(value))
         for key, inner in value.items():
-            yield cbor2.dumps(document.unstructure(key))
-            yield from _pieces(inner)
-    elif type(value) in (list, tuple) and len(value) > _PIECE:
+            yield cbor.encode(key, depth + 1)
+            yield from _pieces(inner, depth + 1)
+    elif depth < _DIVIDED and type(value) in (list, tuple):
         yield _header(4, len(value))
+        if len(value) <= _PIECE:
+            for inner in value:
+                yield from _pieces(inner, depth + 1)
+            return
         for start in range(0, len(value), _PIECE):
             some = value[start : start + _PIECE]
-            yield cbor2.dumps(document.unstructure(some))[len(_header(4, len(some))) :]
-    elif type(value) in (list, tuple):
-        yield _header(4, len(value))
-        for inner in value:
-            yield from _pieces(inner)
+            yield cbor.encode(some, depth)[len(_header(4, len(some))) :]
     else:
-        yield cbor2.dumps(document.unstructure(value))
+        yield cbor.encode(value, depth)
 
 
 def _header(major: int, count: int) -> bytes:
@@ -222,12 +240,12 @@ def _gather(stream: io.BytesIO, decoder: cbor2.CBORDecoder, depth: int) -> Any:
     start = stream.tell()
     first = stream.read(1)[0]
     major, extra = first >> 5, first & 31
-    if major not in (4, 5) or extra > 27 or depth > 3:  # noqa: PLR2004 (RFC 8949: 28 and above give no count)
+    if major not in (4, 5) or extra > 27 or depth >= _DIVIDED:  # RFC 8949: 28 and above give no count
         stream.seek(start)
         return decoder.decode()
-    count = extra if extra < 24 else int.from_bytes(stream.read(1 << extra - 24))  # noqa: PLR2004 (RFC 8949)
+    count = extra if extra < 24 else int.from_bytes(stream.read(1 << extra - 24))
     inner = partial(_gather, stream, decoder, depth + 1) if count <= _PIECE else decoder.decode
-    if major == 4:  # noqa: PLR2004 (RFC 8949: an array)
+    if major == 4:
         items = []
         for number in range(count):
             items.append(inner())
@@ -236,7 +254,7 @@ def _gather(stream: io.BytesIO, decoder: cbor2.CBORDecoder, depth: int) -> Any:
         return items
     result = {}
     for number in range(count):
-        key = decoder.decode()
+        key = decoder.decode(immutable=True)
         result[key] = inner()
         if number % _PIECE == 0:
             time.sleep(0)
@@ -245,34 +263,36 @@ def _gather(stream: io.BytesIO, decoder: cbor2.CBORDecoder, depth: int) -> Any:
 
 def _blame(key: str, state: Any, error: Exception, name: str = "state") -> StateError:
     """Find what in a value cannot be encoded, and say where it is."""
-    if isinstance(error, RecursionError) or "cyclic" in str(error):
-        return StateError(key, name, "it contains itself, or is nested too deeply")
-    path, culprit, why = _culprit(state, name, error)
+    path, why = _culprit(state, name, error)
     if isinstance(why, UnicodeEncodeError):
         return StateError(key, path, "a string with a lone surrogate has no form in UTF-8")
-    if not isinstance(culprit, str | int | float | bytes):
-        kind = type(culprit)
-        return StateError(key, path, f"CBOR has no form for {kind.__module__}.{kind.__qualname__}")
     return StateError(key, path, str(why))
 
 
-def _culprit(value: Any, path: str, error: Exception) -> tuple[str, Any, Exception]:
-    inner: Iterator[tuple[str, Any]]
-    if attrs.has(type(value)):
-        inner = ((f"{path}.{field.name}", getattr(value, field.name)) for field in attrs.fields(type(value)))
-    elif isinstance(value, dict):
-        keys = ((f"{path} (a key)", key) for key in value)
-        items = ((f"{path}[{key!r}]", item) for key, item in value.items())
-        inner = (pair for pairs in (keys, items) for pair in cast("Iterator[tuple[str, Any]]", pairs))
-    elif isinstance(value, list | tuple):
+def _culprit(value: Any, path: str, error: Exception) -> tuple[str, Exception]:
+    """Descend to what cannot be encoded by itself; not where it is only the nesting, or a cycle."""
+    if "cyclic" in str(error):
+        return path, ValueError("it contains itself")
+    if "levels deep" in str(error):
+        return path, error
+    inner: Iterable[tuple[str, Any]] = ()
+    if is_class(type(value)):
+        inner = ((f"{path}.{field}", item) for field, item in fields(value).items())
+    elif isinstance(value, Mapping):
+        keys = ((f"{path} (the key {_brief(key)})", key) for key in value)
+        items = ((f"{path}[{_brief(key)}]", item) for key, item in value.items())
+        inner = itertools.chain(keys, items)
+    elif isinstance(value, list | tuple | collections.deque):
         inner = ((f"{path}[{number}]", item) for number, item in enumerate(value))
     elif isinstance(value, set | frozenset):
-        inner = ((f"{path} (a member)", item) for item in value)
-    else:
-        return path, value, error
+        inner = ((f"{path} (the member {_brief(item)})", item) for item in value)
     for where, item in inner:
         try:
-            cbor2.dumps(document.unstructure(item))
+            cbor.encode(item)
         except Exception as cause:  # noqa: BLE001 (whatever an encoder raises, it is this item's fault)
             return _culprit(item, where, cause)
-    return path, value, error
+    return path, error
+
+
+def _brief(value: Any) -> str:
+    return reprlib.repr(value)

@@ -102,8 +102,11 @@ class Supervisor:
         """The awake room of a key, or None."""
         return self._actors.get(key)
 
-    def resting_stage(self, key: str) -> Stage:
-        """The stage of a room that is not awake."""
+    def stage(self, key: str) -> Stage:
+        """Where a room is in its life now."""
+        actor = self._actors.get(key)
+        if actor is not None:
+            return actor.stage
         return Stage.FAILED if key in self._failed else Stage.ASLEEP
 
     def accepts(self, key: str) -> bool:
@@ -112,7 +115,8 @@ class Supervisor:
 
     def roster(self, key: str) -> Roster:
         """The connections of a room; the lot forgets it when nobody needs it."""
-        return self.lot.roster(key, self._answers[key.partition("/")[0]])
+        name = key.partition("/")[0]
+        return self.lot.roster(key, self._answers[name], greets=self.definitions[name].has_hook("on_connect"))
 
     # Mail.
 

@@ -1,0 +1,100 @@
+"""``trio-rooms serve`` as a process, for tests that talk to it from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 30.0
+
+
+@attrs.define(eq=False)
+class Served:
+    """A server that runs."""
+
+    process: subprocess.Popen[str]
+    line: str
+    """What it wrote to standard output first."""
+    log: Path
+    """What it writes to standard error."""
+
+    @property
+    def url(self) -> str:
+        """Its address, as it said."""
+        return self.line.removeprefix("listening on ").rstrip("\n")
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def get(self, path: str) -> bytes:
+        """The answer to a plain HTTP request."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=TIMEOUT) as answer:
+            content: bytes = answer.read()
+            return content
+
+    def wait_until(self, key: str, stage: str) -> None:
+        """Wait until a room is in a stage of its life."""
+        deadline = time.monotonic() + TIMEOUT
+        told: Any = None
+        while time.monotonic() < deadline:
+            told = json.loads(self.get(f"/stats/{key}"))
+            if told["stage"] == stage:
+                return
+            time.sleep(0.01)
+        pytest.fail(f"{key} did not become {stage}: {told}\n{self.log.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; returns the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(TIMEOUT)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """``serve("examples/echo.py", "--idle-timeout", "1")`` returns when it listens; on a free port."""
+    started: list[subprocess.Popen[str]] = []
+
+    def serve(target: str | Path, *options: str | Path) -> Served:
+        log = tmp_path / f"server-{len(started)}.log"
+        port = [] if "--port" in options else ["--port", "0"]
+        with log.open("w") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trio_rooms", "serve", target, *port, *options],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONWARNINGS": "error"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        started.append(process)
+        assert process.stdout is not None
+        watchdog = threading.Timer(TIMEOUT, process.kill)
+        watchdog.start()
+        line = process.stdout.readline()
+        watchdog.cancel()
+        if not line.startswith("listening on ws://"):
+            pytest.fail(f"it said {line!r} and ended with {process.wait(TIMEOUT)}:\n{log.read_text()}")
+        return Served(process, line, log)
+
+    yield serve
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

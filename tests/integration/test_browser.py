@@ -1,0 +1,169 @@
+"""The chat example's page in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.integration.conftest import TIMEOUT, Served
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+Serve = Callable[..., Served]
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=900,700",
+)
+NASTY = "<img src=x onerror=\"document.title='broken into'\"><b>bold</b>"
+
+
+@pytest.fixture
+def browser(require: Callable[..., str], tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium without anything from earlier runs."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = require("chromium", "chromium-browser", "google-chrome", "chrome")
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(require("chromedriver"))
+    driver = webdriver.Chrome(options, service)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+class Window:
+    """One window with the page in it."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self._driver = driver
+        self._handle = driver.current_window_handle
+
+    def show(self) -> webdriver.Chrome:
+        """The browser, with this window in front."""
+        if self._driver.current_window_handle != self._handle:
+            self._driver.switch_to.window(self._handle)
+        return self._driver
+
+    def find(self, selector: str) -> WebElement:
+        return self.show().find_element(By.CSS_SELECTOR, selector)
+
+    def wait_for(self, selector: str, text: str) -> None:
+        """Wait until an element has a text in it."""
+        driver = self.show()
+        WebDriverWait(driver, TIMEOUT, ignored_exceptions=()).until(
+            lambda _: text in (self.find(selector).text), f"{selector} never said {text!r}"
+        )
+
+    def enter(self, name: str) -> None:
+        self.find("#name").send_keys(name, Keys.ENTER)
+        self.wait_for("#connection", "connected")
+
+    def say(self, text: str) -> None:
+        self.find("#text").send_keys(text, Keys.ENTER)
+        self.wait_for("#lines", text)
+
+    def lines(self) -> list[str]:
+        return [item.text for item in self.show().find_elements(By.CSS_SELECTOR, "#lines .text")]
+
+
+def two_windows(driver: webdriver.Chrome, address: str) -> tuple[Window, Window]:
+    """Ada and Bob, each in a window of their own."""
+    driver.get(address)
+    ada = Window(driver)
+    ada.enter("Ada")
+    driver.switch_to.new_window("window")
+    driver.get(address)
+    bob = Window(driver)
+    bob.enter("Bob")
+    return ada, bob
+
+
+def test_chat(serve: Serve, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """Messages cross; the room sleeps and wakes; history is there after a reload and after a restart."""
+    data = tmp_path / "data"
+    served = serve("examples/chat.py", "--data", data, "--idle-timeout", "1")
+    ada, bob = two_windows(browser, f"http://127.0.0.1:{served.port}/")
+
+    ada.say("Is anybody here?")
+    bob.wait_for("#lines", "Is anybody here?")
+    bob.say("I am.")
+    ada.wait_for("#lines", "I am.")
+
+    ada.wait_for("#stage", "asleep, 2 connections")
+    served.wait_until("chat/lobby", "asleep")
+    ada.say("And awake?")
+    bob.wait_for("#lines", "And awake?")
+    bob.say(NASTY)
+    ada.wait_for("#lines", "onerror")
+    said = ["Is anybody here?", "I am.", "And awake?", NASTY]
+    assert ada.lines() == said
+
+    ada.show().refresh()
+    ada.wait_for("#connection", "connected")
+    ada.wait_for("#lines", "And awake?")
+    assert ada.lines() == said
+    assert "broken into" not in ada.show().title
+    assert not ada.show().find_elements(By.CSS_SELECTOR, "#lines img, #lines b")
+
+    assert served.stop() == 0
+    ada.wait_for("#connection", "lost")
+    served = serve("examples/chat.py", "--data", data, "--idle-timeout", "1", "--port", str(served.port))
+    for window in (ada, bob):
+        window.wait_for("#connection", "connected")
+        window.wait_for("#lines", "And awake?")
+        assert window.lines() == said
+    bob.say("Back again.")
+    ada.wait_for("#lines", "Back again.")
+    # A lost connection is all that the browser may complain about.
+    untyped: Any = browser
+    complaints = [entry["message"] for entry in untyped.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [one for one in complaints if "ERR_CONNECTION_REFUSED" not in one] == []
+
+
+def test_other_room(serve: Serve, browser: webdriver.Chrome) -> None:
+    """What is behind the # names the room; changing it changes the room."""
+    served = serve("examples/chat.py")
+    ada, bob = two_windows(browser, f"http://127.0.0.1:{served.port}/#gr%C3%BCn%2F1")
+    assert bob.find("#room").text == "grün/1"
+    bob.say("Here it is green.")
+    ada.wait_for("#lines", "Here it is green.")
+    ada.show().execute_script("location.hash = 'elsewhere'")
+    ada.wait_for("#room", "elsewhere")
+    ada.wait_for("#stage", "1 connection")
+    assert ada.lines() == []
+    ada.say("Nobody here.")
+    bob.wait_for("#stage", "1 connection")
+    assert bob.lines() == ["Here it is green."]
+
+
+def test_counter(serve: Serve, browser: webdriver.Chrome) -> None:
+    """Two windows count together."""
+    served = serve("examples/counter.py")
+    browser.get(f"http://127.0.0.1:{served.port}/")
+    first = Window(browser)
+    first.wait_for("#value", "0")
+    browser.switch_to.new_window("window")
+    browser.get(f"http://127.0.0.1:{served.port}/")
+    second = Window(browser)
+    second.wait_for("#value", "0")
+    second.find("button[data-amount='10']").click()
+    first.wait_for("#value", "10")
+    first.find("button[data-amount='-1']").click()
+    second.wait_for("#value", "9")

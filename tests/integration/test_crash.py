@@ -1,0 +1,253 @@
+"""What a server that is killed, or whose disk is full, leaves behind and goes on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from tests.integration.conftest import ROOT, TIMEOUT, Served
+from tests.integration.soak_client import open_client
+from tests.raw import CLOSE, TEXT, Client, frame
+
+Serve = Callable[..., Served]
+INTERVAL = 1.0
+"""The default of ``--snapshot-interval``."""
+WINDOW = 8
+"""Messages on their way at once, where a load does not pause."""
+
+
+@attrs.define(eq=False)
+class Load:
+    """The only client of one counter, so that it knows each value that the counter can have."""
+
+    id: str
+    value: int = 0
+    """The last value that was asked for."""
+    possible: set[int] = attrs.field(factory=lambda: {0})
+    answers: list[tuple[float, int]] = attrs.field(factory=list)
+    """When each value was seen, by the monotonic clock."""
+    waiting: list[int] = attrs.field(factory=list)
+
+    async def run(self, port: int, pauses: tuple[float, float] | None) -> None:
+        """Add until the connection ends; without pauses, as fast as answers come."""
+        try:
+            client = await open_client(port, f"/counter/{self.id}")
+        except (OSError, trio.BrokenResourceError):
+            return
+        try:
+            while True:
+                for _ in range(WINDOW - len(self.waiting) if pauses is None else random.randint(1, 3)):
+                    await self._add(client)
+                await self._answer(client)
+                if pauses is not None:
+                    while self.waiting:
+                        await self._answer(client)
+                    await trio.sleep(random.uniform(*pauses))
+        except (EOFError, trio.BrokenResourceError):
+            pass
+        finally:
+            await trio.aclose_forcefully(client.stream)
+
+    async def _add(self, client: Client) -> None:
+        amount = random.randint(1, 9)
+        self.value += amount
+        # Before it is sent: it may be handled although sending it fails.
+        self.possible.add(self.value)
+        self.waiting.append(self.value)
+        await client.send(_adding(amount))
+
+    async def _answer(self, client: Client) -> None:
+        value = await _answered(client)
+        self.answers.append((time.monotonic(), value))
+        assert value == self.waiting.pop(0), f"counter {self.id} says {value}"
+
+    def check(self, value: int, killed: float, age: float = INTERVAL) -> float:
+        """Compare a value with what it was when the server was killed; returns how old what is lost was.
+
+        Begins anew from this value.
+        """
+        assert value in self.possible, f"counter {self.id} never was {value}"
+        settled = max((one for when, one in self.answers if when < killed - age), default=min(self.possible))
+        lost = max((killed - when for when, one in self.answers if one > value), default=0.0)
+        assert value >= settled, f"counter {self.id} is {value}, {lost:.2f} s before the kill it was {settled}"
+        self.value, self.possible, self.answers, self.waiting = value, {value}, [], []
+        return lost
+
+
+def _adding(amount: int) -> bytes:
+    return frame(TEXT, json.dumps({"event": "add", "data": {"amount": amount}, "id": 1}).encode())
+
+
+async def _answered(client: Client) -> int:
+    while True:
+        try:
+            opcode, payload = await client.frame()
+        except ValueError:
+            raise EOFError from None
+        if opcode == CLOSE:
+            raise EOFError
+        message = json.loads(payload)
+        if "ack" in message:
+            return int(message["data"])
+
+
+async def add(port: int, id: str, amount: int) -> int:  # noqa: A002
+    """Add to a counter; returns what it is then."""
+    client = await open_client(port, f"/counter/{id}")
+    await client.send(_adding(amount))
+    value = await _answered(client)
+    await trio.aclose_forcefully(client.stream)
+    return value
+
+
+async def load(
+    served: Served, loads: Iterable[Load], end: Callable[[], Any], *, pauses: tuple[float, float] | None = None
+) -> float:
+    """Put load on a server for as long as is good for the test, and end it; returns when that was."""
+    with trio.fail_after(TIMEOUT):
+        async with trio.open_nursery() as nursery:
+            for one in loads:
+                nursery.start_soon(one.run, served.port, pauses)
+            await trio.sleep(random.uniform(INTERVAL + 0.3, INTERVAL + 1))
+            killed = time.monotonic()
+            end()
+            # The loads end with their connections.
+        served.process.wait(TIMEOUT)
+    return killed
+
+
+async def check(served: Served, loads: Iterable[Load], killed: float) -> float:
+    """Check the value of every counter; returns the age of the oldest change that was lost, in seconds."""
+    with trio.fail_after(TIMEOUT):
+        return max([one.check(await add(served.port, one.id, 0), killed) for one in loads])
+
+
+@pytest.mark.parametrize("kills", [pytest.param(6, id="6"), pytest.param(50, id="50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("counters", "options", "pauses"),
+    [
+        pytest.param(8, (), None, id="busy"),
+        pytest.param(200, ("--idle-timeout", "0.05"), (0.03, 0.3), id="falling asleep"),
+    ],
+)
+async def test_kill(
+    serve: Serve,
+    tmp_path: Path,
+    kills: int,
+    counters: int,
+    options: tuple[str, ...],
+    pauses: tuple[float, float] | None,
+) -> None:
+    """After each kill -9 a room has a value that it had, with everything older than the interval in it."""
+    loads = [Load(str(number)) for number in range(counters)]
+    served = serve("examples/counter.py", "--data", tmp_path / "data", *options)
+    answers, losses = 0, []
+    for _ in range(kills):
+        killed = await load(served, loads, served.process.kill, pauses=pauses)
+        answers += sum(len(one.answers) for one in loads)
+        served = serve("examples/counter.py", "--data", tmp_path / "data", *options)
+        losses.append(await check(served, loads, killed))
+    print(f"{kills} kills, {answers} answers, lost at most the last {max(losses):.3f} s, values {loads[0].value}")
+    assert answers > kills * counters
+    assert served.stop() == 0
+
+
+async def test_kill_at_start(serve: Serve, tmp_path: Path) -> None:
+    """A server that is killed while it starts, with a crash to recover from, costs nothing more."""
+    loads = [Load(str(number)) for number in range(8)]
+    data = tmp_path / "data"
+    began = time.monotonic()
+    served = serve("examples/counter.py", "--data", data)
+    took = time.monotonic() - began
+    killed = await load(served, loads, served.process.kill)
+    command = [sys.executable, "-m", "trio_rooms", "serve", "examples/counter.py", "--port", "0", "--data", data]
+    for number in range(8):
+        started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Its imports take most of the time; what touches the disk comes last.
+        time.sleep(took * (0.6 + 0.05 * number))
+        started.kill()
+        started.wait(TIMEOUT)
+    served = serve("examples/counter.py", "--data", data)
+    await check(served, loads, killed)
+
+
+async def test_kill_while_it_stops(serve: Serve, tmp_path: Path) -> None:
+    """A graceful stop that is cut short loses no more than a kill, and one that is not loses nothing."""
+    loads = [Load(str(number)) for number in range(100)]
+    ends = []
+    for patience in (0, 0.005, 0.01, 0.02, 0.05, TIMEOUT):
+        served = serve("examples/counter.py", "--data", tmp_path / "data")
+
+        def end(process: subprocess.Popen[str] = served.process, patience: float = patience) -> None:
+            process.terminate()
+            if patience < TIMEOUT:
+                time.sleep(patience)
+                process.kill()
+
+        killed = await load(served, loads, end)
+        ends.append(served.process.returncode)
+        if ends[-1] == 0:
+            killed = time.monotonic() + INTERVAL
+        served = serve("examples/counter.py", "--data", tmp_path / "data")
+        await check(served, loads, killed)
+        served.process.kill()
+    print(ends)
+    assert ends[0] == -signal.SIGKILL
+    assert ends[-1] == 0
+
+
+async def until(served: Served, text: str) -> None:
+    """Wait for a line in a server's log."""
+    with trio.fail_after(TIMEOUT):
+        while text not in served.log.read_text():
+            await trio.sleep(0.01)
+
+
+def limit_files(served: Served, size: int) -> None:
+    """Let no file of a server grow beyond a size: what a full disk looks like to it."""
+    hard = resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="the limits of another process are Linux's")
+async def test_full_disk(serve: Serve, tmp_path: Path) -> None:
+    """With a full disk rooms answer and say so in the log; with room again they save what they have."""
+    served = serve("examples/counter.py", "--data", tmp_path / "data", "--snapshot-interval", "0.1")
+    assert await add(served.port, "old", 1) == 1
+    # What the log of the server still needs, and less than its database has already.
+    size = os.stat(served.log).st_size + 16 * 1024
+    assert sum(file.stat().st_size for file in (tmp_path / "data").iterdir()) > size
+    limit_files(served, size)
+    for number in range(20):
+        assert await add(served.port, f"new{number}", 2) == 2
+    assert await add(served.port, "old", 1) == 2
+    await until(served, "could not be saved: cannot write to")
+    for _ in range(20):
+        assert await add(served.port, "old", 0) == 2
+    told = json.loads(served.get("/stats"))
+    assert told["store"]["failures"] > 0
+    assert told["supervisor"]["crashes"] == 0
+
+    limit_files(served, resource.RLIM_INFINITY)
+    await until(served, "room counter/old: its state is saved again")
+    for number in range(20):
+        await until(served, f"room counter/new{number}: its state is saved again")
+    served.process.kill()
+    served.process.wait(TIMEOUT)
+    served = serve("examples/counter.py", "--data", tmp_path / "data")
+    assert await add(served.port, "old", 0) == 2
+    for number in range(20):
+        assert await add(served.port, f"new{number}", 0) == 2

@@ -1,0 +1,494 @@
+"""Who is let in, who is turned away and with what, and what a server survives."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.raw import BINARY, PING, PONG, TEXT, Client, Served, close_frame, frame, request, serving, soon
+from trio_rooms import ConnectRequest, Context, Refused, Room
+from trio_rooms.lifecycle import Stage
+from trio_rooms.links import SocketLink
+from trio_rooms.server import Address
+
+echo: Room[None] = Room("echo", page="<h1>hello</h1>")
+
+
+@echo.on_message
+async def on_echo(ctx: Context[None], message: str | bytes) -> None:
+    """Send it back."""
+    ctx.connection.send(message)
+
+
+who: Room[None] = Room("who")
+
+
+@who.on_message
+async def on_who(ctx: Context[None], message: str) -> None:
+    """Say which room this is."""
+    ctx.connection.send(json.dumps({"id": ctx.room.id, "attachment": ctx.connection.attachment}))
+
+
+guarded: Room[None] = Room("guarded", attachment_limit=1000)
+ASKED: dict[str, trio.Event] = {}
+ALLOWED: dict[str, trio.Event] = {}
+
+
+@guarded.authenticate
+async def on_guarded(request: ConnectRequest) -> Any:
+    """Do what the query asks for."""
+    wanted = request.query.get("as", "")
+    if wanted.isdigit():
+        raise Refused(int(wanted), "not you")
+    if wanted == "error":
+        raise OSError("the database is gone")
+    if wanted == "large":
+        return "x" * 2000
+    if wanted == "odd":
+        return object()
+    if wanted == "slow":
+        ASKED[request.id].set()
+        await ALLOWED[request.id].wait()
+    return {"user": wanted, "agent": request.headers.get("user-agent"), "remote": request.remote}
+
+
+@guarded.on_message
+async def on_guarded_message(ctx: Context[None], message: str) -> None:
+    """Show the attachment."""
+    ctx.connection.send(json.dumps(ctx.connection.attachment))
+
+
+async def works(client: Client) -> None:
+    """An echo comes back."""
+    await client.send(frame(TEXT, b"well"))
+    assert await client.frame() == (TEXT, b"well")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request("/nobody/x"), 404),
+        (request("/echo"), 404),
+        (request("/echo/"), 404),
+        (request("/echo/x/y"), 404),
+        (request("//x"), 404),
+        (request("/echo/" + "x" * 257), 400),
+        (request("/echo/a%00b"), 400),
+        (request("/echo/a%0Ab"), 400),
+        (request("/echo/a%7F"), 400),
+        (request("/echo/%C2%85"), 400),
+        (request("/echo/%ff"), 400),
+        (request("/echo/%ED%A0%80"), 400),
+        (request("/%ff/x"), 400),
+        (request("/echo/x", Upgrade=None), 426),
+        (request("/echo/x", Upgrade="h2c"), 426),
+        (request("/echo/x", Sec_WebSocket_Version="8"), 426),
+        (request("/echo/x", Sec_WebSocket_Version=None), 426),
+        (request("/echo/x", Sec_WebSocket_Key=None), 400),
+        (request("/echo/x", Sec_WebSocket_Key="short"), 400),
+        (request("/echo/x", Sec_WebSocket_Key="c2hvcnQ="), 400),
+        (request("/echo/x", Sec_WebSocket_Key="!" * 24), 400),
+        (request("/echo/x", Sec_WebSocket_Key="é" * 24), 400),
+        (request("/echo/x", Connection="keep-alive"), 400),
+        (request("/echo/x", "GET", "1.0"), 400),
+        (request("/echo/x", "POST"), 405),
+        (request("/echo/x", "HEAD", Upgrade=None, Content_Length="0"), 405),
+        (request("/echo/x", "DELETE", Upgrade=None), 405),
+        (request("/guarded/x?as=401"), 401),
+        (request("/guarded/x?as=403"), 403),
+        (request("/guarded/x?as=599"), 599),
+        (request("/guarded/x?as=error"), 500),
+        (request("/guarded/x?as=large"), 500),
+        (request("/guarded/x?as=odd"), 500),
+    ],
+)
+async def test_who_is_turned_away_is_told_why(
+    sent: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the 101 each reason has its own HTTP status, and no room is made or woken."""
+    async with serving(echo, guarded) as served, served.connection() as client:
+        await client.send(sent)
+        got, headers, body = await client.answer(body=not sent.startswith(b"HEAD"))
+        assert await client.rest() == b""
+        assert got == status
+        assert headers["connection"].startswith("close")
+        assert int(headers["content-length"]) > 0
+        if status == 426:
+            assert headers.get("upgrade") == "websocket" or headers["sec-websocket-version"] == "13"
+        elif status == 405:
+            assert headers["allow"] == "GET"
+        elif b"as=4" in sent:
+            assert body == b"not you\n"
+        assert b"database" not in body
+        statistics = served.rooms.statistics()
+        assert statistics.supervisor.wakes == 0
+        assert statistics.lot.rosters == 0
+        assert statistics.servers[0].refused == 1
+    assert (status == 500) is ("authenticate raised" in caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("path", "id_"),
+    [
+        ("/who/lobby", "lobby"),
+        ("/who/a%2Fb%3Fc", "a/b?c"),
+        ("/who/%C3%A9%F0%9F%98%80", "é😀"),
+        ("/who/a+b", "a+b"),
+        ("/who/%2525", "%25"),
+        ("/who/..", ".."),
+        ("/wh%6F/x", "x"),
+        ("/who/" + "x" * 256, "x" * 256),
+        ("/who/" + "%F0%9F%98%80" * 256, "😀" * 256),
+        ("/who/x?resume=1#no", "x"),
+        ("http://localhost/who/x", "x"),
+    ],
+)
+async def test_an_id_is_what_the_percent_encoding_says(path: str, id_: str) -> None:
+    """Slashes, signs and any script may stand in an id, percent-encoded as UTF-8."""
+    async with serving(who) as served, served.client(path) as client:
+        await client.send(frame(TEXT, b"?"))
+        assert json.loads((await client.frame())[1])["id"] == id_
+        assert served.rooms.get("who", id_).info().connections == 1
+
+
+async def test_the_attachment_is_what_authenticate_returned() -> None:
+    """The query and headers reach authenticate, and what it returns reaches the handlers."""
+    async with serving(guarded) as served, served.client("/guarded/x?as=eve&x=", User_Agent="test") as client:
+        await client.send(frame(TEXT, b"?"))
+        attachment = json.loads((await client.frame())[1])
+        assert attachment.pop("remote").startswith("127.0.0.1:")
+        assert attachment == {"user": "eve", "agent": "test"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://good.example", 101),
+        (None, 101),
+        ("https://bad.example", 403),
+        ("https://good.example.bad", 403),
+    ],
+)
+async def test_origins_are_checked_where_they_are_given(origin: str | None, status: int) -> None:
+    """A browser from elsewhere gets 403; who is no browser sends no Origin."""
+    async with (
+        serving(echo, serve={"origins": ["https://good.example"]}) as served,
+        served.connection() as client,
+    ):
+        await client.send(request("/echo/x", Origin=origin))
+        assert (await client.answer())[0] == status
+
+
+async def test_over_max_connections_is_503_until_one_leaves() -> None:
+    """The limit counts open connections; a client is told when to come back."""
+    async with serving(echo, serve={"max_connections": 2}) as served:
+        async with served.client("/echo/x"), served.client("/echo/y"):
+            status, headers, _ = await served.ask(request("/echo/x"))
+            assert status == 503
+            assert int(headers["retry-after"]) > 0
+            assert (await served.ask(request("/healthz", Upgrade=None)))[0] == 200
+        await soon(lambda: served.rooms.statistics().lot.sockets == 0)
+        async with served.client("/echo/x") as client:
+            await works(client)
+
+
+async def test_many_at_once_do_not_pass_the_limit_together() -> None:
+    """Clients that authenticate are counted, so that no more get in than may."""
+    ids = [f"many{number}" for number in range(10)]
+    async with serving(guarded, serve={"max_connections": 3}) as served, contextlib.AsyncExitStack() as stack:
+        clients = []
+        for id_ in ids:
+            ASKED[id_], ALLOWED[id_] = trio.Event(), trio.Event()
+            client = await stack.enter_async_context(served.connection())
+            await client.send(request(f"/guarded/{id_}?as=slow"))
+            clients.append(client)
+        for id_ in ids:
+            ALLOWED[id_].set()
+        statuses = [(await client.answer())[0] for client in clients]
+        assert sorted(statuses) == [101] * 3 + [503] * 7
+
+
+async def test_pages() -> None:
+    """The server answers a few pages in plain HTTP on the same port, also to HEAD and to HTTP/1.0."""
+    async with serving(echo) as served:
+        status, headers, body = await served.ask(request("/", Upgrade=None))
+        assert (status, headers["content-type"], body) == (200, "text/html; charset=utf-8", b"<h1>hello</h1>")
+        assert await served.ask(b"GET /healthz HTTP/1.0\r\n\r\n") == (
+            200,
+            {"content-type": "text/plain; charset=utf-8", "content-length": "3", "connection": "close"},
+            b"ok\n",
+        )
+        _, _, body = await served.ask(request("/stats", Upgrade=None))
+        assert json.loads(body)["servers"][0]["accepted"] == 3
+        _, _, body = await served.ask(request("/stats/echo/x", Upgrade=None))
+        assert json.loads(body) == {"key": "echo/x", "stage": "asleep", "connections": 0}
+        assert (await served.ask(request("/stats/nobody/x", Upgrade=None)))[0] == 404
+        async with served.connection() as client:
+            await client.send(request("/", "HEAD", Upgrade=None))
+            status, headers, _ = await client.answer(body=False)
+            assert (status, headers["content-length"]) == (200, "14")
+            assert await client.rest() == b""
+        assert (await served.ask(request("/healthz", "POST", Upgrade=None)))[0] == 404
+
+
+async def test_an_answer_survives_a_request_with_a_body() -> None:
+    """A client that sends a megabyte with its request still reads why it was turned away."""
+    async with serving(echo) as served:
+        sent = request("/echo/x", "POST", Upgrade=None, Content_Length="1000000") + b"x" * 1_000_000
+        assert (await served.ask(sent))[0] == 405
+
+
+async def test_prefix_and_template() -> None:
+    """Rooms are where the prefix and the template say, and nowhere else."""
+    async with serving(who, serve={"prefix": "/ws/", "template": "/v1/{id}.{room}"}) as served:
+        async with served.client("/ws/v1/a%2Fb.who") as client:
+            await client.send(frame(TEXT, b"?"))
+            assert json.loads((await client.frame())[1])["id"] == "a/b"
+        assert (await served.ask(request("/who/x")))[0] == 404
+        assert (await served.ask(request("/ws/v1/xXwho")))[0] == 404
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"template": "/{room}"},
+        {"template": "/{room}/{id}/{id}"},
+        {"prefix": "ws"},
+        {"origins": "https://one"},
+    ],
+)
+async def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
+    """A server that nobody could reach, or that lets in more than it says, does not start."""
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with serving(echo, serve=options):
+            pass
+    assert caught.group_contains((ValueError, TypeError))
+
+
+FIRST = (b"zero", b"one" * 20_000, b"two")
+"""Messages that a client sends together with its request, and how much of them in the same segment:"""
+SPLITS = {
+    "half a header": 1,
+    "half a frame": 7,
+    "one frame": len(frame(TEXT, FIRST[0])),
+    "one and a half": 3000,
+    "two": len(frame(TEXT, FIRST[0]) + frame(TEXT, FIRST[1])),
+    "all": len(b"".join(frame(TEXT, text) for text in FIRST)),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+async def test_frames_behind_the_request_are_not_lost(split: int) -> None:
+    """What a client sends in the same segment as its request is read as frames, to the last half."""
+    sent = b"".join(frame(TEXT, text) for text in FIRST)
+    async with serving(echo) as served, served.client("/echo/x", first=sent[:split]) as client:
+        await client.send(sent[split:])
+        assert [await client.frame() for _ in FIRST] == [(TEXT, text) for text in FIRST]
+
+
+async def test_who_leaves_at_any_point_of_its_handshake_touches_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A client may end or reset its connection after any byte of its request."""
+    whole = request("/echo/x") + frame(TEXT, b"hi")
+    async with serving(echo) as served, served.client("/echo/x") as other:
+        for size in range(0, len(whole) + 1, 3):
+            for reset in (False, True):
+                async with served.connection() as client:
+                    assert isinstance(client.stream, trio.SocketStream)
+                    if reset:
+                        linger = (1).to_bytes(4, sys.byteorder) + bytes(4)
+                        client.stream.setsockopt(1, 13, linger)  # SOL_SOCKET, SO_LINGER of 0 s: a reset
+                    await client.send(whole[:size])
+        await works(other)
+        await soon(lambda: served.rooms.statistics().servers[0].handshaking == 0)
+        await soon(lambda: served.rooms.statistics().lot.sockets == 1)
+    assert not caplog.records
+
+
+async def test_who_leaves_during_authenticate_is_not_let_in() -> None:
+    """A client that was gone before it was let in leaves nothing behind."""
+    ASKED["left"], ALLOWED["left"] = trio.Event(), trio.Event()
+    async with serving(guarded) as served:
+        async with served.connection() as client:
+            await client.send(request("/guarded/left?as=slow"))
+            await ASKED["left"].wait()
+        ALLOWED["left"].set()
+        await soon(lambda: served.rooms.statistics().servers[0].handshaking == 0)
+        await soon(lambda: served.rooms.statistics().lot.sockets == 0)
+        assert served.rooms.statistics().lot.rosters == 0
+
+
+async def test_authenticate_has_the_handshake_timeout() -> None:
+    """A hook that hangs costs its own client alone."""
+    ASKED["hang"], ALLOWED["hang"] = trio.Event(), trio.Event()
+    async with (
+        serving(guarded, echo, serve={"handshake_timeout": 0.2}) as served,
+        served.connection() as client,
+        served.client("/echo/x") as other,
+    ):
+        await client.send(request("/guarded/hang?as=slow"))
+        assert await client.rest() == b""
+        await works(other)
+
+
+async def test_a_server_that_stops_listening_keeps_its_connections() -> None:
+    """Cancelling serve() refuses new clients; who was let in stays."""
+    async with serving(echo) as served, trio.open_nursery() as nursery:
+        address = await nursery.start(served.rooms.serve, "127.0.0.1", 0)
+        second = Served(address, served.rooms)
+        async with second.client("/echo/x") as client:
+            await works(client)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await soon(lambda: len(served.rooms.statistics().servers) == 1)
+                with pytest.raises(OSError, match=r"."):
+                    async with second.connection():
+                        pass
+                await works(client)
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+async def test_clients_that_came_and_went_leave_nothing() -> None:
+    """No descriptor, record or roster remains of clients, however they went."""
+    async with serving(echo, guarded, close_timeout=0.2) as served:
+        before = _descriptors()
+        for number in range(60):
+            async with served.client(f"/echo/{number}") as client:
+                if number % 2:
+                    await works(client)
+                if number % 3 == 0:
+                    await client.send(close_frame(1000))
+                    await client.closed()
+                elif number % 3 == 1:
+                    await client.send(frame(TEXT, b"x", masked=False))
+            await served.ask(request("/guarded/x?as=401"))
+        await soon(lambda: served.rooms.statistics().lot.sockets + served.rooms.statistics().lot.closing == 0)
+        for number in range(60):
+            await served.rooms.get("echo", str(number)).hibernate()
+        await soon(lambda: _descriptors() <= before)
+        assert served.rooms.statistics().lot.rosters == 0
+        # The last one that was read from may be in a variable of the task that reads.
+        await soon(lambda: _records() <= 1)
+
+
+def _records() -> int:
+    gc.collect()
+    return sum(isinstance(one, SocketLink) for one in gc.get_objects())
+
+
+async def test_reused_descriptors_never_mix_bytes_up() -> None:
+    """Whatever comes and goes, in whatever way, nobody gets another's bytes."""
+    rng = random.Random(7)
+
+    async def one(served: Served, number: int) -> None:
+        for turn in range(25):
+            mark = f"{number}-{turn}".encode()
+            async with served.client(f"/echo/{rng.randrange(5)}", first=frame(TEXT, mark)) as client:
+                for again in range(rng.randrange(4)):
+                    await client.send(frame(BINARY, mark + b"/%d" % again))
+                assert await client.frame() == (TEXT, mark)
+                if rng.random() < 0.3:
+                    continue  # Leaves its answers behind.
+                if rng.random() < 0.5:
+                    await client.send(frame(PING, mark) + close_frame(4000, mark.decode()))
+                    frames = []
+                    while (got := await client.frame())[0] != 8:
+                        frames.append(got)
+                    assert got[1] == (4000).to_bytes(2) + mark
+                    assert (PONG, mark) in frames
+                    assert all(payload.startswith(mark) for _, payload in frames)
+
+    async with serving(echo) as served:
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(one, served, number)
+        await soon(lambda: served.rooms.statistics().lot.sockets == 0)
+
+
+EMFILE = """
+import resource, sys, trio
+from trio_rooms import open_rooms
+from tests.integration.test_server import echo
+import logging; logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+async def main():
+    async with open_rooms([echo]) as rooms, trio.open_nursery() as nursery:
+        address = await nursery.start(rooms.serve, "127.0.0.1", 0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        print(address.port, flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        nursery.cancel_scope.cancel()
+trio.run(main)
+"""
+
+
+async def test_a_process_out_of_descriptors_accepts_again_when_it_has_some() -> None:
+    """Without descriptors accepting pauses, with one line in the log, and those inside are served."""
+    with subprocess.Popen(
+        [sys.executable, "-c", EMFILE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(one or "." for one in sys.path)},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            with trio.fail_after(30):
+                await _starve(Served(Address("127.0.0.1", port)))
+            _, errors = process.communicate("end\n", timeout=20)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == 0, errors
+    assert errors.count("no connections are accepted for now") <= errors.count("accepted again") + 1
+    assert "connections are accepted again" in errors
+    assert "Traceback" not in errors
+
+
+async def _starve(served: Served) -> None:
+    async with contextlib.AsyncExitStack() as inside, contextlib.AsyncExitStack() as crowd:
+        first = await inside.enter_async_context(served.client("/echo/x"))
+        waiting = []
+        for _ in range(60):
+            client = await crowd.enter_async_context(served.connection())
+            await client.send(request("/echo/x"))
+            waiting.append(client)
+        open_ = 0
+        with trio.move_on_after(1.0):
+            for client in waiting:
+                assert (await client.answer())[0] == 101
+                open_ += 1
+        assert 5 < open_ < 60
+        await works(first)
+        await crowd.aclose()
+        async with served.client("/echo/x") as late:
+            await works(late)
+
+
+async def test_a_sleeping_room_is_not_woken_by_who_comes_and_goes() -> None:
+    """Without on_connect nothing but a message wakes a room."""
+    async with serving(echo) as served:
+        async with served.client("/echo/x") as client:
+            await client.send(frame(PING, b"x"))
+            assert await client.frame() == (PONG, b"x")
+            info = served.rooms.get("echo", "x").info()
+            assert (info.stage, info.connections) == (Stage.ASLEEP, 1)
+        await soon(lambda: served.rooms.statistics().lot.rosters == 0)
+        assert served.rooms.statistics().supervisor.wakes == 0
