@@ -27,7 +27,6 @@ from trio_rooms import ConnectRequest, Context, EventError, Refused, Room
 LONGEST_NAME = 40
 LONGEST_TEXT = 1000
 HISTORY = 1000
-LISTENERS = "listeners"
 
 
 @attrs.define
@@ -74,12 +73,11 @@ async def authenticate(request: ConnectRequest) -> dict[str, str]:
     return {"user": user}
 
 
-# Whoever comes gets what was said before, and from then on listens. A channel is a part of a room's
-# connections: sent to all, a line could reach somebody who still waits for the history that has it too.
+# Called before anything else reaches the connection: whoever comes gets what was said before, and then what
+# is said.
 @room.on_connect
 async def connect(ctx: Context[Chat]) -> None:
     ctx.connection.emit("history", {"lines": ctx.state.lines})
-    ctx.connection.join(LISTENERS)
 
 
 @room.on("say")
@@ -95,5 +93,5 @@ async def say(ctx: Context[Chat], data: Say) -> int:
     ctx.state.count += 1
     ctx.state.lines.append(line)
     del ctx.state.lines[:-HISTORY]
-    ctx.room.emit("said", line, channel=LISTENERS)
+    ctx.room.emit("said", line)
     return ctx.state.count

@@ -38,11 +38,6 @@ class Add:
 room = Room("counter", state=Counter, page=Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
 
-@room.on_connect
-async def connect(ctx: Context[Counter]) -> None:
-    ctx.connection.emit("value", {"value": ctx.state.value})
-
-
 @room.on("add")
 async def add(ctx: Context[Counter], data: Add) -> int:
     ctx.state.value += data.amount

@@ -24,7 +24,7 @@ __all__ = ["MemoryClient", "connect"]
 class MemoryClient:
     """The client's end; wsproto does its protocol."""
 
-    stream: trio.testing.MemoryStapled | Any
+    stream: Any
     protocol: Connection = attrs.field(factory=lambda: Connection(ConnectionType.CLIENT))
     close: CloseConnection | None = None
     """The server's close frame, once it came."""

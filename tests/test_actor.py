@@ -78,43 +78,43 @@ def _fresh_journal() -> None:
 def counter_room(**options: Any) -> Room[State]:
     """The room under test; a new definition each time, with the handlers of this module."""
     room = Room("counter", state=State, **{"idle_timeout": IDLE, "snapshot_interval": 2.0, **options})
-    room.on("add")(add)
-    room.on("note")(note)
-    room.on("slow")(slow)
-    room.on("boom")(boom)
-    room.on("spoil")(spoil)
-    room.on("mend")(mend)
-    room.on("hold")(hold)
-    room.on("tasks")(tasks)
-    room.on("untidy")(untidy)
-    room.on("ticker")(ticker)
-    room.on("crash")(crash)
-    room.on("crash and wait")(crash_and_wait)
-    room.on("nap")(nap)
-    room.on("grow")(grow)
-    room.on("destroy")(destroy)
-    room.on("whoami")(whoami)
-    room.on("join")(join)
-    room.on_wake(woke)
-    room.on_create(created)
-    room.on_hibernate(sleeps)
-    room.on_destroy(destroyed)
-    room.on_error(failed)
+    room.on("add")(_add)
+    room.on("note")(_note)
+    room.on("slow")(_slow)
+    room.on("boom")(_boom)
+    room.on("spoil")(_spoil)
+    room.on("mend")(_mend)
+    room.on("hold")(_hold)
+    room.on("tasks")(_tasks)
+    room.on("untidy")(_untidy)
+    room.on("ticker")(_ticker)
+    room.on("crash")(_crash)
+    room.on("crash and wait")(_crash_and_wait)
+    room.on("nap")(_nap)
+    room.on("grow")(_grow)
+    room.on("destroy")(_destroy)
+    room.on("whoami")(_whoami)
+    room.on("join")(_join)
+    room.on_wake(_woke)
+    room.on_create(_created)
+    room.on_hibernate(_sleeps)
+    room.on_destroy(_destroyed)
+    room.on_error(_failed)
     return room
 
 
-async def add(ctx: Context[State], data: Add) -> int:
+async def _add(ctx: Context[State], data: Add) -> int:
     ctx.state.total += data.amount
     return ctx.state.total
 
 
-async def note(ctx: Context[State], data: Any) -> None:
+async def _note(ctx: Context[State], data: Any) -> None:
     ctx.state.seen.append(data)
     ctx.state.nested.setdefault("deep", []).append(len(ctx.state.seen))
     ctx.room.emit("noted", data)
 
 
-async def slow(ctx: Context[State], data: Any) -> None:
+async def _slow(ctx: Context[State], data: Any) -> None:
     journal.running += 1
     assert journal.running == 1, "two handlers of one room at once"
     ctx.state.seen.append(f"{data} begins")
@@ -129,27 +129,27 @@ async def slow(ctx: Context[State], data: Any) -> None:
     ctx.state.seen.append(f"{data} ends")
 
 
-async def boom(_ctx: Context[State]) -> None:
+async def _boom(_ctx: Context[State]) -> None:
     msg = "secret"
     raise ValueError(msg)
 
 
-async def spoil(ctx: Context[State]) -> None:
+async def _spoil(ctx: Context[State]) -> None:
     ctx.state.nested["spoiled"] = [object()]  # type: ignore[list-item]
 
 
-async def mend(ctx: Context[State]) -> None:
+async def _mend(ctx: Context[State]) -> None:
     del ctx.state.nested["spoiled"]
 
 
-async def hold(ctx: Context[State], data: float) -> None:
+async def _hold(ctx: Context[State], data: float) -> None:
     async def nothing() -> None:
         await trio.sleep(data)
 
     ctx.room.start_soon(nothing, keep_awake=True)
 
 
-async def tasks(ctx: Context[State]) -> None:
+async def _tasks(ctx: Context[State]) -> None:
     ctx.room.start_soon(_linger)
 
 
@@ -160,7 +160,7 @@ async def _linger() -> None:
         journal.cancelled += 1
 
 
-async def untidy(ctx: Context[State]) -> None:
+async def _untidy(ctx: Context[State]) -> None:
     ctx.room.start_soon(_tidy_up_slowly)
 
 
@@ -173,7 +173,7 @@ async def _tidy_up_slowly() -> None:
             journal.hooks.append("tidied up")
 
 
-async def ticker(ctx: Context[State], data: float) -> None:
+async def _ticker(ctx: Context[State], data: float) -> None:
     ctx.room.start_soon(_tick, ctx.state, data)
 
 
@@ -183,29 +183,29 @@ async def _tick(state: State, every: float) -> None:
         state.total += 1
 
 
-async def crash(ctx: Context[State]) -> None:
-    ctx.room.start_soon(_crash)
+async def _crash(ctx: Context[State]) -> None:
+    ctx.room.start_soon(_raise_in_task)
 
 
-async def _crash() -> None:
+async def _raise_in_task() -> None:
     msg = "a task of the room"
     raise RuntimeError(msg)
 
 
-async def crash_and_wait(ctx: Context[State]) -> None:
-    ctx.room.start_soon(_crash)
+async def _crash_and_wait(ctx: Context[State]) -> None:
+    ctx.room.start_soon(_raise_in_task)
     await trio.sleep_forever()
 
 
-async def nap(_ctx: Context[State], data: float) -> None:
+async def _nap(_ctx: Context[State], data: float) -> None:
     await trio.sleep(data)
 
 
-async def grow(ctx: Context[State]) -> None:
-    ctx.room.start_soon(_grow, ctx.state)
+async def _grow(ctx: Context[State]) -> None:
+    ctx.room.start_soon(_keep_growing, ctx.state)
 
 
-async def _grow(state: State) -> None:
+async def _keep_growing(state: State) -> None:
     for number in range(1_000_000):
         state.nested[str(number % 5000)] = [number]
         if number % 5000 == 0:
@@ -213,22 +213,22 @@ async def _grow(state: State) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def destroy(ctx: Context[State]) -> None:
+async def _destroy(ctx: Context[State]) -> None:
     ctx.room.emit("last words")
     ctx.room.destroy()
 
 
-async def whoami(ctx: Context[State]) -> Any:
+async def _whoami(ctx: Context[State]) -> Any:
     visits = ctx.connection.attachment
     visits["visits"] += 1
     return visits
 
 
-async def join(ctx: Context[State], data: str) -> None:
+async def _join(ctx: Context[State], data: str) -> None:
     ctx.connection.join(data)
 
 
-async def woke(_ctx: Context[State], report: WakeReport) -> None:
+async def _woke(_ctx: Context[State], report: WakeReport) -> None:
     journal.reports.append(report)
     journal.hooks.append("wake")
     if journal.crash_on_wake:
@@ -237,11 +237,11 @@ async def woke(_ctx: Context[State], report: WakeReport) -> None:
         raise RuntimeError(msg)
 
 
-async def created(_ctx: Context[State]) -> None:
+async def _created(_ctx: Context[State]) -> None:
     journal.hooks.append("create")
 
 
-async def sleeps(_ctx: Context[State]) -> None:
+async def _sleeps(_ctx: Context[State]) -> None:
     journal.hooks.append("hibernate")
     if journal.crash_on_hibernate:
         journal.crash_on_hibernate -= 1
@@ -249,7 +249,7 @@ async def sleeps(_ctx: Context[State]) -> None:
         raise RuntimeError(msg)
 
 
-async def destroyed(_ctx: Context[State]) -> None:
+async def _destroyed(_ctx: Context[State]) -> None:
     journal.hooks.append("destroy")
     if journal.crash_on_destroy:
         journal.crash_on_destroy -= 1
@@ -257,12 +257,14 @@ async def destroyed(_ctx: Context[State]) -> None:
         raise RuntimeError(msg)
 
 
-async def failed(_ctx: Context[State], error: Exception) -> None:
+async def _failed(_ctx: Context[State], error: Exception) -> None:
     journal.errors.append(error)
 
 
 @asynccontextmanager
-async def running(store: FaultyStore | None = None, **options: Any) -> AsyncIterator[tuple[Rooms, RoomHandle, FaultyStore]]:
+async def running(
+    store: FaultyStore | None = None, **options: Any
+) -> AsyncIterator[tuple[Rooms, RoomHandle, FaultyStore]]:
     """The counter room over a store that can be told to misbehave."""
     store = store or FaultyStore(MemoryStore())
     async with open_rooms([counter_room(**options)], store=store) as rooms:
@@ -585,9 +587,9 @@ async def test_a_crash_restarts_the_room_and_keeps_its_mail(autojump_clock: Mock
         for number in range(3, 8):
             await client.emit("add", {"amount": 1}, id=number)
         await wait_all_tasks_blocked()
-        actor = rooms._supervisor.actor("counter/a")  # noqa: SLF001
+        actor = rooms._supervisor.actor("counter/a")
         assert actor is not None
-        actor.start_soon(_crash, (), None, keep_awake=False)
+        actor.start_soon(_raise_in_task, (), None, keep_awake=False)
         answers = await client.receive_many(6)
         assert answers[0]["error"]["code"] == "internal_error"
         assert [answer["data"] for answer in answers[1:]] == [6, 7, 8, 9, 10]
@@ -710,14 +712,16 @@ async def test_a_room_that_cannot_be_loaded_tells_its_senders(autojump_clock: Mo
         assert await client.receive() == {"ack": 5, "data": 2}
 
 
-async def test_the_older_snapshot_is_taken_loudly(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_older_snapshot_is_taken_loudly(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """A newest generation that does not decode costs what came after the one before it, and no more."""
     memory = MemoryStore()
     async with running(FaultyStore(memory)) as (_, room, _store):
         for _ in range(2):
             await room.ask("add", Add(1))
             await until_asleep(room)
-        stored = memory._rooms["counter/a"]  # noqa: SLF001
+        stored = memory._rooms["counter/a"]
         newest, older = stored.snapshots
         stored.snapshots = (attrs.evolve(newest, document=newest.document[:-1]), older)
         caplog.set_level(logging.ERROR)
@@ -830,7 +834,10 @@ async def test_mail_behind_a_destruction_begins_a_new_room(autojump_clock: MockC
 
 async def test_attachments_and_channels_survive_hibernation(autojump_clock: MockClock) -> None:
     """Edits of an attachment and memberships are there when the room wakes."""
-    async with running() as (rooms, room, _store), connect(rooms, "counter", "a", attachment={"visits": 0}) as client:
+    async with (
+        running() as (rooms, room, _store),
+        connect(rooms, "counter", "a", attachment={"visits": 0}) as client,
+    ):
         await client.emit("join", "red")
         for number in range(1, 4):
             await client.emit("whoami", id=number)
@@ -845,8 +852,11 @@ async def test_attachments_and_channels_survive_hibernation(autojump_clock: Mock
 
 async def test_waking_touches_no_attachment_that_no_handler_touches(autojump_clock: MockClock) -> None:
     """An attachment is decoded when a handler looks at it, and not before."""
-    async with running() as (rooms, room, _store), connect(rooms, "counter", "a", attachment={"visits": 0}) as client:
-        roster = rooms._lot.rosters["counter/a"]  # noqa: SLF001
+    async with (
+        running() as (rooms, room, _store),
+        connect(rooms, "counter", "a", attachment={"visits": 0}) as client,
+    ):
+        roster = rooms._lot.rosters["counter/a"]
         (link,) = roster.links.values()
         link.attachment = b"\xff not CBOR"
         await client.emit("add", {"amount": 1}, id=1)
@@ -857,23 +867,27 @@ async def test_waking_touches_no_attachment_that_no_handler_touches(autojump_clo
 
 async def test_the_wake_report_says_what_happened_meanwhile(autojump_clock: MockClock) -> None:
     """Cause, time slept, and who went away."""
-    async with running() as (rooms, room, _store):
-        async with connect(rooms, "counter", "a") as stays:
-            async with connect(rooms, "counter", "a", attachment="gone") as leaves:
-                await stays.emit("add", {"amount": 1}, id=1)
-                await stays.receive()
-                await until_asleep(room)
-                began = trio.current_time()
-                await leaves.hang_up(4001, "bye")
-            await trio.sleep(50)
-            await stays.emit("add", {"amount": 1}, id=2)
+    async with running() as (rooms, room, _store), connect(rooms, "counter", "a") as stays:
+        async with connect(rooms, "counter", "a", attachment="gone") as leaves:
+            await stays.emit("add", {"amount": 1}, id=1)
             await stays.receive()
-            (report,) = journal.reports
-            assert report.cause == "message"
-            assert report.slept == pytest.approx(trio.current_time() - began, abs=IDLE)
-            (departure,) = report.departed
-            assert (departure.attachment, departure.code, departure.reason, departure.clean) == ("gone", 4001, "bye", True)
-            assert not report.restarted
+            await until_asleep(room)
+            began = trio.current_time()
+            await leaves.hang_up(4001, "bye")
+        await trio.sleep(50)
+        await stays.emit("add", {"amount": 1}, id=2)
+        await stays.receive()
+        (report,) = journal.reports
+        assert report.cause == "message"
+        assert report.slept == pytest.approx(trio.current_time() - began, abs=IDLE)
+        (departure,) = report.departed
+        assert (departure.attachment, departure.code, departure.reason, departure.clean) == (
+            "gone",
+            4001,
+            "bye",
+            True,
+        )
+        assert not report.restarted
 
 
 async def test_the_wake_report_says_that_the_process_is_a_new_one(autojump_clock: MockClock) -> None:
@@ -887,7 +901,7 @@ async def test_the_wake_report_says_that_the_process_is_a_new_one(autojump_clock
 
 def _leaving_room() -> Room[State]:
     room = Room("leaving", state=State, idle_timeout=IDLE)
-    room.on("note")(note)
+    room.on("note")(_note)
     room.on_disconnect(_left)
     room.on_connect(_came)
     return room
@@ -943,7 +957,6 @@ async def test_a_failing_on_connect_closes_that_connection_alone(autojump_clock:
                 assert second.close.code == 1011
             await first.emit("note", "here")
             assert (await first.receive())["data"] == "here"
-
 
 
 def _greeting_room() -> Room[None]:

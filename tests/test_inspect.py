@@ -317,6 +317,27 @@ def test_files_that_are_not_there(inspect: Inspect, tmp_path: Path) -> None:
     assert "no folder" in inspect(tmp_path / "data", "dull/a", "--export", where, fails=True)
 
 
+def test_deep_values(inspect: Inspect, tmp_path: Path) -> None:
+    """What is nested as deeply as a state may be survives; what is nested deeper is refused."""
+    file = tmp_path / "f"
+    deep: list[Any] = []
+    for _ in range(199):
+        deep = [deep]
+    file.write_bytes(cbor2.dumps({**GOOD, "state": deep, "storage": {"n": deep}}))
+    inspect(tmp_path / "data", "--import", file)
+    inspect(tmp_path / "data", "dull/a")
+    inspect(tmp_path / "data", "dull/a", "--export", tmp_path / "g")
+    assert (tmp_path / "g").read_bytes() == file.read_bytes()
+    for _ in range(201):
+        deep = [deep]
+    file.write_bytes(cbor2.dumps({**GOOD, "id": "b", "state": deep}))
+    inspect(tmp_path / "data", "--import", file)
+    file.write_bytes(cbor2.dumps({**GOOD, "id": "c", "state": [deep]}))
+    assert "cannot be kept" in inspect(tmp_path / "data", "--import", file, fails=True)
+    file.write_bytes(b"\xa1fformat" + b"\x81" * 5000 + b"\x80")
+    assert "not CBOR" in inspect(tmp_path / "data", "--import", file, fails=True)
+
+
 def test_unknown_tags_survive(inspect: Inspect, tmp_path: Path) -> None:
     """A value that only its application understands is kept as it is."""
     file = tmp_path / "f"

@@ -24,7 +24,7 @@ class Ledger:
     entries: list[list[Any]] = attrs.field(factory=list)
 
 
-async def enter(ctx: Context[Ledger], data: list[Any]) -> int:
+async def _enter(ctx: Context[Ledger], data: list[Any]) -> int:
     who, number, pause = data
     if pause:
         await trio.sleep(pause)
@@ -37,7 +37,7 @@ async def enter(ctx: Context[Ledger], data: list[Any]) -> int:
 def ledger_room() -> Room[Ledger]:
     """The room under test."""
     room = Room("ledger", state=Ledger, idle_timeout=IDLE, snapshot_interval=0.7)
-    room.on("enter")(enter)
+    room.on("enter")(_enter)
     return room
 
 
@@ -95,7 +95,9 @@ class Run:
             else:
                 self.heard[who].append(message["data"])
 
-    async def step(self, rooms: Rooms, clients: list[MemoryClient], nursery: trio.Nursery, operation: Any) -> None:
+    async def step(
+        self, rooms: Rooms, clients: list[MemoryClient], nursery: trio.Nursery, operation: Any
+    ) -> None:
         """Do one operation."""
         match operation:
             case ("ask", pause):
@@ -137,7 +139,7 @@ class Run:
                 trio.open_nursery() as nursery,
             ):
                 self.loads_failed = False
-                self.store._load_faults.clear()  # noqa: SLF001
+                self.store._load_faults.clear()
                 self.heard = {"client0": [], "client1": []}
                 for number, client in enumerate((one, two)):
                     nursery.start_soon(self.listen, f"client{number}", client)
@@ -169,7 +171,7 @@ class Run:
         total = sum(self.sent.values())
         assert sorted(self.answers) == list(range(1, total + 1))
         self.store.delay = 0
-        self.store._load_faults.clear()  # noqa: SLF001
+        self.store._load_faults.clear()
         async with open_rooms([ledger_room()], store=self.store) as rooms:
             state = await rooms.get("ledger", "x").peek()
             entries = [] if state is None else state.entries

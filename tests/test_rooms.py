@@ -52,22 +52,22 @@ def _fresh_journal() -> None:
     journal.__init__()  # type: ignore[misc]
 
 
-async def add(ctx: Context[Total], data: int) -> int:
+async def _add(ctx: Context[Total], data: int) -> int:
     ctx.state.value += data
     return ctx.state.value
 
 
-async def stick(ctx: Context[Total]) -> None:
+async def _stick(ctx: Context[Total]) -> None:
     ctx.state.value += 1000
     journal.begun.append(ctx.room.key)
     await journal.gate.wait()
 
 
-async def who(ctx: Context[Total]) -> str:
+async def _who(ctx: Context[Total]) -> str:
     return ctx.connection.id
 
 
-async def put(ctx: Context[Total], data: dict[str, Any]) -> None:
+async def _put(ctx: Context[Total], data: dict[str, Any]) -> None:
     for name, value in data.items():
         if value is None:
             ctx.room.storage.delete(name)
@@ -75,11 +75,11 @@ async def put(ctx: Context[Total], data: dict[str, Any]) -> None:
             ctx.room.storage.put(name, value)
 
 
-async def get(ctx: Context[Total], data: str) -> Any:
+async def _get(ctx: Context[Total], data: str) -> Any:
     return await ctx.room.storage.get(data, "nothing")
 
 
-async def listed(ctx: Context[Total], data: list[Any]) -> dict[str, Any]:
+async def _listed(ctx: Context[Total], data: list[Any]) -> dict[str, Any]:
     prefix, after, limit = data
     return await ctx.room.storage.list(prefix, after=after, limit=limit)
 
@@ -87,23 +87,23 @@ async def listed(ctx: Context[Total], data: list[Any]) -> dict[str, Any]:
 def total_room(name: str = "total", **options: Any) -> Room[Total]:
     """The room under test."""
     room = Room(name, state=Total, **{"idle_timeout": 10.0, **options})
-    room.on("add")(add)
-    room.on("stick")(stick)
-    room.on("who")(who)
-    room.on("put")(put)
-    room.on("get")(get)
-    room.on("list")(listed)
+    room.on("add")(_add)
+    room.on("stick")(_stick)
+    room.on("who")(_who)
+    room.on("put")(_put)
+    room.on("get")(_get)
+    room.on("list")(_listed)
     return room
 
 
 def echo_room(**options: Any) -> Room[None]:
     """A plain room."""
     room = Room[None]("echo", **options)
-    room.on_message(echo)
+    room.on_message(_echo)
     return room
 
 
-async def echo(ctx: Context[None], message: str | bytes) -> None:
+async def _echo(ctx: Context[None], message: str | bytes) -> None:
     ctx.connection.send(message)
 
 
@@ -224,7 +224,9 @@ async def test_a_store_that_fails_at_the_end_is_said_to_lose(
     async with open_rooms([total_room(snapshot_interval=1000)], store=store, stop_timeout=3) as rooms:
         await rooms.get("total", "x").ask("add", 7)
         store.fail_commits(lambda: StoreFull("full"), times=10_000)
-    assert any(record.levelno == logging.CRITICAL and "is lost" in record.message for record in caplog.records)
+    assert any(
+        record.levelno == logging.CRITICAL and "is lost" in record.message for record in caplog.records
+    )
 
 
 async def test_closing_twice_and_using_closed_rooms(autojump_clock: MockClock) -> None:
@@ -278,7 +280,9 @@ async def test_plain_rooms_and_event_rooms_are_told_apart(autojump_clock: MockCl
             rooms.get("total", "x").emit("rooms.welcome")
 
 
-async def test_the_program_has_no_connection(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_program_has_no_connection(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """A handler that wants the connection of what the program asked is told that there is none."""
     async with open_rooms([total_room()]) as rooms:
         with pytest.raises(Exception, match="handler of 'who' raised") as caught:
@@ -328,7 +332,7 @@ async def test_ten_thousand_sleeping_rooms_are_nothing_but_their_store(autojump_
         statistics = rooms.statistics()
         assert statistics.supervisor.awake == 0
         assert statistics.lot.rosters == 0
-        assert rooms._supervisor._ending == {}  # noqa: SLF001
+        assert rooms._supervisor._ending == {}
 
 
 async def test_a_cancellation_after_an_explicit_close_ends_the_block(autojump_clock: MockClock) -> None:

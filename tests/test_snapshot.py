@@ -329,9 +329,7 @@ def test_large_states_are_encoded_alike(state: Any) -> None:
     assert codec().encode_large(KEY, state) == codec().encode(KEY, state)
 
 
-@pytest.mark.parametrize(
-    "count", [0, 1, 23, 24, 63, 64, 65, 128, 129, 255, 256, 1000, 65_535, 65_536]
-)
+@pytest.mark.parametrize("count", [0, 1, 23, 24, 63, 64, 65, 128, 129, 255, 256, 1000, 65_535, 65_536])
 def test_large_containers_are_encoded_and_decoded_alike(count: int) -> None:
     """The pieces of large lists and maps make up the same bytes, and come back."""
     for state in (

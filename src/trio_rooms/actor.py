@@ -94,6 +94,8 @@ class Actor:
         self.stage = following(Stage.ASLEEP, Step.MAIL)
         self.mailbox: deque[Mail] = deque()
         self.handled = 0
+        self.crashes: list[float] = []
+        """When it crashed, lately; the supervisor's to count."""
         self.ended = trio.Event()
         """Set when nothing of it runs any more."""
         self._alarms = alarms
@@ -140,7 +142,9 @@ class Actor:
     @property
     def quiet(self) -> bool:
         """Whether it could be sent to sleep now."""
-        return self._waiting is not None and self.stage is Stage.AWAKE and not self._holds and not self.mailbox
+        return (
+            self._waiting is not None and self.stage is Stage.AWAKE and not self._holds and not self.mailbox
+        )
 
     def sleep_now(self) -> None:
         """Sleep although the idle timeout has not passed, unless there is something to do."""
@@ -149,7 +153,9 @@ class Actor:
 
     def info(self) -> ActorInfo:
         """What it does now."""
-        return ActorInfo(self.stage, len(self.mailbox), self.handled, self.record.generation, tuple(self._holds))
+        return ActorInfo(
+            self.stage, len(self.mailbox), self.handled, self.record.generation, tuple(self._holds)
+        )
 
     @property
     def record(self) -> Record:
@@ -337,7 +343,7 @@ class Actor:
 
     # Handling.
 
-    async def _handle(self, mail: Mail) -> None:  # noqa: ASYNC910, ASYNC911 (the loop that calls it checkpoints)
+    async def _handle(self, mail: Mail) -> None:
         record = self.record
         record.touch()
         if type(mail) is tuple:
@@ -361,7 +367,7 @@ class Actor:
             await self._disconnected(mail)
         elif isinstance(mail, Control):
             self._control(mail)
-        else:
+        elif isinstance(mail, Trouble):
             await self._report(self._own_context, mail.error)
         record.touch()
 
@@ -369,7 +375,7 @@ class Actor:
         context = self._contexts[link.id] = Context(self, Connection(self, link))
         return context
 
-    async def _envelope(self, context: Context[Any], link: Link, message: str | bytes) -> None:  # noqa: ASYNC910
+    async def _envelope(self, context: Context[Any], link: Link, message: str | bytes) -> None:
         number, name = None, ""
         try:
             envelope = protocol.decode(message)
@@ -390,7 +396,7 @@ class Actor:
             self._send_error(link, number, "internal_error", "the room could not handle this")
             await self._failed(context, name, error)
 
-    async def _dispatch(self, context: Context[Any], event: str, data: Any) -> Any:  # noqa: ASYNC910
+    async def _dispatch(self, context: Context[Any], event: str, data: Any) -> Any:
         handler = self.room.handler(event)
         if handler is None:
             code = "unknown_event"
@@ -404,7 +410,7 @@ class Actor:
         arguments = (context, event, data) if self.room.catches(event) else (context, data)
         return await handler.function(*arguments[: handler.arguments])
 
-    async def _ask(self, mail: Ask) -> None:  # noqa: ASYNC910
+    async def _ask(self, mail: Ask) -> None:
         try:
             result = await self._dispatch(self._own_context, mail.event, mail.data)
             self._settle()
@@ -418,7 +424,7 @@ class Actor:
             mail.reply.fail(failure)
             await self._failed(self._own_context, mail.event, error)
 
-    async def _connected(self, link: Link) -> None:  # noqa: ASYNC910
+    async def _connected(self, link: Link) -> None:
         if not self.room.has_hook("on_connect"):
             return
         context = self._meet(link)
@@ -430,7 +436,7 @@ class Actor:
             self.lot.close(link, CloseCode.INTERNAL_ERROR, "the room failed")
             await self._failed(context, "on_connect", error)
 
-    async def _disconnected(self, mail: Disconnected) -> None:  # noqa: ASYNC910
+    async def _disconnected(self, mail: Disconnected) -> None:
         link = mail.link
         context = self._contexts.pop(link.id, None)
         if not self.room.has_hook("on_disconnect"):
@@ -453,12 +459,12 @@ class Actor:
         else:
             self._asked.append(mail)
 
-    async def _failed(self, context: Context[Any], event: str, error: Exception) -> None:  # noqa: ASYNC910
+    async def _failed(self, context: Context[Any], event: str, error: Exception) -> None:
         logger.error("room %s: the handler of %r raised", self.key, event, exc_info=error)
         self._settle_quietly()
         await self._report(context, error)
 
-    async def _report(self, context: Context[Any], error: Exception) -> None:  # noqa: ASYNC910
+    async def _report(self, context: Context[Any], error: Exception) -> None:
         await self.room.call_hook("on_error", context, error)
         self._settle_quietly()
 
@@ -513,14 +519,20 @@ class Actor:
         """Run a background task in the room's nursery."""
         if self._nursery is None or self._over:
             raise RoomFailed(self.key, "it is going to sleep, and starts no more tasks")
-        label = name or getattr(function, "__qualname__", repr(function))
+        label = name or str(getattr(function, "__qualname__", function))
         if keep_awake:
             self.hold(label)
         self._tasks += 1
-        self._nursery.start_soon(self._task, function, arguments, label, keep_awake, name=f"{self.key}: {label}")
+        self._nursery.start_soon(
+            self._task, function, arguments, label, keep_awake, name=f"{self.key}: {label}"
+        )
 
     async def _task(
-        self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], label: str, held: bool  # noqa: FBT001
+        self,
+        function: Callable[..., Awaitable[Any]],
+        arguments: tuple[Any, ...],
+        label: str,
+        held: bool,
     ) -> None:
         try:
             await function(*arguments)
@@ -636,7 +648,7 @@ class Actor:
 
     # Saving.
 
-    def _write_wanted(self, at_once: bool) -> None:  # noqa: FBT001 (called by the record alone)
+    def _write_wanted(self, at_once: bool) -> None:
         if at_once:
             self._spawn(self._save_in_background)
         else:
@@ -721,6 +733,5 @@ def _weakly(method: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-async def _raise(error: Exception) -> None:  # noqa: RUF029 (it is what a crash of the nursery needs)
+async def _raise(error: Exception) -> None:
     raise error
-

@@ -76,7 +76,7 @@ class WakeReport:
     """Why and how a room woke up; what an application reconciles its state by."""
 
     cause: str
-    """What woke it: ``"message"``, ``"connect"``, ``"disconnect"``, ``"ask"``, ``"destroy"``, or ``"crash"``."""
+    """What woke it: ``"message"``, ``"connect"``, ``"disconnect"``, ``"ask"``, ``"destroy"`` or ``"crash"``."""
     slept: float | None
     """Seconds of sleep by the monotonic clock; None when it slept in another process, or crashed."""
     departed: tuple[Departure, ...]
@@ -194,8 +194,8 @@ def encode_attachment(key: str, value: Any, limit: int) -> bytes | None:
         raise AttachmentError(str(error)) from error
     if len(encoded) > limit:
         msg = (
-            f"room {key}: an attachment has {len(encoded)} bytes, more than the {limit} that are allowed; keep "
-            "what is large in the state or the storage, or raise Room(attachment_limit=...)"
+            f"room {key}: an attachment has {len(encoded)} bytes, more than the {limit} that are allowed; "
+            "keep what is large in the state or the storage, or raise Room(attachment_limit=...)"
         )
         raise AttachmentError(msg)
     return encoded
@@ -269,10 +269,13 @@ class Storage:
         """Remove a value; nothing where there is none."""
         self._actor.record.write(name, None)
 
-    async def list(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> dict[str, Any]:
+    async def list(
+        self, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> dict[str, Any]:
         """The values whose names start with ``prefix``, in the order of their names.
 
         Args:
+            prefix: what the names begin with; all do with ``""``.
             after: only names behind this one, to go through many a page at a time.
             limit: at most so many.
         """
@@ -316,10 +319,18 @@ class LiveRoom:
     @property
     def channels(self) -> Mapping[str, Connections]:
         """The channels that somebody is in, by name."""
-        return {name: Connections(self._actor, links) for name, links in (self._actor.roster.channels or {}).items()}
+        return {
+            name: Connections(self._actor, links)
+            for name, links in (self._actor.roster.channels or {}).items()
+        }
 
     def emit(
-        self, event: str, data: Any = None, *, channel: str | None = None, except_: Connection | Iterable[Connection] = ()
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        channel: str | None = None,
+        except_: Connection | Iterable[Connection] = (),
     ) -> None:
         """Send an event to every connection, or to those in a channel, except some.
 
@@ -329,13 +340,23 @@ class LiveRoom:
         self._actor.lot.broadcast(self._actor.roster, self._actor.event(event, data), channel, _ids(except_))
 
     def send(
-        self, message: str | bytes, *, channel: str | None = None, except_: Connection | Iterable[Connection] = ()
+        self,
+        message: str | bytes,
+        *,
+        channel: str | None = None,
+        except_: Connection | Iterable[Connection] = (),
     ) -> None:
         """Send a message as it is, to whom `emit` would; only in plain rooms."""
-        self._actor.lot.broadcast(self._actor.roster, self._actor.plain_message(message), channel, _ids(except_))
+        self._actor.lot.broadcast(
+            self._actor.roster, self._actor.plain_message(message), channel, _ids(except_)
+        )
 
     def start_soon(
-        self, function: Callable[..., Awaitable[Any]], *arguments: Any, name: str | None = None, keep_awake: bool = False
+        self,
+        function: Callable[..., Awaitable[Any]],
+        *arguments: Any,
+        name: str | None = None,
+        keep_awake: bool = False,
     ) -> None:
         """Run a task in the room's nursery, until it ends or the room sleeps.
 
@@ -343,6 +364,9 @@ class LiveRoom:
         cancels its tasks after its last snapshot, so what they change then is not kept.
 
         Args:
+            function: an async function.
+            *arguments: what it is called with.
+            name: what it is called in Trio's task tree and in ``info().held``.
             keep_awake: the room does not sleep before the task has ended.
         """
         self._actor.start_soon(function, arguments, name, keep_awake=keep_awake)
@@ -390,7 +414,10 @@ class Context(Generic[S]):
             NoConnection: nobody did: the program asked, or this is a hook of the room.
         """
         if self._connection is None:
-            msg = f"room {self.room.key}: there is no connection here; this came from the program, or is a room's hook"
+            msg = (
+                f"room {self.room.key}: there is no connection here; "
+                "what is handled came from the program, or this is a hook of the room"
+            )
             raise NoConnection(msg)
         return self._connection
 
@@ -418,6 +445,5 @@ class PlainMessage:
 
 def _ids(connections: Connection | Iterable[Connection]) -> frozenset[int]:
     if isinstance(connections, Connection):
-        return frozenset((connections._link.id,))  # noqa: SLF001 (of one module)
-    return frozenset(connection._link.id for connection in connections)  # noqa: SLF001
-
+        return frozenset((connections._link.id,))
+    return frozenset(connection._link.id for connection in connections)

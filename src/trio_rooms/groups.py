@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import trio
 
 __all__ = ["first_error"]
 
+E = TypeVar("E", bound=BaseException)
 
-def first_error(error: BaseException) -> BaseException:
+
+def first_error(error: E) -> E:
     """The first error in a group that is not a cancellation; an error that is no group is itself."""
     while isinstance(error, BaseExceptionGroup):
         found = [inner for inner in error.exceptions if not _only_cancelled(inner)]
-        error = (found or error.exceptions)[0]
+        error = (found or error.exceptions)[0]  # type: ignore[assignment]  # a group of E holds Es
     return error
 
 

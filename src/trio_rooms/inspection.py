@@ -22,6 +22,7 @@ from typing import Any, Final
 import attrs
 import cbor2
 
+from . import cbor
 from .errors import RoomsError, SnapshotCorrupt, UnknownRoom
 from .room import Room
 from .server import check_id
@@ -277,8 +278,8 @@ def read_export(content: bytes) -> Export:
     """
     stream = io.BytesIO(content)
     try:
-        # A little deeper than a state may be, which lies one level down.
-        decoded = cbor2.CBORDecoder(stream, max_depth=910).decode()
+        # As deep as `decode_value` goes, and two levels more, inside of which the values of a storage lie.
+        decoded = cbor2.CBORDecoder(stream, max_depth=2 * cbor.DEPTH + 2).decode()
     except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError) as error:
         msg = f"it is not CBOR: {error}"
         raise ExportError(msg) from error
@@ -323,20 +324,22 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
     """
     name, _, id_ = key.partition("/")
     there = await store.load(key)
-    async with aclosing(_storage(store, key)) as values:
-        writes: dict[str, bytes | None] = {name: None async for name, _ in values}
-    if (there or writes) and not replace:
+    async with aclosing(_storage(store, key)) as stored:
+        gone: dict[str, bytes | None] = {name: None async for name, _ in stored}
+    if (there or gone) and not replace:
         msg = f"room {_printable(key)} is in the store already; give --replace to replace it, or another KEY"
         raise ExportError(msg)
     generation = max([exported.generation, 1, *(one.generation + 1 for one in there)])
     try:
         state = cbor2.dumps(exported.state)
-        writes |= {name: cbor2.dumps(value) for name, value in exported.storage.items()}
+        values = {name: cbor2.dumps(value) for name, value in exported.storage.items()}
+        for encoded in (state, *values.values()):
+            decode_value(encoded)  # What cannot be read again is not written.
     except (cbor2.CBORError, ValueError, RecursionError) as error:
         msg = f"it holds what cannot be kept: {error}"
         raise ExportError(msg) from error
     snapshot = Snapshot(name, id_, exported.version, generation, store.epoch, state)
-    await store.commit(Commit(key, generation, snapshot.pack(), writes))
+    await store.commit(Commit(key, generation, snapshot.pack(), gone | values))
     return generation
 
 

@@ -104,7 +104,7 @@ class RoomHandle:
         return self._send(protocol.event(event, data), channel)
 
     def send(self, message: str | bytes, *, channel: str | None = None) -> int:
-        """Send a message as it is to all connections of a plain room, or to those in a channel; wakes nobody."""
+        """Send a message as it is to all connections of a plain room, or of a channel; wakes nobody."""
         if not self._room.plain:
             msg = f"room {self._room.name} speaks envelopes: send events with emit()"
             raise TypeError(msg)
@@ -206,7 +206,9 @@ class Rooms:
         handshake_timeout: float = 10.0,
         task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Listen for clients, until cancelled or the rooms close: ``await nursery.start(rooms.serve, host, port)``.
+        """Listen for clients, until cancelled or the rooms close.
+
+        ``address = await nursery.start(rooms.serve, "127.0.0.1", 8000)``.
 
         Cancelled, it stops listening; connections that were opened stay open.
 
@@ -220,6 +222,7 @@ class Rooms:
                 ``["https://example.org"]``; None for all. Clients that send none are let in.
             max_connections: connections from which on new ones get 503; None for any number.
             handshake_timeout: seconds for a client's request and for `Room.authenticate`.
+            task_status: is told the `Address` when clients can connect.
 
         Raises:
             OSError: it cannot listen there.
@@ -239,7 +242,12 @@ class Rooms:
                 del self._servers[server]
 
     async def adopt(
-        self, request: trio_websocket.WebSocketRequest, name: str, id: str, *, attachment: Any = _UNSET  # noqa: A002
+        self,
+        request: trio_websocket.WebSocketRequest,
+        name: str,
+        id: str,  # noqa: A002 (what rooms call it)
+        *,
+        attachment: Any = _UNSET,
     ) -> None:
         """Accept a trio-websocket request into a room, and return when the connection has ended.
 
@@ -248,6 +256,9 @@ class Rooms:
         as one that `serve` accepted.
 
         Args:
+            request: what trio-websocket gives its handler; neither accepted nor rejected yet.
+            name: the name of the room's definition.
+            id: which room of that name.
             attachment: what is known of the connection. Without it, `Room.authenticate` is
                 asked, and a client that it refuses is answered so.
 
@@ -272,8 +283,9 @@ class Rooms:
             await request.reject(refused.status, body=refused.reason.encode())
             return
         except Exception as error:
-            status = {UnknownRoom: 404, RoomsClosed: 503}.get(type(error), 500)
-            await request.reject(status)
+            await request.reject(
+                404 if isinstance(error, UnknownRoom) else 503 if isinstance(error, RoomsClosed) else 500
+            )
             raise
         offered = (one for one in request.proposed_subprotocols if one in protocol.SUBPROTOCOLS)
         chosen = None if room.plain else next(offered, None)
@@ -285,7 +297,12 @@ class Rooms:
         await self._run_link(link)
 
     async def serve_stream(
-        self, stream: trio.abc.Stream, name: str, id: str, *, attachment: Any = None  # noqa: A002
+        self,
+        stream: trio.abc.Stream,
+        name: str,
+        id: str,  # noqa: A002
+        *,
+        attachment: Any = None,
     ) -> None:
         """Let a stream into a room that speaks WebSocket frames, after its handshake, until it ends.
 
@@ -295,7 +312,9 @@ class Rooms:
         room, key = self._definition(name), f"{name}/{check_id(id)}"
         encoded = encode_attachment(key, attachment, room.attachment_limit)
         try:
-            await self._run_link(StreamLink(self._lot.new_id(), self._supervisor.roster(key), encoded, 0, stream))
+            await self._run_link(
+                StreamLink(self._lot.new_id(), self._supervisor.roster(key), encoded, 0, stream)
+            )
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -319,7 +338,9 @@ class Rooms:
             tuple(server.own_statistics() for server in self._servers),
         )
 
-    async def aclose(self, code: int = CloseCode.GOING_AWAY, reason: str = "the server is going away") -> None:
+    async def aclose(
+        self, code: int = CloseCode.GOING_AWAY, reason: str = "the server is going away"
+    ) -> None:
         """Stop: accept nothing new, let rooms handle their mail, save each, close every connection.
 
         Bounded by the ``stop_timeout`` of `open_rooms`. The end of `open_rooms`'s block
@@ -364,7 +385,9 @@ async def open_rooms(
     stop_timeout: float = 10.0,
     close_timeout: float = 5.0,
 ) -> AsyncIterator[Rooms]:
-    """Run rooms: ``async with open_rooms([chat], store=DiskStore("data")) as rooms: ...``.
+    """Run rooms as long as a block lasts.
+
+    ``async with open_rooms([chat], store=DiskStore("data")) as rooms: ...``.
 
     When the block ends, however it ends, every room is saved and every connection closed.
     A cancellation waits for that too, at most ``stop_timeout`` and twice ``close_timeout``.
@@ -398,7 +421,11 @@ async def open_rooms(
         alarms = Alarms()
         supervisor = Supervisor(definitions, used, alarms, max_awake)
         lot = ParkingLot(
-            supervisor.deliver, alarms, max_message_size=max_message_size, backlog=max_unsent, close_timeout=close_timeout
+            supervisor.deliver,
+            alarms,
+            max_message_size=max_message_size,
+            backlog=max_unsent,
+            close_timeout=close_timeout,
         )
         supervisor.lot = lot
         opened = Rooms(supervisor, lot, used, stop_timeout)
@@ -408,7 +435,7 @@ async def open_rooms(
                 runtime = await nursery.start(_run_shielded, (alarms.run, lot.run, supervisor.run))
                 try:
                     yield opened
-                except BaseException as error:  # noqa: BLE001 (raised again below, outside the nursery's group)
+                except BaseException as error:  # noqa: BLE001 (raised again below)
                     failure = error
                 try:
                     # Shielded also where somebody else's close is only waited for.
@@ -443,4 +470,3 @@ def _as_connect_request(request: trio_websocket.WebSocketRequest, name: str, id_
     remote = request.remote
     where = remote if isinstance(remote, str) else f"{remote.address}:{remote.port}"
     return ConnectRequest(name, id_, path, dict(parse_qsl(query, keep_blank_values=True)), headers, where)
-

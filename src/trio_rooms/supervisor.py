@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
@@ -135,7 +134,7 @@ class Supervisor:
         if isinstance(mail, Connected) and not room.has_hook("on_connect"):
             return True
         if isinstance(mail, Control) and not mail.destroy:
-            mail.reply.succeed(True)  # noqa: FBT003 (it is asleep, which was the question)
+            mail.reply.succeed(True)
             return True
         if self._stopping:
             if isinstance(mail, Ask | Control):
@@ -212,32 +211,14 @@ class Supervisor:
         before = self._ending.get(actor.key)
         if before is not None:
             await before.ended.wait()
-        crashes: deque[float] = deque()
         try:
             while True:
                 try:
                     await actor.run()
-                except Exception as group:
-                    error = first_error(group)
-                    if isinstance(error, SnapshotError | StoreError) and actor.stage is Stage.WAKING:
-                        self._unloadable(actor, error)
+                except Exception as group:  # noqa: BLE001 (whatever ends a room ends no other)
+                    delay = self._after_crash(actor, first_error(group))
+                    if delay is None:
                         return
-                    if self._actors.get(actor.key) is not actor:
-                        logger.error("room %s: a task raised while it was cancelled", actor.key, exc_info=error)
-                        return
-                    self._crashes += 1
-                    now = trio.current_time()
-                    crashes.append(now)
-                    while crashes[0] < now - _CRASH_WINDOW:
-                        crashes.popleft()
-                    actor.crashed(error)
-                    if len(crashes) > _MOST_CRASHES:
-                        self._give_up(actor, error)
-                        return
-                    delay = min(_BACKOFF_FIRST * 2 ** (len(crashes) - 1), _BACKOFF_LAST) * random.uniform(0.5, 1)  # noqa: S311
-                    logger.error(
-                        "room %s crashed and is started again in %.2f s", actor.key, delay, exc_info=error
-                    )
                     await trio.sleep(delay)
                     actor.stage = following(actor.stage, Step.RETRIED)
                 else:
@@ -245,6 +226,27 @@ class Supervisor:
         finally:
             self._ending.pop(actor.key, None)
             actor.ended.set()
+
+    def _after_crash(self, actor: Actor, error: Exception) -> float | None:
+        """Decide what becomes of a room that ended with an error: seconds to its next try, or None."""
+        if self._actors.get(actor.key) is not actor:
+            logger.error("room %s: a task raised while it was cancelled", actor.key, exc_info=error)
+            return None
+        if isinstance(error, SnapshotError | StoreError) and actor.stage is Stage.WAKING:
+            self._unloadable(actor, error)
+            return None
+        self._crashes += 1
+        now = trio.current_time()
+        actor.crashes = [*(then for then in actor.crashes if then > now - _CRASH_WINDOW), now]
+        actor.crashed(error)
+        if len(actor.crashes) > _MOST_CRASHES:
+            self._give_up(actor, error)
+            return None
+        longest = min(_BACKOFF_FIRST * 2 ** (len(actor.crashes) - 1), _BACKOFF_LAST)
+        # Jitter, so that rooms which crashed together do not come back together.
+        delay = longest * random.uniform(0.5, 1)  # noqa: S311 (nothing to be kept secret)
+        logger.error("room %s crashed and is started again in %.2f s", actor.key, delay, exc_info=error)
+        return delay
 
     def _unloadable(self, actor: Actor, error: Exception) -> None:
         logger.error("room %s cannot be loaded: %s", actor.key, error)

@@ -180,7 +180,9 @@ class SoakRoom:
         assert all(member.at == len(self.said) == census["count"] for member in self.members)
         heard: dict[str, int] = {}
         for _, (sender, n) in sorted(self.said.items()):
-            assert n == heard.get(sender, 0) + 1, f"soak/{self.id}: {sender} said {n} after {heard.get(sender)}"
+            assert n == heard.get(sender, 0) + 1, (
+                f"soak/{self.id}: {sender} said {n} after {heard.get(sender)}"
+            )
             heard[sender] = n
         assert heard == census["last"]
         for member in self.members:

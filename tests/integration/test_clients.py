@@ -285,7 +285,6 @@ def test_echo(client: str, serve: Serve) -> None:
 async def use_counter_in_json(connect: Connect, url: str) -> None:
     """Count, and be refused."""
     async with connect(url) as socket:
-        assert json.loads(await socket.receive()) == {"event": "value", "data": {"value": 0}}
         await socket.send(json.dumps({"event": "add", "data": {"amount": 3}, "id": 1}))
         got = [json.loads(await socket.receive()) for _ in range(2)]
         assert {"event": "value", "data": {"value": 3}} in got
@@ -307,7 +306,6 @@ async def use_counter_in_cbor(connect: Connect, url: str) -> None:
     async with connect(url, "trio-rooms.v1.cbor") as socket:
         welcome = cbor2.loads(binary(await socket.receive()))
         assert welcome["event"] == "rooms.welcome"
-        assert cbor2.loads(binary(await socket.receive())) == {"event": "value", "data": {"value": 0}}
         await socket.send(cbor2.dumps({"event": "add", "data": {"amount": 2**40}, "id": 1}))
         got = [cbor2.loads(binary(await socket.receive())) for _ in range(2)]
         assert {"event": "value", "data": {"value": 2**40}} in got

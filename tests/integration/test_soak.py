@@ -35,7 +35,7 @@ async def all_asleep(served: Served) -> Any:
 
 @pytest.mark.parametrize(
     ("rooms", "members", "rounds"),
-    [pytest.param(100, 10, 10, id="short"), pytest.param(100, 10, 80, id="minute", marks=pytest.mark.slow)],
+    [pytest.param(100, 10, 8, id="short"), pytest.param(100, 10, 80, id="minute", marks=pytest.mark.slow)],
 )
 async def test_soak(serve: Serve, tmp_path: Path, rooms: int, members: int, rounds: int) -> None:
     """Every message is handled once, heard once by all in order, and survives thousands of sleeps."""
@@ -53,8 +53,8 @@ async def test_soak(serve: Serve, tmp_path: Path, rooms: int, members: int, roun
             told = await all_asleep(served)
             assert told["lot"]["sockets"] == rooms * members
             naps = sum(room.naps for room in crowd.rooms)
-            # A burst that takes long and goes on into the gap can cost a nap, as can a slow machine.
-            assert told["supervisor"]["wakes"] > naps / 2
+            # What is sent in pieces, and who comes back, makes for more of them than the long gaps alone.
+            assert told["supervisor"]["wakes"] > naps
             assert told["supervisor"]["hibernations"] == told["supervisor"]["wakes"]
             assert told["supervisor"]["crashes"] == 0
             await crowd.ping_all()
