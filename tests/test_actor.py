@@ -578,7 +578,7 @@ async def test_a_handler_that_raises_hurts_only_its_sender(
 
 async def test_a_crash_restarts_the_room_and_keeps_its_mail(autojump_clock: MockClock) -> None:
     """A task that raises takes the room back to its last snapshot; what waited is handled, in order."""
-    async with running(idle_timeout=1000) as (rooms, room, _store), connect(rooms, "counter", "a") as client:
+    async with running(idle_timeout=1000) as (rooms, _, _store), connect(rooms, "counter", "a") as client:
         await client.emit("add", {"amount": 5}, id=1)
         await client.receive()
         await trio.sleep(2)
@@ -853,7 +853,7 @@ async def test_attachments_and_channels_survive_hibernation(autojump_clock: Mock
 async def test_waking_touches_no_attachment_that_no_handler_touches(autojump_clock: MockClock) -> None:
     """An attachment is decoded when a handler looks at it, and not before."""
     async with (
-        running() as (rooms, room, _store),
+        running() as (rooms, _, _store),
         connect(rooms, "counter", "a", attachment={"visits": 0}) as client,
     ):
         roster = rooms._lot.rosters["counter/a"]
@@ -941,7 +941,8 @@ async def test_each_departure_is_told_once(autojump_clock: MockClock) -> None:
         await until_asleep(room)
         assert [(left.attachment, left.code) for left in journal.left] == [(3, 1000), (2, 4002), (1, 1006)]
         assert (await room.peek()).seen == [
-            ["came", 1], ["came", 2], ["came", 3], ["left", 3, 1000], ["left", 2, 4002], "here", ["left", 1, 1006],
+            ["came", 1], ["came", 2], ["came", 3],
+            ["left", 3, 1000], ["left", 2, 4002], "here", ["left", 1, 1006],
         ]  # fmt: skip
         await wait_all_tasks_blocked()
         assert rooms.statistics().lot.rosters == 0
@@ -949,7 +950,7 @@ async def test_each_departure_is_told_once(autojump_clock: MockClock) -> None:
 
 async def test_a_failing_on_connect_closes_that_connection_alone(autojump_clock: MockClock) -> None:
     """Its connection gets 1011; the others and the room go on."""
-    async with open_rooms([_leaving_room()]) as rooms:
+    async with open_rooms([_leaving_room()]) as rooms:  # noqa: SIM117 (one block in the other)
         async with connect(rooms, "leaving", "x", attachment=1) as first:
             async with connect(rooms, "leaving", "x", attachment="unwanted") as second:
                 assert await second.receive() is None

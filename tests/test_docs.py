@@ -83,7 +83,11 @@ async def with_limit(test: Any, clock: MockClock) -> None:
 
 def test_every_test_of_a_page_is_run() -> None:
     """The pages have tests in them, and they are found."""
-    names = [name for page in PAGES for name in re.findall(r"^async def (test_\w+)", page.read_text(), re.M)]
+    names = [
+        name
+        for page in PAGES
+        for name in re.findall(r"^async def (test_\w+)", page.read_text(), re.MULTILINE)
+    ]
     assert len(names) >= 3
 
 
@@ -199,7 +203,7 @@ def test_the_layers_are_those_of_the_imports() -> None:
 
 def imports_of(file: Path) -> set[str]:
     """The package's modules that one of them imports when it runs."""
-    found = set()
+    found: set[str] = set()
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.level == 1:
             names = [node.module] if node.module else [alias.name for alias in node.names]

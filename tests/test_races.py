@@ -132,7 +132,7 @@ class Run:
 
     async def life(self, ops: list[Any]) -> list[Any]:
         """One life of the process, until the operations or a restart end it; the operations left."""
-        async with open_rooms([ledger_room()], store=self.store, stop_timeout=1000) as rooms:
+        async with open_rooms([ledger_room()], store=self.store, stop_timeout=1000) as rooms:  # noqa: SIM117
             async with (
                 connect(rooms, "ledger", "x") as one,
                 connect(rooms, "ledger", "x") as two,

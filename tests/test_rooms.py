@@ -143,7 +143,7 @@ async def test_any_other_id_is_a_room(autojump_clock: MockClock) -> None:
 async def test_what_the_body_raises_comes_out_as_it_is(autojump_clock: MockClock) -> None:
     """No exception group of the runtime wraps the application's own exception; the rooms are saved."""
     store = MemoryStore()
-    with pytest.raises(KeyError, match="mine"):
+    with pytest.raises(KeyError, match="mine"):  # noqa: PT012 (the block is what is tested)
         async with open_rooms([total_room()], store=store) as rooms:
             await rooms.get("total", "x").ask("add", 5)
             raise KeyError("mine")

@@ -370,6 +370,15 @@ def test_types_that_cbor_would_change_come_back_where_declared() -> None:
     assert str(back.prices) == str(chat.prices)
 
 
+@pytest.mark.parametrize("seconds", [0, 1, -1, 30, 3599, 3600, -45_296, 86_399, -86_399])
+def test_any_offset_from_utc_is_kept_as_a_moment(seconds: int) -> None:
+    """An offset of odd seconds, which CBOR's text form lacks, does not make a snapshot unreadable."""
+    zone = datetime.timezone(datetime.timedelta(seconds=seconds))
+    moment = datetime.datetime(2026, 1, 2, 3, 4, 5, 6, zone)
+    assert around(codec(), [moment]) == [moment]
+    assert around(codec(Line), Line("a", "b", moment)) == Line("a", "b", moment)
+
+
 def test_what_is_not_of_its_type_comes_back() -> None:
     """A field that holds what was not declared keeps it: nothing is lost for a wrong annotation."""
     chat: Any = Chat()

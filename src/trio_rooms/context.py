@@ -76,11 +76,14 @@ class WakeReport:
     """Why and how a room woke up; what an application reconciles its state by."""
 
     cause: str
-    """What woke it: ``"message"``, ``"connect"``, ``"disconnect"``, ``"ask"``, ``"destroy"`` or ``"crash"``."""
+    """What woke it: ``message``, ``connect``, ``disconnect``, ``ask``, ``destroy`` or ``crash``."""
     slept: float | None
     """Seconds of sleep by the monotonic clock; None when it slept in another process, or crashed."""
     departed: tuple[Departure, ...]
-    """Who went away while it slept, as long as somebody stayed; each also goes to `Room.on_disconnect`."""
+    """Who went away while it slept, as long as somebody stayed, the last 1,000 of them.
+
+    Each also goes to `Room.on_disconnect`, which hears of every one.
+    """
     restarted: bool
     """Whether the process was restarted since: then all connections that the state knows are gone."""
     fell_back: bool

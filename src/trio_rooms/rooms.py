@@ -443,9 +443,11 @@ async def open_rooms(
                         await opened.aclose()
                 finally:
                     runtime.cancel()
-        except BaseException as group:
-            # What went wrong in the runtime itself cancelled the block, and is the news.
-            raise first_error(group) from None
+        except BaseException as group:  # noqa: BLE001 (raised again, or a cancellation that the news goes before)
+            error = first_error(group)
+            if failure is None or not isinstance(error, trio.Cancelled):
+                # What went wrong in the runtime itself cancelled the block, and is the news.
+                raise error from None
         finally:
             lot.dispose()
         if failure is not None:

@@ -32,9 +32,9 @@ _CRASH_WINDOW: Final = 60.0
 _COOL_DOWN: Final = 30.0
 """Seconds for which a room that was given up takes no mail."""
 _BACKOFF_FIRST: Final = 0.1
-_BACKOFF_LAST: Final = 10.0
+"""Seconds before the first new try, doubled with each crash until the room is given up."""
 _MOST_DEPARTED: Final = 1000
-"""Departures that a sleeping room with on_disconnect remembers before it is woken to hear of them."""
+"""Departures that a sleeping room remembers; one with on_disconnect is then woken to hear of them."""
 
 
 @attrs.frozen
@@ -156,7 +156,9 @@ class Supervisor:
             if roster.departed is None:
                 roster.departed = []
             roster.departed.append(mail)
-        if roster.links and len(roster.departed or ()) < _MOST_DEPARTED:
+            if roster.links and not listens:
+                del roster.departed[:-_MOST_DEPARTED]
+        if roster.links and (not listens or len(roster.departed or ()) < _MOST_DEPARTED):
             return
         if listens and not self._stopping and key not in self._failed:
             # Nobody may ever come again, and a record that waits for that is a leak.
@@ -242,7 +244,7 @@ class Supervisor:
         if len(actor.crashes) > _MOST_CRASHES:
             self._give_up(actor, error)
             return None
-        longest = min(_BACKOFF_FIRST * 2 ** (len(actor.crashes) - 1), _BACKOFF_LAST)
+        longest = _BACKOFF_FIRST * 2.0 ** (len(actor.crashes) - 1)
         # Jitter, so that rooms which crashed together do not come back together.
         delay = longest * random.uniform(0.5, 1)  # noqa: S311 (nothing to be kept secret)
         logger.error("room %s crashed and is started again in %.2f s", actor.key, delay, exc_info=error)
