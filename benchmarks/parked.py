@@ -1,12 +1,14 @@
-"""What an idle WebSocket costs: resident memory for each, and processor time for all of them, while nothing happens.
+"""What an idle WebSocket costs: resident memory for each, and processor time for all while nothing happens.
 
     benchmarks/run parked [--sockets N] [--idle SECONDS]
 
-The server under test is a process of its own, and so are its clients. Each client says one thing and hears it
-again, so that every connection has been used; then all are silent, and the room falls asleep. Memory is the slope
-of the server's proportional set size (Pss, from ``smaps_rollup``) at three numbers of sockets, so that what the
-program takes without any is not in it. What the kernel keeps for a socket is in no process's memory, and not in
-these figures. The peer is an echo server of trio-websocket, which has a task for each connection.
+The server under test is a process of its own, and so are its clients. Each client says one thing and hears
+it again, so that every connection has been used; then all are silent, and the room falls asleep. Memory is
+the slope over three numbers of sockets, so that what the program takes without any is not in it: of what the
+server has made itself (Anonymous in ``smaps_rollup``), of its proportional set size (Pss) and of its resident
+set size (Rss). The last two have pages of shared libraries in them, and Pss moves when another Python starts.
+What the kernel keeps for a socket is in no process's memory, and not in these figures. The peer is an echo
+server of trio-websocket, which has a task for each connection.
 
 Linux alone: it reads ``/proc``.
 """
@@ -44,6 +46,8 @@ SPARE_FILES: Final = 200
 """Files that a process opens besides its sockets."""
 AT_ONCE: Final = 100
 """Handshakes on their way at once."""
+MEMORY: Final = ("Anonymous", "Pss", "Rss")
+"""The fields of ``smaps_rollup`` that are of interest."""
 ATTACHMENT: Final = 100
 """Bytes of an attachment, as CBOR."""
 
@@ -138,10 +142,10 @@ async def _receive(client: trio.socket.SocketType, whole: Any) -> bytes:
 
 
 def memory(pid: int) -> dict[str, int]:
-    """The resident and the proportional set size of a process, in bytes."""
+    """What `MEMORY` names, of a process, in bytes."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     fields = dict(line.split(":", 1) for line in lines[1:])
-    return {name: int(fields[name].split()[0]) * 1024 for name in ("Rss", "Pss")}
+    return {name: int(fields[name].split()[0]) * 1024 for name in MEMORY}
 
 
 def processor_time(pid: int) -> float:
@@ -199,7 +203,7 @@ def line_of(started: subprocess.Popen[str]) -> str:
     assert started.stdout is not None
     line = started.stdout.readline()
     if not line:
-        raise RuntimeError(f"{started.args} ended with {started.wait()}")
+        raise RuntimeError(f"{started.args!r} ended with {started.wait()}")
     return line.rstrip("\n")
 
 
@@ -221,14 +225,12 @@ def measure(subject: Subject, counts: list[int], idle: float) -> dict[str, Any]:
             time.sleep(idle)
             took, spent = time.monotonic() - began, processor_time(server.pid) - before
     slopes = {
-        name: statistics.linear_regression(counts, [point[name] for point in points]).slope
-        for name in ("Pss", "Rss")
+        name: statistics.linear_regression(counts, [point[name] for point in points]).slope for name in MEMORY
     }
     return {
         "name": subject.name,
         "points": points,
-        "pss_per_socket": slopes["Pss"],
-        "rss_per_socket": slopes["Rss"],
+        "bytes_per_socket": slopes,
         "idle_seconds": took,
         "idle_processor_seconds": spent,
     }
@@ -287,17 +289,16 @@ def compare(sockets: int, idle: float) -> None:
     """Measure each server with so many sockets."""
     counts = sorted({min(1000, sockets // 10), sockets // 2, sockets})
     print(f"{sockets:,} idle WebSockets; the room sleeps; memory as a slope over {counts}")
-    print(f"{'':36}{'Pss/socket':>12}{'Rss/socket':>12}{'Pss in all':>12}{'idle CPU':>20}")
+    names = "".join(f"{name:>11}" for name in MEMORY)
+    print(f"{'bytes per socket':34}{names}{'Rss in all':>12}{'idle CPU':>15}")
     results = []
     for subject in subjects():
         result = measure(subject, counts, idle)
         results.append(result)
         cpu = f"{result['idle_processor_seconds']:.2f} s in {result['idle_seconds']:.0f} s"
-        print(
-            f"{result['name']:36}{result['pss_per_socket']:>10,.0f} B{result['rss_per_socket']:>10,.0f} B"
-            f"{result['points'][-1]['Pss'] / 1e6:>9,.1f} MB{cpu:>20}",
-            flush=True,
-        )
+        figures = "".join(f"{result['bytes_per_socket'][name]:>11,.0f}" for name in MEMORY)
+        whole = f"{result['points'][-1]['Rss'] / 1e6:,.1f} MB"
+        print(f"{result['name']:34}{figures}{whole:>12}{cpu:>15}", flush=True)
     now = datetime.datetime.now(datetime.UTC)
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"parked-{now:%Y%m%dT%H%M%SZ}.json"

@@ -558,7 +558,7 @@ async def test_a_plain_room_may_ignore_the_message() -> None:
             refused(made.seal, "(ctx, message)")
         else:
             made.seal()
-            await made.call_message("ctx", "hello")
+            await made.message_handler("ctx", "hello")
 
 
 def test_sealing_twice_does_nothing() -> None:

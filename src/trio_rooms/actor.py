@@ -180,7 +180,8 @@ class Actor:
         elif isinstance(mail, Ask | Control):
             mail.reply.fail(error)
         elif isinstance(mail, Connected):
-            self.lot.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed")
+            # Of a connection that the room was never told of it does not hear the end either.
+            self.lot.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed", tell=False)
         elif isinstance(mail, Disconnected) and self.room.has_hook("on_disconnect"):
             self.roster.departed = [*(self.roster.departed or ()), mail]
 
@@ -318,7 +319,7 @@ class Actor:
             if self._may_sleep():
                 if await self._hibernate():
                     return
-                if mailbox or self._stopping:
+                if mailbox or self._stopping or self._destroying is not None:
                     continue
             elif self._asked:
                 self._answer_asked(asleep=False)
@@ -345,7 +346,9 @@ class Actor:
 
     async def _handle(self, mail: Mail) -> None:
         record = self.record
-        record.touch()
+        # Before, because a snapshot may be taken while the handler waits; after, because it may go on.
+        if not record.dirty:
+            record.touch()
         if type(mail) is tuple:
             link, message = mail
             context = self._contexts.get(link.id)
@@ -353,8 +356,9 @@ class Actor:
                 context = self._meet(link)
             if self.room.plain:
                 try:
-                    await self.room.call_message(context, message)
-                    self._settle()
+                    await self.room.message_handler(context, message)
+                    if self._touched:
+                        self._settle()
                 except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
                     await self._failed(context, "on_message", error)
             else:
@@ -369,7 +373,8 @@ class Actor:
             self._control(mail)
         elif isinstance(mail, Trouble):
             await self._report(self._own_context, mail.error)
-        record.touch()
+        if not record.dirty:
+            record.touch()
 
     def _meet(self, link: Link) -> Context[Any]:
         context = self._contexts[link.id] = Context(self, Connection(self, link))

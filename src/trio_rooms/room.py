@@ -113,7 +113,8 @@ class Room(Generic[S]):
         self._migrations: dict[int, tuple[int, Migration]] = {}
         self._event_handlers: dict[str, EventHandler] = {}
         self._any_handler: EventHandler | None = None
-        self._message_arguments = 0
+        self.message_handler: Handler = _no_message
+        """What a plain room's messages go to: `on_message`, called with context and message."""
         self._hook_arguments: dict[str, int] = {}
         self._codec: Codec | None = None
 
@@ -276,7 +277,8 @@ class Room(Generic[S]):
         }
         self._any_handler = self._event_handler(self._any, "on_any", 2) if self._any else None
         if self._message is not None:
-            self._message_arguments = self._arity(self._message, "on_message", ("ctx", "message"))
+            arguments = self._arity(self._message, "on_message", ("ctx", "message"))
+            self.message_handler = self._message if arguments > 1 else _without_message(self._message)
         self._hook_arguments = {
             name: self._arity(function, name, _HOOKS[name]) for name, function in self._hooks.items()
         }
@@ -331,11 +333,6 @@ class Room(Generic[S]):
         if function is None:
             return None
         return await function(*arguments[: self._hook_arguments[name]])
-
-    async def call_message(self, ctx: Any, message: str | bytes) -> None:
-        """Hand a message to `on_message`."""
-        assert self._message is not None
-        await (self._message(ctx, message) if self._message_arguments > 1 else self._message(ctx))
 
     # How a definition is checked.
 
@@ -445,6 +442,18 @@ class Room(Generic[S]):
             return structure(data, wanted)
 
         return EventHandler(function, arguments, convert)
+
+
+async def _no_message(_ctx: Any, _message: str | bytes) -> None:
+    msg = "this room is not plain"
+    raise TypeError(msg)
+
+
+def _without_message(function: Handler) -> Handler:
+    async def handler(ctx: Any, _: str | bytes) -> None:
+        await function(ctx)
+
+    return handler
 
 
 def _name(function: Any) -> str:

@@ -444,10 +444,10 @@ async def open_rooms(
                 finally:
                     runtime.cancel()
         except BaseException as group:  # noqa: BLE001 (raised again, or a cancellation that the news goes before)
-            error = first_error(group)
-            if failure is None or not isinstance(error, trio.Cancelled):
+            first = first_error(group)
+            if failure is None or not isinstance(first, trio.Cancelled):
                 # What went wrong in the runtime itself cancelled the block, and is the news.
-                raise error from None
+                raise first from None
         finally:
             lot.dispose()
         if failure is not None:

@@ -21,7 +21,6 @@ _LONG_GAP: Final = (0.35, 0.9)
 """Seconds between two bursts in which a room falls asleep."""
 _SHORT_GAP: Final = (0.0, 0.1)
 """The same for one that stays awake."""
-_DECK: Final = ("short", "long")
 _OPENING: Final = 50
 """Handshakes at once."""
 
@@ -233,7 +232,7 @@ class Crowd:
 
     async def _talk(self, room: SoakRoom, rounds: int, chance: random.Random) -> None:
         for _ in range(rounds):
-            gap = _LONG_GAP if chance.choice(_DECK) == "long" else _SHORT_GAP
+            gap = chance.choice((_LONG_GAP, _SHORT_GAP))
             room.naps += gap is _LONG_GAP
             await trio.sleep(chance.uniform(*gap))
             speakers = chance.sample(room.members, chance.randint(1, 3))
@@ -244,7 +243,7 @@ class Crowd:
                 if leaver is not None:
                     nursery.start_soon(self._replace, leaver, chance, leaver in speakers)
 
-    async def _burst(self, member: Member, chance: random.Random, stays: bool) -> None:  # noqa: FBT001
+    async def _burst(self, member: Member, chance: random.Random, stays: bool) -> None:
         try:
             for _ in range(chance.randint(1, 4)):
                 await self._say(member, chance)
@@ -261,7 +260,7 @@ class Crowd:
         if not member.leaving:
             await member.write(member.say(chance), chance)
 
-    async def _replace(self, member: Member, chance: random.Random, speaks: bool) -> None:  # noqa: FBT001
+    async def _replace(self, member: Member, chance: random.Random, speaks: bool) -> None:
         await trio.sleep(chance.uniform(0, 0.02))
         room = member.room
         if speaks or chance.random() < 0.5:

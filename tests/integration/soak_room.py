@@ -1,4 +1,4 @@
-"""The room of the soak test: it numbers what is said in it, and refuses what is lost, doubled or out of order."""
+"""The room of the soak test: it numbers what is said, and refuses what is lost, doubled or out of order."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ PATIENCE = 60.0
 
 
 def statistics(served: Served) -> Any:
+    """What the server counts."""
     return json.loads(served.get("/stats"))
 
 
