@@ -17,6 +17,8 @@ from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, clo
 __all__ = ["Crowd", "Member", "SoakRoom", "open_client"]
 
 IDLE_TIMEOUT: Final = 0.2
+PATIENCE: Final = 20
+"""Seconds without an answer after which one is lost."""
 _LONG_GAP: Final = (0.35, 0.9)
 """Seconds between two bursts in which a room falls asleep."""
 _SHORT_GAP: Final = (0.0, 0.1)
@@ -39,6 +41,13 @@ async def open_client(port: int, path: str) -> Client:
         plain.close()
         raise
     return client
+
+
+async def expect(event: trio.Event, what: str) -> None:
+    """Wait for something that must come."""
+    with trio.move_on_after(PATIENCE):
+        await event.wait()
+    assert event.is_set(), f"after {PATIENCE} s there is not {what}"
 
 
 @attrs.define(eq=False)
@@ -150,7 +159,7 @@ class Member:
         """The room's answer to an event."""
         self.answered = trio.Event()
         await self.client.send(frame(*self.encode(event, None, 0)))
-        await self.answered.wait()
+        await expect(self.answered, f"an answer for {self.name}")
         return self.answer
 
     def cut(self, *, reset: bool) -> None:
@@ -221,7 +230,7 @@ class Crowd:
         client = await open_client(self.port, f"/soak/{room.id}")
         member = Member(room, name, client, cbor=int(name.partition(".")[0]) % 2 == 1)
         self.nursery.start_soon(member.listen)
-        await member.hello.wait()
+        await expect(member.hello, f"a greeting for {name} in {room.id}")
         room.members.append(member)
 
     async def talk(self, rounds: int) -> None:
@@ -253,7 +262,9 @@ class Crowd:
             if not member.leaving:
                 raise
         if stays:
-            await member.settled.wait()
+            await expect(
+                member.settled, f"an acknowledgement for {member.name}: {member.acked} of {member.sent}"
+            )
 
     async def _say(self, member: Member, chance: random.Random) -> None:
         # A member that closes as it should says nothing more.

@@ -113,10 +113,11 @@ async def _answered(client: Client) -> int:
 async def add(port: int, id: str, amount: int) -> int:  # noqa: A002
     """Add to a counter; returns what it is then."""
     client = await open_client(port, f"/counter/{id}")
-    await client.send(_adding(amount))
-    value = await _answered(client)
-    await trio.aclose_forcefully(client.stream)
-    return value
+    try:
+        await client.send(_adding(amount))
+        return await _answered(client)
+    finally:
+        await trio.aclose_forcefully(client.stream)
 
 
 async def load(

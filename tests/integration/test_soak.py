@@ -44,7 +44,7 @@ async def test_soak(serve: Serve, tmp_path: Path, rooms: int, members: int, roun
     print(f"SOAK_SEED={seed} draws the same once more")
     served = serve(ROOM, "--data", tmp_path / "data", "--idle-timeout", str(IDLE_TIMEOUT))
     began = time.monotonic()
-    with trio.fail_after(PATIENCE + 5 * rounds):
+    with trio.fail_after(PATIENCE + 2 * rounds):
         async with trio.open_nursery() as nursery:
             crowd = Crowd(served.port, nursery, seed)
             await crowd.gather(rooms, members)
