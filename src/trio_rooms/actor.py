@@ -94,6 +94,8 @@ class Actor:
         self.stage = following(Stage.ASLEEP, Step.MAIL)
         self.mailbox: deque[Mail] = deque()
         self.handled = 0
+        self.abandoned = False
+        """Whether it is cancelled, and its state kept whatever its tasks raise then."""
         self.crashes: list[float] = []
         """When it crashed, lately; the supervisor's to count."""
         self.ended = trio.Event()
@@ -116,6 +118,8 @@ class Actor:
         self._over = False
         self._idle = False
         self._asked: list[Control] = []
+        self._untold: list[Disconnected] = []
+        """Who went away while it slept, until on_wake has heard of it."""
         self._stopping = False
         self._destroying: list[Control] | None = None
         self._quiet_since = 0.0
@@ -195,6 +199,9 @@ class Actor:
         self._asked = []
         if type(current) is tuple and not self.room.plain:
             self._send_error(current[0], _number_of(current[1]), "internal_error", "the room failed")
+        elif isinstance(current, Connected):
+            # Its on_connect had begun, and may be in a snapshot: it is to hear of the end.
+            self.lot.close(current.link, CloseCode.INTERNAL_ERROR, "the room failed")
         elif current is not None:
             self.refuse(current, failure)
         self.stage = following(self.stage, Step.CRASHED)
@@ -202,6 +209,9 @@ class Actor:
         self._forget()
 
     def _forget(self) -> None:
+        if self._record is not None:
+            self._record.close()
+        self._idle = self._save_now = False
         self.state = None
         self._record = None
         self._contexts = {}
@@ -217,16 +227,17 @@ class Actor:
             grace: seconds that what is cancelled has to end.
         """
         logger.warning("room %s did not come to rest in time: its handler is cancelled", self.key)
-        self._over = True
+        self._over = self.abandoned = True
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
             with trio.move_on_after(grace):
                 await self.ended.wait()
-            if self.stage in (Stage.AWAKE, Stage.HIBERNATING):
-                try:
-                    await self.record.save(lambda: self.state)
-                except RoomsError as error:
-                    logger.critical("room %s: what was not saved is lost: %s", self.key, error)
+        if self.stage in (Stage.AWAKE, Stage.HIBERNATING):
+            try:
+                await self.record.save(lambda: self.state)
+            except RoomsError as error:
+                logger.critical("room %s: what was not saved is lost: %s", self.key, error)
+        self.mailbox.extendleft([*self._asked, *(self._destroying or ())])
         if self._current is not None:
             self.mailbox.appendleft(self._current)
         self.refuse_all(RoomsClosed("the rooms are closing"))
@@ -257,6 +268,7 @@ class Actor:
         departed, self.roster.departed = self.roster.departed or [], None
         if self.room.has_hook("on_disconnect"):
             self.mailbox.extendleft(reversed(departed))
+        departed = self._untold = [*self._untold, *departed]
         if loaded is None:
             self.state = self.room.new_state()
             self.record.dirty = True
@@ -271,6 +283,9 @@ class Actor:
                 loaded.fell_back,
             )
             await self.room.call_hook("on_wake", self._own_context, report)
+            if self.room.has_hook("on_wake"):
+                self.record.dirty = True
+        self._untold = []
         self._settle()
         self.stage = following(self.stage, Step.LOADED)
         self._rate_mark = (trio.current_time(), self.handled)
@@ -319,14 +334,20 @@ class Actor:
             if self._may_sleep():
                 if await self._hibernate():
                     return
-                if mailbox or self._stopping or self._destroying is not None:
+                if self._has_work:
                     continue
             elif self._asked:
                 self._answer_asked(asleep=False)
+            self._idle = False
             self._quiet_since = trio.current_time()
             self._arm_idle(self._quiet_since + self.room.idle_timeout)
             await self._wait()
             pause_at = perf_counter() + _SLICE
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether something came while it was busy, and so found nobody to wake."""
+        return bool(self.mailbox) or self._stopping or self._destroying is not None or self._save_now
 
     async def _wait(self) -> None:
         self._waiting = trio.lowlevel.current_task()
@@ -474,7 +495,12 @@ class Actor:
         self._settle_quietly()
 
     def _send_error(self, link: Link, number: int | None, code: str, message: str) -> None:
-        self.lot.send(link, protocol.refuse(number, code, message))
+        try:
+            self.lot.send(link, protocol.refuse(number, code, message))
+        except (TypeError, ValueError):
+            logger.exception("room %s: the error %r cannot be sent", self.key, code)
+            answer = protocol.refuse(number, "internal_error", "the room could not handle this")
+            self.lot.send(link, answer)
 
     def touch_attachment(self, connection: Connection) -> None:
         """A handler looked at an attachment, and may edit it."""
@@ -612,7 +638,8 @@ class Actor:
         self._idle = False
         # One step: nothing is awaited between this look at the mailbox and the removal.
         restless = self._tasks and saved and self.record.unsaved(self.state)
-        if not saved or self.mailbox or ((self._holds or restless) and not self._stopping):
+        wanted = self.mailbox or self._destroying is not None
+        if not saved or wanted or ((self._holds or restless) and not self._stopping):
             self.stage = following(self.stage, Step.INTERRUPTED)
             self._answer_asked(asleep=False)
             if not saved and self._stopping:
@@ -634,21 +661,30 @@ class Actor:
 
     async def _destroy(self, asked: list[Control]) -> bool:
         await self.room.call_hook("on_destroy", self._own_context)
-        self._destroying = None
         try:
             await self.record.destroy()
         except StoreError as error:
+            self._destroying = None
             logger.error("room %s goes on, it could not be destroyed: %s", self.key, error)  # noqa: TRY400
             for control in asked:
                 control.reply.fail(error)
             return False
+        self._destroying = None
         for link in list(self.roster.links.values()):
             self.lot.close(link, CloseCode.NORMAL, "the room was destroyed", tell=False)
+        for context in self._contexts.values():
+            self.lot.abandon(context.connection.link)  # Closed by a handler before, and not gone yet.
         # Who was told by the old room is nobody to the new one that other mail may begin.
-        self.mailbox = deque(mail for mail in self.mailbox if not isinstance(mail, Connected | Disconnected))
+        left, self.mailbox = self.mailbox, deque()
+        for mail in left:
+            if isinstance(mail, Control):
+                asked.append(mail) if mail.destroy else self._asked.append(mail)
+            elif not isinstance(mail, Connected | Disconnected | Trouble):
+                self.mailbox.append(mail)
         self._end(Step.DESTROYED)
         for control in asked:
             control.reply.succeed(None)
+        self._answer_asked(asleep=True)
         return True
 
     # Saving.

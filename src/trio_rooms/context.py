@@ -78,7 +78,8 @@ class WakeReport:
     cause: str
     """What woke it: ``message``, ``connect``, ``disconnect``, ``ask``, ``destroy`` or ``crash``."""
     slept: float | None
-    """Seconds of sleep by the monotonic clock; None when it slept in another process, or crashed."""
+    """Seconds of sleep by the monotonic clock; None when it slept in another process,
+    crashed, or slept without connections."""
     departed: tuple[Departure, ...]
     """Who went away while it slept, as long as somebody stayed, the last 1,000 of them.
 
@@ -108,6 +109,11 @@ class Connection:
     def id(self) -> str:
         """A name for this connection that is never used again, here or in another process."""
         return format(self._link.id, "x")
+
+    @property
+    def link(self) -> Link:
+        """The socket behind it; for the library."""
+        return self._link
 
     @property
     def closed(self) -> bool:

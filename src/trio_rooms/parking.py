@@ -163,8 +163,10 @@ class ParkingLot:
 
     def forget(self, roster: Roster) -> None:
         """Drop the record of a room that sleeps and has no connections."""
-        if not (roster.links or roster.awake or roster.departed or roster.jobs):
-            self.rosters.pop(roster.key, None)
+        if roster.links or roster.awake or roster.departed or roster.jobs:
+            return
+        if self.rosters.get(roster.key) is roster:  # Else a newer one has its key.
+            del self.rosters[roster.key]
 
     def new_id(self) -> int:
         """A number for the next connection."""
@@ -275,6 +277,10 @@ class ParkingLot:
         if not link.flags & GONE:
             self._announce(link, CloseCode.ABNORMAL, "the closing handshake was not answered", clean=False)
         link.drop()
+
+    def abandon(self, link: Link) -> None:
+        """Tell nobody when a connection ends: the room that it was in is no more."""
+        link.flags |= UNTOLD
 
     def overwhelmed(self, link: Link) -> None:
         """Close a connection that does not read what it is sent; only the close frame still goes out."""

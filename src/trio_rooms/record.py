@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import trio
 
-from .errors import SnapshotCorrupt
+from .errors import SnapshotCorrupt, StateError
 from .room import Room
 from .snapshot import LARGE, Snapshot
 from .store import Commit, Store
@@ -64,12 +64,17 @@ class Record:
     _flying: dict[str, bytes | None] = attrs.field(init=False, factory=dict)
     _size: int = attrs.field(init=False, default=0)
     _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
+    _closed: bool = attrs.field(init=False, default=False)
 
     def touch(self) -> None:
         """The state may have changed."""
         if not self.dirty:
             self.dirty = True
             self._wanted(False)
+
+    def close(self) -> None:
+        """Save nothing any more: what waits for its turn now has outlived its room."""
+        self._closed = True
 
     async def load(self) -> Loaded | None:
         """The newest state in the store that decodes; None for a room that never was.
@@ -93,7 +98,9 @@ class Record:
                 broken = broken or error
                 continue
             self.large = len(snapshot.state) >= LARGE
-            if broken is None and snapshot.version == self._room.version:
+            # What a former process wrote is written again, so that it is of this one from then on.
+            restarted = snapshot.epoch != self._store.epoch
+            if broken is None and snapshot.version == self._room.version and not restarted:
                 self._saved = _digest(snapshot.state)
             else:
                 self.dirty = True
@@ -103,7 +110,7 @@ class Record:
                     self._key,
                     one.generation,
                 )
-            return Loaded(state, snapshot.epoch != self._store.epoch, broken is not None)
+            return Loaded(state, restarted, broken is not None)
         if broken is not None:
             raise broken
         return None
@@ -124,6 +131,8 @@ class Record:
             StoreError: nothing was written; a later call tries again.
         """
         async with self._turn:
+            if self._closed:
+                return
             with trio.CancelScope(shield=True):
                 await self._save(state, in_thread=in_thread)
 
@@ -166,7 +175,10 @@ class Record:
             return True
         if self.large:
             return self.dirty
-        return _digest(self._room.codec.encode(self._key, state)) != self._saved
+        try:
+            return _digest(self._room.codec.encode(self._key, state)) != self._saved
+        except StateError:
+            return True  # Whoever saves it is told why.
 
     async def settled(self) -> None:
         """Wait until no commit is in flight."""
@@ -178,6 +190,7 @@ class Record:
         async with self._turn:
             with trio.CancelScope(shield=True):
                 await self._store.commit(Commit(self._key, destroy=True))
+                self._closed = True
 
     # The storage of the room.
 

@@ -308,10 +308,10 @@ class Rooms:
 
         For transports that are no sockets: memory streams in tests, tunnels.
         """
-        self._check_open()
-        room, key = self._definition(name), f"{name}/{check_id(id)}"
-        encoded = encode_attachment(key, attachment, room.attachment_limit)
         try:
+            self._check_open()
+            room, key = self._definition(name), f"{name}/{check_id(id)}"
+            encoded = encode_attachment(key, attachment, room.attachment_limit)
             await self._run_link(
                 StreamLink(self._lot.new_id(), self._supervisor.roster(key), encoded, 0, stream)
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import random
 from collections.abc import Mapping
@@ -75,6 +76,7 @@ class Supervisor:
         self._alarms = alarms
         self._max_awake = max_awake
         self._nursery: trio.Nursery | None = None
+        self._context = contextvars.Context()
         self._actors: dict[str, Actor] = {}
         self._ending: dict[str, Actor] = {}
         self._failed: set[str] = set()
@@ -171,9 +173,13 @@ class Supervisor:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the parent of the rooms, until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            await trio.sleep_forever()
+        self._context = contextvars.copy_context()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._none_left.set()  # None runs any more, however this ended.
 
     def _new_actor(self, room: Room[Any], key: str, cause: str) -> Actor:
         roster = self.roster(key)
@@ -198,7 +204,9 @@ class Supervisor:
         self._actors[actor.key] = actor
         actor.roster.awake = True
         self._wakes += 1
-        self._nursery.start_soon(self._supervise, actor, name=actor.key)
+        # Not in the context of whoever happened to wake it, which others' mail would then see.
+        start = partial(self._nursery.start_soon, self._supervise, actor, name=actor.key)
+        self._context.copy().run(start)
 
     def _press(self) -> None:
         """Send one quiet room to sleep early, looking first at those that woke first."""
@@ -231,7 +239,7 @@ class Supervisor:
 
     def _after_crash(self, actor: Actor, error: Exception) -> float | None:
         """Decide what becomes of a room that ended with an error: seconds to its next try, or None."""
-        if self._actors.get(actor.key) is not actor:
+        if actor.abandoned or self._actors.get(actor.key) is not actor:
             logger.error("room %s: a task raised while it was cancelled", actor.key, exc_info=error)
             return None
         if isinstance(error, SnapshotError | StoreError) and actor.stage is Stage.WAKING:
@@ -280,11 +288,14 @@ class Supervisor:
         self._ending[actor.key] = actor
         actor.roster.asleep_since = trio.current_time()
         left = actor.mailbox
-        self._drop(actor)
         if left:
             following_actor = self._new_actor(actor.room, actor.key, _cause(left[0]))
             following_actor.mailbox.extend(left)
+            if self._stopping:
+                following_actor.stop()
             self._start(following_actor)
+        else:
+            self._drop(actor)
 
     def _drop(self, actor: Actor) -> None:
         if self._actors.get(actor.key) is actor:
@@ -309,10 +320,15 @@ class Supervisor:
                 actor.stop()
             with trio.move_on_after(timeout):
                 await self._none_left.wait()
-        for actor in list(self._actors.values()):
-            await actor.abandon(_GRACE)
+        async with trio.open_nursery() as nursery:
+            for actor in list(self._actors.values()):
+                nursery.start_soon(self._abandon, actor)
         assert self._nursery is not None
         self._nursery.cancel_scope.cancel()
+
+    async def _abandon(self, actor: Actor) -> None:
+        await actor.abandon(_GRACE)
+        self._drop(actor)
 
 
 _GRACE: Final = 1.0
