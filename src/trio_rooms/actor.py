@@ -722,16 +722,20 @@ class Actor:
         record = self._record
         try:
             if not self._over and record is not None and not record.large:
-                await self._save()
+                await self._save(actor_waits=False)
         except Exception as error:  # noqa: BLE001 (a store that breaks its contract crashes this room and no other)
             if self._nursery is not None and not self._over and record is self._record:
                 self._nursery.start_soon(_raise, error)
 
-    async def _save(self) -> bool:
-        """Save; a failure is told, and tried again later."""
+    async def _save(self, *, actor_waits: bool = True) -> bool:
+        """Save; a failure is told, and tried again later.
+
+        Args:
+            actor_waits: whether this is the actor's own task, so that no handler runs meanwhile.
+        """
         try:
-            # The actor waits here while a large state is encoded in a thread, but its tasks do not.
-            await self.record.save(lambda: self.state, in_thread=not self._tasks)
+            # Behind a save that found the state to be large, one in the background must not use a thread.
+            await self.record.save(lambda: self.state, in_thread=actor_waits and not self._tasks)
         except RoomsError as error:
             self._save_failures += 1
             delay = min(_RETRY_FIRST * 2**self._save_failures, _RETRY_LAST)
