@@ -49,21 +49,23 @@ _SCHEMA = (
     f"PRAGMA user_version = {_VERSION}",
 )
 
+# Parameters are named: some releases of Python 3.12 warn of numbered ones.
 # SQLite answers length() of a blob from the row's header, without loading the blob.
 _LOAD = """
-SELECT generation, CASE WHEN length(document) <= ?2 THEN document END
+SELECT generation, CASE WHEN length(document) <= :most THEN document END
 FROM rooms JOIN snapshots ON snapshots.id IN (2 * rooms.id, 2 * rooms.id + 1)
-WHERE key = ?1 ORDER BY generation DESC
+WHERE key = :key ORDER BY generation DESC
 """
 _VALUE = """
-SELECT CASE WHEN length(value) <= ?3 THEN value END FROM storage
-WHERE room = (SELECT id FROM rooms WHERE key = ?1) AND name = ?2
+SELECT CASE WHEN length(value) <= :most THEN value END FROM storage
+WHERE room = (SELECT id FROM rooms WHERE key = :key) AND name = :name
 """
 _LIST = """
-SELECT name, CASE WHEN length(value) <= ?5 THEN value END FROM storage
-WHERE room = (SELECT id FROM rooms WHERE key = ?1) AND name >= ?2 AND name < ?3 ORDER BY name LIMIT ?4
+SELECT name, CASE WHEN length(value) <= :most THEN value END FROM storage
+WHERE room = (SELECT id FROM rooms WHERE key = :key) AND name >= :low AND name < :high
+ORDER BY name LIMIT :limit
 """
-_KEYS = "SELECT key FROM rooms WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3"
+_KEYS = "SELECT key FROM rooms WHERE key >= :low AND key < :high ORDER BY key LIMIT :limit"
 _FIND = """
 SELECT rooms.id, snapshots.id, generation
 FROM rooms LEFT JOIN snapshots ON snapshots.id IN (2 * rooms.id, 2 * rooms.id + 1)
@@ -74,8 +76,8 @@ INSERT INTO storage (room, name, value) VALUES (?, ?, ?)
 ON CONFLICT (room, name) DO UPDATE SET value = excluded.value
 """
 _FORGET_IF_EMPTY = """
-DELETE FROM rooms WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM storage WHERE room = ?1)
-AND NOT EXISTS (SELECT 1 FROM snapshots WHERE snapshots.id IN (2 * ?1, 2 * ?1 + 1))
+DELETE FROM rooms WHERE id = :room AND NOT EXISTS (SELECT 1 FROM storage WHERE room = :room)
+AND NOT EXISTS (SELECT 1 FROM snapshots WHERE snapshots.id IN (2 * :room, 2 * :room + 1))
 """
 
 
@@ -188,7 +190,7 @@ def load(connection: sqlite3.Connection, key: bytes, most_bytes: int) -> tuple[S
     Raises:
         TooLarge: one of them has more than ``most_bytes``.
     """
-    rows = connection.execute(_LOAD, (key, most_bytes)).fetchall()
+    rows = connection.execute(_LOAD, {"key": key, "most": most_bytes}).fetchall()
     for row in rows:
         if row[1] is None:
             raise TooLarge
@@ -201,7 +203,9 @@ def read_value(connection: sqlite3.Connection, key: bytes, name: bytes, most_byt
     Raises:
         TooLarge: it has more than ``most_bytes``.
     """
-    rows: list[tuple[bytes | None]] = connection.execute(_VALUE, (key, name, most_bytes)).fetchall()
+    rows: list[tuple[bytes | None]] = connection.execute(
+        _VALUE, {"key": key, "name": name, "most": most_bytes}
+    ).fetchall()
     if not rows:
         return None
     if rows[0][0] is None:
@@ -222,8 +226,10 @@ def read_list(
         TooLarge: the values have more than ``most_bytes`` together.
     """
     found: list[tuple[str, bytes]] = []
+    low, high = within
+    wanted = {"key": key, "low": low, "high": high, "limit": limit, "most": most_bytes}
     # Row by row: a cursor that is dropped early has not read the rest.
-    with contextlib.closing(connection.execute(_LIST, (key, *within, limit, most_bytes))) as rows:
+    with contextlib.closing(connection.execute(_LIST, wanted)) as rows:
         for name, value in rows:
             if value is None or len(value) > most_bytes:
                 raise TooLarge
@@ -234,7 +240,9 @@ def read_list(
 
 def read_keys(connection: sqlite3.Connection, within: tuple[bytes, bytes], limit: int) -> list[str]:
     """Keys in a half-open range, at most ``limit``."""
-    return [key.decode() for (key,) in connection.execute(_KEYS, (*within, limit)).fetchall()]
+    low, high = within
+    rows = connection.execute(_KEYS, {"low": low, "high": high, "limit": limit}).fetchall()
+    return [key.decode() for (key,) in rows]
 
 
 def write(connection: sqlite3.Connection, commit: Commit) -> None:
@@ -248,7 +256,7 @@ def write(connection: sqlite3.Connection, commit: Commit) -> None:
     room, newest, generation = connection.execute(_FIND, (key,)).fetchone() or (None, None, None)
     if commit.destroy:
         if room is not None:
-            connection.execute("DELETE FROM snapshots WHERE id IN (2 * ?1, 2 * ?1 + 1)", (room,))
+            connection.execute("DELETE FROM snapshots WHERE id IN (2 * ?, 2 * ? + 1)", (room, room))
             connection.execute("DELETE FROM storage WHERE room = ?", (room,))
             connection.execute("DELETE FROM rooms WHERE id = ?", (room,))
         return
@@ -269,4 +277,4 @@ def write(connection: sqlite3.Connection, commit: Commit) -> None:
         else:
             connection.execute(_PUT, (room, encode(name), value))
     if commit.document is None:
-        connection.execute(_FORGET_IF_EMPTY, (room,))
+        connection.execute(_FORGET_IF_EMPTY, {"room": room})
