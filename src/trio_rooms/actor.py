@@ -187,7 +187,7 @@ class Actor:
             # Of a connection that the room was never told of it does not hear the end either.
             self.lot.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed", tell=False)
         elif isinstance(mail, Disconnected) and self.room.has_hook("on_disconnect"):
-            self.roster.departed = [*(self.roster.departed or ()), mail]
+            self.roster.note_departure(mail)
 
     def crashed(self, error: Exception) -> None:
         """Forget everything but the mail; what was being handled is answered."""

@@ -106,6 +106,13 @@ class Roster:
         self.asleep_since: float | None = None
         """When it fell asleep, on Trio's clock, if that was in this process."""
 
+    def note_departure(self, departure: Disconnected) -> list[Disconnected]:
+        """Keep a departure until the room is awake to hear of it; returns all that are kept."""
+        if self.departed is None:
+            self.departed = []
+        self.departed.append(departure)
+        return self.departed
+
 
 class ParkingLot:
     """Holds the sockets and moves bytes; knows nothing of what rooms do with them.

@@ -155,11 +155,9 @@ class Supervisor:
         roster = mail.link.roster
         listens = room.has_hook("on_disconnect")
         if listens or room.has_hook("on_wake"):
-            if roster.departed is None:
-                roster.departed = []
-            roster.departed.append(mail)
+            noted = roster.note_departure(mail)
             if roster.links and not listens:
-                del roster.departed[:-_MOST_DEPARTED]
+                del noted[:-_MOST_DEPARTED]
         if roster.links and (not listens or len(roster.departed or ()) < _MOST_DEPARTED):
             return
         if listens and not self._stopping and key not in self._failed:
