@@ -479,7 +479,7 @@ async def call(made: Room[Any], event: str, data: Any) -> Any:
     assert handler is not None
     if handler.convert is not None:
         data = handler.convert(data)
-    arguments = ("ctx", event, data) if made.catches(event) else ("ctx", data)
+    arguments = ("ctx", event, data) if handler.named else ("ctx", data)
     return await handler.function(*arguments[: handler.arguments])
 
 

@@ -15,7 +15,7 @@ import trio
 from . import protocol
 from .alarms import Alarms
 from .cbor import as_sent
-from .context import Connection, Context, Departure, LiveRoom, PlainMessage, WakeReport
+from .context import Connection, Context, Departure, LiveRoom, WakeReport, plain_frame
 from .convert import describe
 from .errors import EventError, HandlerFailed, RoomFailed, RoomsClosed, RoomsError, StoreError
 from .frames import CloseCode
@@ -134,9 +134,13 @@ class Actor:
 
     def post(self, mail: Mail) -> bool:
         """Put mail into the box; False when it is nearly full."""
-        self.mailbox.append(mail)
-        self._poke()
-        return len(self.mailbox) < _MAILBOX_HIGH
+        mailbox = self.mailbox
+        mailbox.append(mail)
+        task = self._waiting
+        if task is not None:
+            self._waiting = None
+            trio.lowlevel.reschedule(task)
+        return len(mailbox) < _MAILBOX_HIGH
 
     def stop(self) -> None:
         """Sleep as soon as the mail is handled, whatever holds it awake."""
@@ -304,15 +308,36 @@ class Actor:
         return None
 
     async def _work(self) -> None:
-        mailbox, roster = self.mailbox, self.roster
+        # Each message goes through the inner loop and each batch through the outer one, so what
+        # these look up they look up once.
+        mailbox, roster, record = self.mailbox, self.roster, self.record
+        on_message = self.room.message_handler if self.room.plain else None
+        contexts, touched = self._contexts, self._touched
+        task, stop_waiting = trio.lowlevel.current_task(), self._stop_waiting
+        idle_timeout = self.room.idle_timeout
         pause_at = perf_counter() + _SLICE
         while True:
+            self._idle = self._idle and not mailbox
             while mailbox:
                 while roster.jobs:
                     await trio.lowlevel.checkpoint()  # What it sends is written faster than it is made.
-                self._idle = False
                 self._current = mail = mailbox.popleft()
-                await self._handle(mail)
+                # Before, because a snapshot may be taken while the handler waits; after, because it may go on.
+                if not record.dirty:
+                    record.touch()
+                if on_message is not None and type(mail) is tuple:
+                    link, message = mail
+                    context = contexts.get(link.id) or self._meet(link)
+                    try:
+                        await on_message(context, message)
+                        if touched:
+                            self._settle()
+                    except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
+                        await self._failed(context, "on_message", error)
+                else:
+                    await self._handle(mail)
+                if not record.dirty:
+                    record.touch()
                 self._current = None
                 self.handled += 1
                 if self._destroying is not None:
@@ -340,18 +365,16 @@ class Actor:
                 self._answer_asked(asleep=False)
             self._idle = False
             self._quiet_since = trio.current_time()
-            self._arm_idle(self._quiet_since + self.room.idle_timeout)
-            await self._wait()
+            if not self._idle_alarm:
+                self._arm_idle(self._quiet_since + idle_timeout)
+            self._waiting = task
+            await trio.lowlevel.wait_task_rescheduled(stop_waiting)
             pause_at = perf_counter() + _SLICE
 
     @property
     def _has_work(self) -> bool:
         """Whether something came while it was busy, and so found nobody to wake."""
         return bool(self.mailbox) or self._stopping or self._destroying is not None or self._save_now
-
-    async def _wait(self) -> None:
-        self._waiting = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
 
     def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
         self._waiting = None
@@ -366,24 +389,9 @@ class Actor:
     # Handling.
 
     async def _handle(self, mail: Mail) -> None:
-        record = self.record
-        # Before, because a snapshot may be taken while the handler waits; after, because it may go on.
-        if not record.dirty:
-            record.touch()
         if type(mail) is tuple:
             link, message = mail
-            context = self._contexts.get(link.id)
-            if context is None:
-                context = self._meet(link)
-            if self.room.plain:
-                try:
-                    await self.room.message_handler(context, message)
-                    if self._touched:
-                        self._settle()
-                except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
-                    await self._failed(context, "on_message", error)
-            else:
-                await self._envelope(context, link, message)
+            await self._envelope(self._contexts.get(link.id) or self._meet(link), link, message)
         elif isinstance(mail, Ask):
             await self._ask(mail)
         elif isinstance(mail, Connected):
@@ -394,8 +402,6 @@ class Actor:
             self._control(mail)
         elif isinstance(mail, Trouble):
             await self._report(self._own_context, mail.error)
-        if not record.dirty:
-            record.touch()
 
     def _meet(self, link: Link) -> Context[Any]:
         context = self._contexts[link.id] = Context(self, Connection(self, link))
@@ -433,7 +439,7 @@ class Actor:
             except Exception as error:
                 code = "invalid_data"
                 raise EventError(code, describe(error)) from error
-        arguments = (context, event, data) if self.room.catches(event) else (context, data)
+        arguments = (context, event, data) if handler.named else (context, data)
         return await handler.function(*arguments[: handler.arguments])
 
     async def _ask(self, mail: Ask) -> None:
@@ -532,12 +538,12 @@ class Actor:
             raise TypeError(msg)
         return protocol.event(name, data)
 
-    def plain_message(self, message: str | bytes) -> PlainMessage:
-        """A message that this room sends as it is."""
+    def plain_frame(self, message: str | bytes) -> bytes:
+        """The frame of a message that this room sends as it is."""
         if not self.room.plain:
             msg = f"room {self.room.name} speaks envelopes: send events with emit()"
             raise TypeError(msg)
-        return PlainMessage(message)
+        return plain_frame(message)
 
     def start_soon(
         self,

@@ -163,7 +163,8 @@ class Connection:
 
     def send(self, message: str | bytes) -> None:
         """Send a message as it is; only in plain rooms."""
-        self._actor.lot.send(self._link, self._actor.plain_message(message))
+        actor = self._actor
+        actor.lot.send_frame(self._link, actor.plain_frame(message))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection after everything that was sent to it.
@@ -356,9 +357,8 @@ class LiveRoom:
         except_: Connection | Iterable[Connection] = (),
     ) -> None:
         """Send a message as it is, to whom `emit` would; only in plain rooms."""
-        self._actor.lot.broadcast(
-            self._actor.roster, self._actor.plain_message(message), channel, _ids(except_)
-        )
+        actor = self._actor
+        actor.lot.broadcast(actor.roster, PlainMessage(actor.plain_frame(message)), channel, _ids(except_))
 
     def start_soon(
         self,
@@ -436,16 +436,25 @@ class Context(Generic[S]):
         return self._connection is not None
 
 
+def plain_frame(message: str | bytes) -> bytes:
+    """The frame of a message of a plain room.
+
+    Raises:
+        TypeError: it is neither str nor bytes.
+    """
+    if not isinstance(message, str | bytes):
+        msg = f"a plain room sends str or bytes, not {type(message).__name__}"
+        raise TypeError(msg)
+    return encode_message(message)
+
+
 class PlainMessage:
     """A message of a plain room, the same for every client."""
 
     __slots__ = ("_frame",)
 
-    def __init__(self, message: str | bytes) -> None:
-        if not isinstance(message, str | bytes):
-            msg = f"a plain room sends str or bytes, not {type(message).__name__}"
-            raise TypeError(msg)
-        self._frame = encode_message(message)
+    def __init__(self, frame: bytes) -> None:
+        self._frame = frame
 
     def frame(self, *, binary: bool) -> bytes:  # noqa: ARG002 (it has no kinds)
         """The encoded frame."""

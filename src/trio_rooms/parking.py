@@ -37,6 +37,13 @@ _CHUNK: Final = 64
 """Sockets written to between two looks at the clock."""
 
 
+class Inbox(Protocol):
+    """Where the mail of an awake room goes."""
+
+    def post(self, mail: Mail) -> bool:
+        """Take mail; False asks to be spared for a while."""
+
+
 class Message(Protocol):
     """What can be sent to many: its whole frame, in the kind that a client is spoken to in."""
 
@@ -72,11 +79,11 @@ class Roster:
     __slots__ = (
         "asleep_since",
         "auto_respond",
-        "awake",
         "channels",
         "departed",
         "fresh",
         "greets",
+        "inbox",
         "jobs",
         "key",
         "links",
@@ -102,7 +109,8 @@ class Roster:
         """Output that the lot has still to write, in order; each returns whether it is done."""
         self.paused: list[Link] | None = None
         """Who is not read from until the room has caught up."""
-        self.awake = False
+        self.inbox: Inbox | None = None
+        """Where its mail goes while it is awake; the supervisor's to set."""
         self.asleep_since: float | None = None
         """When it fell asleep, on Trio's clock, if that was in this process."""
 
@@ -118,7 +126,7 @@ class ParkingLot:
     """Holds the sockets and moves bytes; knows nothing of what rooms do with them.
 
     Args:
-        deliver: takes mail for a room by its key; False asks to be spared for a while.
+        deliver: takes mail for a room that sleeps, by its key; False asks to be spared for a while.
         alarms: for closing handshakes that nobody answers.
         max_message_size: bytes of the largest message that is taken.
         backlog: bytes that may wait for a socket before it is closed as too slow.
@@ -137,7 +145,7 @@ class ParkingLot:
         self.backlog = backlog
         self.poller = new_poller()
         self.rosters: dict[str, Roster] = {}
-        self._deliver = deliver
+        self._deliver_asleep = deliver
         self._alarms = alarms
         self._limit = max_message_size
         self._close_timeout = close_timeout
@@ -170,7 +178,7 @@ class ParkingLot:
 
     def forget(self, roster: Roster) -> None:
         """Drop the record of a room that sleeps and has no connections."""
-        if roster.links or roster.awake or roster.departed or roster.jobs:
+        if roster.links or roster.inbox is not None or roster.departed or roster.jobs:
             return
         if self.rosters.get(roster.key) is roster:  # Else a newer one has its key.
             del self.rosters[roster.key]
@@ -222,7 +230,7 @@ class ParkingLot:
         if roster.greets:
             link.flags |= FRESH
             roster.fresh += 1
-        self._deliver(roster.key, Connected(link))
+        self._deliver(roster, Connected(link))
 
     def greeted(self, link: Link) -> None:
         """What is said to everybody is said to this connection too from now on."""
@@ -332,10 +340,14 @@ class ParkingLot:
         if not link.flags & UNTOLD:
             # The room may have gone to sleep since the link left it, and its record with it.
             link.roster = self.rosters.setdefault(link.roster.key, link.roster)
-            self._deliver(link.roster.key, Disconnected(link, code, reason, clean))
+            self._deliver(link.roster, Disconnected(link, code, reason, clean))
         self.forget(link.roster)
 
     # In.
+
+    def _deliver(self, roster: Roster, mail: Mail) -> bool:
+        inbox = roster.inbox
+        return inbox.post(mail) if inbox is not None else self._deliver_asleep(roster.key, mail)
 
     def feed(self, link: Link, data: bytes) -> None:
         """Bytes came from a connection."""
@@ -347,26 +359,8 @@ class ParkingLot:
 
     def receive(self, link: Link, message: frames.Received) -> None:
         """A message, or another thing that frames carry, came from a connection."""
-        kind = type(message)
-        if kind is str or kind is bytes:
-            flags = link.flags
-            if flags & CLOSING:
-                return
-            if (kind is bytes) is not (flags & BINARY == BINARY):
-                link.flags = flags ^ BINARY
-            roster = link.roster
-            if roster.auto_respond:
-                answer = roster.auto_respond.get(message)  # type: ignore[arg-type]
-                if answer is not None:
-                    self._answered += 1
-                    link.send(answer)
-                    return
-            self._received += 1
-            if not self._deliver(roster.key, (link, message)) and not link.flags & (PAUSED | GONE):  # type: ignore[arg-type]
-                if roster.paused is None:
-                    roster.paused = []
-                roster.paused.append(link)
-                link.pause()
+        if isinstance(message, str | bytes):
+            self.take(link, message)
         elif isinstance(message, frames.Ping):
             if not link.flags & CLOSING:
                 self._answered += 1
@@ -375,6 +369,30 @@ class ParkingLot:
             self._closed_by_peer(link, message)
         elif isinstance(message, frames.Violation):
             self._hang_up(link, message.code, message.reason)
+
+    def take(self, link: Link, message: str | bytes) -> None:
+        """A message came from a connection."""
+        flags = link.flags
+        if flags & CLOSING:
+            return
+        if (type(message) is bytes) is not (flags & BINARY == BINARY):
+            link.flags = flags ^ BINARY
+        roster = link.roster
+        if roster.auto_respond:
+            answer = roster.auto_respond.get(message)
+            if answer is not None:
+                self._answered += 1
+                link.send(answer)
+                return
+        self._received += 1
+        inbox = roster.inbox
+        mail = (link, message)
+        spare = inbox.post(mail) if inbox is not None else self._deliver_asleep(roster.key, mail)
+        if not spare and not link.flags & (PAUSED | GONE):
+            if roster.paused is None:
+                roster.paused = []
+            roster.paused.append(link)
+            link.pause()
 
     def _closed_by_peer(self, link: Link, close: frames.Close) -> None:
         answered = link.flags & MUTE
@@ -413,9 +431,13 @@ class ParkingLot:
 
     def send(self, link: Link, message: Message) -> None:
         """Send to one connection; nothing where it is closing or gone."""
+        if not link.flags & (CLOSING | GONE):
+            self.send_frame(link, message.frame(binary=link.flags & BINARY == BINARY))
+
+    def send_frame(self, link: Link, frame: bytes) -> None:
+        """Send what is the same for all clients to one connection, as `send` does."""
         if link.flags & (CLOSING | GONE):
             return
-        frame = message.frame(binary=link.flags & BINARY == BINARY)
         self._sent += 1
         if link.roster.jobs:
             self._in_order(link.roster, partial(_send_late, link, frame))
@@ -489,16 +511,22 @@ class ParkingLot:
                     pause_at = perf_counter() + _SLICE
 
     def _read(self, link: SocketLink) -> None:
+        unfinished = link.partial is not None
         try:
-            data = os.read(link.fd, _READ_SIZE if link.partial is None else _LARGE_READ)
+            data = os.read(link.fd, _LARGE_READ if unfinished else _READ_SIZE)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if data:
-            self.feed(link, data)
-        else:
+        if not data:
             self.lost(link)
+            return
+        if not unfinished and not link.flags & DEAF:
+            message = frames.parse_one(data, self._limit)
+            if message is not None:
+                self.take(link, message)
+                return
+        self.feed(link, data)
 
     async def _push(self) -> None:
         """Write what was too much for one slice, room by room."""

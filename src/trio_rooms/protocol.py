@@ -5,10 +5,16 @@ from __future__ import annotations
 import io
 import json
 import math
+import threading
 from typing import Any, Final, NoReturn
 
 import attrs
 import cbor2
+
+try:
+    import orjson
+except ImportError:  # It is an extra.
+    orjson = None  # type: ignore[assignment]
 
 from . import cbor
 from .convert import plain
@@ -34,7 +40,8 @@ _DEPTH: Final = 64
 """Containers in containers that a message may have; deeper data has no honest use in an event."""
 
 
-@attrs.frozen
+# Not frozen, because attrs takes three times as long to make a frozen one, and each message has one.
+@attrs.define
 class Envelope:
     """One message of a client, decoded."""
 
@@ -134,15 +141,33 @@ def _to_json(value: Any) -> bytes:
         except (TypeError, ValueError):
             # What CBOR clients may send and JSON has no form for must not make a room unable
             # to speak to its JSON clients: NaN and infinities become null, odd keys strings.
-            return _dump(_for_json(value))
+            return _encode_json(_for_json(value)).encode()
     except RecursionError:
         msg = "it is nested too deeply, or contains itself"
         raise ValueError(msg) from None
 
 
+# Made once: json.dumps and json.loads with options make a new one at each call, which takes
+# longer than a short message.
+_encode_json: Final = json.JSONEncoder(
+    default=plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+).encode
+
+
 def _dump(value: Any) -> bytes:
-    text = json.dumps(value, default=plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode()
+    return _encode_json(value).encode()
+
+
+if orjson is not None:
+    # It is told to leave to `plain` what it would write in another form than the standard library
+    # does here, and what it refuses (integers beyond 64 bits, keys that are no strings) goes there.
+    _OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+
+    def _dump(value: Any) -> bytes:
+        try:
+            return orjson.dumps(value, plain, _OPTIONS)
+        except TypeError:
+            return _encode_json(value).encode()
 
 
 def _for_json(value: Any) -> Any:
@@ -167,8 +192,11 @@ def _json_key(key: Any) -> str | int | None:
 
 
 def _from_json(text: str) -> Any:
+    # Not by orjson, which makes floats of integers beyond 64 bits.
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value, end = _json.raw_decode(text) if text.startswith("{") else (None, -1)
+        if end != len(text):
+            value = _json.decode(text)  # There is white space around it, or it is wrong.
         # An escaped lone surrogate makes a string that neither JSON nor CBOR can carry on.
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
@@ -202,6 +230,9 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(msg)
 
 
+_json: Final = json.JSONDecoder(parse_constant=_no_constant)
+
+
 def _no_tag(*_: object) -> NoReturn:
     msg = "tags are not allowed"
     raise ValueError(msg)
@@ -214,15 +245,35 @@ _TAGS: Final = dict.fromkeys(
 )
 
 
+class _Decoder(threading.local):
+    """This thread's CBOR decoder: to make one takes longer than to decode a short message."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self.decoder = cbor2.CBORDecoder(
+            io.BytesIO(),
+            tag_hook=_no_tag,
+            semantic_decoders=_TAGS,
+            max_depth=_DEPTH,
+            strict_hashable_types=False,
+        )
+
+
+_cbor: Final = _Decoder()
+
+
 def _from_cbor(message: bytes) -> Any:
-    stream = io.BytesIO(message)
+    decoder = _cbor.decoder
+    decoder.fp = stream = io.BytesIO(message)
     try:
-        value = cbor2.CBORDecoder(
-            stream, tag_hook=_no_tag, semantic_decoders=_TAGS, max_depth=_DEPTH, strict_hashable_types=False
-        ).decode()
+        value = decoder.decode()
     except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError) as error:
+        _cbor.renew()  # Whatever state it was left in.
         reject(f"not CBOR as it is allowed here (no tags, at most {_DEPTH} levels): {error}")
     if stream.tell() != len(message):
+        _cbor.renew()  # It may have read ahead.
         reject(f"{len(message) - stream.tell()} bytes after the end of the CBOR")
     return value
 

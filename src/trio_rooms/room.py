@@ -46,6 +46,8 @@ class EventHandler:
     function: Handler
     arguments: int
     convert: Callable[[Any], Any] | None
+    named: bool
+    """Whether it is told the event's name: on_any."""
 
 
 class Room(Generic[S]):
@@ -315,10 +317,6 @@ class Room(Generic[S]):
         """The handler of an event, `on_any` included."""
         return self._event_handlers.get(event) or self._any_handler
 
-    def catches(self, event: str) -> bool:
-        """Whether an event goes to `on_any`, which is told its name."""
-        return event not in self._event_handlers
-
     def events(self) -> list[str]:
         """The events that have a handler."""
         return sorted(self._event_handlers)
@@ -416,10 +414,11 @@ class Room(Generic[S]):
 
     def _event_handler(self, function: Handler, what: str, position: int) -> EventHandler:
         """Seal a handler whose data stands at ``position`` of its arguments."""
-        given = ("ctx", "data") if position == 1 else ("ctx", "event", "data")
+        named = position == 2
+        given = ("ctx", "event", "data") if named else ("ctx", "data")
         arguments = self._arity(function, what, given)
         if arguments <= position:
-            return EventHandler(function, arguments, None)
+            return EventHandler(function, arguments, None, named)
         parameters = list(inspect.signature(function).parameters)
         try:
             hints = typing.get_type_hints(function)
@@ -431,7 +430,7 @@ class Room(Generic[S]):
             raise DefinitionError(msg) from error
         wanted = hints.get(parameters[position], Any) if position < len(parameters) else Any
         if wanted is Any or wanted is object:
-            return EventHandler(function, arguments, None)
+            return EventHandler(function, arguments, None, named)
         try:
             structure = wire.get_structure_hook(wanted)
         except Exception as error:
@@ -441,7 +440,7 @@ class Room(Generic[S]):
         def convert(data: Any) -> Any:
             return structure(data, wanted)
 
-        return EventHandler(function, arguments, convert)
+        return EventHandler(function, arguments, convert, named)
 
 
 async def _no_message(_ctx: Any, _message: str | bytes) -> None:

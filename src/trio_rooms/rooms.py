@@ -14,7 +14,7 @@ import trio_websocket
 from . import protocol
 from .alarms import Alarms
 from .cbor import as_sent
-from .context import ConnectRequest, PlainMessage, encode_attachment
+from .context import ConnectRequest, PlainMessage, encode_attachment, plain_frame
 from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
 from .frames import CloseCode
 from .groups import first_error
@@ -108,7 +108,7 @@ class RoomHandle:
         if not self._room.plain:
             msg = f"room {self._room.name} speaks envelopes: send events with emit()"
             raise TypeError(msg)
-        return self._send(PlainMessage(message), channel)
+        return self._send(PlainMessage(plain_frame(message)), channel)
 
     def info(self) -> RoomInfo:
         """The room as it is now; wakes nobody."""

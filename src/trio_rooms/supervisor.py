@@ -200,7 +200,7 @@ class Supervisor:
         if self._max_awake is not None and len(self._actors) >= self._max_awake:
             self._press()
         self._actors[actor.key] = actor
-        actor.roster.awake = True
+        actor.roster.inbox = actor
         self._wakes += 1
         # Not in the context of whoever happened to wake it, which others' mail would then see.
         start = partial(self._nursery.start_soon, self._supervise, actor, name=actor.key)
@@ -298,7 +298,8 @@ class Supervisor:
     def _drop(self, actor: Actor) -> None:
         if self._actors.get(actor.key) is actor:
             del self._actors[actor.key]
-        actor.roster.awake = False
+        if actor.roster.inbox is actor:
+            actor.roster.inbox = None
         self.lot.resume(actor.roster)
         self.lot.forget(actor.roster)
         if self._stopping and not self._actors:
