@@ -20,7 +20,8 @@ MODULES = ["trio_rooms", *(name for name in NAMES if not name.endswith("__main__
 LAYERS = (
     ("cli",),
     ("rooms",),
-    ("server", "handshake"),
+    ("server",),
+    ("handshake", "newcomers"),
     ("supervisor",),
     ("actor",),
     ("context", "record"),

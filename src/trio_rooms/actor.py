@@ -322,7 +322,7 @@ class Actor:
                 while roster.jobs:
                     await trio.lowlevel.checkpoint()  # What it sends is written faster than it is made.
                 self._current = mail = mailbox.popleft()
-                # Before, because a snapshot may be taken while the handler waits; after, because it may go on.
+                # Before, because a snapshot may be taken while the handler waits; after, since it may go on.
                 if not record.dirty:
                     record.touch()
                 if on_message is not None and type(mail) is tuple:

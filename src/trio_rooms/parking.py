@@ -150,6 +150,7 @@ class ParkingLot:
         self._limit = max_message_size
         self._close_timeout = close_timeout
         self._sockets: list[SocketLink | None] = []
+        self._watched: dict[int, Callable[[int], None]] = {}
         # Ids are not reused, not even by the next process, since states may remember them.
         self._last_id = secrets.randbits(40) << 16
         self._open = 0
@@ -188,12 +189,39 @@ class ParkingLot:
         self._last_id += 1
         return self._last_id
 
+    @property
+    def sockets(self) -> int:
+        """Connections that belong to a room now."""
+        return self._open
+
+    def watch(self, fd: int, ready: Callable[[int], None]) -> None:
+        """Call ``ready(fd)`` whenever there is something to read, until it is parked or `unwatch` is called.
+
+        Raises:
+            OSError: it cannot be watched.
+        """
+        self._register(fd)
+        self._watched[fd] = ready
+
+    def unwatch(self, fd: int) -> bool:
+        """Stop watching a descriptor, before it is closed; False where it is parked, or not watched."""
+        if self._watched.pop(fd, None) is None:
+            return False
+        self.poller.unregister(fd)
+        return True
+
+    def _register(self, fd: int) -> None:
+        self.poller.register(fd)
+        if fd >= len(self._sockets):
+            self._sockets.extend([None] * (fd + 1 - len(self._sockets)))
+
     def park(
         self,
         roster: Roster,
         fd: int,
         attachment: bytes | None,
         flags: int,
+        opening: bytes = b"",
         greet: Callable[[int], Message] | None = None,
     ) -> SocketLink:
         """Take a connected, non-blocking socket; it belongs to the lot from here on.
@@ -203,20 +231,21 @@ class ParkingLot:
             fd: its descriptor, which nobody else has.
             attachment: what is known of it, as CBOR.
             flags: `BINARY` if the client is spoken to in CBOR, or 0.
+            opening: what is sent before all else.
             greet: makes the first message to the client from the number of its connection.
 
         Raises:
             OSError: it cannot be watched, and is closed.
         """
-        try:
-            self.poller.register(fd)
-        except OSError:
-            os.close(fd)
-            raise
-        link = SocketLink(self.new_id(), roster, attachment, flags, fd)
-        if fd >= len(self._sockets):
-            self._sockets.extend([None] * (fd + 1 - len(self._sockets)))
-        self._sockets[fd] = link
+        if self._watched.pop(fd, None) is None:
+            try:
+                self._register(fd)
+            except OSError:
+                os.close(fd)
+                raise
+        link = self._sockets[fd] = SocketLink(self.new_id(), roster, attachment, flags, fd)
+        if opening:
+            link.send(opening)
         if greet is not None:
             self.send(link, greet(link.id))
         self.enter(link)
@@ -501,11 +530,14 @@ class ParkingLot:
                 # that took over its number finds nothing to read.
                 link = sockets[fd]
                 if link is None:
-                    continue
-                if events & WRITE:
-                    link.flush()
-                if events & ~WRITE:
-                    self._read(link)
+                    watcher = self._watched.get(fd)
+                    if watcher is not None:
+                        watcher(fd)
+                else:
+                    if events & WRITE:
+                        link.flush()
+                    if events & ~WRITE:
+                        self._read(link)
                 if perf_counter() > pause_at:
                     await trio.lowlevel.checkpoint()
                     pause_at = perf_counter() + _SLICE

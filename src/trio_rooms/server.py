@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
+import os
 import re
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -16,8 +16,9 @@ import trio
 
 from .context import ConnectRequest, encode_attachment
 from .errors import AttachmentError, Refused, UnknownRoom
-from .handshake import Answer, BadRequestError, Head, read_head, refusal_of, upgrade
+from .handshake import Answer, BadRequestError, Head, accept, refusal_of
 from .links import BINARY
+from .newcomers import Newcomer, Newcomers
 from .protocol import SUBPROTOCOLS, welcome
 from .room import Room
 from .supervisor import Supervisor
@@ -26,18 +27,15 @@ __all__ = ["Address", "Server", "ServerStatistics", "check_id"]
 
 logger = logging.getLogger("trio_rooms")
 
-_OUT_OF: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-"""What a busy machine runs out of, and has again after a while."""
-_PAUSE: Final = 0.1
 _LINGER: Final = 1.0
 """Seconds that a client that was turned away may go on sending before it is cut off."""
 _LONGEST_ID: Final = 256
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""C0, DEL and C1, and surrogates, which are no characters and have no form in UTF-8."""
 _ABSOLUTE: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)
 """What a request's target may begin with (RFC 6455, 4.2.1)."""
 _BACKLOG: Final = 4096
 """Connections that the kernel keeps until they are accepted; it takes at most its own maximum."""
-# A peer that vanished without a word is found after two minutes by the kernel: no task, no timer.
-_KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
 @attrs.frozen
@@ -78,16 +76,10 @@ def check_id(id: str) -> str:  # noqa: A002 (what rooms call it)
         UnknownRoom: it is empty, longer than 256 characters, or has control characters.
     """
     text = isinstance(id, str)  # Whatever it is annotated as, it may come from anywhere.
-    if not text or not 1 <= len(id) <= _LONGEST_ID or any(_is_control(one) for one in id):
+    if not text or not 1 <= len(id) <= _LONGEST_ID or _CONTROL.search(id):
         msg = f"a room's id has 1 to {_LONGEST_ID} characters and no control characters, not {id!r:.300}"
         raise UnknownRoom(msg)
     return id
-
-
-def _is_control(character: str) -> bool:
-    code = ord(character)
-    # C0, DEL and C1, and surrogates, which are no characters and have no form in UTF-8.
-    return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000
 
 
 @attrs.define(eq=False)
@@ -112,10 +104,12 @@ class Server:
     max_connections: int | None = None
     handshake_timeout: float = 10.0
     _pattern: re.Pattern[str] = attrs.field(init=False)
-    _accepted: int = attrs.field(init=False, default=0)
+    _newcomers: Newcomers = attrs.field(init=False)
+    _nursery: trio.Nursery = attrs.field(init=False)
     _opened: int = attrs.field(init=False, default=0)
     _refused: int = attrs.field(init=False, default=0)
-    _handshaking: int = attrs.field(init=False, default=0)
+    _attended: int = attrs.field(init=False, default=0)
+    """Newcomers with a task of their own."""
     _admitting: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
@@ -130,10 +124,14 @@ class Server:
         for name in ("room", "id"):
             escaped = escaped.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>[^/]+)")
         self._pattern = re.compile(escaped)
+        self._newcomers = Newcomers(
+            self.supervisor.lot, self.supervisor.alarms, self.handshake_timeout, self._admit
+        )
 
     def own_statistics(self) -> ServerStatistics:
         """What this server has done until now."""
-        return ServerStatistics(self._accepted, self._opened, self._refused, self._handshaking)
+        handshaking = len(self._newcomers) + self._attended
+        return ServerStatistics(self._newcomers.accepted, self._opened, self._refused, handshaking)
 
     async def run(
         self,
@@ -142,71 +140,48 @@ class Server:
         task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen until cancelled; reports the `Address`. Sockets that were let in stay with the lot."""
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
+        opened = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
+        listeners = [socket.socket(fileno=listener.socket.detach()) for listener in opened]
         try:
-            name = listeners[0].socket.getsockname()
-            async with trio.open_nursery() as nursery:
+            name = listeners[0].getsockname()
+            async with trio.open_nursery() as self._nursery:
                 for listener in listeners:
-                    nursery.start_soon(self._accept, listener.socket, nursery)
+                    self._nursery.start_soon(self._newcomers.accept, listener)
                 task_status.started(Address(name[0], name[1]))
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    # As long as there is a nursery for whom they would be admitted to.
+                    self._newcomers.dispose()
         finally:
             for listener in listeners:
-                listener.socket.close()
+                listener.close()
 
-    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
-        short = False
-        while True:
-            try:
-                client, _ = await listener.accept()
-            except OSError as error:
-                # Anything else concerns the one client that was about to come (see accept(2)).
-                if error.errno in _OUT_OF:
-                    if not short:
-                        logger.error("no connections are accepted for now: %s", error)  # noqa: TRY400
-                    short = True
-                    await trio.sleep(_PAUSE)
-                elif error.errno in {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}:
-                    raise
-                else:
-                    await trio.lowlevel.checkpoint()
-                continue
-            if short:
-                short = False
-                logger.info("connections are accepted again")
-            self._accepted += 1
-            nursery.start_soon(self._greet, client)
-
-    async def _greet(self, client: trio.socket.SocketType) -> None:
-        """Take one client through its handshake. Whatever happens here happens to this client alone."""
-        self._handshaking += 1
+    def _admit(self, newcomer: Newcomer, request: Head | BadRequestError) -> None:
+        """A client has asked for something. Whatever happens here happens to this client alone."""
         try:
-            _tune(client)
-            stream = trio.SocketStream(client)
-            with trio.move_on_after(self.handshake_timeout):
-                try:
-                    head = await read_head(stream)
-                    answer = None if head is None else await self._admit(stream, client, head)
-                except BadRequestError as bad:
-                    head, answer = None, bad.answer
-                if answer is not None:
-                    self._refused += answer.status >= 400
-                    await stream.send_all(answer.encode(head_only=head is not None and head.method == "HEAD"))
-                    await _linger(stream)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+            if isinstance(request, BadRequestError):
+                self._start(newcomer, self._answer, request.answer)
+                return
+            wanted = self._wanted(request)
+            if isinstance(wanted, Answer):
+                self._start(newcomer, self._answer, wanted, request.method == "HEAD")
+                return
+            room, id_ = wanted
+            if room.has_hook("authenticate"):
+                self._start(newcomer, self._authenticate, newcomer, request, room, id_)
+            else:
+                self._open(newcomer, request, room, id_, None)
         except Exception:
             logger.exception("a handshake failed")
-        finally:
-            self._handshaking -= 1
-            client.close()  # Nothing, where the descriptor was parked: it was detached before.
+            if self.supervisor.lot.unwatch(newcomer.fd):
+                os.close(newcomer.fd)
 
-    async def _admit(
-        self, stream: trio.SocketStream, client: trio.socket.SocketType, head: Head
-    ) -> Answer | None:
-        """Let a client in (None), or say what it is answered."""
-        target = _ABSOLUTE.sub("", head.target)
-        path, _, query = target.partition("?")
-        if head.method in {"GET", "HEAD"} and not head.wants_websocket:
+    def _wanted(self, head: Head) -> Answer | tuple[Room[Any], str]:
+        """The room that a client asks to be let into, or what it is answered."""
+        target = head.target if head.target.startswith("/") else _ABSOLUTE.sub("", head.target)
+        path = target.partition("?")[0]
+        if not head.wants_websocket and head.method in {"GET", "HEAD"}:
             page = self._page(path)
             if page is not None:
                 return page
@@ -215,63 +190,77 @@ class Server:
         except UnknownRoom as error:
             return Answer.text(404 if error.__cause__ is None else 400, str(error))
         refusal = refusal_of(head) or self._overload(f"{room.name}/{id_}") or self._foreign(head)
-        if refusal is not None:
-            return refusal
-        request = ConnectRequest(
-            room.name,
-            id_,
-            path,
-            dict(parse_qsl(query, keep_blank_values=True)),
-            head.headers,
-            _remote(client),
-        )
+        return (room, id_) if refusal is None else refusal
+
+    def _open(
+        self, newcomer: Newcomer, head: Head, room: Room[Any], id_: str, attachment: bytes | None
+    ) -> None:
+        """Answer 101 and park the socket."""
+        subprotocol = None
+        if not room.plain:
+            subprotocol = next((one for one in head.subprotocols if one in SUBPROTOCOLS), None)
+        opening = accept(head, subprotocol)
+        flags = BINARY if subprotocol is not None and SUBPROTOCOLS[subprotocol] else 0
+        greet = None if subprotocol is None else welcome
+        self._opened += 1
+        lot = self.supervisor.lot
+        roster = self.supervisor.roster(f"{room.name}/{id_}")
+        link = lot.park(roster, newcomer.fd, attachment, flags, opening, greet)
+        if head.rest:
+            lot.feed(link, head.rest)
+
+    def _start(self, newcomer: Newcomer, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Go on with a newcomer in a task of its own, for what has to wait."""
+        self.supervisor.lot.unwatch(newcomer.fd)
+        self._attended += 1
+        self._nursery.start_soon(self._attend, newcomer, function, *arguments)
+
+    async def _attend(
+        self, newcomer: Newcomer, function: Callable[..., Awaitable[None]], *arguments: Any
+    ) -> None:
+        with trio.socket.from_stdlib_socket(socket.socket(fileno=newcomer.fd)) as client:
+            try:
+                with trio.move_on_at(newcomer.deadline):
+                    await function(client, *arguments)
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+            except Exception:
+                logger.exception("a handshake failed")
+            finally:
+                self._attended -= 1
+
+    async def _authenticate(
+        self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, room: Room[Any], id_: str
+    ) -> None:
+        """Ask the room whether it lets a client in."""
+        path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
+        parameters = dict(parse_qsl(query, keep_blank_values=True))
+        request = ConnectRequest(room.name, id_, path, parameters, head.headers, newcomer.remote)
         # Counted before it is parked, so that many at once do not pass the limit together.
         self._admitting += 1
         try:
-            return await self._open(stream, client, head, room, request)
+            attachment = await authenticate(room, request)
+        except Refused as refused:
+            await self._answer(client, Answer.text(refused.status, refused.reason))
+        except Exception:
+            logger.exception("room %s: authenticate raised", request.key)
+            await self._answer(client, Answer.text(500, "the room could not decide whether to let you in"))
+        else:
+            client.detach()  # Nothing awaits from here on: the socket is this task's or the lot's.
+            self._open(newcomer, head, room, id_, attachment)
         finally:
             self._admitting -= 1
 
-    async def _open(
-        self,
-        stream: trio.SocketStream,
-        client: trio.socket.SocketType,
-        head: Head,
-        room: Room[Any],
-        request: ConnectRequest,
-    ) -> Answer | None:
-        try:
-            attachment = await authenticate(room, request)
-        except Refused as refused:
-            return Answer.text(refused.status, refused.reason)
-        except Exception:
-            logger.exception("room %s: authenticate raised", request.key)
-            return Answer.text(500, "the room could not decide whether to let you in")
-        offered = (one for one in head.subprotocols if one in SUBPROTOCOLS)
-        subprotocol = None if room.plain else next(offered, None)
-        # Whoever was told 101 gets into the lot, and from there a close frame if this is the end.
-        with trio.CancelScope(shield=True):
-            upgraded = await upgrade(stream, head, subprotocol)
-        if upgraded:
-            self._park(client, request.key, attachment, subprotocol, head.rest)
-        return None
-
-    def _park(
-        self,
-        client: trio.socket.SocketType,
-        key: str,
-        attachment: bytes | None,
-        subprotocol: str | None,
-        rest: bytes,
-    ) -> None:
-        # From here to the end nothing awaits: the socket is the handshake's or the lot's.
-        self._opened += 1
-        lot = self.supervisor.lot
-        flags = BINARY if subprotocol is not None and SUBPROTOCOLS[subprotocol] else 0
-        greet = None if subprotocol is None else welcome
-        link = lot.park(self.supervisor.roster(key), client.detach(), attachment, flags, greet)
-        if rest:
-            lot.feed(link, rest)
+    async def _answer(self, client: trio.socket.SocketType, answer: Answer, head_only: bool = False) -> None:
+        """Answer in plain HTTP, and close."""
+        self._refused += answer.status >= 400
+        stream = trio.SocketStream(client)
+        await stream.send_all(answer.encode(head_only=head_only))
+        # What is still unread would reset the connection before the answer is read.
+        await stream.send_eof()
+        with trio.move_on_after(_LINGER):
+            while await stream.receive_some():
+                pass
 
     def _room(self, path: str) -> tuple[Room[Any], str]:
         match = self._pattern.fullmatch(path)
@@ -295,7 +284,7 @@ class Server:
     def _overload(self, key: str) -> Answer | None:
         if not self.supervisor.accepts(key):
             return Answer.text(503, "this room is closed at the moment", Retry_After="30")
-        taken = self.supervisor.lot.statistics().sockets + self._admitting
+        taken = self.supervisor.lot.sockets + self._admitting
         if self.max_connections is not None and taken >= self.max_connections:
             return Answer.text(503, "too many connections", Retry_After="5")
         return None
@@ -354,24 +343,3 @@ async def authenticate(room: Room[Any], request: ConnectRequest) -> bytes | None
 def _json(content: Any) -> Answer:
     body = json.dumps(content, default=dict).encode()
     return Answer(200, body, {"Cache-Control": "no-store"}, kind="application/json")
-
-
-def _tune(client: trio.socket.SocketType) -> None:
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE:
-        if hasattr(socket, name):
-            client.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _remote(client: trio.socket.SocketType) -> str:
-    name: Any = client.getpeername()
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
-
-
-async def _linger(stream: trio.SocketStream) -> None:
-    """Close so that the answer arrives: what is still unread would reset the connection."""
-    await stream.send_eof()
-    with trio.move_on_after(_LINGER):
-        while await stream.receive_some():
-            pass

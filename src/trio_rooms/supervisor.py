@@ -73,7 +73,8 @@ class Supervisor:
         self.lot: ParkingLot
         """Set by the runtime; the lot delivers here, and rooms send there."""
         self._store = store
-        self._alarms = alarms
+        self.alarms = alarms
+        """The deadlines of all that is under it."""
         self._max_awake = max_awake
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.Context()
@@ -188,7 +189,7 @@ class Supervisor:
             roster,
             self.lot,
             self._store,
-            self._alarms,
+            self.alarms,
             cause=cause,
             slept=None if roster.asleep_since is None else trio.current_time() - roster.asleep_since,
             removed=self._remove,
@@ -277,7 +278,7 @@ class Supervisor:
             self.lot.close(link, CloseCode.INTERNAL_ERROR, "the room failed", tell=False)
         actor.roster.departed = None
         self._failed.add(actor.key)
-        self._alarms.set(trio.current_time() + _COOL_DOWN, partial(self._failed.discard, actor.key))
+        self.alarms.set(trio.current_time() + _COOL_DOWN, partial(self._failed.discard, actor.key))
         self._drop(actor)
 
     def _remove(self, actor: Actor) -> None:
