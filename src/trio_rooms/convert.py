@@ -21,6 +21,7 @@ import enum
 import functools
 import itertools
 import math
+import operator
 import types
 import typing
 import uuid
@@ -580,14 +581,23 @@ def _field_names(kind: Any) -> tuple[tuple[str, bool], ...]:
     return tuple((field.name, field.init) for field in dataclasses.fields(kind))
 
 
+@functools.cache
+def _reader(kind: Any) -> tuple[list[str], Callable[[Any], tuple[Any, ...]]]:
+    """The names of a class's fields, and what reads all of them from an instance."""
+    names = [name for name, _ in _field_names(kind)]
+    if len(names) < 2:  # For one, attrgetter gives the value and no tuple.
+        return names, lambda value: tuple(getattr(value, name) for name in names)
+    return names, operator.attrgetter(*names)
+
+
 def fields(value: Any) -> dict[str, Any]:
     """The fields of an attrs class's or dataclass's instance as they are; one never set is left out."""
     kind: Any = type(value)
-    names = _field_names(kind)
+    names, read = _reader(kind)
     try:
-        return {name: getattr(value, name) for name, _ in names}
+        return dict(zip(names, read(value), strict=True))
     except AttributeError:
-        return {name: getattr(value, name) for name, _ in names if hasattr(value, name)}
+        return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
 wire.register_unstructure_hook_factory(

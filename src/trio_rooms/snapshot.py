@@ -271,8 +271,6 @@ def _blame(key: str, state: Any, error: Exception, name: str = "state") -> State
 
 def _culprit(value: Any, path: str, error: Exception) -> tuple[str, Exception]:
     """Descend to what cannot be encoded by itself; not where it is only the nesting, or a cycle."""
-    if "cyclic" in str(error):
-        return path, ValueError("it contains itself")
     if "levels deep" in str(error):
         return path, error
     inner: Iterable[tuple[str, Any]] = ()
