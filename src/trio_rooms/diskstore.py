@@ -113,6 +113,8 @@ class DiskStore(Store):
         # A cancel waits for the end: the directory must not stay locked, nor a commit undone.
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._close_files, opened, limiter=opened.limiter)
+            while self.statistics().pending:
+                await trio.lowlevel.checkpoint()  # Until each has been told.
 
     async def load(self, key: str) -> tuple[StoredSnapshot, ...]:
         """See `Store.load`."""

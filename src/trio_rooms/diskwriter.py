@@ -24,6 +24,9 @@ __all__ = ["DiskWriter"]
 
 _log = logging.getLogger("trio_rooms.store")
 
+_TOLD_AT_ONCE = 64
+"""Who waits for a commit goes on at once, and so many take some milliseconds of the event loop."""
+
 
 @attrs.define(eq=False)
 class _Pending:
@@ -64,9 +67,10 @@ class DiskWriter:
     async def commit(self, commit: Commit) -> None:
         """Hand a commit over, then wait until it is durable."""
         check_commit(commit)
-        # The caller may change its mapping as soon as the commit is handed over.
-        commit = attrs.evolve(commit, writes=dict(commit.writes))
         size = len(commit.document or b"")
+        if commit.writes:
+            # The caller may change its mapping as soon as the commit is handed over.
+            commit = attrs.evolve(commit, writes=dict(commit.writes))
         size += sum(len(name) + len(value or b"") for name, value in commit.writes.items())
         pending = _Pending(commit, size, task=trio.lowlevel.current_task())
         self._pending += 1
@@ -107,9 +111,7 @@ class DiskWriter:
             group = [pending for pending in taken if pending is not None]
             if group:
                 self._carry_out(group)
-                # The run of Trio may have ended without closing the store.
-                with contextlib.suppress(trio.RunFinishedError):
-                    self._token.run_sync_soon(self._report, group, self._written)
+                self._report_soon(group, self._written)
 
     def _carry_out(self, group: list[_Pending]) -> None:
         try:
@@ -145,10 +147,18 @@ class DiskWriter:
         if any(pending.error is None for pending in group):
             self._written += 1
 
+    def _report_soon(self, group: list[_Pending], written: int) -> None:
+        # The run of Trio may have ended without closing the store.
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._report, group, written)
+
     def _report(self, group: list[_Pending], written: int) -> None:
-        self._transactions = written
-        self._pending -= len(group)
-        for pending in group:
+        self._transactions = max(self._transactions, written)
+        told, left = group[:_TOLD_AT_ONCE], group[_TOLD_AT_ONCE:]
+        if left:
+            self._report_soon(left, written)
+        self._pending -= len(told)
+        for pending in told:
             task, error = pending.task, pending.error
             if error is None:
                 self._commits += 1

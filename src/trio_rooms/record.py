@@ -130,11 +130,13 @@ class Record:
             StateError: the state holds what CBOR cannot; nothing was written.
             StoreError: nothing was written; a later call tries again.
         """
-        async with self._turn:
-            if self._closed:
-                return
-            with trio.CancelScope(shield=True):
-                await self._save(state, in_thread=in_thread)
+        await _take(self._turn)
+        try:
+            if not self._closed:
+                with trio.CancelScope(shield=True):
+                    await self._save(state, in_thread=in_thread)
+        finally:
+            self._turn.release()
 
     async def _save(self, state: Callable[[], Any], *, in_thread: bool) -> None:
         codec = self._room.codec
@@ -182,8 +184,9 @@ class Record:
 
     async def settled(self) -> None:
         """Wait until no commit is in flight."""
-        async with self._turn:
-            pass
+        if self._turn.locked():
+            async with self._turn:
+                pass
 
     async def destroy(self) -> None:
         """Delete all that the store has of the room."""
@@ -225,6 +228,14 @@ class Record:
         }
         found = sorted((name, encoded) for name, encoded in merged.items() if encoded is not None)
         return found if limit is None else found[:limit]
+
+
+async def _take(lock: trio.Lock) -> None:
+    """Acquire a lock, without a turn of the event loop where it is free: each would be one for each room."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
 
 
 def _digest(encoded: bytes) -> bytes:

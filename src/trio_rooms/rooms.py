@@ -20,7 +20,7 @@ from .frames import CloseCode
 from .groups import first_error
 from .lifecycle import Stage
 from .links import BINARY, StreamLink, TaskLink, WebSocketLink
-from .mail import Ask, Control, Reply
+from .mail import Ask, Control, Mail, Reply
 from .memorystore import MemoryStore
 from .parking import LotStatistics, Message, ParkingLot
 from .record import Record
@@ -90,7 +90,7 @@ class RoomHandle:
             msg = f"room {self._room.name} is plain: it has no events that one could ask"
             raise TypeError(msg)
         sent = as_sent(data)
-        return await self._answer(lambda reply: Ask(event, sent, reply))
+        return await self._answer(lambda reply: Ask(event, sent, reply), self._supervisor.deliver)
 
     def emit(self, event: str, data: Any = None, *, channel: str | None = None) -> int:
         """Send an event to all connections of the room, or to those in a channel; wakes nobody.
@@ -142,7 +142,10 @@ class RoomHandle:
         Returns:
             Whether it sleeps; not so if mail came, something holds it awake, or it could not be saved.
         """
-        return bool(await self._answer(lambda reply: Control(destroy=False, reply=reply)))
+        supervisor = self._supervisor
+        return bool(
+            await self._answer(lambda reply: Control(destroy=False, reply=reply), supervisor.deliver_soon)
+        )
 
     async def destroy(self) -> None:
         """Delete everything of the room and close its connections with 1000.
@@ -151,7 +154,7 @@ class RoomHandle:
             StoreError: it could not be deleted; the room goes on.
             RoomFailed: it cannot be loaded, so that its on_destroy could not be called.
         """
-        await self._answer(lambda reply: Control(destroy=True, reply=reply))
+        await self._answer(lambda reply: Control(destroy=True, reply=reply), self._supervisor.deliver)
 
     @property
     def _room(self) -> Room[Any]:
@@ -162,10 +165,12 @@ class RoomHandle:
         roster = lot.rosters.get(self.key)
         return 0 if roster is None else lot.broadcast(roster, message, channel)
 
-    async def _answer(self, mail: Callable[[Reply], Ask | Control]) -> Any:
+    async def _answer(
+        self, mail: Callable[[Reply], Ask | Control], deliver: Callable[[str, Mail], object]
+    ) -> Any:
         answered = trio.Event()
         reply = Reply(lambda _: answered.set())
-        self._supervisor.deliver(self.key, mail(reply))
+        deliver(self.key, mail(reply))
         await answered.wait()
         if reply.error is not None:
             raise reply.error

@@ -62,7 +62,7 @@ class Snapshot:
 
     def pack(self) -> bytes:
         """The document that goes into the store."""
-        body = cbor2.dumps(attrs.asdict(self))
+        body = cbor2.dumps({name: getattr(self, name) for name in _TYPES})
         return _HEAD.pack(_MAGIC, len(body), _checksum(body)) + body
 
     @classmethod

@@ -129,6 +129,10 @@ class Supervisor:
             return actor.post(mail)
         return self._deliver_asleep(key, mail)
 
+    def deliver_soon(self, key: str, mail: Mail) -> None:
+        """Hand over mail that must not keep messages waiting, however many rooms get some at once."""
+        self.alarms.set(trio.current_time(), partial(self.deliver, key, mail))
+
     def _deliver_asleep(self, key: str, mail: Mail) -> bool:
         room = self.definitions[key.partition("/")[0]]
         if isinstance(mail, Disconnected):
