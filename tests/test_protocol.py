@@ -10,6 +10,7 @@ import sys
 import time
 import tracemalloc
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -22,6 +23,17 @@ from trio_rooms import protocol
 from trio_rooms.errors import EventError
 from trio_rooms.frames import encode_binary, encode_text
 from trio_rooms.protocol import Envelope, Outgoing
+
+
+@pytest.fixture(autouse=True, scope="module", params=["orjson", "json"])
+def encoder(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything is the same with the faster encoder and without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "json":
+            patch.setattr(protocol, "orjson", None)
+        else:
+            assert protocol.orjson is not None, "the tests need orjson: it is in the extra `test`"
+        yield
 
 
 @attrs.define
@@ -411,6 +423,15 @@ def test_odd_keys_are_strings_in_json() -> None:
     message = protocol.event("a", data)
     keys = list(spoken(message, binary=False)["data"])
     assert keys == ["1", "null", "AA==", "(1, 2)", "nan", "red", "1.5"]
+
+
+@given(DATA)
+def test_both_encoders_say_the_same(data: Any) -> None:
+    """Whether the faster encoder is installed shows in nothing that a client can read."""
+    with pytest.MonkeyPatch.context() as patch:
+        faster = spoken(protocol.event("a", data), binary=False)
+        patch.setattr(protocol, "orjson", None)
+        assert spoken(protocol.event("a", data), binary=False) == faster
 
 
 def test_a_message_is_encoded_once_in_each_kind() -> None:

@@ -13,6 +13,8 @@ import cbor2
 
 try:
     import orjson
+
+    _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 except ImportError:  # It is an extra.
     orjson = None  # type: ignore[assignment]
 
@@ -155,19 +157,14 @@ _encode_json: Final = json.JSONEncoder(
 
 
 def _dump(value: Any) -> bytes:
-    return _encode_json(value).encode()
-
-
-if orjson is not None:
-    # It is told to leave to `plain` what it would write in another form than the standard library
-    # does here, and what it refuses (integers beyond 64 bits, keys that are no strings) goes there.
-    _OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-
-    def _dump(value: Any) -> bytes:
+    if orjson is not None:
+        # It leaves to `plain` what it would write in another form than the standard library, and
+        # what it refuses (integers beyond 64 bits, keys that are no strings) to that.
         try:
             return orjson.dumps(value, plain, _OPTIONS)
         except TypeError:
-            return _encode_json(value).encode()
+            pass
+    return _encode_json(value).encode()
 
 
 def _for_json(value: Any) -> Any:

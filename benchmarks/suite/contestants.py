@@ -1,0 +1,130 @@
+"""Who is measured: a program for each contestant, and how to start it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
+
+import attrs
+
+from benchmarks.suite.dialects import PLAIN, SOCKET_IO, Dialect
+from benchmarks.suite.failures import Failed
+from benchmarks.suite.fetch import Found, bun, node, node_package, python_package
+from benchmarks.suite.processes import Process, ProcessFailed, start
+
+__all__ = ["Contestant", "Server", "ours", "peers", "serving", "versions"]
+
+_DYING: Final = 0.2
+"""Seconds that a process may take to be gone when its sockets are."""
+_READY: Final = "listening on ws://127.0.0.1:"
+
+
+@attrs.frozen
+class Contestant:
+    """A server that is measured."""
+
+    name: str
+    """As it stands in tables."""
+    group: Literal["ours", "peer", "limit"]
+    command: tuple[str, ...]
+    """What starts it; it prints ``listening on ws://127.0.0.1:PORT`` when it is ready."""
+    dialect: Dialect = PLAIN
+    path: str = "/"
+    """Where its WebSocket is; ``{n}`` in it is the number of the connection modulo ``rooms``."""
+    rooms: int = 1
+    version: str = ""
+    """The release, of what is no Python package."""
+    absent: str = ""
+    """Why it cannot run here; empty where it can."""
+
+
+@attrs.frozen
+class Server:
+    """A contestant that runs."""
+
+    port: int
+    process: Process
+
+
+def ours(room: str, *options: str) -> tuple[str, ...]:
+    """The command that serves a room of ``benchmarks/rooms.py`` on a free port."""
+    target = f"benchmarks/rooms.py:{room}"
+    return (sys.executable, "-m", "trio_rooms", "serve", target, "--port", "0", *options)
+
+
+def peers(role: Literal["idle", "echo", "fanout", "connect"]) -> list[Contestant]:
+    """All that others would use, in the order of the tables; those that cannot run here say so.
+
+    What has to be fetched is fetched at the first call.
+    """
+    return list(_peers("fanout" if role == "fanout" else "echo"))
+
+
+@functools.cache
+def _peers(role: str) -> tuple[Contestant, ...]:
+    loop = "asyncio" if python_package("uvloop", "uvloop").absent else "uvloop"
+    bun_here = bun()
+    socketio = node_package("socket.io")
+    path = "/socket.io/?EIO=4&transport=websocket"
+    return (
+        _python("trio-websocket", "trio_websocket_server", "trio-websocket", "trio_websocket", role),
+        _python("websockets (asyncio)", "websockets_asyncio", "websockets", "websockets.asyncio", role),
+        _python("websockets (Trio)", "websockets_trio", "websockets", "websockets.trio", role),
+        _python("aiohttp", "aiohttp_server", "aiohttp", "aiohttp", role),
+        _python(f"picows ({loop})", "picows_server", "picows", "picows", role),
+        _node("Node ws", "ws.mjs", node_package("ws"), role),
+        attrs.evolve(_node("Socket.IO", "socketio.mjs", socketio, role), dialect=SOCKET_IO, path=path),
+        _python("uWebSockets (socketify)", "socketify_server", "socketify", "socketify", role),
+        Contestant(
+            "uWebSockets (Bun)",
+            "peer",
+            (str(bun_here.path), str(node_package("ws").path / "bun.mjs"), role),
+            version=bun_here.version,
+            absent=bun_here.absent,
+        ),
+    )
+
+
+def _python(name: str, program: str, package: str, module: str, role: str) -> Contestant:
+    command = (sys.executable, "-m", f"benchmarks.peers.{program}", role)
+    return Contestant(name, "peer", command, absent=python_package(package, module).absent)
+
+
+def _node(name: str, file: str, found: Found, role: str) -> Contestant:
+    command = ("node", str(found.path / file), role)
+    version = f"{found.version} (Node {node().version})"
+    return Contestant(name, "peer", command, version=version, absent=found.absent)
+
+
+def versions(contestants: Iterable[Contestant]) -> dict[str, str]:
+    """The releases of what is no Python package, for `Run.versions`."""
+    return {one.name: one.version for one in contestants if one.version and not one.absent}
+
+
+@contextlib.contextmanager
+def serving(contestant: Contestant, *options: str) -> Iterator[Server]:
+    """Start a contestant, fresh, and end it with the block; ``options`` go to the end of its command.
+
+    Raises:
+        ProcessFailed: it ended, or was not ready in time. If something else has failed in the block, but the
+            contestant has ended, that is the reason.
+    """
+    with start(*contestant.command, *options, env={"NODE_ENV": "production"}) as process:
+        while True:
+            line = process.line()
+            if line.startswith(_READY):
+                break
+        port = line.removeprefix(_READY).rstrip("/")
+        if not port.isdecimal():
+            raise ProcessFailed(f"{contestant.name} said {line!r}, which has no port in it")
+        try:
+            yield Server(int(port), process)
+        except Failed as error:
+            # What its clients saw of its death says less than its own last words.
+            status = process.ended(_DYING)
+            if status is None:
+                raise
+            raise process.failure(f"ended with {status}") from error

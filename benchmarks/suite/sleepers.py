@@ -1,0 +1,58 @@
+"""A server whose rooms sleep when they are told to: the driver of ``benchmarks/servers/sleepers.py``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from benchmarks.suite.opening import LoadError
+from benchmarks.suite.processes import start
+
+__all__ = ["Sleepers"]
+
+_PATIENCE: Final = 300
+"""Seconds that rooms may take to fall asleep."""
+
+
+class Sleepers:
+    """A running server; gone when the block ends.
+
+    Args:
+        data: its data directory.
+        module: the program.
+        options: what it is given besides the directory.
+    """
+
+    def __init__(self, data: Path, module: str = "benchmarks.servers.sleepers", *options: str) -> None:
+        self.process: Final = start(sys.executable, "-m", module, str(data), *options)
+        try:
+            self.port: Final = int(self.process.line().rpartition(":")[2])
+        except BaseException:
+            self.process.end()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(error, LoadError):
+                # What went wrong is more likely to be in its log than in what its clients saw.
+                raise self.process.failure(f"had a client to which this happened: {error}") from error
+        finally:
+            self.process.end()
+
+    def sleep(self, name: str, numbers: range) -> None:
+        """Put rooms to sleep, all at once; returns when they are asleep.
+
+        Raises:
+            ProcessFailed: some of them are not.
+        """
+        self.process.write(f"sleep {name} {numbers.start} {numbers.stop}")
+        slept = self.process.line(_PATIENCE)
+        if slept != str(len(numbers)):
+            raise self.process.failure(f"put {slept} rooms to sleep that were to be {len(numbers)}")

@@ -1,0 +1,172 @@
+"""What it costs that a room sleeps: how much later an answer comes from it than from one that is awake."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from benchmarks.suite import disk, stored
+from benchmarks.suite.load import Load
+from benchmarks.suite.numbers import median, percentile
+from benchmarks.suite.report import Entrant, Run
+from benchmarks.suite.sleepers import Sleepers
+from benchmarks.suite.tables import Column, Group, Table
+
+NAME = "wake"
+ABOUT = "How long a message to a sleeping room takes, beside the same message to one that is awake."
+
+PAYLOAD: Final = 64
+"""Bytes of each message."""
+REST: Final = 0.002
+"""Seconds before each message in which nothing happens, so that none meets the end of what was before it."""
+PAIRS: Final = 20
+"""Rooms with two members."""
+COLUMNS: Final = [
+    Column("p50", "p50", unit="ms", better="low"),
+    Column("p99", "p99", unit="ms", better="low"),
+    Column("max", "max", unit="ms", better="low"),
+    Column("extra", "p50 more than awake", unit="ms", better="low"),
+]
+
+
+@attrs.frozen
+class Rooms:
+    """Rooms with so much state in each; they are measured asleep and awake."""
+
+    size: int
+    group: Group = "ours"
+    absent: str = ""
+
+    @property
+    def state(self) -> str:
+        """How much state, as people say it."""
+        return f"{self.size // 1024} KiB of state" if self.size else "no state"
+
+    @property
+    def name(self) -> str:
+        """As they stand in the tables."""
+        return f"asleep, {self.state}"
+
+
+SIZES: Final = [Rooms(0), Rooms(4 * 1024), Rooms(100 * 1024)]
+
+
+def run(run: Run) -> None:
+    """Measure each size of state."""
+    sockets = run.connections(10_000, quick=200)
+    count = min(50 if run.quick else 1000, sockets)
+    samples = 10 if run.quick else 300
+    one = run.table(
+        "one",
+        f"One room at a time answers, {sockets:,} sockets parked",
+        COLUMNS,
+        drawn="p50",
+        note="From the first byte of a message until the whole answer is there, through a socket.",
+    )
+    storm = run.table(
+        "storm",
+        f"{count:,} rooms are spoken to at once, each through a socket of its own",
+        COLUMNS,
+        drawn="p99",
+        note="From the moment when the first message is sent; the maximum is when all have answered.",
+    )
+    recipient = run.table(
+        "recipient",
+        "One socket speaks to its room, another one in it has the message",
+        COLUMNS,
+        drawn="p50",
+        note="Both are parked while the room sleeps.",
+    )
+    run.remark(
+        "The state is that of the chat example: an attrs class with a list of lines, each an attrs class "
+        "with user, text and time."
+    )
+    with disk.folder(run.options.results) as folder:
+        run.remark(str(disk.disk_of(folder)))
+        for rooms in run.each(SIZES):
+            with run.attempt(rooms), _asleep(folder, rooms, sockets, count) as (sleepers, load):
+                awake = run.entrant(f"awake, {rooms.state}", "limit")
+                order = random.sample(range(count), min(samples, count))
+                _tell(run, one, rooms, awake, *_one_by_one(run, rooms, sleepers, load, order))
+                _tell(run, storm, rooms, awake, *_storms(run, rooms, sleepers, load, count))
+                heard = _recipients(run, rooms, sleepers, load, sockets, samples)
+                _tell(run, recipient, rooms, awake, *heard)
+
+
+@contextlib.contextmanager
+def _asleep(folder: Path, rooms: Rooms, sockets: int, count: int) -> Iterator[tuple[Sleepers, Load]]:
+    """A server with so many rooms, all asleep, and so many sockets that are spread over them."""
+    data = folder / str(rooms.size)
+    if not data.exists():
+        stored.write(data, rooms.size, chat=count, pair=PAIRS)
+    with Sleepers(data) as sleepers, Load() as load:
+        load.open(sleepers.port, "/chat/{n}", rooms=count, count=sockets)
+        # From now on the snapshots are of this process, and its code has run once.
+        load.storm(range(count), PAYLOAD)
+        sleepers.sleep("chat", range(count))
+        yield sleepers, load
+
+
+def _one_by_one(
+    run: Run, rooms: Rooms, sleepers: Sleepers, load: Load, order: Sequence[int]
+) -> tuple[list[float], list[float]]:
+    """Speak to one room after another, asleep and then awake."""
+    asleep, awake = [], []
+    for done, number in enumerate(order):
+        run.progress(f"{rooms.name}: one at a time", 0.1 + 0.5 * done / len(order))
+        time.sleep(REST)
+        asleep.append(load.ask(number, PAYLOAD))
+        time.sleep(REST)
+        awake.append(load.ask(number, PAYLOAD))
+        sleepers.sleep("chat", range(number, number + 1))
+    return asleep, awake
+
+
+def _storms(
+    run: Run, rooms: Rooms, sleepers: Sleepers, load: Load, count: int
+) -> tuple[list[float], list[float]]:
+    """Speak to all rooms at once, asleep and then awake."""
+    run.progress(f"{rooms.name}: {count:,} at once", 0.6)
+    time.sleep(REST)
+    asleep = load.storm(range(count), PAYLOAD).latencies
+    time.sleep(REST)
+    awake = load.storm(range(count), PAYLOAD).latencies
+    sleepers.sleep("chat", range(count))
+    return asleep, awake
+
+
+def _recipients(
+    run: Run, rooms: Rooms, sleepers: Sleepers, load: Load, first: int, samples: int
+) -> tuple[list[float], list[float]]:
+    """Let one of two members of a room speak, asleep and then awake, and look when the other has it."""
+    load.open(sleepers.port, "/pair/{n}", rooms=PAIRS, count=first + 2 * PAIRS)
+    # A connection is in the room of its number modulo all.
+    members = {number % PAIRS: (number, number + PAIRS) for number in range(first, first + PAIRS)}
+    for speaker, listener in members.values():
+        load.ask(speaker, PAYLOAD, listener)
+    sleepers.sleep("pair", range(PAIRS))
+    asleep, awake = [], []
+    for done in range(samples):
+        run.progress(f"{rooms.name}: one hears another", 0.7 + 0.3 * done / samples)
+        number = done % PAIRS
+        time.sleep(REST)
+        asleep.append(load.ask(members[number][0], PAYLOAD, members[number][1]))
+        time.sleep(REST)
+        awake.append(load.ask(members[number][0], PAYLOAD, members[number][1]))
+        sleepers.sleep("pair", range(number, number + 1))
+    return asleep, awake
+
+
+def _tell(
+    run: Run, table: Table, rooms: Rooms, awake: Entrant, slept: Sequence[float], woke: Sequence[float]
+) -> None:
+    p50, p50_awake = median(slept), median(woke)
+    extra = p50 - p50_awake
+    run.measured(table, rooms, p50=p50, p99=percentile(slept, 99), max=max(slept), extra=extra)
+    run.measured(table, awake, p50=p50_awake, p99=percentile(woke, 99), max=max(woke))
