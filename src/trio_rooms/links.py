@@ -41,10 +41,15 @@ GONE: Final = 16
 MUTE: Final = 32
 """The close frame was sent, after which nothing may follow."""
 
-FRESH: Final = 128
-"""Its on_connect has not begun: what goes to everybody does not go to it yet."""
 UNTOLD: Final = 64
 """The room is not to be told when the connection ends."""
+FRESH: Final = 128
+"""Its on_connect has not begun: what goes to everybody does not go to it yet."""
+RELEASED: Final = 256
+"""Its descriptor is closed, and may be somebody else's."""
+
+MOST_DESCRIPTORS: Final = (1 << 20) - 1
+"""The highest descriptor of a socket. Linux has no higher ones unless fs.nr_open was raised."""
 
 _CLOSE: Final = 0x88
 """The first byte of a close frame."""
@@ -52,10 +57,25 @@ _FRAMES_AT_ONCE: Final = 64
 """Frames handed to one writev; Linux takes 1,024 at most, POSIX promises 16."""
 
 
-class Link(abc.ABC):
-    """What is known of one socket. Everything here survives hibernation."""
+class Unfinished:
+    """What is under way on one connection: a message that has come in part, output that has gone in part."""
 
-    __slots__ = ("attachment", "channels", "flags", "id", "partial", "roster")
+    __slots__ = ("output", "partial")
+
+    def __init__(self, partial: frames.Partial | None, output: Output | None) -> None:
+        self.partial = partial
+        self.output = output
+
+
+class Link(abc.ABC):
+    """What is known of one socket. Everything here survives hibernation.
+
+    There is one for each connection, however many there are and whatever they do, so each field
+    is a field of all of them: what most have nothing of is None, and what exists for a moment
+    only is in an object that does, too.
+    """
+
+    __slots__ = ("attachment", "channels", "flags", "id", "roster", "unfinished")
 
     def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int) -> None:
         self.id = number
@@ -63,9 +83,32 @@ class Link(abc.ABC):
         self.attachment = attachment
         """CBOR, or None for None."""
         self.channels: tuple[str, ...] = ()
-        self.partial: frames.Partial | None = None
-        """What has come of an unfinished message, only while there is one."""
+        self.unfinished: Unfinished | None = None
         self.flags = flags
+
+    @property
+    def partial(self) -> frames.Partial | None:
+        """What has come of an unfinished message."""
+        unfinished = self.unfinished
+        return None if unfinished is None else unfinished.partial
+
+    @partial.setter
+    def partial(self, partial: frames.Partial | None) -> None:
+        self._keep(partial, self.output)
+
+    @property
+    def output(self) -> Output | None:
+        """What waits for the kernel."""
+        unfinished = self.unfinished
+        return None if unfinished is None else unfinished.output
+
+    @output.setter
+    def output(self, output: Output | None) -> None:
+        self._keep(self.partial, output)
+
+    def _keep(self, partial: frames.Partial | None, output: Output | None) -> None:
+        idle = partial is None and output is None
+        self.unfinished = None if idle else Unfinished(partial, output)
 
     @abc.abstractmethod
     def send(self, frame: bytes) -> None:
@@ -94,21 +137,25 @@ class Link(abc.ABC):
 
 
 class SocketLink(Link):
-    """A plain socket, known by its descriptor."""
+    """A plain socket, known by its descriptor, which stands in the lowest bits of its id.
 
-    __slots__ = ("_output", "fd")
+    A number of its own for the descriptor would be 40 bytes more for each socket.
+    """
 
-    def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int, fd: int) -> None:
-        super().__init__(number, roster, attachment, flags)
-        self.fd = fd
-        self._output: Output | None = None
+    __slots__ = ()
+
+    @property
+    def fd(self) -> int:
+        """The descriptor; not this socket's any more once it is `GONE`."""
+        return self.id & MOST_DESCRIPTORS
 
     @property
     def unsent(self) -> int:
-        return self._output.size if self._output is not None else 0
+        output = self.output
+        return output.size if output is not None else 0
 
     def send(self, frame: bytes) -> None:
-        output = self._output
+        output = None if self.unfinished is None else self.unfinished.output
         if output is not None:
             if output.add(frame, self.roster.lot.backlog):
                 return
@@ -118,18 +165,18 @@ class SocketLink(Link):
             self.roster.lot.overwhelmed(self)
             return
         try:
-            sent = os.write(self.fd, frame)
+            sent = os.write(self.id & MOST_DESCRIPTORS, frame)
         except BlockingIOError:
             sent = 0
         except OSError:
             return  # The poller reports it too, and the lot then takes the record out.
         if sent != len(frame):
-            self._output = Output(frame, sent)
+            self.output = Output(frame, sent)
             self._watch()
 
     def flush(self) -> None:
         """Write what the kernel takes now of what waits."""
-        output = self._output
+        output = self.output
         if output is None:
             return
         try:
@@ -139,14 +186,15 @@ class SocketLink(Link):
         except OSError:
             sent = output.size  # As above: reading tells that it is broken.
         if output.sent(sent):
-            self._output = None
+            self.output = None
             self._watch()
             if output.last:
                 self._shut_down()
 
     def hang_up(self) -> None:
-        if self._output is not None:
-            self._output.last = True
+        output = self.output
+        if output is not None:
+            output.last = True
         else:
             self._shut_down()
 
@@ -160,8 +208,8 @@ class SocketLink(Link):
                 borrowed.detach()
 
     def drop(self) -> None:
-        self._output = None
-        if self.fd >= 0:
+        self.output = None
+        if not self.flags & RELEASED:
             self.roster.lot.release(self)
 
     def pause(self) -> None:
@@ -174,7 +222,7 @@ class SocketLink(Link):
 
     def _watch(self) -> None:
         interest = 0 if self.flags & PAUSED else READ
-        self.roster.lot.poller.modify(self.fd, interest if self._output is None else interest | WRITE)
+        self.roster.lot.poller.modify(self.fd, interest if self.output is None else interest | WRITE)
 
 
 class Output:

@@ -7,6 +7,7 @@ change hands when their room sleeps or wakes: the lot always has them.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections import deque
@@ -21,12 +22,28 @@ import trio
 from . import frames
 from .alarms import Alarms
 from .frames import CloseCode
-from .links import BINARY, CLOSING, DEAF, FRESH, GONE, MUTE, PAUSED, UNTOLD, Link, SocketLink
+from .links import (
+    BINARY,
+    CLOSING,
+    DEAF,
+    FRESH,
+    GONE,
+    MOST_DESCRIPTORS,
+    MUTE,
+    PAUSED,
+    RELEASED,
+    UNTOLD,
+    Link,
+    SocketLink,
+)
 from .mail import Connected, Disconnected, Mail
-from .pollers import WRITE, new_poller
+from .pollers import READ, WRITE, new_poller
 
 __all__ = ["LotStatistics", "Message", "ParkingLot", "Roster"]
 
+_FIRST_READ: Final = 960
+"""Bytes read at first, which most of what comes is less than. The C library has a fast way to
+allocate up to a kilobyte; a longer buffer costs more than reading into it."""
 _READ_SIZE: Final = 16 * 1024
 """Bytes read at a time: more would let one socket keep the others waiting."""
 _LARGE_READ: Final = 64 * 1024
@@ -152,7 +169,7 @@ class ParkingLot:
         self._sockets: list[SocketLink | None] = []
         self._watched: dict[int, Callable[[int], None]] = {}
         # Ids are not reused, not even by the next process, since states may remember them.
-        self._last_id = secrets.randbits(40) << 16
+        self._serial = secrets.randbits(39)
         self._open = 0
         self._closing = 0
         self._all_closed: trio.Event | None = None
@@ -184,10 +201,13 @@ class ParkingLot:
         if self.rosters.get(roster.key) is roster:  # Else a newer one has its key.
             del self.rosters[roster.key]
 
-    def new_id(self) -> int:
-        """A number for the next connection."""
-        self._last_id += 1
-        return self._last_id
+    def new_id(self, fd: int = 0) -> int:
+        """A number for the next connection, with its descriptor in it if it has one.
+
+        It stays below 2**60 for as long as it can, where an int takes 32 bytes and not 48.
+        """
+        self._serial += 1
+        return self._serial * (MOST_DESCRIPTORS + 1) | fd
 
     @property
     def sockets(self) -> int:
@@ -211,6 +231,8 @@ class ParkingLot:
         return True
 
     def _register(self, fd: int) -> None:
+        if fd > MOST_DESCRIPTORS:
+            raise OSError(errno.EMFILE, f"a socket's descriptor is {MOST_DESCRIPTORS:,} at most, not {fd:,}")
         self.poller.register(fd)
         if fd >= len(self._sockets):
             self._sockets.extend([None] * (fd + 1 - len(self._sockets)))
@@ -243,7 +265,7 @@ class ParkingLot:
             except OSError:
                 os.close(fd)
                 raise
-        link = self._sockets[fd] = SocketLink(self.new_id(), roster, attachment, flags, fd)
+        link = self._sockets[fd] = SocketLink(self.new_id(fd), roster, attachment, flags)
         if opening:
             link.send(opening)
         if greet is not None:
@@ -345,8 +367,8 @@ class ParkingLot:
             self._sockets[link.fd] = None
             self.poller.unregister(link.fd)
             os.close(link.fd)
-            # Whoever still holds the record must not write to the next owner of the number.
-            link.fd = -1
+        # Whoever still holds the record must not write to the next owner of its descriptor.
+        link.flags |= GONE | RELEASED
         self._closing -= 1
         if self._all_closed is not None and not self._closing:
             self._all_closed.set()
@@ -533,19 +555,25 @@ class ParkingLot:
                     watcher = self._watched.get(fd)
                     if watcher is not None:
                         watcher(fd)
+                elif events == READ:
+                    self._read(link, fd)
                 else:
                     if events & WRITE:
                         link.flush()
                     if events & ~WRITE:
-                        self._read(link)
+                        self._read(link, fd)
                 if perf_counter() > pause_at:
                     await trio.lowlevel.checkpoint()
                     pause_at = perf_counter() + _SLICE
 
-    def _read(self, link: SocketLink) -> None:
-        unfinished = link.partial is not None
+    def _read(self, link: SocketLink, fd: int) -> None:
         try:
-            data = os.read(link.fd, _LARGE_READ if unfinished else _READ_SIZE)
+            if link.unfinished is None:
+                data = os.read(fd, _FIRST_READ)
+                if len(data) == _FIRST_READ:
+                    data += _read_more(fd)
+            else:
+                data = os.read(fd, _LARGE_READ)
         except BlockingIOError:
             return
         except OSError:
@@ -553,7 +581,7 @@ class ParkingLot:
         if not data:
             self.lost(link)
             return
-        if not unfinished and not link.flags & DEAF:
+        if link.unfinished is None and not link.flags & DEAF:
             message = frames.parse_one(data, self._limit)
             if message is not None:
                 self.take(link, message)
@@ -610,6 +638,13 @@ class ParkingLot:
 
     def _all(self) -> Iterable[Link]:
         return [link for roster in self.rosters.values() for link in roster.links.values()]
+
+
+def _read_more(fd: int) -> bytes:
+    try:
+        return os.read(fd, _READ_SIZE)
+    except OSError:
+        return b""  # Nothing more, or what the next read tells.
 
 
 def _send_late(link: Link, frame: bytes, _: float) -> bool:
