@@ -29,7 +29,7 @@ from tests.raw import (
 )
 from trio_rooms import Context, Departure, Room
 from trio_rooms.alarms import Alarms
-from trio_rooms.context import PlainMessage, plain_frame
+from trio_rooms.context import PlainMessage
 from trio_rooms.frames import encode_text
 from trio_rooms.lifecycle import Stage
 from trio_rooms.links import Link, SocketLink
@@ -450,11 +450,11 @@ async def test_a_broadcast_to_many_is_written_in_slices_and_in_order() -> None:
         roster = lot.rosters["a/b"]
         chosen, link = many[-1]
         for number in range(5):
-            assert lot.broadcast(roster, PlainMessage(plain_frame(f"all {number}"))) == 1500
+            assert lot.broadcast(roster, PlainMessage(f"all {number}")) == 1500
         assert roster.jobs  # That it took more than one slice is what is tested here.
-        lot.send(link, PlainMessage(plain_frame("only you")))
+        lot.send(link, PlainMessage("only you"))
         lot.close(link, 4000, "")
-        assert lot.broadcast(roster, PlainMessage(plain_frame("the others"))) == 1499
+        assert lot.broadcast(roster, PlainMessage("the others")) == 1499
         await _pushed(roster)
         sent = b"".join(encode_text(b"all %d" % number) for number in range(5))
         assert _ready(chosen) == sent + encode_text(b"only you") + b"\x88\x02\x0f\xa0"
@@ -614,10 +614,10 @@ async def test_any_order_of_output_and_reading_keeps_each_stream_whole(seed: int
             text = f"{turn}:" + "x" * rng.choice((1, 200, 40_000))
             if rng.random() < 0.5:
                 chosen = rng.randrange(8)
-                lot.send(clients[chosen][1], PlainMessage(plain_frame(text)))
+                lot.send(clients[chosen][1], PlainMessage(text))
                 expected[chosen] += encode_text(text.encode())
             else:
-                lot.broadcast(roster, PlainMessage(plain_frame(text)))
+                lot.broadcast(roster, PlainMessage(text))
                 expected = [one + encode_text(text.encode()) for one in expected]
             for number in range(8):
                 if rng.random() < 0.2:
@@ -639,12 +639,12 @@ async def test_a_channel_has_only_who_joined_it() -> None:
         for link in (one, two):
             lot.join(link, "red")
             lot.join(link, "red")
-        assert lot.broadcast(roster, PlainMessage(plain_frame("1")), "red") == 2
-        assert lot.broadcast(roster, PlainMessage(plain_frame("2")), "red", {two.id}) == 1
+        assert lot.broadcast(roster, PlainMessage("1"), "red") == 2
+        assert lot.broadcast(roster, PlainMessage("2"), "red", {two.id}) == 1
         lot.leave(one, "red")
         lot.leave(three, "red")
-        assert lot.broadcast(roster, PlainMessage(plain_frame("3")), "red") == 1
-        assert lot.broadcast(roster, PlainMessage(plain_frame("4")), "blue") == 0
+        assert lot.broadcast(roster, PlainMessage("3"), "red") == 1
+        assert lot.broadcast(roster, PlainMessage("4"), "blue") == 0
         assert (_ready(a), _ready(b), _ready(c)) == (
             encode_text(b"1") + encode_text(b"2"),
             encode_text(b"1") + encode_text(b"3"),

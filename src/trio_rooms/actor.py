@@ -15,7 +15,7 @@ import trio
 from . import protocol
 from .alarms import Alarms
 from .cbor import as_sent
-from .context import Connection, Context, Departure, LiveRoom, WakeReport, plain_frame
+from .context import Connection, Context, Departure, LiveRoom, WakeReport
 from .convert import describe
 from .errors import EventError, HandlerFailed, RoomFailed, RoomsClosed, RoomsError, StoreError
 from .frames import CloseCode
@@ -87,6 +87,7 @@ class Actor:
     ) -> None:
         self.key = key
         self.room = room
+        self.plain = room.plain
         self.roster = roster
         self.lot = lot
         self.live = LiveRoom(self)
@@ -181,7 +182,7 @@ class Actor:
         """Answer one piece of mail with an error."""
         if type(mail) is tuple:
             link, _ = mail
-            if self.room.plain:
+            if self.plain:
                 self.lot.close(link, CloseCode.INTERNAL_ERROR, "the room failed")
             else:
                 self._send_error(link, _number_of(mail[1]), "room_failed", "the room failed; try again later")
@@ -201,7 +202,7 @@ class Actor:
         for control in [*self._asked, *(self._destroying or ())]:
             control.reply.fail(failure)
         self._asked = []
-        if type(current) is tuple and not self.room.plain:
+        if type(current) is tuple and not self.plain:
             self._send_error(current[0], _number_of(current[1]), "internal_error", "the room failed")
         elif isinstance(current, Connected):
             # Its on_connect had begun, and may be in a snapshot: it is to hear of the end.
@@ -311,12 +312,12 @@ class Actor:
         # Each message goes through the inner loop and each batch through the outer one, so what
         # these look up they look up once.
         mailbox, roster, record = self.mailbox, self.roster, self.record
-        on_message = self.room.message_handler if self.room.plain else None
+        on_message = self.room.message_handler if self.plain else None
         contexts, touched = self._contexts, self._touched
         task, stop_waiting = trio.lowlevel.current_task(), self._stop_waiting
-        idle_timeout = self.room.idle_timeout
-        pause_at = perf_counter() + _SLICE
+        idle_timeout, current_time = self.room.idle_timeout, trio.lowlevel.current_clock().current_time
         while True:
+            pause_at = 0.0
             self._idle = self._idle and not mailbox
             while mailbox:
                 while roster.jobs:
@@ -344,9 +345,14 @@ class Actor:
                     break
                 if self._save_now:
                     await self._save_large()
-                if perf_counter() > pause_at:
+                if not mailbox:
+                    break
+                now = perf_counter()
+                if not pause_at:
+                    pause_at = now + _SLICE
+                elif now > pause_at:
                     await trio.lowlevel.checkpoint()
-                    pause_at = perf_counter() + _SLICE
+                    pause_at = 0.0
             if self._destroying is not None:
                 if await self._destroy(self._destroying):
                     return
@@ -364,12 +370,11 @@ class Actor:
             elif self._asked:
                 self._answer_asked(asleep=False)
             self._idle = False
-            self._quiet_since = trio.current_time()
+            self._quiet_since = current_time()
             if not self._idle_alarm:
                 self._arm_idle(self._quiet_since + idle_timeout)
             self._waiting = task
             await trio.lowlevel.wait_task_rescheduled(stop_waiting)
-            pause_at = perf_counter() + _SLICE
 
     @property
     def _has_work(self) -> bool:
@@ -533,17 +538,9 @@ class Actor:
 
     def event(self, name: str, data: Any) -> protocol.Outgoing:
         """An event that this room sends."""
-        if self.room.plain:
-            msg = f"room {self.room.name} is plain: send messages with send(), it has no events"
-            raise TypeError(msg)
+        if self.plain:
+            self.room.refuse_events()
         return protocol.event(name, data)
-
-    def plain_frame(self, message: str | bytes) -> bytes:
-        """The frame of a message that this room sends as it is."""
-        if not self.room.plain:
-            msg = f"room {self.room.name} speaks envelopes: send events with emit()"
-            raise TypeError(msg)
-        return plain_frame(message)
 
     def start_soon(
         self,

@@ -164,7 +164,9 @@ class Connection:
     def send(self, message: str | bytes) -> None:
         """Send a message as it is; only in plain rooms."""
         actor = self._actor
-        actor.lot.send_frame(self._link, actor.plain_frame(message))
+        if not actor.plain:
+            actor.room.refuse_messages()
+        actor.lot.send_frame(self._link, encode_message(message))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection after everything that was sent to it.
@@ -358,7 +360,9 @@ class LiveRoom:
     ) -> None:
         """Send a message as it is, to whom `emit` would; only in plain rooms."""
         actor = self._actor
-        actor.lot.broadcast(actor.roster, PlainMessage(actor.plain_frame(message)), channel, _ids(except_))
+        if not actor.plain:
+            actor.room.refuse_messages()
+        actor.lot.broadcast(actor.roster, PlainMessage(message), channel, _ids(except_))
 
     def start_soon(
         self,
@@ -436,25 +440,13 @@ class Context(Generic[S]):
         return self._connection is not None
 
 
-def plain_frame(message: str | bytes) -> bytes:
-    """The frame of a message of a plain room.
-
-    Raises:
-        TypeError: it is neither str nor bytes.
-    """
-    if not isinstance(message, str | bytes):
-        msg = f"a plain room sends str or bytes, not {type(message).__name__}"
-        raise TypeError(msg)
-    return encode_message(message)
-
-
 class PlainMessage:
     """A message of a plain room, the same for every client."""
 
     __slots__ = ("_frame",)
 
-    def __init__(self, frame: bytes) -> None:
-        self._frame = frame
+    def __init__(self, message: str | bytes) -> None:
+        self._frame = encode_message(message)
 
     def frame(self, *, binary: bool) -> bytes:  # noqa: ARG002 (it has no kinds)
         """The encoded frame."""

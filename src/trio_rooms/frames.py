@@ -424,6 +424,7 @@ def encode_message(message: str | bytes) -> bytes:
     """Make the frame of a message: text for ``str``, binary for ``bytes``.
 
     Raises:
+        TypeError: it is neither.
         UnicodeEncodeError: the text has a lone surrogate, which UTF-8 cannot say.
     """
     if isinstance(message, str):
@@ -431,7 +432,10 @@ def encode_message(message: str | bytes) -> bytes:
         # As in encode_text: nearly all messages come by here, and a call is a tenth of the work.
         size = len(payload)
         return _TEXT_HEADERS[size] + payload if size <= _SHORT else encode_text(payload)
-    return encode_binary(message)
+    if isinstance(message, bytes):
+        return encode_binary(message)
+    msg = f"a message is str or bytes, not {type(message).__name__}"
+    raise TypeError(msg)
 
 
 def decode_message(frame: bytes) -> str | bytes:

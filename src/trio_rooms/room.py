@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import attrs
 
@@ -290,6 +290,16 @@ class Room(Generic[S]):
     def plain(self) -> bool:
         """Whether messages go to `on_message` as they are."""
         return self._message is not None
+
+    def refuse_events(self) -> NoReturn:
+        """Say that a plain room has no events."""
+        msg = f"room {self.name} is plain: send messages with send(), it has no events"
+        raise TypeError(msg)
+
+    def refuse_messages(self) -> NoReturn:
+        """Say that only a plain room sends messages as they are."""
+        msg = f"room {self.name} speaks envelopes: send events with emit()"
+        raise TypeError(msg)
 
     @property
     def codec(self) -> Codec:

@@ -14,7 +14,7 @@ import trio_websocket
 from . import protocol
 from .alarms import Alarms
 from .cbor import as_sent
-from .context import ConnectRequest, PlainMessage, encode_attachment, plain_frame
+from .context import ConnectRequest, PlainMessage, encode_attachment
 from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
 from .frames import CloseCode
 from .groups import first_error
@@ -99,16 +99,14 @@ class RoomHandle:
             How many connections it goes to.
         """
         if self._room.plain:
-            msg = f"room {self._room.name} is plain: send messages with send(), it has no events"
-            raise TypeError(msg)
+            self._room.refuse_events()
         return self._send(protocol.event(event, data), channel)
 
     def send(self, message: str | bytes, *, channel: str | None = None) -> int:
         """Send a message as it is to all connections of a plain room, or of a channel; wakes nobody."""
         if not self._room.plain:
-            msg = f"room {self._room.name} speaks envelopes: send events with emit()"
-            raise TypeError(msg)
-        return self._send(PlainMessage(plain_frame(message)), channel)
+            self._room.refuse_messages()
+        return self._send(PlainMessage(message), channel)
 
     def info(self) -> RoomInfo:
         """The room as it is now; wakes nobody."""
