@@ -138,3 +138,23 @@ async def test_no_alarm_is_early(mock_clock: MockClock, rung: Rung, nursery: tri
     mock_clock.jump(5)
     await wait_all_tasks_blocked()
     assert [name for name, _ in rung.rung] == ["0", "1", "2", "3", "4"]
+
+
+async def test_many_alarms_of_one_time_leave_the_loop_to_others(
+    mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """However many are due at once, they ring in order, and not all between two turns of another task."""
+    alarms = Alarms()
+    rung: list[int] = []
+    for number in range(5000):
+        alarms.set(1.0, functools.partial(rung.append, number))
+    nursery.start_soon(alarms.run)
+    await wait_all_tasks_blocked()
+    mock_clock.jump(1.0)
+    most = before = 0
+    while len(rung) < 5000:
+        await trio.lowlevel.checkpoint()
+        most = max(most, len(rung) - before)
+        before = len(rung)
+    assert rung == list(range(5000))
+    assert most <= 256

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import datetime
 import enum
+import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -91,3 +93,49 @@ def test_a_class_can_be_a_key() -> None:
 def test_clients_get_no_tags(value: Any, same: Any) -> None:
     """What is sent has the forms that JSON has, and bytes."""
     assert cbor.encode_plain(value) == cbor2.dumps(same)
+
+
+def test_keys_that_are_containers_are_written_like_values() -> None:
+    """A set or a tuple as a key is kept with its tags, and sent without any."""
+    assert cbor.encode({frozenset({1}): 1}).hex() == "a1d90102810101"
+    assert cbor.encode_plain({frozenset({1}): 1}).hex() == "a1810101"
+    key = uuid.UUID(int=5)
+    assert cbor.as_sent({(key, (key,)): 1}) == {(str(key), (str(key),)): 1}
+
+
+class Own(Sequence[Any]):
+    """A sequence of an application's own, which holds itself."""
+
+    def __getitem__(self, _: Any) -> Any:
+        return self
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("value", [collections.UserString("x"), Own(), [Own()]])
+@pytest.mark.parametrize("encode", [cbor.encode, cbor.encode_plain])
+def test_what_cbor2_would_follow_without_end_is_refused(encode: Any, value: Any) -> None:
+    """No sequence is written whose levels were not counted: cbor2 would overrun the stack."""
+    with pytest.raises((TypeError, ValueError)):
+        encode(value)
+
+
+def test_a_deep_stack_is_no_other_error() -> None:
+    """Where Python's own limit comes before ours, it is the same kind of error."""
+    deep: Any = None
+    for _ in range(cbor.DEPTH - 1):
+        deep = [deep]
+
+    def descend(levels: int) -> bytes:
+        return descend(levels - 1) if levels else cbor.encode(deep)
+
+    assert descend(0)
+    for levels in range(0, 950, 50):
+        try:
+            descend(levels)
+        except ValueError:
+            return
+        except RecursionError:
+            pytest.fail("a RecursionError came through")
+    pytest.fail("the stack was never too deep")

@@ -31,6 +31,7 @@ from trio_rooms.frames import (
     encode_text,
     is_close_code,
     parse,
+    parse_one,
 )
 
 NO_LIMIT = 1 << 63
@@ -350,6 +351,26 @@ def test_a_message_of_any_length_is_unmasked(size: int, key: bytes) -> None:
     assert parse(binary, None, size) == ([payload], None)
     assert parse(text + binary, None, size) == ([payload.decode(), payload], None)
     assert feed(text + binary, [1000, 1], size) == ([payload.decode(), payload], None)
+
+
+@given(streams(), st.integers(0, 300))
+@example(frame(FIN | TEXT, b""), 0)
+@example(frame(FIN | TEXT, b"\xff"), NO_LIMIT)
+@example(frame(FIN | BINARY, b"x" * 125), NO_LIMIT)
+@example(frame(FIN | BINARY, b"x" * 125), 124)
+@example(frame(FIN | BINARY, b"x", key=None), NO_LIMIT)
+@example(frame(FIN | TEXT, b"one") + frame(FIN | TEXT, b"two"), NO_LIMIT)
+def test_the_fast_way_for_one_message_reads_nothing_else(stream: bytes, limit: int) -> None:
+    """What parse_one reads is the one message that parse reads, and it reads every short one."""
+    received, partial = parse(stream, None, limit)
+    message = parse_one(stream, limit)
+    whole = len(received) == 1 and type(received[0]) in (str, bytes) and partial is None
+    if message is not None:
+        assert whole
+        assert received == [message]
+        assert type(received[0]) is type(message)
+    elif whole and stream[0] in (FIN | TEXT, FIN | BINARY):
+        assert len(stream) > 6 + 125
 
 
 def test_a_message_of_a_read_is_not_disturbed_by_the_others() -> None:

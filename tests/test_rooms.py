@@ -342,3 +342,21 @@ async def test_a_cancellation_after_an_explicit_close_ends_the_block(autojump_cl
             await rooms.aclose(1012, "restart")
             scope.cancel()
     assert scope.cancelled_caught or scope.cancel_called
+
+
+async def test_hibernate_returns_when_the_rooms_have_closed() -> None:
+    """A handle that outlives its rooms, or is asked while they close, waits for nobody."""
+    answers = []
+    with trio.fail_after(10):
+        async with trio.open_nursery() as outer:
+
+            async def ask() -> None:
+                answers.append(await handle.hibernate())
+
+            async with open_rooms([total_room()]) as rooms:
+                handle = rooms.get("total", "x")
+                assert await handle.ask("add", 1) == 1
+                outer.start_soon(ask)
+        answers.append(await handle.hibernate())
+    assert len(answers) == 2
+    assert answers[1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import datetime
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import cbor2
@@ -31,6 +31,7 @@ _Form = Callable[[Any, int], Any]
 _SCALARS: Final[frozenset[type]] = frozenset((str, int, float, bool, type(None), bytes))
 """What is plain as it is. Checked for many values at once, in C, because most are of these types."""
 _ARRAYS: Final = (list, tuple, collections.deque, collections.UserList)
+_KNOWN: Final[tuple[type, ...]] = (*_ARRAYS, Mapping, cbor2.CBORTag, bytearray, *_SCALARS)
 _SET: Final = 258
 """The tag of a set."""
 _TIME: Final = 0
@@ -59,6 +60,9 @@ class _Forms(dict[type, _Form]):
                 form = self._tag
             elif is_class(kind):
                 form = self._instance
+            elif issubclass(kind, Sequence) and not issubclass(kind, _KNOWN):
+                # cbor2 would write it as an array, however deep it is.
+                form = _refused
             else:
                 form = _as_it_is
         self[kind] = form
@@ -67,10 +71,13 @@ class _Forms(dict[type, _Form]):
     def encode(self, value: Any, levels: int) -> bytes:
         """The CBOR of a value that may have so many levels."""
         try:
-            return cbor2.dumps(self[type(value)](value, levels), default=self._late)
+            return cbor2.dumps(self[type(value)](value, levels), default=_unknown)
         except cbor2.CBOREncodeError as error:
             # cbor2's errors are ValueErrors in its stubs alone.
             raise ValueError(str(error)) from error
+        except RecursionError:
+            msg = "it is nested too deeply for a stack as deep as this"
+            raise ValueError(msg) from None
 
     def array(self, value: Any, levels: int) -> Any:
         """Make an array's elements plain."""
@@ -91,12 +98,7 @@ class _Forms(dict[type, _Form]):
         }
 
     def _key(self, key: Any, levels: int) -> Any:
-        form = self[type(key)](key, levels)
-        try:
-            hash(form)
-        except TypeError:
-            return key  # A tuple or a frozen class: cbor2 comes to it by itself, or by `_late`.
-        return form
+        return _frozen(self[type(key)](key, levels))
 
     def _tag(self, tag: Any, levels: int) -> Any:
         levels = _inside(levels)
@@ -112,18 +114,30 @@ class _Forms(dict[type, _Form]):
             for name, item in content.items()
         }
 
-    def _late(self, encoder: cbor2.CBOREncoder, value: Any) -> None:
-        """What cbor2 came upon and does not know."""
-        form = self[type(value)](value, DEPTH)
-        if form is value:
-            kind = type(value)
-            msg = f"CBOR has no form for {kind.__module__}.{kind.__qualname__}"
-            raise TypeError(msg)
-        encoder.encode(form)
+
+def _unknown(_: cbor2.CBOREncoder, value: Any) -> None:
+    _refused(value, 0)
+
+
+def _frozen(form: Any) -> Any:
+    """What is written as a plain value is, and can be a key."""
+    if isinstance(form, cbor2.CBORTag):
+        return cbor2.CBORTag(form.tag, _frozen(form.value))
+    if isinstance(form, Mapping):
+        return cbor2.frozendict({key: _frozen(value) for key, value in form.items()})
+    if isinstance(form, _ARRAYS):
+        return tuple(map(_frozen, form))
+    return form
 
 
 def _as_it_is(value: Any, _: int) -> Any:
     return value
+
+
+def _refused(value: Any, _: int) -> Any:
+    kind = type(value)
+    msg = f"CBOR has no form for {kind.__module__}.{kind.__qualname__}"
+    raise TypeError(msg)
 
 
 def _inside(levels: int) -> int:
@@ -161,9 +175,6 @@ def _moment(value: datetime.datetime, _: int) -> Any:
 _KEPT: Final = _Forms(_kept)
 
 # What clients get: what JSON would say.
-
-
-_KNOWN: Final[tuple[type, ...]] = (*_ARRAYS, Mapping, cbor2.CBORTag, bytearray, *_SCALARS)
 
 
 def _sent(forms: _Forms, kind: type) -> _Form | None:

@@ -108,8 +108,9 @@ class Newcomers:
         return len(self._reading)
 
     async def accept(self, listener: socket.socket) -> None:
-        """Accept clients from a non-blocking socket that listens, until cancelled."""
+        """Accept clients from a socket that listens, until cancelled."""
         short = False
+        listener.setblocking(False)  # Whatever socket.setdefaulttimeout() says.
         _tune(listener)
         while True:
             await trio.lowlevel.wait_readable(listener)

@@ -169,6 +169,8 @@ class Server:
                 return
             room, id_ = wanted
             if room.has_hook("authenticate"):
+                # Counted before it is parked, so that many at once do not pass the limit together.
+                self._admitting += 1
                 self._start(newcomer, self._authenticate, newcomer, request, room, id_)
             else:
                 self._open(newcomer, request, room, id_, None)
@@ -218,38 +220,40 @@ class Server:
     async def _attend(
         self, newcomer: Newcomer, function: Callable[..., Awaitable[None]], *arguments: Any
     ) -> None:
-        with trio.socket.from_stdlib_socket(socket.socket(fileno=newcomer.fd)) as client:
-            try:
-                with trio.move_on_at(newcomer.deadline):
-                    await function(client, *arguments)
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-            except Exception:
-                logger.exception("a handshake failed")
-            finally:
-                self._attended -= 1
+        try:
+            with (
+                trio.socket.from_stdlib_socket(socket.socket(fileno=newcomer.fd)) as client,
+                trio.move_on_at(newcomer.deadline),
+            ):
+                await function(client, *arguments)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        except Exception:
+            logger.exception("a handshake failed")
+        finally:
+            self._attended -= 1
 
     async def _authenticate(
         self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, room: Room[Any], id_: str
     ) -> None:
         """Ask the room whether it lets a client in."""
-        path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
-        parameters = dict(parse_qsl(query, keep_blank_values=True))
-        request = ConnectRequest(room.name, id_, path, parameters, head.headers, newcomer.remote)
-        # Counted before it is parked, so that many at once do not pass the limit together.
-        self._admitting += 1
         try:
+            path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
+            parameters = dict(parse_qsl(query, keep_blank_values=True))
+            request = ConnectRequest(room.name, id_, path, parameters, head.headers, newcomer.remote)
             attachment = await authenticate(room, request)
         except Refused as refused:
-            await self._answer(client, Answer.text(refused.status, refused.reason))
+            answer = Answer.text(refused.status, refused.reason)
         except Exception:
-            logger.exception("room %s: authenticate raised", request.key)
-            await self._answer(client, Answer.text(500, "the room could not decide whether to let you in"))
+            logger.exception("room %s/%s: authenticate raised", room.name, id_)
+            answer = Answer.text(500, "the room could not decide whether to let you in")
         else:
             client.detach()  # Nothing awaits from here on: the socket is this task's or the lot's.
             self._open(newcomer, head, room, id_, attachment)
+            return
         finally:
             self._admitting -= 1
+        await self._answer(client, answer)
 
     async def _answer(self, client: trio.socket.SocketType, answer: Answer, head_only: bool = False) -> None:
         """Answer in plain HTTP, and close."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import random
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
@@ -81,6 +82,7 @@ class Supervisor:
         self._actors: dict[str, Actor] = {}
         self._ending: dict[str, Actor] = {}
         self._failed: set[str] = set()
+        self._undelivered: deque[tuple[str, Mail]] = deque()
         self._stopping = False
         self._none_left = trio.Event()
         self._wakes = 0
@@ -131,7 +133,15 @@ class Supervisor:
 
     def deliver_soon(self, key: str, mail: Mail) -> None:
         """Hand over mail that must not keep messages waiting, however many rooms get some at once."""
-        self.alarms.set(trio.current_time(), partial(self.deliver, key, mail))
+        if self._stopping:
+            self.deliver(key, mail)
+        else:
+            self._undelivered.append((key, mail))
+            self.alarms.set(trio.current_time(), self._deliver_next)
+
+    def _deliver_next(self) -> None:
+        if self._undelivered:  # Else all of it was delivered at the stop.
+            self.deliver(*self._undelivered.popleft())
 
     def _deliver_asleep(self, key: str, mail: Mail) -> bool:
         room = self.definitions[key.partition("/")[0]]
@@ -319,6 +329,8 @@ class Supervisor:
             timeout: seconds for all of it.
         """
         self._stopping = True
+        while self._undelivered:
+            self._deliver_next()
         if self._actors:
             for actor in list(self._actors.values()):
                 actor.stop()

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,66 @@ async def test_frames_behind_the_request_are_not_lost(split: int) -> None:
     async with serving(echo) as served, served.client("/echo/x", first=sent[:split]) as client:
         await client.send(sent[split:])
         assert [await client.frame() for _ in FIRST] == [(TEXT, text) for text in FIRST]
+
+
+async def test_who_says_nothing_holds_no_task() -> None:
+    """Clients whose request has not come cost a record each, and a stop closes them."""
+    async with serving(echo) as served, contextlib.AsyncExitStack() as stack:
+        async with served.client("/echo/x") as client:
+            await works(client)
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        clients = [await stack.enter_async_context(served.connection()) for _ in range(50)]
+        for client in clients[::2]:
+            await client.send(request("/echo/x")[:40])
+        server = served.rooms.statistics
+        await soon(lambda: server().servers[0].handshaking == 50)
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        await served.rooms.aclose()
+        for client in clients:
+            assert await client.rest() == b""
+
+
+async def test_the_limit_holds_for_those_who_come_at_once() -> None:
+    """However many ask in the same moment, no more are let in than may be."""
+    ASKED["many"], ALLOWED["many"] = trio.Event(), trio.Event()
+    async with serving(guarded, serve={"max_connections": 2}) as served:
+        address = served.address.host, served.address.port
+        clients = [socket.create_connection(address) for _ in range(8)]
+        for client in clients:
+            client.sendall(request("/guarded/many?as=slow"))
+        await soon(lambda: served.rooms.statistics().servers[0].refused == 6)
+        ALLOWED["many"].set()
+        answers = [await trio.to_thread.run_sync(client.recv, 100) for client in clients]
+        assert sorted(answer.split()[1] for answer in answers) == [b"101"] * 2 + [b"503"] * 6
+        for client in clients:
+            client.close()
+
+
+async def test_who_was_refused_takes_no_place() -> None:
+    """A client that authenticate refused and that stays keeps nobody out."""
+    async with (
+        serving(guarded, serve={"max_connections": 1}) as served,
+        served.connection() as refused,
+        served.connection() as good,
+    ):
+        await refused.send(request("/guarded/x?as=403"))
+        status, *_ = await refused.answer()
+        assert status == 403
+        await good.send(request("/guarded/x"))
+        status, *_ = await good.answer(body=False)
+        assert status == 101
+
+
+async def test_a_default_timeout_of_sockets_stops_nothing() -> None:
+    """A program may have told its own sockets to wait; the server does not."""
+    socket.setdefaulttimeout(60)
+    try:
+        async with serving(echo) as served:
+            with trio.fail_after(20):
+                async with served.client("/echo/x") as client:
+                    await works(client)
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 async def test_who_leaves_at_any_point_of_its_handshake_touches_nobody(
