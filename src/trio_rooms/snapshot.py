@@ -33,7 +33,8 @@ Migration = Callable[[Any], Any]
 LARGE: Final = 128 * 1024
 """Bytes of encoded state from which on encoding and decoding leave the event loop.
 
-Converting and encoding this much takes some 2 ms, which is what a message may wait.
+Below it that takes a few milliseconds at most, even where the state is many small objects, and a
+message may wait so long; a thread takes longer in all.
 """
 
 _MAGIC: Final = b"trioroom\x01"
