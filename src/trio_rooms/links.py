@@ -146,7 +146,7 @@ class SocketLink(Link):
 
     @property
     def fd(self) -> int:
-        """The descriptor; not this socket's any more once it is `GONE`."""
+        """The descriptor; not this socket's any more once it is `RELEASED`."""
         return self.id & MOST_DESCRIPTORS
 
     @property
