@@ -10,32 +10,14 @@ import datetime
 import math
 from typing import Final
 
-import attrs
-
+from examples.chat import Chat, Line
 from trio_rooms import Context, Room
 
-__all__ = ["BYTES_OF_A_LINE", "Chat", "Line", "pair", "remembered", "room", "rooms"]
+__all__ = ["BYTES_OF_A_LINE", "Chat", "pair", "remembered", "room", "rooms"]
 
 BYTES_OF_A_LINE: Final = 125
 """What a line of `remembered` takes in a snapshot; thereabouts, since counts and lengths vary."""
 _TEXT: Final = "A line as people write them: neither a word alone, nor much longer than this."
-
-
-@attrs.define
-class Line:
-    """What somebody said."""
-
-    user: str
-    text: str
-    at: datetime.datetime
-
-
-@attrs.define
-class Chat:
-    """What a room remembers."""
-
-    count: int = 0
-    lines: list[Line] = attrs.field(factory=list)
 
 
 def remembered(size: int) -> Chat:

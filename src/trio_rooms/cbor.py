@@ -2,7 +2,7 @@
 
 cbor2's encoder descends into what it is given without looking how deep it is: some thousand
 levels overrun the stack and end the process. And what it does not know by itself it asks
-about in Python, which takes ten times as long as to write it. So values are made plain
+about in Python, which takes longer than to write it. So values are made plain
 first, with their levels counted, and cbor2 writes them in one go.
 """
 
@@ -168,7 +168,7 @@ def _moment(value: datetime.datetime, _: int) -> Any:
             raise ValueError(msg)
         if offset.total_seconds() % 60:  # RFC 3339 has no seconds in an offset.
             value = value.astimezone(datetime.UTC)
-    # cbor2 by itself writes the same, in twice the time.
+    # cbor2 by itself writes the same, and is slower.
     return cbor2.CBORTag(_TIME, value.isoformat().replace("+00:00", "Z"))
 
 

@@ -175,10 +175,13 @@ class Newcomers:
     def _expire(self) -> None:
         self._alarm = False
         now = trio.current_time()
-        for newcomer in list(self._reading.values()):
+        late = []
+        for newcomer in self._reading.values():
             if newcomer.deadline > now:
                 self._arm(newcomer.deadline)
-                return
+                break
+            late.append(newcomer)
+        for newcomer in late:
             self._drop(newcomer)
 
     def _drop(self, newcomer: Newcomer) -> None:

@@ -43,7 +43,7 @@ __all__ = ["LotStatistics", "Message", "ParkingLot", "Roster"]
 
 _FIRST_READ: Final = 960
 """Bytes read at first, which most of what comes is less than. The C library has a fast way to
-allocate up to a kilobyte; a longer buffer costs more than reading into it."""
+allocate up to a kilobyte, and 16 KiB for each message were one of the dearest steps of an echo."""
 _READ_SIZE: Final = 16 * 1024
 """Bytes read at a time: more would let one socket keep the others waiting."""
 _LARGE_READ: Final = 64 * 1024
@@ -436,10 +436,7 @@ class ParkingLot:
                 link.send(answer)
                 return
         self._received += 1
-        inbox = roster.inbox
-        mail = (link, message)
-        spare = inbox.post(mail) if inbox is not None else self._deliver_asleep(roster.key, mail)
-        if not spare and not link.flags & (PAUSED | GONE):
+        if not self._deliver(roster, (link, message)) and not link.flags & (PAUSED | GONE):
             if roster.paused is None:
                 roster.paused = []
             roster.paused.append(link)

@@ -42,7 +42,7 @@ _DEPTH: Final = 64
 """Containers in containers that a message may have; deeper data has no honest use in an event."""
 
 
-# Not frozen, because attrs takes three times as long to make a frozen one, and each message has one.
+# Not frozen, because attrs takes longer to make a frozen one, and each message has one.
 @attrs.define
 class Envelope:
     """One message of a client, decoded."""

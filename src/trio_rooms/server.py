@@ -181,8 +181,7 @@ class Server:
 
     def _wanted(self, head: Head) -> Answer | tuple[Room[Any], str]:
         """The room that a client asks to be let into, or what it is answered."""
-        target = head.target if head.target.startswith("/") else _ABSOLUTE.sub("", head.target)
-        path = target.partition("?")[0]
+        path, _ = _path_and_query(head)
         if not head.wants_websocket and head.method in {"GET", "HEAD"}:
             page = self._page(path)
             if page is not None:
@@ -238,7 +237,7 @@ class Server:
     ) -> None:
         """Ask the room whether it lets a client in."""
         try:
-            path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
+            path, query = _path_and_query(head)
             parameters = dict(parse_qsl(query, keep_blank_values=True))
             request = ConnectRequest(room.name, id_, path, parameters, head.headers, newcomer.remote)
             attachment = await authenticate(room, request)
@@ -325,6 +324,11 @@ class Server:
         roster = self.supervisor.lot.rosters.get(key)
         connections = len(roster.links) if roster is not None else 0
         return _json({"key": key, "stage": self.supervisor.stage(key).value, "connections": connections})
+
+
+def _path_and_query(head: Head) -> tuple[str, str]:
+    path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
+    return path, query
 
 
 async def authenticate(room: Room[Any], request: ConnectRequest) -> bytes | None:
