@@ -300,7 +300,10 @@ async def test_frames_behind_the_request_are_not_lost(split: int) -> None:
 
 async def test_who_says_nothing_holds_no_task() -> None:
     """Clients whose request has not come cost a record each, and a stop closes them."""
-    async with serving(echo) as served, contextlib.AsyncExitStack() as stack:
+    async with (
+        serving(echo, serve={"handshake_timeout": 3600.0}) as served,
+        contextlib.AsyncExitStack() as stack,
+    ):
         async with served.client("/echo/x") as client:
             await works(client)
         tasks = trio.lowlevel.current_statistics().tasks_living
