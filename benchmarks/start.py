@@ -103,7 +103,7 @@ def _serve(run: Run, table: Table, entrant: Stored, data: Path) -> None:
 def _import() -> tuple[float, int]:
     """The same without a server: what the interpreter and the imports take."""
     began = perf_counter()
-    program = "import trio_rooms.cli; print('imported', flush=True); input()"
+    program = "import trio_rooms._cli.main; print('imported', flush=True); input()"
     with start(sys.executable, "-c", program) as process:
         process.line()
         return perf_counter() - began, memory(process.pid).anonymous

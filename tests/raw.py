@@ -11,8 +11,8 @@ import attrs
 import trio
 
 from trio_rooms import Room, open_rooms
-from trio_rooms.rooms import Rooms
-from trio_rooms.server import Address
+from trio_rooms._rooms import Rooms
+from trio_rooms._server.server import Address
 
 __all__ = [
     "BINARY",

@@ -19,9 +19,9 @@ import trio
 from trio.testing import MockClock
 from trio_websocket import open_websocket_url
 
-import trio_rooms.lifecycle
+import trio_rooms._room.lifecycle
 from trio_rooms import Room
-from trio_rooms.room import _HOOKS
+from trio_rooms._definition.room import _HOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "trio_rooms"
@@ -158,7 +158,7 @@ def test_the_drawing_is_that_of_the_table() -> None:
     drawings = re.findall(
         r"```mermaid\n(.*?)\n```", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL
     )
-    assert drawings == [trio_rooms.lifecycle.diagram()]
+    assert drawings == [trio_rooms._room.lifecycle.diagram()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

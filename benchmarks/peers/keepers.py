@@ -28,7 +28,7 @@ from typing import Final
 import trio
 
 from trio_rooms import DiskStore
-from trio_rooms.store import Commit
+from trio_rooms.stores import Commit
 
 TOGETHER: Final = 1000
 """Documents that are kept at once; there are as many keys."""

@@ -17,8 +17,8 @@ import trio
 from benchmarks.servers.chat import remembered, rooms
 from benchmarks.suite.processes import start
 from trio_rooms import DiskStore, Store
-from trio_rooms.snapshot import Snapshot
-from trio_rooms.store import Commit
+from trio_rooms._state.snapshot import Snapshot
+from trio_rooms.stores import Commit
 
 __all__ = ["write"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .context import (
+from ._definition.room import Room
+from ._room.context import (
     Connection,
     Connections,
     ConnectRequest,
@@ -12,7 +13,10 @@ from .context import (
     Storage,
     WakeReport,
 )
-from .diskstore import DiskStore
+from ._room.lifecycle import Stage
+from ._rooms import RoomHandle, RoomInfo, Rooms, RoomsStatistics, open_rooms
+from ._server.server import Address
+from ._wire.frames import CloseCode
 from .errors import (
     AttachmentError,
     DefinitionError,
@@ -36,13 +40,9 @@ from .errors import (
     StoreReadOnly,
     UnknownRoom,
 )
-from .frames import CloseCode
-from .lifecycle import Stage
-from .memorystore import MemoryStore
-from .room import Room
-from .rooms import RoomHandle, RoomInfo, Rooms, RoomsStatistics, open_rooms
-from .server import Address
-from .store import Store
+from .stores.base import Store
+from .stores.memory import MemoryStore
+from .stores.sqlite.store import DiskStore
 
 __version__ = "0.1.0"
 

@@ -181,12 +181,12 @@ def test_data_in_use(serve: Serve, tmp_path: Path) -> None:
 
 AS_NOBODY = """
 import encodings.idna, os, sys
-import trio_rooms.cli
+import trio_rooms._cli.main
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-sys.exit(trio_rooms.cli.main(sys.argv[1:]))
+sys.exit(trio_rooms._cli.main.main(sys.argv[1:]))
 """
 
 

@@ -19,9 +19,9 @@ import trio
 
 from tests.raw import BINARY, PING, PONG, TEXT, Client, Served, close_frame, frame, request, serving, soon
 from trio_rooms import ConnectRequest, Context, Refused, Room
-from trio_rooms.lifecycle import Stage
-from trio_rooms.links import SocketLink
-from trio_rooms.server import Address
+from trio_rooms._room.lifecycle import Stage
+from trio_rooms._server.server import Address
+from trio_rooms._sockets.links import SocketLink
 
 echo: Room[None] = Room("echo", page="<h1>hello</h1>")
 

@@ -1,0 +1,5 @@
+"""The command ``trio-rooms``."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

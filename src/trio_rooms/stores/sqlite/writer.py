@@ -1,0 +1,178 @@
+"""The thread that writes for a `DiskStore`: what has queued up becomes one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import outcome
+import trio
+
+from trio_rooms.errors import StaleWrite, StoreError
+from trio_rooms.stores.base import Commit, StoreStatistics
+from trio_rooms.stores.checks import check_commit
+
+from . import file as diskfile
+from .errors import explain
+
+__all__ = ["DiskWriter"]
+
+_log = logging.getLogger("trio_rooms.store")
+
+_TOLD_AT_ONCE = 64
+"""Who waits for a commit goes on at once, and so many take some milliseconds of the event loop."""
+
+
+@attrs.define(eq=False)
+class _Pending:
+    """A commit on its way to the disk, and who waits for it."""
+
+    commit: Commit
+    size: int
+    error: StoreError | None = None
+    task: trio.lowlevel.Task | None = None
+
+
+@attrs.define(eq=False)
+class DiskWriter:
+    """Takes commits from the event loop and reports to it, once for each transaction.
+
+    Args:
+        path: the database file.
+        connection: one that nobody else uses; the writer closes it.
+    """
+
+    _path: Path
+    _connection: sqlite3.Connection | None
+    _queue: queue.SimpleQueue[_Pending | None] = attrs.field(factory=queue.SimpleQueue, init=False)
+    _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token, init=False)
+    _thread: threading.Thread = attrs.field(init=False)
+    _written: int = attrs.field(default=0, init=False)
+    """Transactions, as the thread counts them; the counters below belong to the event loop."""
+    _commits: int = attrs.field(default=0, init=False)
+    _transactions: int = attrs.field(default=0, init=False)
+    _failures: int = attrs.field(default=0, init=False)
+    _pending: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # A daemon, so that a program that crashes without closing its store can exit.
+        self._thread = threading.Thread(target=self._run, name="trio_rooms store", daemon=True)
+        self._thread.start()
+
+    async def commit(self, commit: Commit) -> None:
+        """Hand a commit over, then wait until it is durable."""
+        check_commit(commit)
+        size = len(commit.document or b"")
+        if commit.writes:
+            # The caller may change its mapping as soon as the commit is handed over.
+            commit = attrs.evolve(commit, writes=dict(commit.writes))
+        size += sum(len(name) + len(value or b"") for name, value in commit.writes.items())
+        pending = _Pending(commit, size, task=trio.lowlevel.current_task())
+        self._pending += 1
+        self._queue.put(pending)
+
+        def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
+            # Cancelled: nobody waits any more, and the commit goes on.
+            pending.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def finish(self) -> None:
+        """Block until all that was handed over is written and the thread has ended."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._connection is not None:
+            # If this fails the log stays, and the next one to open the file reads it.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._connection.close()
+
+    def statistics(self) -> StoreStatistics:
+        """What the thread has reported so far."""
+        return StoreStatistics(
+            commits=self._commits,
+            transactions=self._transactions,
+            failures=self._failures,
+            pending=self._pending,
+        )
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            taken = [self._queue.get()]
+            taken += [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+            ending = taken[-1] is None
+            group = [pending for pending in taken if pending is not None]
+            if group:
+                self._carry_out(group)
+                self._report_soon(group, self._written)
+
+    def _carry_out(self, group: list[_Pending]) -> None:
+        try:
+            self._write(group)
+        except BaseException as exc:  # noqa: BLE001 - whatever happens, this thread goes on
+            if len(group) > 1:
+                # One of them has spoiled it for all: only that one is to fail.
+                for pending in group:
+                    self._carry_out([pending])
+                return
+            error = explain(exc, self._path, group[0].size)
+            if error is not exc:
+                error.__cause__ = exc
+            group[0].error = error
+
+    def _write(self, group: list[_Pending]) -> None:
+        if self._connection is None:
+            self._connection = diskfile.connect(self._path, "rw")
+        try:
+            with diskfile.transaction(self._connection):
+                for pending in group:
+                    pending.error = None
+                    try:
+                        diskfile.write(self._connection, pending.commit)
+                    except StaleWrite as exc:
+                        pending.error = exc
+        except BaseException:
+            if not _can_go_on(self._connection):
+                # It could not even be rolled back; closing the connection does that.
+                connection, self._connection = self._connection, None
+                connection.close()
+            raise
+        if any(pending.error is None for pending in group):
+            self._written += 1
+
+    def _report_soon(self, group: list[_Pending], written: int) -> None:
+        # The run of Trio may have ended without closing the store.
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._report, group, written)
+
+    def _report(self, group: list[_Pending], written: int) -> None:
+        self._transactions = max(self._transactions, written)
+        told, left = group[:_TOLD_AT_ONCE], group[_TOLD_AT_ONCE:]
+        if left:
+            self._report_soon(left, written)
+        self._pending -= len(told)
+        for pending in told:
+            task, error = pending.task, pending.error
+            if error is None:
+                self._commits += 1
+            else:
+                self._failures += 1
+            if task is not None:
+                trio.lowlevel.reschedule(task, outcome.Value(None) if error is None else outcome.Error(error))
+            elif error is not None:
+                _log.error("a commit failed whose caller had stopped waiting: %s", error)
+
+
+def _can_go_on(connection: sqlite3.Connection) -> bool:
+    try:
+        return not connection.in_transaction
+    except sqlite3.ProgrammingError:
+        return False

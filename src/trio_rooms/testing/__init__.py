@@ -1,0 +1,12 @@
+"""For tests: the suite that every store passes, and a store that fails when it is told to.
+
+Nothing here needs pytest to be imported; the suite is run by pytest with pytest-trio, which
+``pip install trio-rooms[testing]`` brings.
+"""
+
+from __future__ import annotations
+
+from .conformance import StoreConformance
+from .faulty import Call, FaultyStore, Gate
+
+__all__ = ["Call", "FaultyStore", "Gate", "StoreConformance"]

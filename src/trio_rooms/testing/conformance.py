@@ -1,0 +1,442 @@
+"""For tests: the suite that every store passes, and a store that fails when it is told to.
+
+Nothing here needs pytest to be imported; the suite is run by pytest with pytest-trio, which
+``pip install trio-rooms[testing]`` brings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+import trio
+import trio.testing
+
+from trio_rooms.errors import StaleWrite, StoreClosed, StoreInUse
+from trio_rooms.stores.base import Commit, Store, StoredSnapshot, StoreStatistics
+
+__all__ = ["StoreConformance"]
+
+
+@contextlib.contextmanager
+def _raises(expected: type[BaseException]) -> Iterator[None]:
+    try:
+        yield
+    except expected:
+        return
+    msg = f"{expected.__name__} was not raised"
+    raise AssertionError(msg)
+
+
+NAMES = (
+    "", "\0", "\0\0", "\x01", " ", "%", "%%", "*", "/", "?", "A", "Z", "[a]", "\\", "_", "a", "a\0", "a\0b",
+    "a%b", "a/", "a/b", "aXb", "a_b", "aa", "ab", "b", "e\u0301", "z", "\x7f", "\u00e9", "\u00ff", "\u07ff",
+    "\u0800", "\ud7ff", "\ue000", "\uffff", "\uffffa", "\U00010000", "\U0001f600",
+    "\U0010ffff", "\U0010ffff\U0010ffff", "\U0010ffffa",
+)  # fmt: skip
+"""Names that a store may trip over."""
+
+HALF_A_PAIR = "\ud800"
+
+
+class StoreConformance:
+    """The suite that every store passes; subclass it with a fixture ``store``.
+
+    The fixture returns a store that is empty and not open. With pytest and pytest-trio
+    (``trio_mode = true``)::
+
+        import pytest
+        from trio_rooms.testing import StoreConformance
+
+        class TestMyStore(StoreConformance):
+            @pytest.fixture
+            def store(self, tmp_path):
+                return MyStore(tmp_path)
+
+    ``pytest.register_assert_rewrite("trio_rooms.testing")`` in ``conftest.py`` makes its
+    failures show the values that differ. The suite closes the store and opens it again to see
+    what is durable; a kill of the process is for the store's own tests.
+    """
+
+    async def test_nothing_is_stored_at_first(self, store: Store) -> None:
+        """An empty store has no snapshot, no value and no key."""
+        async with store:
+            assert await store.load("chat/1") == ()
+            assert await store.get("chat/1", "name") is None
+            assert await store.list("chat/1") == []
+            assert await store.keys() == []
+
+    async def test_a_committed_snapshot_is_loaded(self, store: Store) -> None:
+        """What was committed is loaded as it was."""
+        async with store:
+            await store.commit(Commit("chat/1", 1, b"one"))
+            assert await store.load("chat/1") == (StoredSnapshot(1, b"one"),)
+
+    async def test_two_generations_are_kept(self, store: Store) -> None:
+        """The two newest generations are kept, newest first, whatever numbers are left out."""
+        async with store:
+            for generation in (1, 2, 4, 6, 7, 11, 1000, 2**53, 2**63 - 1):
+                await store.commit(Commit("chat/1", generation, b"%d" % generation))
+            assert await store.load("chat/1") == (
+                StoredSnapshot(2**63 - 1, b"%d" % (2**63 - 1)),
+                StoredSnapshot(2**53, b"%d" % 2**53),
+            )
+
+    async def test_a_generation_must_be_above_every_stored_one(self, store: Store) -> None:
+        """A commit of a generation that is stored, or below one that is, is stale and writes nothing."""
+        async with store:
+            await store.commit(Commit("chat/1", 5, b"five", {"name": b"five"}))
+            await store.commit(Commit("chat/1", 7, b"seven"))
+            for generation in (1, 5, 6, 7):
+                with _raises(StaleWrite):
+                    await store.commit(Commit("chat/1", generation, b"stale", {"name": b"stale", "a": b""}))
+            assert await store.load("chat/1") == (StoredSnapshot(7, b"seven"), StoredSnapshot(5, b"five"))
+            assert await store.list("chat/1") == [("name", b"five")]
+            await store.commit(Commit("chat/1", 8, b"eight"))
+
+    async def test_generations_are_each_rooms_own(self, store: Store) -> None:
+        """One room's generations do not make another's stale."""
+        async with store:
+            await store.commit(Commit("chat/1", 9, b"nine"))
+            await store.commit(Commit("chat/2", 1, b"one"))
+            assert await store.load("chat/1") == (StoredSnapshot(9, b"nine"),)
+            assert await store.load("chat/2") == (StoredSnapshot(1, b"one"),)
+
+    async def test_storage_is_written_without_a_snapshot(self, store: Store) -> None:
+        """A commit without a document leaves the snapshots alone and needs no generation."""
+        async with store:
+            await store.commit(Commit("chat/1", 3, b"three"))
+            await store.commit(Commit("chat/1", writes={"a": b"1", "b": b"2"}))
+            await store.commit(Commit("chat/1", 1, writes={"a": b"3", "b": None, "never": None}))
+            assert await store.load("chat/1") == (StoredSnapshot(3, b"three"),)
+            assert await store.list("chat/1") == [("a", b"3")]
+
+    async def test_storage_is_each_rooms_own(self, store: Store) -> None:
+        """A name in one room's storage is not found in another's."""
+        async with store:
+            await store.commit(Commit("chat/1", writes={"a": b"1"}))
+            await store.commit(Commit("chat/11", writes={"a": b"11"}))
+            assert await store.get("chat/1", "a") == b"1"
+            assert await store.get("chat/11", "a") == b"11"
+            assert await store.get("chat/", "a") is None
+
+    async def test_empty_documents_and_values_are_not_missing(self, store: Store) -> None:
+        """A document or value of no bytes is there."""
+        async with store:
+            await store.commit(Commit("chat/1", 1, b"", {"": b""}))
+            assert await store.load("chat/1") == (StoredSnapshot(1, b""),)
+            assert await store.get("chat/1", "") == b""
+            assert await store.list("chat/1") == [("", b"")]
+
+    async def test_writes_may_be_changed_after_the_commit_is_handed_over(self, store: Store) -> None:
+        """The store took the values that the mapping had when `commit` was called."""
+        async with store:
+            writes: dict[str, bytes | None] = {"a": b"1"}
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await store.commit(Commit("chat/1", 1, b"one", writes))
+            writes["a"] = b"2"
+            await store.commit(Commit("chat/1", 2, b"two"))
+            assert await store.list("chat/1") == [("a", b"1")]
+
+    async def test_names_keep_their_characters_and_their_order(self, store: Store) -> None:
+        """Every string that can be encoded is a name, and names are ordered by code point."""
+        async with store:
+            await store.commit(Commit("chat/1", writes={name: name.encode() for name in reversed(NAMES)}))
+            assert await store.list("chat/1") == [(name, name.encode()) for name in sorted(NAMES)]
+            for name in NAMES:
+                assert await store.get("chat/1", name) == name.encode()
+
+    async def test_names_are_listed_by_prefix_after_and_limit(self, store: Store) -> None:
+        """`list` takes prefixes literally, begins behind ``after``, and stops at ``limit``."""
+        async with store:
+            await store.commit(Commit("chat/1", writes=dict.fromkeys(NAMES, b"")))
+            for prefix, after, limit in _selections():
+                found = await store.list("chat/1", prefix, after=after, limit=limit)
+                assert [name for name, _ in found] == _select(NAMES, prefix, after, limit)
+
+    async def test_keys_are_listed_by_prefix_after_and_limit(self, store: Store) -> None:
+        """`keys` has every room with a snapshot or storage once, ordered and limited like `list`."""
+        async with store:
+            for index, key in enumerate(NAMES):
+                if index % 3 != 0:
+                    await store.commit(Commit(key, 1, key.encode()))
+                if index % 3 != 1:
+                    await store.commit(Commit(key, writes={"a": key.encode(), "b": b""}))
+            assert await store.keys() == sorted(NAMES)
+            for prefix, after, limit in _selections():
+                found = await store.keys(prefix, after=after, limit=limit)
+                assert found == _select(NAMES, prefix, after, limit)
+            for index, key in enumerate(NAMES):
+                assert await store.load(key) == ((StoredSnapshot(1, key.encode()),) if index % 3 else ())
+
+    async def test_long_lists_are_whole(self, store: Store) -> None:
+        """A list that is long, or whose values are large, has all that belongs to it."""
+        names = [f"{number:05}" for number in range(1000)]
+        async with store:
+            await store.commit(Commit("chat/1", writes={name: name.encode() * 100 for name in names}))
+            assert await store.list("chat/1") == [(name, name.encode() * 100) for name in names]
+            found = await store.list("chat/1", "00", after="00499", limit=300)
+            assert [name for name, _ in found] == names[500:800]
+            async with trio.open_nursery() as nursery:
+                for name in names:
+                    nursery.start_soon(store.commit, Commit(f"many/{name}", 1, b""))
+            assert await store.keys("many/") == [f"many/{name}" for name in names]
+            assert await store.keys("many/", after="many/00499", limit=300) == [
+                f"many/{name}" for name in names[500:800]
+            ]
+
+    async def test_a_room_without_anything_has_no_key(self, store: Store) -> None:
+        """A room is forgotten with the last name of its storage; writing nothing does not make one."""
+        async with store:
+            await store.commit(Commit("chat/1", writes={"a": b"1"}))
+            await store.commit(Commit("chat/1", writes={"a": None}))
+            await store.commit(Commit("chat/2", writes={"a": None}))
+            await store.commit(Commit("chat/3"))
+            assert await store.keys() == []
+
+    async def test_destroy_removes_everything(self, store: Store) -> None:
+        """Destroying a room removes its snapshots and its storage, and nothing of any other room."""
+        async with store:
+            for key in ("chat/1", "chat/10"):
+                await store.commit(Commit(key, 1, b"one", {"a": b"1"}))
+                await store.commit(Commit(key, 2, b"two", {"b": b"2"}))
+            await store.commit(Commit("chat/1", destroy=True))
+            assert await store.load("chat/1") == ()
+            assert await store.list("chat/1") == []
+            assert await store.keys() == ["chat/10"]
+            assert len(await store.load("chat/10")) == 2
+            await store.commit(Commit("chat/1", 1, b"again"))
+            assert await store.load("chat/1") == (StoredSnapshot(1, b"again"),)
+            assert await store.list("chat/1") == []
+
+    async def test_destroying_what_is_not_there_does_nothing(self, store: Store) -> None:
+        """A room that does not exist can be destroyed."""
+        async with store:
+            await store.commit(Commit("chat/1", destroy=True))
+            assert await store.keys() == []
+
+    async def test_large_documents_and_values(self, store: Store) -> None:
+        """Documents and values of 1 MiB come back as they were, small ones beside them too."""
+        large = bytes(range(256)) * 4096
+        async with store:
+            await store.commit(Commit("chat/1", 1, b"small", {"large": large, "small": b"1"}))
+            await store.commit(Commit("chat/1", 2, large))
+            assert await store.load("chat/1") == (StoredSnapshot(2, large), StoredSnapshot(1, b"small"))
+            assert await store.get("chat/1", "large") == large
+            assert await store.list("chat/1") == [("large", large), ("small", b"1")]
+
+    async def test_commits_are_durable(self, store: Store) -> None:
+        """A store that is closed and opened again has what was committed."""
+        async with store:
+            await store.commit(Commit("chat/1", 1, b"one", {"a": b"1"}))
+            await store.commit(Commit("chat/1", 2, b"two", {"b": b"2"}))
+            await store.commit(Commit("chat/2", writes={"c": b"3"}))
+        async with store:
+            assert await store.load("chat/1") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+            assert await store.list("chat/1") == [("a", b"1"), ("b", b"2")]
+            assert await store.keys() == ["chat/1", "chat/2"]
+            with _raises(StaleWrite):
+                await store.commit(Commit("chat/1", 2, b"stale"))
+
+    async def test_the_epoch_counts_openings(self, store: Store) -> None:
+        """The first opening has epoch 1, each later one the next."""
+        for epoch in (1, 2, 3):
+            async with store:
+                assert store.epoch == epoch
+
+    async def test_a_cancelled_caller_only_stops_waiting(self, store: Store) -> None:
+        """A commit whose caller was cancelled before it began to wait is carried out, whole."""
+        async with store:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await store.commit(Commit("chat/1", 1, b"one", {"a": b"1"}))
+            assert scope.cancelled_caught
+            await store.commit(Commit("chat/1", 2, b"two"))
+            assert await store.load("chat/1") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+            assert await store.get("chat/1", "a") == b"1"
+
+    async def test_closing_writes_what_was_handed_over(self, store: Store) -> None:
+        """Commits that nobody waits for are durable once the store is closed, cancelled or not."""
+        async with store:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                for number in range(10):
+                    with contextlib.suppress(trio.Cancelled):
+                        await store.commit(Commit(f"chat/{number}", 1, b"one"))
+                with contextlib.suppress(trio.Cancelled):
+                    await store.aclose()
+        async with store:
+            assert await store.keys() == [f"chat/{number}" for number in range(10)]
+
+    async def test_commits_of_one_room_keep_their_order(self, store: Store) -> None:
+        """Commits that are handed over one after another take effect in that order."""
+        count = 50
+        async with store:
+            async with trio.open_nursery() as nursery:
+                for generation in range(1, count + 1):
+                    document = b"%d" % generation
+                    with trio.CancelScope() as scope:
+                        scope.cancel()
+                        await store.commit(Commit("chat/1", generation, document, {"last": document}))
+                    nursery.start_soon(_loads_well_formed, store, "chat/1")
+            await store.commit(Commit("chat/1", count + 1, b"last"))
+            assert await store.load("chat/1") == (
+                StoredSnapshot(count + 1, b"last"),
+                StoredSnapshot(count, b"%d" % count),
+            )
+            assert await store.get("chat/1", "last") == b"%d" % count
+
+    async def test_many_rooms_commit_at_once(self, store: Store) -> None:
+        """Commits of many rooms at once all succeed but the stale ones, which spoil nothing."""
+        stale: list[str] = []
+
+        async def commit(key: str, generation: int) -> None:
+            try:
+                await store.commit(Commit(key, generation, b"%d" % generation, {"a": b"%d" % generation}))
+            except StaleWrite:
+                stale.append(key)
+
+        async with store:
+            for number in range(0, 200, 2):
+                await store.commit(Commit(f"chat/{number:03}", 2, b"2"))
+            async with trio.open_nursery() as nursery:
+                for number in range(200):
+                    nursery.start_soon(commit, f"chat/{number:03}", 2)
+            assert sorted(stale) == [f"chat/{number:03}" for number in range(0, 200, 2)]
+            assert len(await store.keys("chat/")) == 200
+            for number in range(200):
+                key = f"chat/{number:03}"
+                assert await store.load(key) == (StoredSnapshot(2, b"2"),)
+                assert await store.get(key, "a") == (b"2" if number % 2 else None)
+
+    async def test_readers_see_a_commit_whole(self, store: Store) -> None:
+        """After its commit returned, a read of the room sees its snapshot and its writes."""
+
+        async def work(key: str) -> None:
+            for generation in range(1, 20):
+                await store.commit(Commit(key, generation, b"%d" % generation, {"a": b"%d" % generation}))
+                assert (await store.load(key))[0] == StoredSnapshot(generation, b"%d" % generation)
+                assert await store.get(key, "a") == b"%d" % generation
+
+        async with store, trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(work, f"chat/{number}")
+
+    async def test_statistics_count_commits_and_failures(self, store: Store) -> None:
+        """Commits, failures and transactions are counted from the opening on, and none is pending at rest."""
+        for _ in range(2):
+            async with store:
+                assert store.statistics() == StoreStatistics(commits=0, transactions=0, failures=0, pending=0)
+                await store.commit(Commit("chat/1", 1, b"one"))
+                with _raises(StaleWrite):
+                    await store.commit(Commit("chat/1", 1, b"one"))
+                await store.commit(Commit("chat/1", destroy=True))
+                statistics = store.statistics()
+                assert (statistics.commits, statistics.failures, statistics.pending) == (2, 1, 0)
+                assert 1 <= statistics.transactions <= 2
+
+    async def test_a_store_that_is_not_open_refuses_everything(self, store: Store) -> None:
+        """Before it is opened and after it is closed, a store raises StoreClosed; closing it does nothing."""
+        await store.aclose()
+        await _is_closed(store)
+        async with store:
+            await store.commit(Commit("chat/1", 1, b"one"))
+            await store.aclose()
+            await _is_closed(store)
+        await store.aclose()
+        await _is_closed(store)
+
+    async def test_a_store_is_opened_once(self, store: Store) -> None:
+        """An open store cannot be opened again, and goes on to work."""
+        async with store:
+            with _raises(StoreInUse):
+                await store.open()
+            await store.commit(Commit("chat/1", 1, b"one"))
+
+    async def test_what_cannot_be_stored_is_refused_at_once(self, store: Store) -> None:
+        """Half a surrogate pair, a bad limit or generation, and writing while destroying are ValueErrors."""
+        bad: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.load(HALF_A_PAIR),
+            lambda: store.get(HALF_A_PAIR, ""),
+            lambda: store.get("chat/1", HALF_A_PAIR),
+            lambda: store.list(HALF_A_PAIR),
+            lambda: store.list("chat/1", HALF_A_PAIR),
+            lambda: store.list("chat/1", after=HALF_A_PAIR),
+            lambda: store.list("chat/1", limit=-1),
+            lambda: store.keys(HALF_A_PAIR),
+            lambda: store.keys(after=HALF_A_PAIR),
+            lambda: store.keys(limit=-1),
+            lambda: store.commit(Commit(HALF_A_PAIR, 1, b"")),
+            lambda: store.commit(Commit("chat/1", 1, b"", {HALF_A_PAIR: b""})),
+            lambda: store.commit(Commit("chat/1", -1, b"")),
+            lambda: store.commit(Commit("chat/1", 2**63, b"")),
+            lambda: store.commit(Commit("chat/1", 1, b"", destroy=True)),
+            lambda: store.commit(Commit("chat/1", writes={"a": None}, destroy=True)),
+        ]
+        async with store:
+            for call in bad:
+                with _raises(ValueError):
+                    await call()
+            with _raises(TypeError):
+                await store.commit(Commit("chat/1", 1, "text"))  # type: ignore[arg-type]
+            with _raises(TypeError):
+                await store.commit(Commit("chat/1", 1, b"", {"a": "text"}))  # type: ignore[dict-item]
+            assert await store.keys() == []
+
+    async def test_every_operation_is_a_checkpoint(self, store: Store) -> None:
+        """Each operation lets other tasks run, and can be cancelled."""
+        async with store:
+            await store.commit(Commit("chat/1", 1, b"one", {"a": b"1"}))
+            operations: list[Callable[[], Awaitable[object]]] = [
+                lambda: store.load("chat/1"),
+                lambda: store.get("chat/1", "a"),
+                lambda: store.list("chat/1"),
+                store.keys,
+                lambda: store.commit(Commit("chat/1", writes={"b": b"2"})),
+            ]
+            for operation in operations:
+                with trio.testing.assert_checkpoints():
+                    await operation()
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await operation()
+                assert scope.cancelled_caught
+
+
+def _selections() -> Iterator[tuple[str, str | None, int | None]]:
+    for prefix in NAMES:
+        yield prefix, None, None
+        yield prefix, prefix, None
+    for after in (*NAMES, "behind", "\0\0\0"):
+        yield "", after, None
+        yield "", after, 3
+        yield "a", after, 2
+    for limit in (0, 1, 2, len(NAMES) - 1, len(NAMES), 2**31, 2**40):
+        yield "", None, limit
+        yield "a", None, limit
+
+
+def _select(names: Iterable[str], prefix: str, after: str | None, limit: int | None) -> list[str]:
+    chosen = sorted(name for name in names if name.startswith(prefix) and (after is None or name > after))
+    return chosen if limit is None else chosen[:limit]
+
+
+async def _loads_well_formed(store: Store, key: str) -> None:
+    for snapshot in await store.load(key):
+        assert snapshot.document == b"%d" % snapshot.generation
+
+
+async def _is_closed(store: Store) -> None:
+    with _raises(StoreClosed):
+        assert store.epoch
+    operations: list[Awaitable[object]] = [
+        store.load("chat/1"),
+        store.get("chat/1", "a"),
+        store.list("chat/1"),
+        store.keys(),
+        store.commit(Commit("chat/1", 100, b"closed")),
+    ]
+    for operation in operations:
+        with _raises(StoreClosed):
+            await operation

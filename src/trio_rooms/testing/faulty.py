@@ -1,0 +1,308 @@
+"""A store for tests that is slow, stops, or fails, just when it is told to."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+import attrs
+import trio
+
+from trio_rooms.errors import StoreClosed
+from trio_rooms.stores.base import Commit, Store, StoredSnapshot, StoreStatistics
+from trio_rooms.stores.checks import check_commit
+
+__all__ = ["Call", "FaultyStore", "Gate"]
+
+Operation = Literal["open", "aclose", "load", "commit", "get", "list", "keys"]
+
+
+@attrs.frozen
+class Call:
+    """One thing that a `FaultyStore` was asked to do."""
+
+    operation: Operation
+    key: str = ""
+    """The room; for ``keys`` the prefix."""
+    commit: Commit | None = None
+
+
+@attrs.define(eq=False)
+class Gate:
+    """Holds the loads or commits that arrive at it, in order, until they are let go.
+
+    Made by `FaultyStore.hold_loads` and `FaultyStore.hold_commits`.
+    """
+
+    _key: str | None = None
+    _held: deque[trio.Event] = attrs.field(factory=deque, init=False)
+    _arrived: int = attrs.field(default=0, init=False)
+    _arrival: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _released: bool = attrs.field(default=False, init=False)
+
+    @property
+    def arrived(self) -> int:
+        """How many have arrived since the gate was made, gone on or not."""
+        return self._arrived
+
+    async def wait_arrived(self, count: int = 1) -> None:
+        """Wait until ``count`` have arrived in all."""
+        await trio.lowlevel.checkpoint()
+        while self._arrived < count:
+            await self._arrival.wait()
+
+    def release_one(self) -> None:
+        """Let the one go on that has waited longest; RuntimeError if none waits."""
+        if not self._held:
+            msg = "nothing waits at this gate: await gate.wait_arrived() first"
+            raise RuntimeError(msg)
+        self._held.popleft().set()
+
+    def release(self) -> None:
+        """Let all go on, and hold nothing from now on."""
+        self._released = True
+        while self._held:
+            self._held.popleft().set()
+
+    def _enter(self, key: str) -> trio.Event | None:
+        if self._released or self._key not in {None, key}:
+            return None
+        passed = trio.Event()
+        self._held.append(passed)
+        self._arrived += 1
+        self._arrival.set()
+        self._arrival = trio.Event()
+        return passed
+
+    def _leave(self, passed: trio.Event) -> None:
+        with contextlib.suppress(ValueError):
+            self._held.remove(passed)
+
+
+@attrs.define(eq=False)
+class _Fault:
+    error: Callable[[], BaseException]
+    times: int
+    key: str | None
+    applied: bool = False
+
+
+@attrs.define(eq=False)
+class FaultyStore(Store):
+    """A store around another one that is slow, stops, or fails, just when a test wants it.
+
+    It keeps the contract of a store: a commit is handed over before the first checkpoint of
+    `commit`, is carried out even if its caller is cancelled, and commits of one room keep
+    their order, however long each takes; so `aclose` waits for gates to be released. All
+    that happens to a load or commit (delay, gate, failure) is decided when it is asked for.
+    Time is Trio's, so ``MockClock`` works. Example::
+
+        store = FaultyStore(MemoryStore())
+        gate = store.hold_commits()
+        ...                                    # the room goes to sleep
+        await gate.wait_arrived()
+        room.emit("hello")                     # while its snapshot is on the way
+        gate.release()
+
+    Args:
+        store: the store that does the work; opened and closed with this one.
+        delay: seconds that each load and commit takes before it is done; may be changed.
+    """
+
+    store: Store
+    delay: float = attrs.field(default=0, kw_only=True)
+    calls: builtins.list[Call] = attrs.field(factory=list, init=False)
+    """What was asked of the store, in order; a test may clear it."""
+    _load_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
+    _commit_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
+    _load_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
+    _commit_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
+    _last: dict[str, trio.Event] = attrs.field(factory=dict, init=False)
+    """By room, the end of the commit that was handed over last."""
+    _opened: bool = attrs.field(default=False, init=False)
+
+    def hold_loads(self, key: str | None = None) -> Gate:
+        """A gate at which loads stop from now on: those of one room, or all."""
+        gate = Gate(key)
+        self._load_gates.append(gate)
+        return gate
+
+    def hold_commits(self, key: str | None = None) -> Gate:
+        """A gate at which commits stop before they are applied: those of one room, or all."""
+        gate = Gate(key)
+        self._commit_gates.append(gate)
+        return gate
+
+    def fail_loads(
+        self, error: BaseException | Callable[[], BaseException], times: int = 1, *, key: str | None = None
+    ) -> None:
+        """Make the next loads, of one room or of any, raise ``error``.
+
+        Args:
+            error: an exception, or an exception class or other callable that makes one.
+            times: how many loads fail.
+            key: which room's, or None for any.
+        """
+        self._load_faults.append(_Fault(_maker(error), times, key))
+
+    def fail_commits(
+        self,
+        error: BaseException | Callable[[], BaseException],
+        times: int = 1,
+        *,
+        key: str | None = None,
+        applied: bool = False,
+    ) -> None:
+        """Make the next commits, of one room or of any, raise ``error``.
+
+        Args:
+            error: an exception, or an exception class or other callable that makes one.
+            times: how many commits fail.
+            key: which room's, or None for any.
+            applied: fail after the commit was applied, before its caller is told; else before
+                anything was applied.
+        """
+        self._commit_faults.append(_Fault(_maker(error), times, key, applied))
+
+    @property
+    def epoch(self) -> int:
+        """See `Store.epoch`."""
+        return self.store.epoch
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        self.calls.append(Call("open"))
+        await self.store.open()
+        self._opened = True
+
+    async def aclose(self) -> None:
+        """See `Store.aclose`. Waits for what is held or delayed, cancelled or not."""
+        self.calls.append(Call("aclose"))
+        self._opened = False
+        with trio.CancelScope(shield=True):
+            for end in list(self._last.values()):
+                await end.wait()
+        await self.store.aclose()
+
+    async def load(self, key: str) -> tuple[StoredSnapshot, ...]:
+        """See `Store.load`."""
+        self._check_open()
+        self.calls.append(Call("load", key))
+        passes = [(gate, passed) for gate in self._load_gates if (passed := gate._enter(key)) is not None]
+        fault = _take(self._load_faults, key)
+        delay = self.delay
+        try:
+            for _, passed in passes:
+                await passed.wait()
+            await trio.sleep(delay)
+        finally:
+            # A load that is cancelled waits at no gate any more.
+            for gate, passed in passes:
+                gate._leave(passed)
+        if fault is not None:
+            raise fault.error()
+        return await self.store.load(key)
+
+    async def commit(self, commit: Commit) -> None:
+        """See `Store.commit`."""
+        self._check_open()
+        check_commit(commit)
+        self.calls.append(Call("commit", commit.key, commit))
+        key = commit.key
+        before = self._last.get(key)
+        passes = [passed for gate in self._commit_gates if (passed := gate._enter(key)) is not None]
+        fault = _take(self._commit_faults, key)
+        if before is None and not passes and fault is None and not self.delay:
+            await self.store.commit(commit)
+            return
+        commit = attrs.evolve(commit, writes=dict(commit.writes))
+        self._last[key] = end = trio.Event()
+        job = _Job(commit, self.delay, before, passes, fault, end)
+        # A task that no caller's scope can cancel: the commit is carried out whoever waits.
+        trio.lowlevel.spawn_system_task(self._carry_out, job, name=f"FaultyStore commit {key}")
+        await end.wait()
+        if job.error is not None:
+            raise job.error
+
+    async def get(self, key: str, name: str) -> bytes | None:
+        """See `Store.get`."""
+        self._check_open()
+        self.calls.append(Call("get", key))
+        return await self.store.get(key, name)
+
+    async def list(
+        self, key: str, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[tuple[str, bytes]]:
+        """See `Store.list`."""
+        self._check_open()
+        self.calls.append(Call("list", key))
+        return await self.store.list(key, prefix, after=after, limit=limit)
+
+    async def keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[str]:
+        """See `Store.keys`."""
+        self._check_open()
+        self.calls.append(Call("keys", prefix))
+        return await self.store.keys(prefix, after=after, limit=limit)
+
+    def statistics(self) -> StoreStatistics:
+        """Those of the store below: it does not know of what is held or failed here."""
+        return self.store.statistics()
+
+    async def _carry_out(self, job: _Job) -> None:
+        try:
+            if job.before is not None:
+                await job.before.wait()
+            for passed in job.passes:
+                await passed.wait()
+            await trio.sleep(job.delay)
+            if job.fault is not None and not job.fault.applied:
+                raise job.fault.error()  # noqa: TRY301 - the handler below is what brings it to the caller
+            await self.store.commit(job.commit)
+            if job.fault is not None:
+                raise job.fault.error()  # noqa: TRY301
+        except trio.Cancelled:
+            # The run ends: as in a crash, nobody will ask for the outcome.
+            raise
+        except BaseException as exc:  # noqa: BLE001 - it is the caller's, not this task's
+            job.error = exc
+        finally:
+            job.end.set()
+            if self._last.get(job.commit.key) is job.end:
+                del self._last[job.commit.key]
+
+    def _check_open(self) -> None:
+        if not self._opened:
+            msg = "this FaultyStore is not open; use it inside 'async with store:'"
+            raise StoreClosed(msg)
+
+
+@attrs.define(eq=False)
+class _Job:
+    """A commit that cannot be passed on at once."""
+
+    commit: Commit
+    delay: float
+    before: trio.Event | None
+    passes: list[trio.Event]
+    fault: _Fault | None
+    end: trio.Event
+    error: BaseException | None = None
+
+
+def _maker(error: BaseException | Callable[[], BaseException]) -> Callable[[], BaseException]:
+    return (lambda: error) if isinstance(error, BaseException) else error
+
+
+def _take(faults: list[_Fault], key: str) -> _Fault | None:
+    for fault in faults:
+        if fault.key in {None, key}:
+            fault.times -= 1
+            if fault.times <= 0:
+                faults.remove(fault)
+            return fault
+    return None

@@ -1,0 +1,669 @@
+"""What the lot does with sockets: reading, answering without a room, order, limits, closing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.raw import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Client,
+    Served,
+    close_frame,
+    frame,
+    serving,
+    soon,
+)
+from trio_rooms import Context, Departure, Room
+from trio_rooms._loop.deadlines import Alarms
+from trio_rooms._room.context import PlainMessage
+from trio_rooms._room.lifecycle import Stage
+from trio_rooms._room.mail import Disconnected, Mail
+from trio_rooms._sockets.hub import ParkingLot, Roster
+from trio_rooms._sockets.links import Link, SocketLink
+from trio_rooms._wire.frames import encode_text
+
+sleeper: Room[None] = Room(
+    "sleeper",
+    idle_timeout=0,
+    auto_respond={"ping": "pong", b"ping": b"\x01", "binary?": b"\x02", "é": "ü"},
+)
+
+
+@sleeper.on_message
+async def on_sleeper(ctx: Context[None], message: str | bytes) -> None:
+    """Send it back."""
+    ctx.connection.send(message)
+
+
+LEFT: dict[str, trio.MemorySendChannel[Departure]] = {}
+GATES: dict[str, trio.Event] = {}
+room: Room[None] = Room("room", idle_timeout=math.inf)
+
+
+@room.on_message
+async def on_message(ctx: Context[None], message: str | bytes) -> None:
+    """Do what the message says."""
+    command, _, rest = message.partition(" ") if isinstance(message, str) else ("echo", "", "")
+    if command == "close":
+        code, _, reason = rest.partition(" ")
+        ctx.connection.close(int(code), reason)
+    elif command == "flood":
+        for number in range(int(rest)):
+            ctx.connection.send(payload(number))
+    elif command == "all":
+        ctx.room.send(payload(int(rest)))
+    elif command == "wait":
+        await GATES[rest].wait()
+    else:
+        ctx.connection.send(message)
+
+
+@room.on_disconnect
+async def on_disconnect(ctx: Context[None], left: Departure) -> None:
+    """Tell the test."""
+    LEFT[ctx.room.id].send_nowait(left)
+
+
+def payload(number: int) -> bytes:
+    """A message that can be told from all others, of any size."""
+    return b"%d:" % number + b"x" * (number * 7919 % 70_000)
+
+
+class Departures:
+    """Who left a room, as its on_disconnect was told."""
+
+    def __init__(self, id_: str) -> None:
+        LEFT[id_], self._left = trio.open_memory_channel(math.inf)
+
+    async def one(self) -> tuple[int, str, bool]:
+        """The next, and no other after it."""
+        left = await self._left.receive()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            self._left.receive_nowait()
+        return left.code, left.reason, left.clean
+
+
+def asleep(served: Served, connections: int = 1) -> bool:
+    """Whether the sleeper sleeps and always has."""
+    info = served.rooms.get("sleeper", "x").info()
+    woken = served.rooms.statistics().supervisor.wakes
+    return (info.stage, info.connections, woken) == (Stage.ASLEEP, connections, 0)
+
+
+async def test_pieces_of_a_frame_wake_nobody() -> None:
+    """Only a whole message wakes a room, however many segments it comes in."""
+    async with serving(sleeper) as served, served.client("/sleeper/x") as client:
+        whole = frame(TEXT, b"hel", final=False) + frame(CONTINUATION, b"lo")
+        for byte in whole[:-1]:
+            await client.send(bytes((byte,)))
+        await client.send(b"")
+        with trio.move_on_after(0.05):
+            await client.frame()
+            pytest.fail("there was no message yet")
+        assert asleep(served)
+        await client.send(whole[-1:])
+        assert await client.frame() == (TEXT, b"hello")
+        assert served.rooms.statistics().supervisor.wakes == 1
+
+
+async def test_pings_are_answered_in_the_middle_of_a_message() -> None:
+    """A ping between two fragments, or of the largest size, gets its pong, and no room hears of it."""
+    async with serving(sleeper) as served, served.client("/sleeper/x") as client:
+        await client.send(
+            frame(TEXT, b"he", final=False) + frame(PING, b"a" * 125) + frame(PING) + frame(PONG, b"?")
+        )
+        assert await client.frame() == (PONG, b"a" * 125)
+        assert await client.frame() == (PONG, b"")
+        assert asleep(served)
+        await client.send(frame(CONTINUATION, b"llo"))
+        assert await client.frame() == (TEXT, b"hello")
+
+
+@pytest.mark.parametrize(
+    ("opcode", "message", "kind", "answer"),
+    [
+        (TEXT, b"ping", TEXT, b"pong"),
+        (BINARY, b"ping", BINARY, b"\x01"),
+        (TEXT, b"binary?", BINARY, b"\x02"),
+        (TEXT, "é".encode(), TEXT, "ü".encode()),
+    ],
+)
+async def test_automatic_responses_wake_nobody(opcode: int, message: bytes, kind: int, answer: bytes) -> None:
+    """A message that matches exactly, in its kind too, is answered by the lot."""
+    async with serving(sleeper) as served, served.client("/sleeper/x") as client:
+        await client.send(frame(opcode, message) * 3)
+        assert [await client.frame() for _ in range(3)] == [(kind, answer)] * 3
+        assert asleep(served)
+        assert served.rooms.statistics().lot.answered == 3
+
+
+@pytest.mark.parametrize(("opcode", "message"), [(TEXT, b"pin"), (TEXT, b"Ping"), (BINARY, b"binary?")])
+async def test_what_does_not_match_exactly_goes_to_the_room(opcode: int, message: bytes) -> None:
+    """Nothing but an exact match is answered by the lot."""
+    async with serving(sleeper) as served, served.client("/sleeper/x") as client:
+        await client.send(frame(opcode, message))
+        assert await client.frame() == (opcode, message)
+        assert served.rooms.statistics().supervisor.wakes == 1
+
+
+async def test_a_close_is_answered_without_the_room() -> None:
+    """A room that has no on_disconnect sleeps on when its client leaves, and is forgotten."""
+    async with serving(sleeper) as served, served.client("/sleeper/x") as client:
+        await client.send(close_frame(4001, "bye"))
+        assert await client.closed() == (4001, "bye")
+        assert asleep(served, connections=0)
+        assert served.rooms.statistics().lot.rosters == 0
+
+
+# Closing.
+
+
+@pytest.mark.parametrize(
+    ("sent", "echoed", "told"),
+    [
+        (close_frame(1000, "bye"), (1000, "bye"), (1000, "bye", True)),
+        (close_frame(4999, "é" * 61), (4999, "é" * 61), (4999, "é" * 61, True)),
+        (close_frame(None), (1005, ""), (1005, "", True)),
+        (frame(TEXT, b"x", masked=False), None, (1002, None, False)),
+    ],
+)
+async def test_a_close_by_the_client(
+    sent: bytes, echoed: tuple[int, str] | None, told: tuple[Any, ...]
+) -> None:
+    """The client's code is echoed, and on_disconnect is told it, once."""
+    departures = Departures("x")
+    async with serving(room) as served, served.client("/room/x") as client:
+        await client.send(sent)
+        answer = await client.closed()
+        assert answer == (echoed or (1002, answer[1]))
+        code, reason, clean = await departures.one()
+        assert (code, reason if echoed else None, clean) == told
+
+
+async def test_a_close_by_the_room() -> None:
+    """The room's code reaches the client, and the client's answer reaches on_disconnect."""
+    departures = Departures("x")
+    async with serving(room) as served, served.client("/room/x") as client:
+        await client.send(frame(TEXT, b"close 4002 enough") + frame(TEXT, b"not handled"))
+        assert await client.frame() == (CLOSE, (4002).to_bytes(2) + b"enough")
+        assert served.rooms.get("room", "x").info().connections == 0
+        await client.send(frame(TEXT, b"still talking") + close_frame(4002, "enough"))
+        assert await client.rest() == b""
+        assert await departures.one() == (4002, "enough", True)
+
+
+async def test_a_close_that_is_not_answered() -> None:
+    """After the close timeout the socket is closed, and on_disconnect is told that it was not clean."""
+    departures = Departures("x")
+    async with serving(room, close_timeout=0.1) as served, served.client("/room/x") as client:
+        await client.send(frame(TEXT, b"close 4002"))
+        assert await client.closed() == (4002, "")
+        assert (await departures.one())[::2] == (1006, False)
+
+
+async def test_a_close_that_is_answered_by_an_end() -> None:
+    """An end without a close frame is no clean close."""
+    departures = Departures("x")
+    async with serving(room) as served:
+        async with served.client("/room/x") as client:
+            await client.send(frame(TEXT, b"close 4002"))
+            await client.frame()
+        assert (await departures.one())[::2] == (1006, False)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_connection_that_is_lost(reset: bool) -> None:
+    """An end or a reset without a closing handshake is 1006, once."""
+    departures = Departures("x")
+    async with serving(room) as served:
+        async with served.client("/room/x") as client:
+            await client.send(frame(TEXT, b"hi"))
+            await client.frame()
+            if reset:
+                _reset_on_close(client)
+        assert (await departures.one())[::2] == (1006, False)
+        await soon(lambda: served.rooms.statistics().lot.closing == 0)
+
+
+def _reset_on_close(client: Client) -> None:
+    assert isinstance(client.stream, trio.SocketStream)
+    client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
+async def test_both_close_at_once() -> None:
+    """Two closes that cross are one clean close."""
+    departures = Departures("x")
+    async with serving(room) as served, served.client("/room/x") as client:
+        await client.send(frame(TEXT, b"close 4002") + close_frame(4003))
+        code, _ = await client.closed()
+        assert code in {4002, 4003}
+        assert await departures.one() == (4003, "", True)
+
+
+async def test_a_room_that_fell_asleep_hears_how_a_close_ended() -> None:
+    """A room may sleep before a client has answered its close; it is woken and told, once."""
+    departures = Departures("x")
+    async with serving(room) as served, served.client("/room/x") as client:
+        await client.send(frame(TEXT, b"close 4002"))
+        await client.frame()
+        assert await served.rooms.get("room", "x").hibernate()
+        await client.send(close_frame(4002))
+        assert await departures.one() == (4002, "", True)
+        await served.rooms.get("room", "x").hibernate()
+        await soon(lambda: served.rooms.statistics().lot.rosters == 0)
+
+
+async def test_the_end_of_the_rooms_closes_everybody() -> None:
+    """Each client gets the code of the end, and is waited for."""
+    with trio.fail_after(30):
+        async with serving(room, sleeper) as served:
+            Departures("x")
+            async with (
+                served.client("/room/x") as one,
+                served.client("/sleeper/x") as two,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(served.rooms.aclose, 1012, "back soon")
+                for client in (one, two):
+                    assert await client.frame() == (CLOSE, (1012).to_bytes(2) + b"back soon")
+                    await client.send(close_frame(1012))
+                    assert await client.rest() == b""
+
+
+# Order, and limits.
+
+
+async def test_output_that_the_kernel_does_not_take_comes_whole_and_in_order() -> None:
+    """A client that reads late gets megabytes of frames in order, then the close frame."""
+    async with serving(room, max_unsent=1 << 30) as served:
+        departures = Departures("x")
+        async with served.client("/room/x", buffer=4096) as client:
+            await client.send(frame(TEXT, b"flood 300") + frame(TEXT, b"close 4000 done"))
+            await soon(lambda: served.rooms.statistics().lot.closing == 1)
+            for number in range(300):
+                assert await client.frame() == (BINARY, payload(number))
+            assert await client.frame() == (CLOSE, (4000).to_bytes(2) + b"done")
+            await client.send(close_frame(4000))
+            assert await client.rest() == b""
+            assert await departures.one() == (4000, "", True)
+
+
+async def test_a_client_that_closes_still_gets_what_was_sent_to_it() -> None:
+    """Output that waits for a slow client is finished before its close is answered."""
+    async with serving(room, max_unsent=1 << 30) as served:
+        departures = Departures("x")
+        async with served.client("/room/x", buffer=4096) as client:
+            await client.send(frame(TEXT, b"flood 100"))
+            await soon(lambda: served.rooms.statistics().lot.sent == 100)
+            await client.send(close_frame(4000, "enough"))
+            assert await departures.one() == (4000, "enough", True)
+            for number in range(100):
+                assert await client.frame() == (BINARY, payload(number))
+            assert await client.closed() == (4000, "enough")
+
+
+async def test_closes_that_cross_over_a_full_buffer() -> None:
+    """A client's close does not cut off the output and the close frame that wait for it."""
+    async with serving(room, max_unsent=1 << 30) as served:
+        departures = Departures("x")
+        async with served.client("/room/x", buffer=4096) as client:
+            await client.send(frame(TEXT, b"flood 100") + frame(TEXT, b"close 4000 room"))
+            await soon(lambda: served.rooms.statistics().lot.closing == 1)
+            await client.send(close_frame(4001, "client"))
+            assert await departures.one() == (4001, "client", True)
+            for number in range(100):
+                assert await client.frame() == (BINARY, payload(number))
+            assert await client.closed() == (4000, "room")
+
+
+async def test_who_does_not_read_is_closed_as_too_slow() -> None:
+    """The frame that is half out is finished, 1013 follows it, and the others get everything."""
+    async with serving(room, max_unsent=1_000_000) as served:
+        departures = Departures("x")
+        async with served.client("/room/x") as quick, served.client("/room/x", buffer=4096) as slow:
+            for number in range(300):
+                await quick.send(frame(TEXT, b"all %d" % number))
+                assert await quick.frame() == (BINARY, payload(number))
+            assert served.rooms.get("room", "x").info().connections == 1
+            number = 0
+            while (got := await slow.frame())[0] == BINARY:
+                assert got[1] == payload(number)
+                number += 1
+            assert 0 < number < 300
+            assert got[1][:2] == (1013).to_bytes(2)
+            await slow.send(close_frame(1013))
+            assert await slow.rest() == b""
+            assert (await departures.one())[::2] == (1013, True)
+
+
+async def test_pings_of_who_does_not_read_are_limited_too() -> None:
+    """Pongs count as unsent output: a client that only pings is closed, not stored."""
+    async with serving(room, max_unsent=100_000, close_timeout=0.2) as served:
+        departures = Departures("x")
+        async with served.client("/room/x", buffer=4096) as client:
+            with contextlib.suppress(trio.BrokenResourceError):
+                while served.rooms.statistics().lot.sockets:
+                    await client.send(frame(PING, b"x" * 125) * 100)
+            assert (await departures.one())[::2] == (1006, False)
+
+
+async def test_a_busy_room_is_not_flooded() -> None:
+    """Its sockets are not read while about a thousand messages wait; then all of them arrive, in order."""
+    GATES["x"] = trio.Event()
+    count = 20_000
+    async with serving(room) as served, served.client("/room/x") as client:
+        Departures("x")
+        await client.send(frame(TEXT, b"wait x"))
+        async with trio.open_nursery() as nursery:
+
+            async def flood() -> None:
+                for number in range(count):
+                    await client.send(frame(BINARY, b"%09d" % number + b"x" * 500))
+
+            nursery.start_soon(flood)
+            handle = served.rooms.get("room", "x")
+            await soon(lambda: handle.info().mailbox >= 1000)
+            before = 0
+            while (now := served.rooms.statistics().lot.received) != before:
+                before = now
+                await trio.sleep(0.05)
+            assert handle.info().mailbox <= 1100  # A read of 16 KiB may go over the limit.
+            GATES["x"].set()
+            for number in range(count):
+                assert (await client.frame())[1][:9] == b"%09d" % number
+
+
+# The lot alone.
+
+
+class Bench:
+    """A lot whose rooms are a list, with socket pairs for clients."""
+
+    def __init__(self) -> None:
+        self.mail: list[tuple[str, Mail]] = []
+        self.clients: list[socket.socket] = []
+        self.lot = ParkingLot(
+            self._deliver, Alarms(), max_message_size=1 << 20, backlog=1 << 20, close_timeout=5
+        )
+
+    def _deliver(self, key: str, mail: Mail) -> bool:
+        self.mail.append((key, mail))
+        return True
+
+    def client(self, key: str = "a/b", flags: int = 0) -> tuple[socket.socket, SocketLink]:
+        """A client, and its record in the lot."""
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        ours.setblocking(False)
+        self.clients.append(ours)
+        return ours, self.lot.park(self.lot.roster(key, {}, greets=False), theirs.detach(), None, flags)
+
+
+@contextlib.asynccontextmanager
+async def bench() -> AsyncIterator[Bench]:
+    """A lot that runs."""
+    made = Bench()
+    try:
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(made.lot.run)
+                yield made
+                nursery.cancel_scope.cancel()
+    finally:
+        made.lot.dispose()
+        for client in made.clients:
+            client.close()
+
+
+def _ready(client: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(BlockingIOError):
+        while data := client.recv(1 << 20):
+            received += data
+    return received
+
+
+async def _pushed(roster: Roster) -> None:
+    await soon(lambda: not roster.jobs)
+
+
+async def test_a_broadcast_to_many_is_written_in_slices_and_in_order() -> None:
+    """Output of one room to over a thousand sockets stays in order, a message to one and a close included."""
+    async with bench() as made:
+        lot = made.lot
+        many = [made.client() for _ in range(1500)]
+        roster = lot.rosters["a/b"]
+        chosen, link = many[-1]
+        for number in range(5):
+            assert lot.broadcast(roster, PlainMessage(f"all {number}")) == 1500
+        assert roster.jobs  # That it took more than one slice is what is tested here.
+        lot.send(link, PlainMessage("only you"))
+        lot.close(link, 4000, "")
+        assert lot.broadcast(roster, PlainMessage("the others")) == 1499
+        await _pushed(roster)
+        sent = b"".join(encode_text(b"all %d" % number) for number in range(5))
+        assert _ready(chosen) == sent + encode_text(b"only you") + b"\x88\x02\x0f\xa0"
+        for client, _ in many[:-1]:
+            assert _ready(client) == sent + encode_text(b"the others")
+
+
+class Slow(Link):
+    """A link that takes long to write to, and notes what it is sent."""
+
+    def __init__(self, number: int, roster: Roster, pause: Callable[[], None]) -> None:
+        super().__init__(number, roster, None, 0)
+        self.sent: list[bytes] = []
+        self.dropped = False
+        self._pause = pause
+
+    unsent = 0
+
+    def send(self, frame: bytes) -> None:
+        """Note it."""
+        self._pause()
+        self.sent.append(frame)
+
+    def hang_up(self) -> None:
+        """Nothing."""
+
+    def drop(self) -> None:
+        """Note it."""
+        if not self.dropped:
+            self.dropped = True
+            self.roster.lot.release(self)
+
+    def pause(self) -> None:
+        """Nothing."""
+
+    def resume(self) -> None:
+        """Nothing."""
+
+
+def _slow_links(made: Bench, count: int = 65) -> list[Slow]:
+    def pause() -> None:
+        end = trio.current_time() + 0.0001
+        while trio.current_time() < end:
+            pass
+
+    roster = made.lot.roster("a/b", {}, greets=False)
+    links = [Slow(made.lot.new_id(), roster, pause) for _ in range(count)]
+    for link in links:
+        made.lot.enter(link)
+    return links
+
+
+class Either:
+    """A message with a form of its own in each kind."""
+
+    def frame(self, *, binary: bool) -> bytes:
+        """The kind alone."""
+        return encode_text(b"binary" if binary else b"text")
+
+
+async def test_who_changes_its_kind_during_a_broadcast_gets_it_all_the_same() -> None:
+    """A client that begins to speak binary while a broadcast is on its way to it does not lose it."""
+    async with bench() as made:
+        links = _slow_links(made)
+        made.lot.broadcast(links[0].roster, Either())
+        assert links[-1].sent == []
+        made.lot.receive(links[-1], b"binary")
+        await _pushed(links[0].roster)
+        assert links[-1].sent == [encode_text(b"text")]
+        made.lot.send(links[-1], Either())
+        assert links[-1].sent[1:] == [encode_text(b"binary")]
+
+
+async def test_who_closes_while_its_own_close_waits_is_answered() -> None:
+    """Where the room's close frame is still behind other output, the client's close is echoed."""
+    async with bench() as made:
+        links = _slow_links(made)
+        link, roster = links[-1], links[0].roster
+        made.lot.broadcast(roster, Either())
+        made.lot.close(link, 4000, "")
+        made.lot.feed(link, close_frame(4001))
+        await _pushed(roster)
+        assert link.sent == [b"\x88\x02\x0f\xa1"]
+        assert link.dropped
+        assert [mail for _, mail in made.mail if isinstance(mail, Disconnected)] == [
+            Disconnected(link, 4001, "", clean=True)
+        ]
+
+
+async def test_a_violation_while_its_close_waits_is_answered() -> None:
+    """Where the room's close frame is still behind other output, a violation's goes out instead."""
+    async with bench() as made:
+        links = _slow_links(made)
+        link, roster = links[-1], links[0].roster
+        made.lot.broadcast(roster, Either())
+        made.lot.close(link, 4000, "")
+        made.lot.feed(link, frame(TEXT, b"x", masked=False))
+        await _pushed(roster)
+        assert [sent[:4] for sent in link.sent] == [link.sent[0][:2] + b"\x03\xea"]
+
+
+async def test_others_have_their_turn_while_many_flood() -> None:
+    """However much there is to read, the rest of the program runs after a bounded part of it."""
+    async with bench() as made:
+        each = frame(TEXT, b"x") * 20_000
+        clients = [made.client()[0] for _ in range(20)]
+        sent = 0
+        steps: list[int] = []
+
+        async def push(client: socket.socket) -> None:
+            nonlocal sent
+            sent += 20_000
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+            await stream.send_all(each)
+
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(push, client)
+            await trio.lowlevel.checkpoint()
+            before = 0
+            while before < sent:
+                await trio.lowlevel.checkpoint()
+                now = made.lot.statistics().received
+                steps.append(now - before)
+                before = now
+        assert max(steps) < sent / 4
+
+
+async def test_a_fast_sender_does_not_starve_the_others() -> None:
+    """Each socket is read once a round: a short message is handled before a flood is at its end."""
+    async with bench() as made:
+        flooder, fast = made.client()
+        other, slow = made.client()
+        flooder.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        data = frame(BINARY, b"x" * 10) * 20_000
+        written = flooder.send(data)
+        assert written > 4 * 16 * 1024
+        other.send(frame(TEXT, b"here"))
+        await soon(lambda: any(mail == (slow, "here") for _, mail in made.mail))
+        at = next(index for index, (_, mail) in enumerate(made.mail) if mail == (slow, "here"))
+        before = sum(type(mail) is tuple and mail[0] is fast for _, mail in made.mail[:at])
+        assert before < written / 16 / 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_any_order_of_output_and_reading_keeps_each_stream_whole(seed: int) -> None:
+    """Whatever is sent to whom, and whoever reads when: each gets exactly its own, in order."""
+    rng = random.Random(seed)
+    async with bench() as made:
+        lot = made.lot
+        lot.backlog = 1 << 40
+        clients = [made.client() for _ in range(8)]
+        roster = lot.rosters["a/b"]
+        expected = [b""] * 8
+        received = [b""] * 8
+        for turn in range(200):
+            text = f"{turn}:" + "x" * rng.choice((1, 200, 40_000))
+            if rng.random() < 0.5:
+                chosen = rng.randrange(8)
+                lot.send(clients[chosen][1], PlainMessage(text))
+                expected[chosen] += encode_text(text.encode())
+            else:
+                lot.broadcast(roster, PlainMessage(text))
+                expected = [one + encode_text(text.encode()) for one in expected]
+            for number in range(8):
+                if rng.random() < 0.2:
+                    received[number] += _ready(clients[number][0])
+            await trio.lowlevel.checkpoint()
+        for number in range(8):
+            while len(received[number]) < len(expected[number]):
+                received[number] += _ready(clients[number][0])
+                await trio.lowlevel.checkpoint()
+        assert received == expected
+
+
+async def test_a_channel_has_only_who_joined_it() -> None:
+    """A broadcast to a channel reaches its members, an excluded one not, and who left it no more."""
+    async with bench() as made:
+        lot = made.lot
+        (a, one), (b, two), (c, three) = (made.client() for _ in range(3))
+        roster = one.roster
+        for link in (one, two):
+            lot.join(link, "red")
+            lot.join(link, "red")
+        assert lot.broadcast(roster, PlainMessage("1"), "red") == 2
+        assert lot.broadcast(roster, PlainMessage("2"), "red", {two.id}) == 1
+        lot.leave(one, "red")
+        lot.leave(three, "red")
+        assert lot.broadcast(roster, PlainMessage("3"), "red") == 1
+        assert lot.broadcast(roster, PlainMessage("4"), "blue") == 0
+        assert (_ready(a), _ready(b), _ready(c)) == (
+            encode_text(b"1") + encode_text(b"2"),
+            encode_text(b"1") + encode_text(b"3"),
+            b"",
+        )
+        b.close()
+        await soon(lambda: len(roster.links) == 2)
+        assert roster.channels == {}
+
+
+async def test_a_descriptor_that_cannot_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lot that has no room left keeps neither the record nor the descriptor."""
+    async with bench() as made:
+
+        def full(_: int) -> None:
+            raise OSError(28, "no space left on device")
+
+        monkeypatch.setattr(made.lot.poller, "register", full)
+        with pytest.raises(OSError, match="no space"):
+            made.client()
+        assert made.clients[0].recv(1) == b""
+        assert made.lot.statistics().sockets == 0

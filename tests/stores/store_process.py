@@ -1,0 +1,102 @@
+"""What the tests of `DiskStore` run as a process of its own: ``store_process.py ROLE DIRECTORY``."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import warnings
+from pathlib import Path
+
+import trio
+
+from trio_rooms.errors import StoreError, StoreFull, StoreReadOnly
+from trio_rooms.stores.base import Commit
+from trio_rooms.stores.sqlite.store import DiskStore
+
+NOBODY = 65534
+
+
+def say(*words: object) -> None:
+    """Tell the test a line."""
+    print(*words, flush=True)
+
+
+async def hold(directory: Path) -> None:
+    """Have the directory open until killed, or until standard input ends."""
+    async with DiskStore(directory):
+        say("open")
+        await trio.to_thread.run_sync(sys.stdin.read)
+
+
+async def fork(directory: Path) -> None:
+    """Have the directory open in a process with a forked child, which outlives it."""
+    async with DiskStore(directory):
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: of forking beside threads
+        if os.fork() == 0:
+            os.read(0, 1)
+            os._exit(0)
+        say("open")
+        await trio.sleep_forever()
+
+
+async def commit(directory: Path) -> None:
+    """Commit to eight rooms for ever, and tell what is acknowledged."""
+
+    async def work(key: str) -> None:
+        generation = max((snapshot.generation for snapshot in await store.load(key)), default=0)
+        while True:
+            generation += 1
+            document = b"%d " % generation * 1000
+            writes: dict[str, bytes | None] = {"a": document, "b": document}
+            await store.commit(Commit(key, generation, document, writes))
+            say(key, generation)
+
+    async with DiskStore(directory) as store, trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(work, f"chat/{number}")
+
+
+async def fill(directory: Path) -> None:
+    """Commit until a limit on the size of files is reached, then lift it."""
+    async with DiskStore(directory) as store:
+        await store.commit(Commit("chat/0", 1, b"before"))
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limit[1]))
+        count = 0
+        try:
+            while True:
+                await store.commit(Commit(f"full/{count}", 1, bytes(50_000)))
+                count += 1
+        except StoreFull as exc:
+            say("full", exc)
+        say("readable", (await store.load("chat/0"))[0].document)
+        say("whole", len(await store.keys("full/")) == count)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        await store.commit(Commit("chat/0", 2, b"after"))
+    async with DiskStore(directory) as store:
+        say("again", (await store.load("chat/0"))[0].document, len(await store.keys("full/")) == count)
+
+
+async def read_only(directory: Path) -> None:
+    """As a user without rights: try to use a directory that must not be written."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    for path in (directory, directory / "new", directory.with_name("file")):
+        try:
+            async with DiskStore(path):
+                say("opened")
+        except StoreReadOnly as exc:
+            say("refused", exc)
+    async with DiskStore(directory, read_only=True) as store:
+        say("looked", store.epoch, await store.keys())
+
+
+if __name__ == "__main__":
+    role, where = sys.argv[1:]
+    try:
+        trio.run(globals()[role], Path(where))
+    except StoreError as error:
+        say(type(error).__name__, error)

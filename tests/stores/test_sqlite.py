@@ -1,0 +1,499 @@
+"""What is special to the store on disk: its lock, its thread, its file, and what goes wrong with disks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from trio_rooms.errors import StoreClosed, StoreError, StoreFull, StoreInUse, StoreReadOnly
+from trio_rooms.stores.base import Commit, StoredSnapshot
+from trio_rooms.stores.sqlite import file as diskfile
+from trio_rooms.stores.sqlite.store import DiskStore
+
+SCRIPT = Path(__file__).with_name("store_process.py")
+KIB = 1024
+
+
+@contextlib.contextmanager
+def process(role: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has to do with the directory; killed at the end if it still runs."""
+    command = [sys.executable, str(SCRIPT), role, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def read_line(running: subprocess.Popen[str]) -> str:
+    """What the process says next."""
+    assert running.stdout is not None
+    return running.stdout.readline().strip()
+
+
+@contextlib.contextmanager
+def writing_stopped(directory: Path) -> Iterator[None]:
+    """Let no transaction on the directory begin, as if the disk were slow; commits queue up."""
+    with contextlib.closing(sqlite3.connect(directory / diskfile.FILE_NAME, isolation_level=None)) as outside:
+        outside.execute("BEGIN IMMEDIATE")
+        yield
+        outside.execute("ROLLBACK")
+
+
+async def commit_together(
+    store: DiskStore, directory: Path, commits: list[Commit]
+) -> list[BaseException | None]:
+    """Hand commits over so that all but the first share a transaction; returns what each raised."""
+    raised: list[BaseException | None] = [None] * len(commits)
+
+    async def commit(index: int) -> None:
+        try:
+            await store.commit(commits[index])
+        except StoreError as exc:
+            raised[index] = exc
+
+    async with trio.open_nursery() as nursery:
+        with writing_stopped(directory):
+            for index in range(len(commits)):
+                nursery.start_soon(commit, index)
+                await trio.testing.wait_all_tasks_blocked()
+    return raised
+
+
+def writer_connection(store: DiskStore) -> sqlite3.Connection:
+    """The connection of the writer, which a test may use while nothing is committed."""
+    assert store._writer is not None
+    assert store._writer._connection is not None
+    return store._writer._connection
+
+
+async def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
+    """A directory that a process has is refused, with who has it and what to do."""
+    with process("hold", tmp_path) as owner:
+        assert read_line(owner) == "open"
+        with pytest.raises(StoreInUse) as caught:
+            await DiskStore(tmp_path).open()
+        for part in (str(tmp_path), f"process {owner.pid} ", "store_process.py", "since", "stop that one"):
+            assert part in str(caught.value)
+
+
+async def test_a_second_store_of_the_same_process_is_refused(tmp_path: Path) -> None:
+    """The directory is refused to another store of the same process too, until the first is closed."""
+    async with DiskStore(tmp_path):
+        with pytest.raises(StoreInUse, match=rf"this process \({os.getpid()}"):
+            await DiskStore(tmp_path).open()
+    async with DiskStore(tmp_path) as store:
+        assert store.epoch == 2
+
+
+async def test_the_lock_goes_with_a_killed_process(tmp_path: Path) -> None:
+    """After kill -9 of its owner, what is left in the lock file matters to nobody."""
+    with process("hold", tmp_path) as owner:
+        assert read_line(owner) == "open"
+        owner.kill()
+        owner.wait()
+        assert str(owner.pid) in (tmp_path / "lock").read_text()
+        async with DiskStore(tmp_path) as store:
+            assert store.epoch == 2
+            assert str(os.getpid()) in (tmp_path / "lock").read_text()
+
+
+async def test_what_is_in_the_lock_file_does_not_matter(tmp_path: Path) -> None:
+    """A lock file with anything in it is nobody's, and is replaced by who has it now."""
+    (tmp_path / "lock").write_bytes(b"1\nsomebody\nlong ago\n" + b"\xff\n" * 1000)
+    async with DiskStore(tmp_path):
+        with pytest.raises(StoreInUse, match=rf"this process \({os.getpid()}"):
+            await DiskStore(tmp_path).open()
+
+
+async def test_commits_are_synced(tmp_path: Path) -> None:
+    """The writer syncs its log at each transaction."""
+    async with DiskStore(tmp_path) as store:
+        connection = writer_connection(store)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+async def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """A child that was forked while the store was open does not hold the directory of its dead parent."""
+    with process("fork", tmp_path) as owner:
+        assert read_line(owner) == "open"
+        with pytest.raises(StoreInUse):
+            await DiskStore(tmp_path).open()
+        owner.kill()
+        owner.wait()
+        async with DiskStore(tmp_path):
+            pass
+
+
+async def test_every_acknowledged_commit_survives_kill_9(tmp_path: Path) -> None:
+    """Killed at any time, the directory has each acknowledged commit, and each commit whole or not at all."""
+    for lines in (1, 40, 41, 300):
+        acknowledged: dict[str, int] = {}
+        with process("commit", tmp_path) as writer:
+            for _ in range(lines):
+                key, generation = read_line(writer).split()
+                acknowledged[key] = int(generation)
+            writer.kill()
+            assert writer.stdout is not None
+            for line in writer.stdout.read().splitlines(keepends=True):
+                if line.endswith("\n"):
+                    key, generation = line.split()
+                    acknowledged[key] = int(generation)
+            writer.wait()
+        async with DiskStore(tmp_path) as store:
+            for key, last in acknowledged.items():
+                stored = await store.load(key)
+                # The next one may have become durable without its acknowledgement.
+                assert stored[0].generation in {last, last + 1}
+                assert [each.generation for each in stored[1:]] == [stored[0].generation - 1][
+                    : stored[0].generation - 1
+                ]
+                assert all(each.document == b"%d " % each.generation * 1000 for each in stored)
+                assert await store.list(key) == [("a", stored[0].document), ("b", stored[0].document)]
+
+
+async def test_a_limit_on_files_is_a_full_disk(tmp_path: Path) -> None:
+    """Where SQLite only sees an I/O error, a full disk is still told as one, and it passes."""
+    with process("fill", tmp_path) as running:
+        said = running.communicate()[0].splitlines()
+    assert said[0].startswith("full cannot write to ")
+    assert str(tmp_path) in said[0]
+    assert "make room" in said[0]
+    assert said[1:] == ["readable b'before'", "whole True", "again b'after' True"]
+
+
+async def test_a_full_disk_fails_only_what_does_not_fit(tmp_path: Path) -> None:
+    """Of commits that share a transaction only the one without room fails, and writes nothing."""
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/0", 1, b"one"))
+        connection = writer_connection(store)
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 4}").fetchall()
+        raised = await commit_together(
+            store,
+            tmp_path,
+            [
+                Commit("chat/0", 2, b"two"),
+                Commit("chat/1", 1, b"one"),
+                Commit("chat/0", 3, bytes(100 * KIB), {"a": b"1"}),
+                Commit("chat/2", 1, b"one"),
+            ],
+        )
+        assert [type(error) for error in raised] == [type(None), type(None), StoreFull, type(None)]
+        assert str(tmp_path) in str(raised[2])
+        assert await store.load("chat/0") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+        assert await store.get("chat/0", "a") is None
+        assert await store.keys() == ["chat/0", "chat/1", "chat/2"]
+        connection.execute("PRAGMA max_page_count = 1000000").fetchall()
+        await store.commit(Commit("chat/0", 3, bytes(100 * KIB), {"a": b"1"}))
+        assert store.statistics().failures == 1
+
+
+async def test_commits_that_queue_up_share_a_transaction(tmp_path: Path) -> None:
+    """Whatever is handed over while the disk is busy becomes one transaction, stale commits apart."""
+    async with DiskStore(tmp_path) as store:
+        commits = [Commit(f"chat/{number}", 1, b"one") for number in range(100)]
+        commits += [
+            Commit("chat/50", 1, b"stale"),
+            Commit("chat/50", 2, b"two"),
+            Commit("chat/51", destroy=True),
+        ]
+        commits += [Commit("chat/51", 1, b"again")]
+        raised = await commit_together(store, tmp_path, commits)
+        assert [index for index, error in enumerate(raised) if error is not None] == [100]
+        statistics = store.statistics()
+        assert (statistics.commits, statistics.failures) == (103, 1)
+        # The first commit may have been alone when the thread took it.
+        assert statistics.transactions <= 2
+        assert await store.load("chat/50") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+        assert await store.load("chat/51") == (StoredSnapshot(1, b"again"),)
+
+
+async def test_reads_do_not_wait_for_the_writer(tmp_path: Path) -> None:
+    """While a commit is on its way, reads have what was there before; `pending` counts it."""
+    async with DiskStore(tmp_path) as store, trio.open_nursery() as nursery:
+        await store.commit(Commit("chat/1", 1, bytes(100 * KIB), {"a": b"1"}))
+        with writing_stopped(tmp_path):
+            nursery.start_soon(store.commit, Commit("chat/1", 2, b"two", {"a": b"2"}))
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.statistics().pending == 1
+            assert await store.load("chat/1") == (StoredSnapshot(1, bytes(100 * KIB)),)
+            assert await store.get("chat/1", "a") == b"1"
+
+
+async def test_closing_waits_for_the_disk_but_stops_nothing_else(tmp_path: Path) -> None:
+    """While `aclose` waits, other tasks run; then the commit has its outcome and the thread is gone."""
+    store = DiskStore(tmp_path)
+    await store.open()
+    async with trio.open_nursery() as nursery:
+        with writing_stopped(tmp_path):
+            nursery.start_soon(store.commit, Commit("chat/1", 1, b"one"))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(store.aclose)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(StoreClosed):
+                await store.commit(Commit("chat/1", 2, b"two"))
+    assert "trio_rooms store" not in {thread.name for thread in threading.enumerate()}
+    assert not (tmp_path / f"{diskfile.FILE_NAME}-wal").exists()
+    async with store:
+        assert await store.load("chat/1") == (StoredSnapshot(1, b"one"),)
+
+
+async def test_an_unexpected_error_fails_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw fails the commit it came from; the thread and the rest go on."""
+    write = diskfile.write
+
+    def broken(connection: sqlite3.Connection, commit: Commit) -> None:
+        write(connection, commit)
+        if commit.key == "chat/2":
+            msg = "a bug"
+            raise RuntimeError(msg)
+
+    monkeypatch.setattr(diskfile, "write", broken)
+    async with DiskStore(tmp_path) as store:
+        raised = await commit_together(
+            store, tmp_path, [Commit(f"chat/{number}", 1, b"one") for number in range(5)]
+        )
+        assert [error is None for error in raised] == [True, True, False, True, True]
+        assert isinstance(raised[2], StoreError)
+        assert isinstance(raised[2].__cause__, RuntimeError)
+        assert await store.keys() == ["chat/0", "chat/1", "chat/3", "chat/4"]
+
+
+async def test_a_writer_that_lost_its_connection_makes_another(tmp_path: Path) -> None:
+    """A connection that has become useless fails what is committed on it, and not for ever."""
+    async with DiskStore(tmp_path) as store:
+        writer_connection(store).close()
+        with pytest.raises(StoreError, match="closed database"):
+            await store.commit(Commit("chat/1", 1, b"one"))
+        await store.commit(Commit("chat/1", 1, b"one"))
+
+
+async def test_a_failure_that_nobody_waits_for_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The failure of a commit whose caller was cancelled is told in the log."""
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/1", 1, b"one"))
+        with caplog.at_level(logging.ERROR), trio.CancelScope() as scope:
+            scope.cancel()
+            await store.commit(Commit("chat/1", 1, b"stale"))
+        await store.commit(Commit("chat/1", 2, b"two"))
+    assert "room chat/1: generation 1 is not above the stored 1" in caplog.text
+
+
+async def test_a_directory_that_cannot_be_written_is_refused() -> None:
+    """A directory or file without write permission is StoreReadOnly, and can still be looked at."""
+    # Not tmp_path: run as root, the process becomes nobody, who could not even reach that.
+    with tempfile.TemporaryDirectory() as temporary:
+        Path(temporary).chmod(0o755)
+        closed, file = Path(temporary, "closed"), Path(temporary, "file")
+        for directory in (closed, file):
+            async with DiskStore(directory) as store:
+                await store.commit(Commit("chat/1", 1, b"one"))
+            for path in directory.iterdir():
+                path.chmod(0o444)
+        closed.chmod(0o555)
+        file.chmod(0o777)
+        (file / "lock").chmod(0o666)
+        with process("read_only", closed) as running:
+            said = running.communicate()[0].splitlines()
+        assert [line.split()[0] for line in said] == ["refused", "refused", "refused", "looked"]
+        for line, directory in zip(said, (closed, closed, file), strict=False):
+            assert f"cannot write to {directory}" in line
+            assert "give the user" in line
+        assert said[3] == "looked 1 ['chat/1']"
+        closed.chmod(0o755)
+
+
+async def test_read_only_looks_at_a_directory_in_use(tmp_path: Path) -> None:
+    """A read-only store sees what the server commits, takes nothing and changes nothing."""
+    async with DiskStore(tmp_path) as server, DiskStore(tmp_path, read_only=True) as tool:
+        assert tool.epoch == server.epoch == 1
+        await server.commit(Commit("chat/1", 1, bytes(100 * KIB), {"a": b"1"}))
+        assert await tool.load("chat/1") == await server.load("chat/1")
+        assert await tool.list("chat/1") == [("a", b"1")]
+        with pytest.raises(StoreReadOnly, match="read_only=True"):
+            await tool.commit(Commit("chat/1", 2, b"two"))
+        assert tool.statistics().commits == 0
+    async with DiskStore(tmp_path, read_only=True) as tool:
+        assert await tool.keys() == ["chat/1"]
+    async with DiskStore(tmp_path) as server:
+        assert server.epoch == 2
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir, lambda path: path.write_text("")])
+async def test_read_only_needs_something_to_look_at(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """A missing directory, an empty one, or a file is a clear error to a read-only store, and stays."""
+    path = tmp_path / "data"
+    make(path)
+    with pytest.raises(StoreError, match=rf"no store in {path}"):
+        await DiskStore(path, read_only=True).open()
+    assert not (path / "lock").exists()
+
+
+async def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    """A path that is a file is a StoreError that names it."""
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(StoreError, match=str(tmp_path / "file")):
+            await DiskStore(path).open()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"not a database" * 1000, "is damaged"), (b"short", "is damaged|not a store"), (None, "not a store")],
+)
+async def test_a_strange_file_is_refused(
+    tmp_path: Path, content: bytes | None, says: str, read_only: bool
+) -> None:
+    """A file that is no database, or another program's, is refused with its path, and left as it is."""
+    file = tmp_path / diskfile.FILE_NAME
+    if content is None:
+        with contextlib.closing(sqlite3.connect(file)) as other:
+            other.execute("CREATE TABLE theirs (a)")
+    else:
+        file.write_bytes(content)
+    before = file.read_bytes()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f"{file}.*({says})"):
+            await DiskStore(tmp_path, read_only=read_only).open()
+    assert file.read_bytes() == before
+
+
+async def test_a_damaged_page_is_told(tmp_path: Path) -> None:
+    """Damage that shows only when it is read is a StoreError that names the file and says what to do."""
+    async with DiskStore(tmp_path) as store:
+        for number in range(100):
+            await store.commit(Commit(f"chat/{number}", 1, bytes(KIB)))
+    file = tmp_path / diskfile.FILE_NAME
+    content = file.read_bytes()
+    file.write_bytes(content[:8192] + b"\xff" * (len(content) - 8192))
+    async with DiskStore(tmp_path) as store:
+        with pytest.raises(StoreError, match=rf"{file} is damaged.*backup"):
+            await store.keys()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_newer_schema_is_refused(tmp_path: Path, read_only: bool) -> None:
+    """A file that a newer version wrote is refused, and left as it is."""
+    async with DiskStore(tmp_path):
+        pass
+    with contextlib.closing(sqlite3.connect(tmp_path / diskfile.FILE_NAME)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="newer version of trio_rooms: its schema is 99"):
+            await DiskStore(tmp_path, read_only=read_only).open()
+
+
+async def test_a_failed_opening_leaves_the_directory_free(tmp_path: Path) -> None:
+    """A store that could not be opened holds no lock, and can be opened when its trouble is over."""
+    (tmp_path / diskfile.FILE_NAME).write_bytes(b"not a database" * 1000)
+    store = DiskStore(tmp_path)
+    with pytest.raises(StoreError):
+        await store.open()
+    (tmp_path / diskfile.FILE_NAME).unlink()
+    async with store:
+        assert store.epoch == 1
+
+
+async def test_a_cancelled_opening_leaves_the_directory_free(tmp_path: Path) -> None:
+    """An opening that was cancelled before it began holds nothing."""
+    store = DiskStore(tmp_path)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.open()
+    async with DiskStore(tmp_path):
+        pass
+    async with store:
+        pass
+
+
+@pytest.mark.parametrize(("size", "inline"), [(64 * KIB, True), (64 * KIB + 1, False)])
+async def test_large_reads_are_done_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, inline: bool
+) -> None:
+    """Documents and values of up to 64 KiB are read in the event loop, larger ones in a thread."""
+    finished: list[bool] = []
+
+    def watch(name: str) -> None:
+        original: Callable[..., object] = getattr(diskfile, name)
+
+        def watched(*args: object) -> object:
+            result = original(*args)
+            finished.append(threading.current_thread() is threading.main_thread())
+            return result
+
+        monkeypatch.setattr(diskfile, name, watched)
+
+    for name in ("load", "read_value", "read_list"):
+        watch(name)
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/1", 1, bytes(size), {"a": bytes(size)}))
+        await store.load("chat/1")
+        await store.get("chat/1", "a")
+        await store.list("chat/1")
+        await store.commit(Commit("chat/1", 2, b""))
+        await store.load("chat/1")
+        half = bytes(size - size // 2)
+        await store.commit(Commit("chat/2", writes={"a": half, "b": bytes(size // 2)}))
+        await store.list("chat/2")
+    assert finished == [inline] * 5
+
+
+@pytest.mark.parametrize("statement", [diskfile._KEYS, diskfile._LIST, diskfile._LOAD, diskfile._VALUE])
+async def test_statements_use_an_index(tmp_path: Path, statement: str) -> None:
+    """No statement reads rows that it does not want: everything is found by an index, in its order."""
+    async with DiskStore(tmp_path) as store:
+        parameters = dict.fromkeys(("key", "name", "low", "high", "limit", "most"), b"")
+        connection = writer_connection(store)
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    assert not [step for step in plan if step.startswith("SCAN")]
+    if statement in {diskfile._KEYS, diskfile._LIST}:
+        assert not [step for step in plan if "TEMP B-TREE" in step]
+        assert any(step.endswith(("(key>? AND key<?)", "(room=? AND name>? AND name<?)")) for step in plan)
+
+
+async def test_the_log_does_not_grow_for_ever(tmp_path: Path) -> None:
+    """The write-ahead log is written from its beginning again and again."""
+    async with DiskStore(tmp_path) as store:
+        for generation in range(1, 201):
+            await store.commit(Commit("chat/1", generation, bytes(100 * KIB)))
+        assert (tmp_path / f"{diskfile.FILE_NAME}-wal").stat().st_size < 5000 * KIB
+
+
+async def test_a_large_read_that_comes_too_late_finds_the_store_closed(tmp_path: Path) -> None:
+    """A read that waits for its turn while the store is closed raises StoreClosed."""
+    raised: list[BaseException] = []
+
+    async def load(store: DiskStore) -> None:
+        try:
+            await store.load("chat/1")
+        except StoreClosed as exc:
+            raised.append(exc)
+
+    store = DiskStore(tmp_path)
+    async with store, trio.open_nursery() as nursery:
+        await store.commit(Commit("chat/1", 1, bytes(100 * KIB)))
+        assert store._opened is not None
+        limiter = store._opened.limiter
+        async with limiter:
+            nursery.start_soon(load, store)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(store.aclose)
+            await trio.testing.wait_all_tasks_blocked()
+    assert len(raised) == 1

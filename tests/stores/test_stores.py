@@ -1,0 +1,210 @@
+"""The suite of every store, run on the ones that the library brings, and the store for tests itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trio_rooms.errors import StaleWrite, StoreError, StoreFull
+from trio_rooms.stores.base import Commit, Store, StoredSnapshot
+from trio_rooms.stores.memory import MemoryStore
+from trio_rooms.stores.sqlite.store import DiskStore
+from trio_rooms.testing import Call, FaultyStore, StoreConformance
+
+
+class TestMemoryStore(StoreConformance):
+    @pytest.fixture
+    def store(self) -> Store:
+        return MemoryStore()
+
+
+class TestDiskStore(StoreConformance):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return DiskStore(tmp_path / "new" / "data directory?#%41")
+
+
+class TestFaultyStore(StoreConformance):
+    @pytest.fixture
+    def store(self) -> Store:
+        return FaultyStore(MemoryStore())
+
+
+class TestDelayedStore(StoreConformance):
+    @pytest.fixture
+    def store(self) -> Store:
+        return FaultyStore(MemoryStore(), delay=1e-5)
+
+
+def commits(keys: tuple[str, ...], names: tuple[str, ...]) -> st.SearchStrategy[Commit]:
+    """Commits of every kind to a few rooms and names, stale ones among them."""
+    key = st.sampled_from(keys)
+    generation = st.integers(0, 6)
+    document = st.one_of(st.none(), st.binary(max_size=3))
+    writes = st.dictionaries(st.sampled_from(names), st.one_of(st.none(), st.binary(max_size=3)), max_size=3)
+    written = st.builds(Commit, key, generation, document, writes)
+    return st.one_of(written, written, written, st.builds(Commit, key, destroy=st.just(True)))
+
+
+async def content(store: Store) -> dict[str, object]:
+    """All that a store has."""
+    return {key: (await store.load(key), await store.list(key)) for key in await store.keys()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(groups=st.lists(st.lists(commits(("a", "a\0", "ab", "é"), ("", "x", "x%")), max_size=8), max_size=4))
+def test_disk_and_memory_agree(groups: list[list[Commit]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever is committed, in groups or alone, both stores have the same and refuse the same."""
+
+    async def commit(store: Store, commit: Commit, refused: list[Commit]) -> None:
+        try:
+            await store.commit(commit)
+        except StaleWrite:
+            refused.append(commit)
+
+    async def main() -> None:
+        disk, memory = DiskStore(tmp_path_factory.mktemp("data")), MemoryStore()
+        failures = 0
+        async with disk, memory:
+            for group in groups:
+                refused: list[Commit] = []
+                for each in group:
+                    await commit(memory, each, refused)
+                for each in group[:-1]:
+                    # Handed over without waiting, so that they share a transaction, in this order.
+                    with trio.CancelScope() as scope:
+                        scope.cancel()
+                        await disk.commit(each)
+                for each in group[-1:]:
+                    await commit(disk, each, [])
+                assert await content(disk) == await content(memory)
+                failures += len(refused)
+            assert disk.statistics().failures == failures
+
+    trio.run(main)
+
+
+async def test_a_gate_holds_commits_until_it_is_released() -> None:
+    """A commit stops at a gate before it is applied, and goes on when it is let go."""
+    memory = MemoryStore()
+    async with FaultyStore(memory) as store, trio.open_nursery() as nursery:
+        gate = store.hold_commits("chat/1")
+        nursery.start_soon(store.commit, Commit("chat/1", 1, b"one"))
+        await gate.wait_arrived()
+        await store.commit(Commit("chat/2", 1, b"not held"))
+        assert await memory.load("chat/1") == ()
+        gate.release()
+        await store.commit(Commit("chat/1", 2, b"two"))
+        assert await memory.load("chat/1") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+
+
+async def test_a_gate_lets_one_go_on() -> None:
+    """release_one lets the oldest go on and holds the rest; with none there it says so."""
+    async with FaultyStore(MemoryStore()) as store, trio.open_nursery() as nursery:
+        gate = store.hold_commits()
+        with pytest.raises(RuntimeError, match="nothing waits"):
+            gate.release_one()
+        for number in range(3):
+            nursery.start_soon(store.commit, Commit(f"chat/{number}", 1, b""))
+        await gate.wait_arrived(3)
+        first = store.calls[-3].key
+        gate.release_one()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await store.keys() == [first]
+        gate.release()
+
+
+async def test_a_held_commit_survives_its_caller() -> None:
+    """A commit whose caller is cancelled while it is held is applied after the release, in its order."""
+    async with FaultyStore(MemoryStore()) as store:
+        gate = store.hold_commits()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await store.commit(Commit("chat/1", 1, b"one"))
+        assert gate.arrived == 1
+        gate.release()
+        await store.commit(Commit("chat/1", 2, b"two"))
+        assert [snapshot.generation for snapshot in await store.load("chat/1")] == [2, 1]
+
+
+async def test_a_gate_holds_loads() -> None:
+    """A load stops at a gate, may be cancelled there, and sees what was committed meanwhile."""
+    async with FaultyStore(MemoryStore()) as store, trio.open_nursery() as nursery:
+        gate = store.hold_loads()
+        loaded: list[tuple[StoredSnapshot, ...]] = []
+
+        async def load() -> None:
+            loaded.append(await store.load("chat/1"))
+
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await load()
+        nursery.start_soon(load)
+        await gate.wait_arrived(2)
+        await store.commit(Commit("chat/1", 1, b"one"))
+        gate.release_one()
+        await trio.testing.wait_all_tasks_blocked()
+        assert loaded == [(StoredSnapshot(1, b"one"),)]
+
+
+async def test_the_next_loads_and_commits_fail_as_told() -> None:
+    """The given number of loads or commits of a room fail with the given error, then all is well."""
+    async with FaultyStore(MemoryStore()) as store:
+        store.fail_commits(StoreFull("no room"), 2, key="chat/1")
+        store.fail_loads(lambda: StoreError("broken"))
+        await store.commit(Commit("chat/2", 1, b"one"))
+        for _ in range(2):
+            with pytest.raises(StoreFull, match="no room"):
+                await store.commit(Commit("chat/1", 1, b"one"))
+        with pytest.raises(StoreError, match="broken"):
+            await store.load("chat/2")
+        await store.commit(Commit("chat/1", 1, b"one"))
+        assert await store.load("chat/1") == (StoredSnapshot(1, b"one"),)
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_crash_before_or_after_a_commit_was_applied(applied: bool) -> None:
+    """A commit can fail before anything of it is written, or after all of it is."""
+    async with FaultyStore(MemoryStore()) as store:
+        store.fail_commits(StoreError("crash"), applied=applied)
+        with pytest.raises(StoreError, match="crash"):
+            await store.commit(Commit("chat/1", 1, b"one"))
+        assert len(await store.load("chat/1")) == applied
+
+
+async def test_delays_are_time_of_trio(autojump_clock: trio.testing.MockClock) -> None:
+    """Loads and commits take the delay, each room's commits one after another, rooms beside each other."""
+    async with FaultyStore(MemoryStore(), delay=10) as store:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for key in ("chat/1", "chat/1", "chat/2"):
+                nursery.start_soon(store.commit, Commit(key, writes={"a": b"1"}))
+        assert trio.current_time() - began == pytest.approx(20)
+        await store.load("chat/1")
+        assert trio.current_time() - began == pytest.approx(30)
+
+
+async def test_calls_are_recorded() -> None:
+    """The store lists what it was asked, in order."""
+    store = FaultyStore(MemoryStore())
+    async with store:
+        commit = Commit("chat/1", 1, b"one")
+        await store.commit(commit)
+        await store.load("chat/1")
+        await store.get("chat/1", "a")
+        await store.list("chat/1")
+        await store.keys("chat/")
+    assert store.calls == [
+        Call("open"),
+        Call("commit", "chat/1", commit),
+        Call("load", "chat/1"),
+        Call("get", "chat/1"),
+        Call("list", "chat/1"),
+        Call("keys", "chat/"),
+        Call("aclose"),
+    ]

@@ -1,0 +1,141 @@
+"""What cbor.py writes is what cbor2 writes by itself, of everything that cbor2 knows."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import enum
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_rooms._values import cbor
+
+_zones = st.sampled_from(
+    [datetime.UTC, *(datetime.timezone(datetime.timedelta(minutes=n)) for n in (60, -90, 0))]
+)
+_keys = st.one_of(st.text(max_size=3), st.integers(), st.tuples(st.integers(), st.text(max_size=2)))
+_leaves = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5),
+    st.binary(max_size=5), st.datetimes(timezones=_zones), st.decimals(allow_nan=False), st.uuids(),
+    st.frozensets(st.integers()),
+)  # fmt: skip
+_values = st.recursive(
+    _leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.tuples(inner, inner),
+        st.dictionaries(_keys, inner, max_size=4),
+        st.lists(inner, max_size=3).map(collections.deque),
+        st.dictionaries(st.text(max_size=2), inner, max_size=3).map(collections.OrderedDict),
+    ),
+    max_leaves=12,
+)
+
+
+@given(_values)
+def test_states_are_written_as_cbor2_writes_them(value: Any) -> None:
+    """Values are made plain before they are written, and that shows nowhere in the bytes."""
+    assert cbor.encode(value) == cbor2.dumps(value)
+
+
+class Color(enum.Enum):
+    """Not a string, but its value is one."""
+
+    RED = "red"
+
+
+@attrs.frozen
+class Point:
+    """A class that can be a key and in a set."""
+
+    x: int
+    y: Any = None
+
+
+@pytest.mark.parametrize(
+    ("value", "same"),
+    [
+        (Point(1, Point(2)), {"x": 1, "y": {"x": 2, "y": None}}),
+        ([Color.RED, {Color.RED: Color.RED}], ["red", {"red": "red"}]),
+        ({(1, Color.RED): 1}, {(1, "red"): 1}),
+        ({"a": collections.UserList([Point(1)])}, {"a": [{"x": 1, "y": None}]}),
+        (cbor2.CBORTag(4000, Point(1)), cbor2.CBORTag(4000, {"x": 1, "y": None})),
+        ({Point(1)}, cbor2.CBORTag(258, [{"x": 1, "y": None}])),
+    ],
+)
+def test_classes_and_enums_are_what_they_hold(value: Any, same: Any) -> None:
+    """Classes are maps of their fields and enums their values, wherever they stand, keys included."""
+    assert cbor.encode(value) == cbor2.dumps(same)
+
+
+def test_a_class_can_be_a_key() -> None:
+    """As a key it is the map that it is elsewhere."""
+    key = cbor2.dumps({"x": 1, "y": [2]})
+    assert cbor.encode({Point(1, (2,)): 3}) == b"\xa1" + key + b"\x03"
+
+
+@pytest.mark.parametrize(
+    ("value", "same"),
+    [
+        ({1: {2}}, {1: [2]}),
+        (datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), "2026-01-02T00:00:00+00:00"),
+        ([Point(1, Color.RED)], [{"x": 1, "y": "red"}]),
+        (collections.deque([b"x", bytearray(b"y")]), [b"x", b"y"]),
+    ],
+)
+def test_clients_get_no_tags(value: Any, same: Any) -> None:
+    """What is sent has the forms that JSON has, and bytes."""
+    assert cbor.encode_plain(value) == cbor2.dumps(same)
+
+
+def test_keys_that_are_containers_are_written_like_values() -> None:
+    """A set or a tuple as a key is kept with its tags, and sent without any."""
+    assert cbor.encode({frozenset({1}): 1}).hex() == "a1d90102810101"
+    assert cbor.encode_plain({frozenset({1}): 1}).hex() == "a1810101"
+    key = uuid.UUID(int=5)
+    assert cbor.as_sent({(key, (key,)): 1}) == {(str(key), (str(key),)): 1}
+
+
+class Own(Sequence[Any]):
+    """A sequence of an application's own, which holds itself."""
+
+    def __getitem__(self, _: Any) -> Any:
+        return self
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("value", [collections.UserString("x"), Own(), [Own()]])
+@pytest.mark.parametrize("encode", [cbor.encode, cbor.encode_plain])
+def test_what_cbor2_would_follow_without_end_is_refused(encode: Any, value: Any) -> None:
+    """No sequence is written whose levels were not counted: cbor2 would overrun the stack."""
+    with pytest.raises((TypeError, ValueError)):
+        encode(value)
+
+
+def test_a_deep_stack_is_no_other_error() -> None:
+    """Where Python's own limit comes before ours, it is the same kind of error."""
+    deep: Any = None
+    for _ in range(cbor.DEPTH - 1):
+        deep = [deep]
+
+    def descend(levels: int) -> bytes:
+        return descend(levels - 1) if levels else cbor.encode(deep)
+
+    assert descend(0)
+    for levels in range(0, 950, 50):
+        try:
+            descend(levels)
+        except ValueError:
+            return
+        except RecursionError:
+            pytest.fail("a RecursionError came through")
+    pytest.fail("the stack was never too deep")
