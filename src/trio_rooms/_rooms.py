@@ -12,13 +12,14 @@ import trio
 import trio_websocket
 
 from trio_rooms._definition.room import Room
+from trio_rooms._keys import check_id
 from trio_rooms._loop.deadlines import Alarms
 from trio_rooms._loop.groups import first_error
 from trio_rooms._room.context import ConnectRequest, PlainMessage, encode_attachment
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._room.mail import Ask, Control, Mail, Reply
 from trio_rooms._runtime.supervisor import Supervisor, SupervisorStatistics
-from trio_rooms._server.server import Address, Server, ServerStatistics, authenticate, check_id
+from trio_rooms._server.server import Address, Server, ServerStatistics, authenticate
 from trio_rooms._sockets.hub import LotStatistics, Message, ParkingLot
 from trio_rooms._sockets.links import BINARY, StreamLink, TaskLink, WebSocketLink
 from trio_rooms._state.persistent import Record

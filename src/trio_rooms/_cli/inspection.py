@@ -23,7 +23,7 @@ import attrs
 import cbor2
 
 from trio_rooms._definition.room import Room
-from trio_rooms._server.server import check_id
+from trio_rooms._keys import make_key, split_key
 from trio_rooms._state.snapshot import Snapshot, decode_value
 from trio_rooms._values import cbor
 from trio_rooms.errors import RoomsError, SnapshotCorrupt, UnknownRoom
@@ -62,7 +62,7 @@ class Export:
     @property
     def key(self) -> str:
         """The key of the room that was exported."""
-        return f"{self.room}/{self.id}"
+        return make_key(self.room, self.id)
 
 
 @attrs.frozen
@@ -82,16 +82,15 @@ def check_key(key: str) -> str:
         UnknownRoom: it is not ``name/id``, or its id is not allowed.
         DefinitionError: its name is not allowed.
     """
-    name, slash, id_ = key.partition("/")
-    if not slash:
+    if "/" not in key:
         msg = f"{key!r} is no room's key; a key is NAME/ID, like chat/lobby"
         raise UnknownRoom(msg)
-    return _key(name, id_)
+    return _key(*split_key(key))
 
 
 def _key(name: str, id_: str) -> str:
     Room(name)  # A name is what a definition may have.
-    return f"{name}/{check_id(id_)}"
+    return make_key(name, id_)
 
 
 # Looking.
@@ -322,7 +321,7 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
         ExportError: the room is there already, and is not to be replaced.
         StoreError: nothing was written.
     """
-    name, _, id_ = key.partition("/")
+    name, id_ = split_key(key)
     there = await store.load(key)
     async with aclosing(_storage(store, key)) as stored:
         gone: dict[str, bytes | None] = {name: None async for name, _ in stored}

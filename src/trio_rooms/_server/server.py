@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from trio_rooms._definition.room import Room
+from trio_rooms._keys import check_id
 from trio_rooms._room.context import ConnectRequest, encode_attachment
 from trio_rooms._runtime.supervisor import Supervisor
 from trio_rooms._sockets.acceptor import Newcomer, Newcomers
@@ -23,15 +24,12 @@ from trio_rooms._wire.envelope import SUBPROTOCOLS, welcome
 from trio_rooms._wire.handshake import Answer, BadRequestError, Head, accept, refusal_of
 from trio_rooms.errors import AttachmentError, Refused, UnknownRoom
 
-__all__ = ["Address", "Server", "ServerStatistics", "check_id"]
+__all__ = ["Address", "Server", "ServerStatistics"]
 
 logger = logging.getLogger("trio_rooms")
 
 _LINGER: Final = 1.0
 """Seconds that a client that was turned away may go on sending before it is cut off."""
-_LONGEST_ID: Final = 256
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""C0, DEL and C1, and surrogates, which are no characters and have no form in UTF-8."""
 _ABSOLUTE: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)
 """What a request's target may begin with (RFC 6455, 4.2.1)."""
 _BACKLOG: Final = 4096
@@ -67,19 +65,6 @@ class ServerStatistics:
     """Requests answered with a status of 400 or more, before any WebSocket."""
     handshaking: int
     """Connections that have not finished their request now."""
-
-
-def check_id(id: str) -> str:  # noqa: A002 (what rooms call it)
-    """Return a room's id if it is one.
-
-    Raises:
-        UnknownRoom: it is empty, longer than 256 characters, or has control characters.
-    """
-    text = isinstance(id, str)  # Whatever it is annotated as, it may come from anywhere.
-    if not text or not 1 <= len(id) <= _LONGEST_ID or _CONTROL.search(id):
-        msg = f"a room's id has 1 to {_LONGEST_ID} characters and no control characters, not {id!r:.300}"
-        raise UnknownRoom(msg)
-    return id
 
 
 @attrs.define(eq=False)
