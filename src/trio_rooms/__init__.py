@@ -16,7 +16,7 @@ from ._room.context import (
 from ._room.lifecycle import Stage
 from ._rooms import RoomHandle, RoomInfo, Rooms, RoomsStatistics, open_rooms
 from ._server.server import Address
-from ._wire.frames import CloseCode
+from ._wire.close_codes import CloseCode
 from .errors import (
     AttachmentError,
     DefinitionError,

@@ -25,7 +25,7 @@ from trio_rooms._sockets.links import BINARY, StreamLink, TaskLink, WebSocketLin
 from trio_rooms._state.persistent import Record
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._wire import envelope as protocol
-from trio_rooms._wire.frames import CloseCode
+from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.stores.base import Store, StoreStatistics
 from trio_rooms.stores.memory import MemoryStore
 

@@ -28,7 +28,7 @@ from trio_rooms._definition.room import Room
 from trio_rooms._loop.groups import first_error
 from trio_rooms._rooms import open_rooms
 from trio_rooms._server.server import Address
-from trio_rooms._wire.frames import CloseCode
+from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import DefinitionError, RoomsError
 from trio_rooms.stores.sqlite.store import DiskStore
 

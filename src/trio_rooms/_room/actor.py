@@ -21,7 +21,7 @@ from trio_rooms._state.snapshot import decode_value
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.convert import describe
 from trio_rooms._wire import envelope as protocol
-from trio_rooms._wire.frames import CloseCode
+from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import EventError, HandlerFailed, RoomFailed, RoomsClosed, RoomsError, StoreError
 from trio_rooms.stores.base import Store
 

@@ -20,7 +20,8 @@ from trio_rooms._room.actor import Actor
 from trio_rooms._room.lifecycle import Stage, Step, following
 from trio_rooms._room.mail import Ask, Connected, Control, Disconnected, Mail
 from trio_rooms._sockets.hub import ParkingLot, Roster
-from trio_rooms._wire.frames import CloseCode, encode_message
+from trio_rooms._wire.close_codes import CloseCode
+from trio_rooms._wire.frames import encode_message
 from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StoreError
 from trio_rooms.stores.base import Store
 

@@ -22,7 +22,7 @@ import trio
 from trio_rooms._loop.deadlines import Alarms
 from trio_rooms._room.mail import Connected, Disconnected, Mail
 from trio_rooms._wire import frames
-from trio_rooms._wire.frames import CloseCode
+from trio_rooms._wire.close_codes import CloseCode
 
 from .links import (
     BINARY,

@@ -18,7 +18,7 @@ import trio
 import trio_websocket
 
 from trio_rooms._wire import frames
-from trio_rooms._wire.frames import CloseCode
+from trio_rooms._wire.close_codes import CloseCode
 
 from .pollers import READ, WRITE
 

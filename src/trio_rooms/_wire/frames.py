@@ -12,13 +12,13 @@ knows all the rules, and whatever looks odd to the others is left to it.
 from __future__ import annotations
 
 import codecs
-import enum
 
 import attrs
 
+from .close_codes import CloseCode, is_close_code
+
 __all__ = [
     "Close",
-    "CloseCode",
     "Partial",
     "Ping",
     "Pong",
@@ -31,40 +31,9 @@ __all__ = [
     "encode_ping",
     "encode_pong",
     "encode_text",
-    "is_close_code",
     "parse",
     "parse_one",
 ]
-
-
-class CloseCode(enum.IntEnum):
-    """Why a connection is closed: RFC 6455 section 7.4.1 and the IANA registry that it began."""
-
-    NORMAL = 1000
-    GOING_AWAY = 1001
-    PROTOCOL_ERROR = 1002
-    UNSUPPORTED = 1003
-    NO_STATUS = 1005
-    """Never on the wire: the close frame had no code."""
-    ABNORMAL = 1006
-    """Never on the wire: the connection ended without a close frame."""
-    INVALID_DATA = 1007
-    POLICY = 1008
-    TOO_BIG = 1009
-    INTERNAL_ERROR = 1011
-    RESTART = 1012
-    TRY_AGAIN_LATER = 1013
-
-
-# First and last of each range that may stand in a close frame. 1004 is reserved, 1005, 1006 and
-# 1015 are for local use; 1012 to 1014 were registered with IANA after the RFC; 3000 to 3999 are
-# for libraries and 4000 to 4999 for applications (RFC 6455 section 7.4.2).
-_CLOSE_CODES = ((1000, 1003), (1007, 1014), (3000, 4999))
-
-
-def is_close_code(code: int) -> bool:
-    """Say whether ``code`` may stand in a close frame."""
-    return any(first <= code <= last for first, last in _CLOSE_CODES)
 
 
 @attrs.frozen
@@ -113,7 +82,7 @@ class Partial:
     """
 
     unread: bytes = b""
-    """The start of a frame that cannot be told yet: part of a header, or of a control frame."""
+    """The start of a frame that cannot be read yet: part of a header, or of a control frame."""
     payload: bytearray = attrs.field(factory=bytearray, converter=bytearray)
     """What has arrived of the message, unmasked."""
     checked: int = 0
@@ -134,7 +103,7 @@ class Partial:
 
 
 class _BrokenError(Exception):
-    """The way of a violation from where it is found up to ``parse``."""
+    """Raised where a violation is found; `parse` catches it, and returns the violation."""
 
     def __init__(self, reason: str, code: CloseCode = CloseCode.PROTOCOL_ERROR) -> None:
         super().__init__(reason)
@@ -158,6 +127,7 @@ _NOT_UTF8 = "A text message was not valid UTF-8; other bytes can be sent as bina
 
 
 def _fault(first: int) -> str:
+    """What is wrong with a frame that begins with this byte; "" for nothing."""
     opcode = first & 0x0F
     if first & 0x70:
         return "A reserved bit was set in a frame; no extension is in use, so all three must be 0."
@@ -168,7 +138,7 @@ def _fault(first: int) -> str:
     return ""
 
 
-# What is wrong with a frame by its first byte.
+# `_fault` by first byte.
 _FAULTS = tuple(_fault(first) for first in range(256))
 
 # A short frame is unmasked together with its key, as one number: the key XOR itself is 0, so the
@@ -188,6 +158,7 @@ _LONG = 512
 
 
 def _unmask(payload: bytes, key: bytes) -> bytes:
+    """Unmask a payload of any length; the key begins with the byte for its first."""
     size = len(payload)
     if size < _LONG:
         repeated = (key * (size // _KEY + 1))[:size]
@@ -364,6 +335,7 @@ def _read_header(data: bytes, at: int, opened: int) -> tuple[int, int] | None:
 
 
 def _read_control(opcode: int, payload: bytes) -> Ping | Pong | Close:
+    """What a control frame says, or a violation (RFC 6455 section 5.5)."""
     if opcode == _PING:
         return Ping(payload)
     if opcode == _PONG:
@@ -383,6 +355,10 @@ def _read_control(opcode: int, payload: bytes) -> Ping | Pong | Close:
 
 
 def _check_text(partial: Partial, complete: bool) -> None:
+    """Check what of a text message is not checked yet; not its last character, if that is cut in two.
+
+    A message that is complete has no character that may be cut.
+    """
     unchecked = partial.payload[partial.checked :]
     try:
         checked = codecs.utf_8_decode(unchecked, "strict", complete)[1]
@@ -415,6 +391,7 @@ def encode_binary(payload: bytes) -> bytes:
 
 
 def _long_header(first: int, size: int) -> bytes:
+    """The header of a frame with more than 125 bytes of payload, its length in the fewest bytes."""
     if size >> 16:
         return bytes((first, _LENGTH_64)) + size.to_bytes(8)
     return bytes((first, _LENGTH_16)) + size.to_bytes(2)
@@ -484,6 +461,7 @@ def encode_close(code: int, reason: str = "") -> bytes:
 
 
 def _encode_control(opcode: int, payload: bytes) -> bytes:
+    """Make a control frame. Raises ValueError for a payload over 125 bytes."""
     if len(payload) > _SHORT:
         raise ValueError(f"a control frame has at most {_SHORT} bytes of payload, not {len(payload)}")
     return bytes((_FINAL | opcode, len(payload))) + payload
