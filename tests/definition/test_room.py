@@ -12,7 +12,7 @@ import pytest
 
 from trio_rooms._definition.room import Room
 from trio_rooms._state.snapshot import Snapshot
-from trio_rooms._values.convert import describe
+from trio_rooms._values.misfits import describe
 from trio_rooms.errors import DefinitionError
 
 LIMIT = {"a": 1}

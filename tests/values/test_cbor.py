@@ -139,3 +139,26 @@ def test_a_deep_stack_is_no_other_error() -> None:
         except RecursionError:
             pytest.fail("a RecursionError came through")
     pytest.fail("the stack was never too deep")
+
+
+@attrs.define
+class Shape:
+    """A class whose field has a type that no value is held to."""
+
+    name: str
+    points: list[int] = attrs.field(factory=list)
+    end: Point | None = None
+
+
+@attrs.frozen
+class Far(Point):
+    """A subclass with one field more."""
+
+    z: int = 3
+
+
+def test_what_is_sent_goes_by_what_a_value_is() -> None:
+    """A subclass keeps its fields, and a string in a list's place stays one."""
+    shape: Any = Shape("s", end=Far(1))
+    shape.points = "abc"
+    assert cbor.as_sent(shape) == {"name": "s", "points": "abc", "end": {"x": 1, "y": None, "z": 3}}

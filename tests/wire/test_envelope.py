@@ -19,6 +19,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from trio_rooms._values import json_codec
 from trio_rooms._wire import envelope as protocol
 from trio_rooms._wire.envelope import Envelope, Outgoing
 from trio_rooms._wire.frames import encode_binary, encode_text
@@ -30,9 +31,9 @@ def encoder(request: pytest.FixtureRequest) -> Iterator[None]:
     """Everything is the same with the faster encoder and without it."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "json":
-            patch.setattr(protocol, "orjson", None)
+            patch.setattr(json_codec, "orjson", None)
         else:
-            assert vars(protocol)["orjson"] is not None, "the tests need orjson: it is in the extra `test`"
+            assert vars(json_codec)["orjson"] is not None, "the tests need orjson: it is in the extra `test`"
         yield
 
 
@@ -430,7 +431,7 @@ def test_both_encoders_say_the_same(data: Any) -> None:
     """Whether the faster encoder is installed shows in nothing that a client can read."""
     with pytest.MonkeyPatch.context() as patch:
         faster = spoken(protocol.event("a", data), binary=False)
-        patch.setattr(protocol, "orjson", None)
+        patch.setattr(json_codec, "orjson", None)
         assert spoken(protocol.event("a", data), binary=False) == faster
 
 

@@ -15,7 +15,9 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 import attrs
 
 from trio_rooms._state.snapshot import Codec, Migration
-from trio_rooms._values.convert import document, is_class, wire
+from trio_rooms._values.classes import is_class
+from trio_rooms._values.lenient import document
+from trio_rooms._values.strict import wire
 from trio_rooms.errors import DefinitionError
 
 __all__ = ["Handler", "Room"]

@@ -19,7 +19,7 @@ from trio_rooms._sockets.links import Link
 from trio_rooms._state.persistent import Record
 from trio_rooms._state.snapshot import decode_value
 from trio_rooms._values.cbor import as_sent
-from trio_rooms._values.convert import describe
+from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope as protocol
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import EventError, HandlerFailed, RoomFailed, RoomsClosed, RoomsError, StoreError

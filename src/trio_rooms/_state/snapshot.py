@@ -22,7 +22,9 @@ import attrs
 import cbor2
 
 from trio_rooms._values import cbor
-from trio_rooms._values.convert import describe, document, fields, is_class
+from trio_rooms._values.classes import fields, is_class
+from trio_rooms._values.lenient import document
+from trio_rooms._values.misfits import describe
 from trio_rooms.errors import MigrationError, SnapshotCorrupt, SnapshotTooNew, StateError
 
 __all__ = ["LARGE", "Codec", "Migration", "Snapshot", "decode_value", "encode_value"]

@@ -1,4 +1,4 @@
-"""CBOR with a bound on its nesting, for all that states, events and attachments may hold.
+"""CBOR with a bound on its nesting: any value to bytes, and what a stranger sent to plain values.
 
 cbor2's encoder descends into what it is given without looking how deep it is: some thousand
 levels overrun the stack and end the process. And what it does not know by itself it asks
@@ -11,14 +11,17 @@ from __future__ import annotations
 import collections
 import datetime
 import enum
+import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import cbor2
 
-from .convert import fields, is_class, plain
+from .classes import fields, is_class
+from .plain import MESSAGE_DEPTH, plain
 
-__all__ = ["DEPTH", "as_sent", "encode", "encode_plain"]
+__all__ = ["DEPTH", "as_sent", "decode_plain", "encode", "encode_plain"]
 
 DEPTH: Final = 200
 """Containers in containers. Building nested classes again takes up to three calls for each of
@@ -87,6 +90,7 @@ class _Forms(dict[type, _Form]):
         return [item if type(item) in _SCALARS else self[type(item)](item, levels) for item in value]
 
     def _map(self, value: Any, levels: int) -> Any:
+        """Make a map's values plain, and its keys; nearly all keys are strings."""
         levels = _inside(levels)
         if not _SCALARS.issuperset(map(type, value)):
             return {self._key(key, levels): self[type(item)](item, levels) for key, item in value.items()}
@@ -98,13 +102,16 @@ class _Forms(dict[type, _Form]):
         }
 
     def _key(self, key: Any, levels: int) -> Any:
+        """Make a key plain, and hashable again."""
         return _frozen(self[type(key)](key, levels))
 
     def _tag(self, tag: Any, levels: int) -> Any:
+        """Make the value under a tag plain."""
         levels = _inside(levels)
         return cbor2.CBORTag(tag.tag, self[type(tag.value)](tag.value, levels))
 
     def _instance(self, value: Any, levels: int) -> Any:
+        """Make an instance of a class a map, with plain values."""
         levels = _inside(levels)
         content = fields(value)
         if _SCALARS.issuperset(map(type, content.values())):
@@ -116,11 +123,12 @@ class _Forms(dict[type, _Form]):
 
 
 def _unknown(_: cbor2.CBOREncoder, value: Any) -> None:
+    """What cbor2 calls for a value that it has no form for."""
     _refused(value, 0)
 
 
 def _frozen(form: Any) -> Any:
-    """What is written as a plain value is, and can be a key."""
+    """A plain value as one that can be a key, and is written alike."""
     if isinstance(form, cbor2.CBORTag):
         return cbor2.CBORTag(form.tag, _frozen(form.value))
     if isinstance(form, Mapping):
@@ -135,12 +143,14 @@ def _as_it_is(value: Any, _: int) -> Any:
 
 
 def _refused(value: Any, _: int) -> Any:
+    """The form of what CBOR has no form for: a TypeError that names its type."""
     kind = type(value)
     msg = f"CBOR has no form for {kind.__module__}.{kind.__qualname__}"
     raise TypeError(msg)
 
 
 def _inside(levels: int) -> int:
+    """How many levels are left inside of a container; ValueError where it is one too many itself."""
     if not levels:
         msg = f"it is nested more than {DEPTH} levels deep, or contains itself"
         raise ValueError(msg)
@@ -151,6 +161,7 @@ def _inside(levels: int) -> int:
 
 
 def _kept(forms: _Forms, kind: type) -> _Form | None:
+    """Enums are their values; points in time and sets have tags, by which they are read again."""
     if issubclass(kind, enum.Enum):
         return lambda value, levels: forms[type(value.value)](value.value, levels)
     if issubclass(kind, datetime.datetime):
@@ -161,6 +172,7 @@ def _kept(forms: _Forms, kind: type) -> _Form | None:
 
 
 def _moment(value: datetime.datetime, _: int) -> Any:
+    """A point in time under its tag, as RFC 3339 writes it."""
     if value.tzinfo is not datetime.UTC:
         offset = value.utcoffset()
         if offset is None:
@@ -178,6 +190,8 @@ _KEPT: Final = _Forms(_kept)
 
 
 def _sent(forms: _Forms, kind: type) -> _Form | None:
+    """Enums, and all that CBOR would need a tag for, are what `plain` makes of them."""
+
     def form(value: Any, levels: int) -> Any:
         known = plain(value)
         return forms[type(known)](known, levels)
@@ -219,3 +233,60 @@ def as_sent(value: Any) -> Any:
         TypeError, ValueError: it holds what has no form, or is nested too deeply.
     """
     return cbor2.loads(encode_plain(value))
+
+
+# What strangers send.
+
+
+def decode_plain(content: bytes) -> Any:
+    """The value of a stranger's CBOR, which may have no tags: what a tag makes is up to the sender.
+
+    Raises:
+        ValueError: it is not CBOR, has a tag, is nested too deeply, or has bytes behind it; the
+            text says which, and is for the sender.
+    """
+    decoder = _this_thread.decoder
+    decoder.fp = stream = io.BytesIO(content)
+    try:
+        value = decoder.decode()
+    except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError) as error:
+        _this_thread.renew()  # Whatever state it was left in.
+        msg = f"not CBOR as it is allowed here (no tags, at most {MESSAGE_DEPTH} levels): {error}"
+        raise ValueError(msg) from error
+    if stream.tell() != len(content):
+        _this_thread.renew()  # It may have read ahead.
+        msg = f"{len(content) - stream.tell()} bytes after the end of the CBOR"
+        raise ValueError(msg)
+    return value
+
+
+def _no_tag(*_: object) -> NoReturn:
+    msg = "tags are not allowed"
+    raise ValueError(msg)
+
+
+# Every tag that the decoder would make an object of; `tag_hook` is asked about the others.
+_TAGS: Final = dict.fromkeys(
+    (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799),
+    _no_tag,
+)
+
+
+class _ThisThread(threading.local):
+    """This thread's decoder: to make one takes longer than to decode a short message."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Make a new one, that nothing has been decoded with."""
+        self.decoder = cbor2.CBORDecoder(
+            io.BytesIO(),
+            tag_hook=_no_tag,
+            semantic_decoders=_TAGS,
+            max_depth=MESSAGE_DEPTH,
+            strict_hashable_types=False,
+        )
+
+
+_this_thread: Final = _ThisThread()

@@ -1,25 +1,12 @@
-"""Envelopes, version 1: what an event looks like on the wire, in JSON and in CBOR."""
+"""Envelopes, version 1: which map an event is on the wire, alike in JSON and in CBOR."""
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import threading
 from typing import Any, Final, NoReturn
 
 import attrs
-import cbor2
 
-try:
-    import orjson
-
-    _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-except ImportError:  # It is an extra.
-    orjson = None  # type: ignore[assignment]
-
-from trio_rooms._values import cbor
-from trio_rooms._values.convert import plain
+from trio_rooms._values import cbor, json_codec
 from trio_rooms.errors import EventError
 
 from .frames import encode_binary, encode_text
@@ -38,9 +25,6 @@ __all__ = [
 
 SUBPROTOCOLS: Final = {"trio-rooms.v1.json": False, "trio-rooms.v1.cbor": True}
 """The subprotocols that are spoken, and whether each begins in CBOR."""
-
-_DEPTH: Final = 64
-"""Containers in containers that a message may have; deeper data has no honest use in an event."""
 
 
 # Not frozen, because attrs takes longer to make a frozen one, and each message has one.
@@ -75,7 +59,7 @@ class Outgoing:
                 self._binary = encode_binary(cbor.encode_plain(self._envelope))
             return self._binary
         if self._text is None:
-            self._text = encode_text(_to_json(self._envelope))
+            self._text = encode_text(json_codec.encode(self._envelope))
         return self._text
 
 
@@ -114,7 +98,10 @@ def decode(message: str | bytes) -> Envelope | None:
     Raises:
         EventError: ``invalid_message``, saying what is wrong with it.
     """
-    content = _from_json(message) if isinstance(message, str) else _from_cbor(message)
+    try:
+        content = json_codec.decode(message) if isinstance(message, str) else cbor.decode_plain(message)
+    except ValueError as error:
+        reject(str(error))
     if type(content) is not dict:
         reject(f"an envelope is a map like {{'event': 'say', 'data': ...}}, not a {_kind(content)}")
     name = content.get("event")
@@ -132,151 +119,17 @@ def decode(message: str | bytes) -> Envelope | None:
 
 
 def reject(why: str) -> NoReturn:
-    """Refuse a message before any handler sees it."""
+    """Refuse a message before any handler sees it.
+
+    Raises:
+        EventError: ``invalid_message``, with this text for the client.
+    """
     code = "invalid_message"
     raise EventError(code, why)
 
 
-def _to_json(value: Any) -> bytes:
-    try:
-        try:
-            return _dump(value)
-        except (TypeError, ValueError):
-            # What CBOR clients may send and JSON has no form for must not make a room unable
-            # to speak to its JSON clients: NaN and infinities become null, odd keys strings.
-            return _encode_json(_for_json(value)).encode()
-    except RecursionError:
-        msg = "it is nested too deeply, or contains itself"
-        raise ValueError(msg) from None
-
-
-# Made once: json.dumps and json.loads with options make a new one at each call, which takes
-# longer than a short message.
-_encode_json: Final = json.JSONEncoder(
-    default=plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-).encode
-
-
-def _dump(value: Any) -> bytes:
-    if orjson is not None:
-        # It leaves to `plain` what it would write in another form than the standard library, and
-        # what it refuses (integers beyond 64 bits, keys that are no strings) to that.
-        try:
-            return orjson.dumps(value, plain, _OPTIONS)
-        except TypeError:
-            pass
-    return _encode_json(value).encode()
-
-
-def _for_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_json_key(key): _for_json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_for_json(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return _for_json(plain(value))
-
-
-def _json_key(key: Any) -> str | int | None:
-    if key is None or isinstance(key, str | int):
-        return key
-    try:
-        return str(plain(key))
-    except TypeError:
-        return str(key)
-
-
-def _from_json(text: str) -> Any:
-    # Not by orjson, which makes floats of integers beyond 64 bits.
-    try:
-        value, end = _json.raw_decode(text) if text.startswith("{") else (None, -1)
-        if end != len(text):
-            value = _json.decode(text)  # There is white space around it, or it is wrong.
-        # An escaped lone surrogate makes a string that neither JSON nor CBOR can carry on.
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError:
-        reject("the JSON is nested too deeply")
-    except UnicodeEncodeError:
-        reject("the JSON has an escaped surrogate without its other half")
-    except ValueError as error:
-        reject(f"not JSON: {error}")
-    if text.count("[") + text.count("{") > _DEPTH and not _shallow(value):
-        reject(f"the JSON is nested more than {_DEPTH} levels deep")
-    return value
-
-
-def _shallow(value: Any) -> bool:
-    level = [value]
-    for _ in range(_DEPTH + 1):
-        level = [
-            inner
-            for outer in level
-            if type(outer) in (dict, list)
-            for inner in (outer.values() if type(outer) is dict else outer)
-        ]
-        if not level:
-            return True
-    return False
-
-
-def _no_constant(name: str) -> NoReturn:
-    msg = f"{name} is not a JSON number"
-    raise ValueError(msg)
-
-
-_json: Final = json.JSONDecoder(parse_constant=_no_constant)
-
-
-def _no_tag(*_: object) -> NoReturn:
-    msg = "tags are not allowed"
-    raise ValueError(msg)
-
-
-# Every tag that the decoder would make an object of; `tag_hook` is asked about the others.
-_TAGS: Final = dict.fromkeys(
-    (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799),
-    _no_tag,
-)
-
-
-class _Decoder(threading.local):
-    """This thread's CBOR decoder: to make one takes longer than to decode a short message."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        self.decoder = cbor2.CBORDecoder(
-            io.BytesIO(),
-            tag_hook=_no_tag,
-            semantic_decoders=_TAGS,
-            max_depth=_DEPTH,
-            strict_hashable_types=False,
-        )
-
-
-_cbor: Final = _Decoder()
-
-
-def _from_cbor(message: bytes) -> Any:
-    decoder = _cbor.decoder
-    decoder.fp = stream = io.BytesIO(message)
-    try:
-        value = decoder.decode()
-    except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError) as error:
-        _cbor.renew()  # Whatever state it was left in.
-        reject(f"not CBOR as it is allowed here (no tags, at most {_DEPTH} levels): {error}")
-    if stream.tell() != len(message):
-        _cbor.renew()  # It may have read ahead.
-        reject(f"{len(message) - stream.tell()} bytes after the end of the CBOR")
-    return value
-
-
 def _kind(value: object) -> str:
+    """What JSON calls a value that is no map."""
     return {
         list: "list",
         str: "string",

@@ -1,0 +1,133 @@
+"""JSON for clients: any value that can be sent to bytes, and what a stranger sent to plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, NoReturn
+
+try:
+    import orjson
+
+    _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+except ImportError:  # It is an extra.
+    orjson = None  # type: ignore[assignment]
+
+from .plain import MESSAGE_DEPTH, plain
+
+__all__ = ["decode", "encode"]
+
+
+def encode(value: Any) -> bytes:
+    """The JSON of a value for clients, as UTF-8; the same with orjson and without it.
+
+    What CBOR clients may send and JSON has no form for becomes something near it: NaN and
+    infinities null, keys that are no strings one.
+
+    Raises:
+        TypeError, ValueError: it holds what has no form, or is nested too deeply.
+    """
+    try:
+        try:
+            return _dump(value)
+        except (TypeError, ValueError):
+            # Else one client's NaN would make a room unable to speak to its JSON clients.
+            return _encode(_for_json(value)).encode()
+    except RecursionError:
+        msg = "it is nested too deeply, or contains itself"
+        raise ValueError(msg) from None
+
+
+# Made once: json.dumps and json.loads with options make a new one at each call, which takes
+# longer than a short message.
+_encode: Final = json.JSONEncoder(
+    default=plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+).encode
+
+
+def _dump(value: Any) -> bytes:
+    """Write a value in one go, if JSON has a form for all that is in it."""
+    if orjson is not None:
+        # It leaves to `plain` what it would write in another form than the standard library, and
+        # what it refuses (integers beyond 64 bits, keys that are no strings) to that.
+        try:
+            return orjson.dumps(value, plain, _OPTIONS)
+        except TypeError:
+            pass
+    return _encode(value).encode()
+
+
+def _for_json(value: Any) -> Any:
+    """Replace all that JSON has no form for, at every level."""
+    if isinstance(value, dict):
+        return {_key_for_json(key): _for_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return _for_json(plain(value))
+
+
+def _key_for_json(key: Any) -> str | int | None:
+    if key is None or isinstance(key, str | int):
+        return key
+    try:
+        return str(plain(key))
+    except TypeError:
+        return str(key)
+
+
+def decode(text: str) -> Any:
+    """The value of a stranger's JSON, of which every part can be sent on as JSON and as CBOR.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has half a surrogate pair; the
+            text says which, and is for the sender.
+    """
+    # Not by orjson, which makes floats of integers beyond 64 bits.
+    try:
+        value, end = _decoder.raw_decode(text) if text.startswith("{") else (None, -1)
+        if end != len(text):
+            value = _decoder.decode(text)  # There is white space around it, or it is wrong.
+        # An escaped lone surrogate makes a string that neither JSON nor CBOR can carry on.
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        msg = "the JSON is nested too deeply"
+        raise ValueError(msg) from None
+    except UnicodeEncodeError:
+        msg = "the JSON has an escaped surrogate without its other half"
+        raise ValueError(msg) from None
+    except ValueError as error:
+        msg = f"not JSON: {error}"
+        raise ValueError(msg) from error
+    if text.count("[") + text.count("{") > MESSAGE_DEPTH and not _is_shallow(value):
+        msg = f"the JSON is nested more than {MESSAGE_DEPTH} levels deep"
+        raise ValueError(msg)
+    return value
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether a value has no more levels than a message may have, without recursion."""
+    level = [value]
+    for _ in range(MESSAGE_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if type(outer) in (dict, list)
+            for inner in (outer.values() if type(outer) is dict else outer)
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _no_constant(name: str) -> NoReturn:
+    """Refuse NaN and the infinities, which Python reads and RFC 8259 does not have."""
+    msg = f"{name} is not a JSON number"
+    raise ValueError(msg)
+
+
+_decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
