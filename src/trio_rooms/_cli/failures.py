@@ -1,0 +1,13 @@
+"""The two ways in which a command fails; `main` makes an exit status of each."""
+
+from __future__ import annotations
+
+__all__ = ["CommandFailed", "UsageError"]
+
+
+class UsageError(Exception):
+    """What the command line asks for does not exist; the text says what does."""
+
+
+class CommandFailed(Exception):
+    """It could not be done; the text says why."""

@@ -1,0 +1,97 @@
+"""What ``inspect`` writes: a table of all rooms, or all about one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+
+from trio_rooms._state.snapshot import Snapshot
+from trio_rooms.errors import SnapshotCorrupt
+from trio_rooms.stores.base import Store
+
+from .render import printable, quoted, show
+from .stored import all_keys, generations_of, newest_intact, no_such_room, storage_of
+
+__all__ = ["describe_room", "list_rooms"]
+
+
+async def list_rooms(store: Store, write: Callable[[str], object]) -> None:
+    """Write a table of all rooms, line by line, however many there are."""
+    write(f"{'VERSION':>7}  {'GENERATION':>10}  {'BYTES':>11}  {'STORAGE':>7}  KEY")
+    count = 0
+    async with aclosing(all_keys(store)) as keys:
+        async for key in keys:
+            count += 1
+            write(await _line(store, key))
+    write("1 room" if count == 1 else f"{count:,} rooms")
+
+
+async def _line(store: Store, key: str) -> str:
+    """One room's line of the table, without decoding its state, which may be large."""
+    found = await store.load(key)
+    names = 0
+    async with aclosing(storage_of(store, key)) as values:
+        async for _ in values:
+            names += 1
+    version, note = "-", ""
+    for stored in found:
+        try:
+            version = str(Snapshot.unpack(key, stored.document).version)
+        except SnapshotCorrupt:
+            continue
+        if stored is not found[0]:
+            note = "  (damaged: generation before it is intact)"
+        break
+    else:
+        note = "  (damaged)" if found else "  (no snapshot)"
+    generation = f"{found[0].generation:,}" if found else "-"
+    size = f"{len(found[0].document):,}" if found else "-"
+    return f"{version:>7}  {generation:>10}  {size:>11}  {names:>7,}  {printable(key)}{note}"
+
+
+async def describe_room(store: Store, key: str, write: Callable[[str], object]) -> bool:
+    """Write what a store has of one room.
+
+    Returns:
+        Whether its state can be read.
+
+    Raises:
+        UnknownRoom: the store has nothing of it.
+    """
+    generations = generations_of(key, await store.load(key))
+    sizes = []
+    async with aclosing(storage_of(store, key)) as values:
+        async for name, value in values:
+            sizes.append((name, len(value)))
+    if not generations and not sizes:
+        raise no_such_room(key)
+    usable = newest_intact(generations)
+    write(f"room         {printable(key)}")
+    if usable is not None and usable.snapshot is not None:
+        write(f"version      {usable.snapshot.version}")
+        write(f"generation   {usable.snapshot.generation:,}")
+        write(f"epoch        {usable.snapshot.epoch:,}")
+        write(f"size         {len(usable.stored.document):,} bytes")
+    heading = "generations"
+    for one in generations or ():
+        condition = "intact" if one.fault is None else f"DAMAGED: {one.fault}"
+        write(f"{heading:<11}  {one.stored.generation:,}: {len(one.stored.document):,} bytes, {condition}")
+        heading = ""
+    if not generations:
+        write("generations  none")
+    write(f"storage      {len(sizes):,} {'name' if len(sizes) == 1 else 'names'}")
+    for name, size in sizes:
+        write(f"    {quoted(name)}  {size:,} bytes")
+    if usable is None:
+        write("state        none that can be read")
+        return False
+    write(
+        "state" if usable is generations[0] else f"state        (of generation {usable.stored.generation:,})"
+    )
+    try:
+        # Written after all of it is made: half a state would look like a whole one.
+        shown = "".join(show(usable.state, "    "))
+    except RecursionError:
+        shown = "(nested too deeply to be shown; --export writes it)"
+    write(f"    {shown}")
+    return True

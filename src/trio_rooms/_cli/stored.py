@@ -1,0 +1,113 @@
+"""Rooms as a store has them, read without their definitions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any, Final
+
+import attrs
+import cbor2
+
+from trio_rooms._definition.room import Room
+from trio_rooms._keys import make_key, split_key
+from trio_rooms._state.snapshot import Snapshot, decode_value
+from trio_rooms.errors import SnapshotCorrupt, UnknownRoom
+from trio_rooms.stores.base import Store, StoredSnapshot
+
+from .render import printable
+
+__all__ = [
+    "Generation",
+    "all_keys",
+    "check_key",
+    "checked_key",
+    "generations_of",
+    "newest_intact",
+    "no_such_room",
+    "storage_of",
+]
+
+_PAGE: Final = 64
+"""Rooms, and values of a storage, that are in memory at a time."""
+
+
+def check_key(key: str) -> str:
+    """Return a key if it is one.
+
+    Raises:
+        UnknownRoom: it is not ``name/id``, or its id is not allowed.
+        DefinitionError: its name is not allowed.
+    """
+    if "/" not in key:
+        msg = f"{key!r} is no room's key; a key is NAME/ID, like chat/lobby"
+        raise UnknownRoom(msg)
+    return checked_key(*split_key(key))
+
+
+def checked_key(name: str, id_: str) -> str:
+    """The key of a room, whose name and id may be anything.
+
+    Raises:
+        UnknownRoom: the id is not allowed.
+        DefinitionError: the name is not allowed.
+    """
+    Room(name)  # A name is what a definition may have.
+    return make_key(name, id_)
+
+
+async def all_keys(store: Store) -> AsyncGenerator[str, None]:
+    """The keys of all rooms, in order, a page at a time."""
+    last: str | None = None
+    while keys := await store.keys(after=last, limit=_PAGE):
+        for key in keys:
+            yield key
+        last = keys[-1]
+
+
+async def storage_of(store: Store, key: str) -> AsyncGenerator[tuple[str, bytes], None]:
+    """Names and encoded values of a room's storage, in order, a page at a time."""
+    last: str | None = None
+    while values := await store.list(key, after=last, limit=_PAGE):
+        for name, value in values:
+            yield name, value
+        last = values[-1][0]
+
+
+@attrs.frozen
+class Generation:
+    """One stored generation: what it says, or what is wrong with it."""
+
+    stored: StoredSnapshot
+    snapshot: Snapshot | None = None
+    """None if it is damaged."""
+    state: Any = None
+    """The state, plain."""
+    fault: str | None = None
+    """What is wrong with it; None if it is intact."""
+
+
+def generations_of(key: str, found: Iterable[StoredSnapshot]) -> list[Generation]:
+    """What the snapshots of a room say, newest first, as `Store.load` gives them."""
+    return [_examine(key, stored) for stored in found]
+
+
+def _examine(key: str, stored: StoredSnapshot) -> Generation:
+    try:
+        snapshot = Snapshot.unpack(key, stored.document)
+        return Generation(stored, snapshot, decode_value(snapshot.state))
+    except SnapshotCorrupt as error:
+        return Generation(stored, fault=error.why)
+    except (cbor2.CBORDecodeError, RecursionError) as error:
+        return Generation(stored, fault=f"its state does not decode: {error}")
+
+
+def newest_intact(generations: Iterable[Generation]) -> Generation | None:
+    """The one that a server would take: the newest that is intact."""
+    return next((one for one in generations if one.fault is None), None)
+
+
+def no_such_room(key: str) -> UnknownRoom:
+    """The error for a room of which a store has nothing."""
+    return UnknownRoom(
+        f"the store has no room {printable(key)}; without a KEY, inspect lists the rooms it has"
+    )
