@@ -1,10 +1,15 @@
-"""What cbor.py writes is what cbor2 writes by itself, of everything that cbor2 knows."""
+"""What is written is what cbor2 writes by itself, of everything that cbor2 knows; what strangers write is
+read without tags.
+"""
 
 from __future__ import annotations
 
 import collections
 import datetime
 import enum
+import subprocess
+import sys
+import tracemalloc
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -162,3 +167,96 @@ def test_what_is_sent_goes_by_what_a_value_is() -> None:
     shape: Any = Shape("s", end=Far(1))
     shape.points = "abc"
     assert cbor.as_sent(shape) == {"name": "s", "points": "abc", "end": {"x": 1, "y": None, "z": 3}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["f6", "00", "6161", "80", "a0", "a16161f6", "820102", "43010203", "fb3ff0000000000000"],
+)
+def test_no_tag_is_allowed(content: str) -> None:
+    """A tag of any number, around any content, is refused: what it would make is up to the sender."""
+    for number in [*range(301), 1004, 22098, 43000, 55799, 65535, 2**16, 2**32 - 1, 2**32, 2**64 - 1]:
+        for start in (b"", b"\x81", b"\xa1\x61a"):
+            with pytest.raises(ValueError, match="no tags"):
+                cbor.decode_plain(start + head(6, number) + bytes.fromhex(content))
+    assert cbor.decode_plain(b"\x81" + bytes.fromhex(content)) == [cbor2.loads(bytes.fromhex(content))]
+
+
+def head(major: int, count: int) -> bytes:
+    """The head of a CBOR item (RFC 8949, section 3)."""
+    if count < 24:
+        return bytes([major << 5 | count])
+    size = next(size for size in range(4) if count < 1 << (8 << size))
+    return bytes([major << 5 | 24 + size]) + count.to_bytes(1 << size, "big")
+
+
+@pytest.mark.parametrize("major", [2, 3, 4, 5])
+@pytest.mark.parametrize("length", [5, 2**16, 2**31 - 1, 2**32, 2**40, 2**62, 2**63 - 1, 2**64 - 1])
+def test_a_length_is_not_believed(major: int, length: int) -> None:
+    """A length far beyond the data is refused without taking memory for it."""
+    for start in (b"", b"\x81", b"\xa1\x61a"):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match="not CBOR"):
+                cbor.decode_plain(start + head(major, length) + b"\x01")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 1_000_000
+
+
+def test_no_memory_is_taken_outside_python() -> None:
+    """The same in a process that may not take much more than it has, whoever allocates."""
+    program = """
+import resource
+from trio_rooms._values import cbor
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 64 * 2**20,) * 2)
+for major in (2, 3, 4, 5):
+    for size in (4, 8):
+        for length in (2**31 - 1, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1):
+            if length < 1 << 8 * size:
+                head = bytes([major << 5 | (26 if size == 4 else 27)]) + length.to_bytes(size, "big")
+                for message in (head, head * 60, b"\\x81" + head + b"x" * 1000):
+                    try:
+                        cbor.decode_plain(message)
+                    except ValueError:
+                        continue
+                    raise SystemExit("it was taken")
+print("refused")
+"""
+    if sys.platform != "linux":
+        pytest.skip("asks /proc how much a process has")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "refused\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (b"", "not CBOR"),
+        (b"\xff", "not CBOR"),
+        (b"\xa1\x65event", "not CBOR"),
+        (b"\xa1\x65event\x62\xc3\x28", "not CBOR"),
+        (b"\xa1\x65event\x63\xed\xa0\x80", "not CBOR"),
+        (b"\x1c", "not CBOR"),
+        (b"\xfc", "not CBOR"),
+        (b"\xf8\x01", "not CBOR"),
+        (b"\x5f\x61a\xff", "not CBOR"),
+        (b"\xa1\x65event\x61a\x00", "1 bytes after the end"),
+        (b"\xa1\x65event\x61a" * 3, "18 bytes after the end"),
+        (b"\xa0" + b"\0" * 100_000, "100000 bytes after the end"),
+    ],
+)
+def test_wrong_cbor_is_refused(message: bytes, why: str) -> None:
+    """CBOR that is cut short, malformed, or followed by more is refused."""
+    with pytest.raises(ValueError) as caught:
+        cbor.decode_plain(message)
+    assert why in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_lengths_may_be_left_open() -> None:
+    """Maps, lists and strings of indefinite length are read like others (RFC 8949, 3.2)."""
+    message = b"\xbf\x65event\x7f\x61a\x61b\xff\x64data\x9f\x01\x5f\x41\x01\x41\x02\xff\xff\xff"
+    assert cbor.decode_plain(message) == {"event": "ab", "data": [1, b"\1\2"]}
