@@ -1,6 +1,4 @@
-"""What is written is what cbor2 writes by itself, of everything that cbor2 knows; what strangers write is
-read without tags.
-"""
+"""CBOR is written as cbor2 writes it by itself, and read without tags where strangers wrote it."""
 
 from __future__ import annotations
 

@@ -56,6 +56,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 async def _run(rooms: Sequence[Room[Any]], options: argparse.Namespace) -> None:
+    """Serve until a signal comes; then save all rooms and close all connections."""
     store = None if options.data is None else DiskStore(options.data)
     settings = {"max_awake": options.max_awake, "max_message_size": options.max_message_size}
     with _signals() as signals:

@@ -92,6 +92,7 @@ def generations_of(key: str, found: Iterable[StoredSnapshot]) -> list[Generation
 
 
 def _examine(key: str, stored: StoredSnapshot) -> Generation:
+    """Decode a snapshot with its state, or find out what is wrong with it."""
     try:
         snapshot = Snapshot.unpack(key, stored.document)
         return Generation(stored, snapshot, decode_value(snapshot.state))

@@ -71,6 +71,7 @@ def _for_json(value: Any) -> Any:
 
 
 def _key_for_json(key: Any) -> str | int | None:
+    """A key that JSON writes as a string, whatever it was."""
     if key is None or isinstance(key, str | int):
         return key
     try:

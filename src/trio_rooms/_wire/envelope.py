@@ -35,6 +35,7 @@ class Envelope:
     event: str
     data: Any = None
     id: int | None = None
+    """What the answer is to carry as ``ack``; None for a message that wants no answer."""
     channel: str | None = None
 
 

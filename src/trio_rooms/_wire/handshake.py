@@ -2,6 +2,9 @@
 
 A client may send its first frame right behind its request, so what comes after the head is
 kept apart.
+
+Nearly every head is a plain GET that comes in one read, and a regular expression reads it. All
+others are read by h11.
 """
 
 from __future__ import annotations
@@ -41,7 +44,11 @@ class Answer:
         return cls(status, f"{line}\n".encode(), named)
 
     def encode(self, *, head_only: bool = False) -> bytes:
-        """The bytes of the answer."""
+        """The bytes of the answer.
+
+        Args:
+            head_only: leave the body out, as a HEAD request wants it.
+        """
         try:
             phrase = HTTPStatus(self.status).phrase
         except ValueError:
@@ -54,7 +61,11 @@ class Answer:
 
 
 class BadRequestError(Exception):
-    """What came is not a request that can be answered with anything but this."""
+    """What came is no request, or one that is too large.
+
+    Attributes:
+        answer: what its sender gets.
+    """
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer)
@@ -71,7 +82,7 @@ class Head:
     headers: Mapping[str, str]
     """By lower-case name; of one given twice, all joined by ``", "``."""
     rest: bytes
-    """What came behind it."""
+    """The bytes that came behind the head, which are the first of the WebSocket."""
 
     @property
     def wants_websocket(self) -> bool:
@@ -86,6 +97,7 @@ class Head:
 
 
 def _tokens(header: str) -> list[str]:
+    """The words in a header that is a list of them, in lower case."""
     return [token.strip().lower() for token in header.split(",")]
 
 
@@ -132,9 +144,9 @@ class HeadReader:
         )  # fmt: skip
 
 
-# What nearly every head is: GET, HTTP/1.1, one Host, no body, and read whole. h11 would say the same
-# of it and takes seven times as long, which was half of a handshake. Whatever does not look like
-# this is left to h11, so nothing is accepted here that it would refuse.
+# What nearly every head is: GET, HTTP/1.1, one Host, no body, and read whole. h11 reads the same in
+# it and takes seven times as long, which was half of a handshake. Whatever does not look like this
+# is left to h11, so nothing is accepted here that it would refuse.
 _END: Final = b"\r\n\r\n"
 _USUAL: Final = re.compile(
     rb"GET ([\x21-\x7e]+) HTTP/1\.1\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"
@@ -143,6 +155,7 @@ _BODY: Final = ("content-length", "transfer-encoding")
 
 
 def _read_usual(data: bytes) -> Head | None:
+    """The head of a usual request; None for what is not one, or not all of one."""
     end = data.find(_END) + len(_END)
     match = _USUAL.fullmatch(data, 0, end) if len(_END) <= end <= HEAD_LIMIT else None
     if match is None:
@@ -159,6 +172,7 @@ def _read_usual(data: bytes) -> Head | None:
 
 
 def _add(headers: dict[str, str], name: str, value: str) -> None:
+    """Note a header, joined to an earlier one of that name (RFC 9110, 5.3)."""
     headers[name] = f"{headers[name]}, {value}" if name in headers else value
 
 

@@ -1,7 +1,6 @@
-"""For tests: the suite that every store passes, and a store that fails when it is told to.
+"""The suite that every store passes: what `Store` promises, one test for each promise.
 
-Nothing here needs pytest to be imported; the suite is run by pytest with pytest-trio, which
-``pip install trio-rooms[testing]`` brings.
+pytest is not imported here, so that this can be imported without it.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ __all__ = ["StoreConformance"]
 
 @contextlib.contextmanager
 def _raises(expected: type[BaseException]) -> Iterator[None]:
+    """Fail unless an exception of this type is raised: `pytest.raises` without pytest."""
     try:
         yield
     except expected:
@@ -37,6 +37,7 @@ NAMES = (
 """Names that a store may trip over."""
 
 HALF_A_PAIR = "\ud800"
+"""Half a surrogate pair, which has no form in UTF-8: no store can keep it as a name."""
 
 
 class StoreConformance:
@@ -405,6 +406,7 @@ class StoreConformance:
 
 
 def _selections() -> Iterator[tuple[str, str | None, int | None]]:
+    """Prefixes, starts and limits with which `Store.list` and `Store.keys` may be asked."""
     for prefix in NAMES:
         yield prefix, None, None
         yield prefix, prefix, None
@@ -418,16 +420,19 @@ def _selections() -> Iterator[tuple[str, str | None, int | None]]:
 
 
 def _select(names: Iterable[str], prefix: str, after: str | None, limit: int | None) -> list[str]:
+    """Which names a store is to give for a selection, in which order."""
     chosen = sorted(name for name in names if name.startswith(prefix) and (after is None or name > after))
     return chosen if limit is None else chosen[:limit]
 
 
 async def _loads_well_formed(store: Store, key: str) -> None:
+    """Check that each generation of a room is the document that was committed as it."""
     for snapshot in await store.load(key):
         assert snapshot.document == b"%d" % snapshot.generation
 
 
 async def _is_closed(store: Store) -> None:
+    """Check that a store refuses whatever it is asked."""
     with _raises(StoreClosed):
         assert store.epoch
     operations: list[Awaitable[object]] = [

@@ -68,6 +68,7 @@ class Gate:
             self._held.popleft().set()
 
     def _enter(self, key: str) -> trio.Event | None:
+        """What a load or commit of a room waits for; None if the gate does not hold it."""
         if self._released or self._key not in {None, key}:
             return None
         passed = trio.Event()
@@ -78,12 +79,15 @@ class Gate:
         return passed
 
     def _leave(self, passed: trio.Event) -> None:
+        """A load that was cancelled waits no longer."""
         with contextlib.suppress(ValueError):
             self._held.remove(passed)
 
 
 @attrs.define(eq=False)
 class _Fault:
+    """An error that the next loads or commits raise, and for how many of them."""
+
     error: Callable[[], BaseException]
     times: int
     key: str | None
@@ -254,6 +258,7 @@ class FaultyStore(Store):
         return self.store.statistics()
 
     async def _carry_out(self, job: _Job) -> None:
+        """Commit when all before it is done, and tell the caller how it ended."""
         try:
             if job.before is not None:
                 await job.before.wait()
@@ -276,6 +281,7 @@ class FaultyStore(Store):
                 del self._last[job.commit.key]
 
     def _check_open(self) -> None:
+        """Raise StoreClosed unless this store is open."""
         if not self._opened:
             msg = "this FaultyStore is not open; use it inside 'async with store:'"
             raise StoreClosed(msg)
@@ -295,10 +301,12 @@ class _Job:
 
 
 def _maker(error: BaseException | Callable[[], BaseException]) -> Callable[[], BaseException]:
+    """What makes an error for each call that fails; an instance is raised again and again."""
     return (lambda: error) if isinstance(error, BaseException) else error
 
 
 def _take(faults: list[_Fault], key: str) -> _Fault | None:
+    """The first fault that is meant for a room, of which one time is used up."""
     for fault in faults:
         if fault.key in {None, key}:
             fault.times -= 1
