@@ -6,7 +6,9 @@ from typing import Any, Final, NoReturn
 
 import attrs
 
-from trio_rooms._values import cbor, json_codec
+from trio_rooms._values.cbor import decode_plain, encode_plain
+from trio_rooms._values.json_codec import decode as decode_json
+from trio_rooms._values.json_codec import encode as encode_json
 from trio_rooms.errors import EventError
 
 from .frames import encode_binary, encode_text
@@ -57,10 +59,10 @@ class Outgoing:
         """
         if binary:
             if self._binary is None:
-                self._binary = encode_binary(cbor.encode_plain(self._envelope))
+                self._binary = encode_binary(encode_plain(self._envelope))
             return self._binary
         if self._text is None:
-            self._text = encode_text(json_codec.encode(self._envelope))
+            self._text = encode_text(encode_json(self._envelope))
         return self._text
 
 
@@ -100,7 +102,7 @@ def decode(message: str | bytes) -> Envelope | None:
         EventError: ``invalid_message``, saying what is wrong with it.
     """
     try:
-        content = json_codec.decode(message) if isinstance(message, str) else cbor.decode_plain(message)
+        content = decode_json(message) if isinstance(message, str) else decode_plain(message)
     except ValueError as error:
         reject(str(error))
     if type(content) is not dict:
