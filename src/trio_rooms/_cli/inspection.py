@@ -24,7 +24,8 @@ import cbor2
 
 from trio_rooms._definition.room import Room
 from trio_rooms._server.server import check_id
-from trio_rooms._state.snapshot import Snapshot, decode_value
+from trio_rooms._state.codec import decode_value
+from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._values import cbor
 from trio_rooms.errors import RoomsError, SnapshotCorrupt, UnknownRoom
 from trio_rooms.stores.base import Commit, Store, StoredSnapshot
@@ -126,7 +127,7 @@ async def _storage(store: Store, key: str) -> AsyncGenerator[tuple[str, bytes], 
 
 async def _line(store: Store, key: str) -> str:
     # What makes a generation usable is told apart from its state, which may be large.
-    found = await store.load(key)
+    found = (await store.load(key)).snapshots
     names = 0
     async with aclosing(_storage(store, key)) as values:
         async for _ in values:
@@ -156,7 +157,7 @@ async def describe(store: Store, key: str, write: Callable[[str], object]) -> bo
     Raises:
         UnknownRoom: the store has nothing of it.
     """
-    generations = _generations(key, await store.load(key))
+    generations = _generations(key, (await store.load(key)).snapshots)
     sizes = []
     async with aclosing(_storage(store, key)) as values:
         async for name, value in values:
@@ -226,8 +227,7 @@ def _nothing(key: str) -> UnknownRoom:
 async def export(store: Store, key: str) -> bytes:
     """One room as the content of a file.
 
-    Of a room that a server is changing meanwhile, state and storage are of the same
-    generation, unless the server writes to the storage alone.
+    Of a room that a server is changing meanwhile, state and storage are of the same commit.
 
     Raises:
         UnknownRoom: the store has nothing of it.
@@ -237,11 +237,11 @@ async def export(store: Store, key: str) -> bytes:
         before = await store.load(key)
         async with aclosing(_storage(store, key)) as values:
             storage = [item async for item in values]
-        if [one.generation for one in await store.load(key)] != [one.generation for one in before]:
+        if (await store.load(key)).number != before.number:
             continue
-        if not before and not storage:
+        if not before.snapshots and not storage:
             raise _nothing(key)
-        usable = _usable(_generations(key, before))
+        usable = _usable(_generations(key, before.snapshots))
         if usable is None or usable.snapshot is None:
             msg = f"room {_printable(key)} has no intact snapshot that could be exported"
             raise ExportError(msg)
@@ -326,10 +326,10 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
     there = await store.load(key)
     async with aclosing(_storage(store, key)) as stored:
         gone: dict[str, bytes | None] = {name: None async for name, _ in stored}
-    if (there or gone) and not replace:
+    if (there.snapshots or gone) and not replace:
         msg = f"room {_printable(key)} is in the store already; give --replace to replace it, or another KEY"
         raise ExportError(msg)
-    generation = max([exported.generation, 1, *(one.generation + 1 for one in there)])
+    generation = there.number + 1
     try:
         state = cbor2.dumps(exported.state)
         values = {name: cbor2.dumps(value) for name, value in exported.storage.items()}
@@ -339,7 +339,7 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
         msg = f"it holds what cannot be kept: {error}"
         raise ExportError(msg) from error
     snapshot = Snapshot(name, id_, exported.version, generation, store.epoch, state)
-    await store.commit(Commit(key, generation, snapshot.pack(), gone | values))
+    await store.commit(Commit(key, generation, store.epoch, snapshot.pack(), gone | values))
     return generation
 
 
