@@ -70,7 +70,7 @@ class Rooms(Keeper):
         """See `Keeper`."""
         self._store = DiskStore(self.directory)
         await self._store.open()
-        self._generation = 0
+        self._numbers = {key: (await self._store.load(key)).number for key in await self._store.keys()}
 
     async def close(self) -> None:
         """See `Keeper`."""
@@ -78,8 +78,8 @@ class Rooms(Keeper):
 
     async def put(self, key: str, document: bytes) -> None:
         """See `Keeper`."""
-        self._generation += 1
-        await self._store.commit(Commit(key, self._generation, document))
+        self._numbers[key] = number = self._numbers.get(key, 0) + 1
+        await self._store.commit(Commit(key, number, self._store.epoch, document))
 
     async def put_all(self, documents: Mapping[str, bytes]) -> None:
         """Let each document have a task of its own, as each room has."""
@@ -89,7 +89,7 @@ class Rooms(Keeper):
 
     async def get(self, key: str) -> bytes:
         """See `Keeper`."""
-        return (await self._store.load(key))[0].document
+        return (await self._store.load(key)).snapshots[0].document
 
 
 class Sqlite(Keeper):

@@ -55,7 +55,7 @@ async def _write(store: Store, size: int, name: str, count: int) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(first, min(first + _AT_ONCE, count)):
                 document = Snapshot(name, str(number), room.version, 1, store.epoch, state).pack()
-                nursery.start_soon(store.commit, Commit(f"{name}/{number}", 1, document))
+                nursery.start_soon(store.commit, Commit(f"{name}/{number}", 1, store.epoch, document))
 
 
 if __name__ == "__main__":

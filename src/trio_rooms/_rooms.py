@@ -22,7 +22,7 @@ from trio_rooms._runtime.supervisor import Supervisor, SupervisorStatistics
 from trio_rooms._server.server import Address, Server, ServerStatistics, authenticate
 from trio_rooms._sockets.hub import LotStatistics, Message, ParkingLot
 from trio_rooms._sockets.links import BINARY, StreamLink, TaskLink, WebSocketLink
-from trio_rooms._state.persistent import Record
+from trio_rooms._state.persistent import PersistentState
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._wire import envelope as protocol
 from trio_rooms._wire.close_codes import CloseCode
@@ -133,7 +133,7 @@ class RoomHandle:
             StoreError: it cannot be read.
             SnapshotError: no snapshot of the room can be used.
         """
-        loaded = await Record(self.key, self._room, self._store, lambda _: None).load()
+        loaded = await PersistentState(self.key, self._room, self._store, None).load()
         return None if loaded is None else loaded.state
 
     async def hibernate(self) -> bool:

@@ -21,7 +21,7 @@
         ├── StoreInUse          the operator: another server has this data directory
         ├── StoreFull           the world: no room on the disk
         ├── StoreReadOnly       the operator: the data directory cannot be written
-        ├── StaleWrite          somebody else wrote a newer generation of this room
+        ├── StaleWrite          somebody else has written this room, or opened the store, since
         └── StoreClosed         the caller: used before it was opened or after it was closed
 """
 
@@ -199,7 +199,11 @@ class StoreReadOnly(StoreError):
 
 
 class StaleWrite(StoreError):
-    """The store already has this generation of the room, or a newer one: somebody else wrote it."""
+    """The number of a commit does not follow on the room's last one, or its epoch is over.
+
+    Somebody else has written the room, or opened the store, since it was loaded; nothing of the
+    commit was written. What is in the store is the truth: load the room again.
+    """
 
 
 class StoreClosed(StoreError):

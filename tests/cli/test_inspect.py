@@ -88,7 +88,7 @@ def load(directory: Path, key: str) -> tuple[Snapshot, dict[str, Any]]:
 
     async def run() -> tuple[Snapshot, dict[str, Any]]:
         async with DiskStore(directory, read_only=True) as opened:
-            snapshot = Snapshot.unpack(key, (await opened.load(key))[0].document)
+            snapshot = Snapshot.unpack(key, (await opened.load(key)).snapshots[0].document)
             return snapshot, {name: cbor2.loads(value) for name, value in await opened.list(key)}
 
     return trio.run(run)
@@ -143,7 +143,7 @@ def test_table_of_many(inspect: Inspect, tmp_path: Path) -> None:
     keys = [f"many/{number:04}" for number in range(500)]
     write(
         tmp_path,
-        *(Commit(key, 1, Snapshot("many", key[5:], 1, 1, 1, cbor2.dumps(None)).pack()) for key in keys),
+        *(Commit(key, 1, 1, Snapshot("many", key[5:], 1, 1, 1, cbor2.dumps(None)).pack()) for key in keys),
     )
     lines = inspect(tmp_path).splitlines()
     assert [line.split()[-1] for line in lines[1:-1]] == keys

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import gc
+import logging
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,12 +15,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_rooms._definition.room import Room
-from trio_rooms._state.persistent import Loaded, Record
-from trio_rooms._state.snapshot import LARGE, Snapshot
+from trio_rooms._state.codec import LARGE
+from trio_rooms._state.persistent import Loaded, PersistentState
+from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.errors import (
     MigrationError,
     SnapshotCorrupt,
     SnapshotTooNew,
+    StaleWrite,
     StateError,
     StoreError,
     StoreFull,
@@ -56,9 +62,9 @@ async def store() -> AsyncIterator[FaultyStore]:
         yield store
 
 
-def new_record(store: FaultyStore, room: Room[Chat] = chat) -> Record:
-    """A record of the room of these tests."""
-    return Record(KEY, room, store, lambda _: None)
+def new_state(store: FaultyStore, room: Room[Chat] = chat) -> PersistentState:
+    """That of the room of these tests."""
+    return PersistentState(KEY, room, store, None)
 
 
 @asynccontextmanager
@@ -71,9 +77,9 @@ async def held(store: FaultyStore) -> AsyncIterator[Gate]:
         gate.release()
 
 
-async def save(record: Record, state: Any) -> None:
+async def save(persistent: PersistentState, state: Any) -> None:
     """Save a state."""
-    await record.save(lambda: state)
+    await persistent.save(lambda: state)
 
 
 def commits(store: FaultyStore) -> list[Commit]:
@@ -83,180 +89,338 @@ def commits(store: FaultyStore) -> list[Commit]:
 
 async def stored(store: FaultyStore) -> list[int]:
     """The generations in the store."""
-    return [one.generation for one in await store.load(KEY)]
+    return [one.generation for one in (await store.load(KEY)).snapshots]
 
 
 async def test_a_room_that_never_was(store: FaultyStore) -> None:
-    """There is nothing to load of a new room, and its first generation is 1."""
-    record = new_record(store)
-    assert await record.load() is None
-    await save(record, Chat(1))
+    """There is nothing to load of a new room, and its first commit has number 1."""
+    persistent = new_state(store)
+    assert await persistent.load() is None
+    await save(persistent, Chat(1))
     assert await stored(store) == [1]
 
 
 async def test_a_saved_state_is_loaded(store: FaultyStore) -> None:
-    """What was saved last comes back, in a new record too."""
-    record = new_record(store)
+    """What was saved last comes back, in another object too."""
+    persistent = new_state(store)
     for n in (1, 2, 3):
-        await save(record, Chat(n))
-    assert await new_record(store).load() == Loaded(Chat(3), restarted=False, fell_back=False)
+        await save(persistent, Chat(n))
+    assert await new_state(store).load() == Loaded(Chat(3), restarted=False, fell_back=False)
     assert await stored(store) == [3, 2]
 
 
 async def test_a_restart_is_noticed(store: FaultyStore) -> None:
     """A state that an earlier owner of the store wrote says that the process was restarted."""
-    await save(new_record(store), Chat(1))
+    await save(new_state(store), Chat(1))
     await store.aclose()
     await store.open()
-    assert await new_record(store).load() == Loaded(Chat(1), restarted=True, fell_back=False)
+    assert await new_state(store).load() == Loaded(Chat(1), restarted=True, fell_back=False)
 
 
 async def test_what_did_not_change_is_not_written(store: FaultyStore) -> None:
-    """A state that is as it was saved or loaded costs no commit and no generation."""
-    record = new_record(store)
-    await save(record, Chat(1))
-    await save(record, Chat(1))
+    """A state that is as it was saved or loaded costs no commit and no number."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    await save(persistent, Chat(1))
     assert len(commits(store)) == 1
-    again = new_record(store)
+    again = new_state(store)
     await again.load()
     assert not again.unsaved(Chat(1))
     assert again.unsaved(Chat(2))
     await save(again, Chat(1))
     assert len(commits(store)) == 1
     await save(again, Chat(2))
-    assert [commit.generation for commit in commits(store)] == [1, 2]
+    assert [commit.number for commit in commits(store)] == [1, 2]
 
 
 async def test_somebody_is_told_once_that_there_is_something_to_write(store: FaultyStore) -> None:
     """A change asks for a save once; a lot of storage asks for it at once; what failed counts on."""
     wanted: list[bool] = []
-    record = Record(KEY, chat, store, wanted.append)
-    record.touch()
-    record.touch()
+    persistent = PersistentState(KEY, chat, store, wanted.append)
+    persistent.touch()
+    persistent.touch()
     assert wanted == [False]
-    await save(record, Chat(1))
-    assert not record.dirty
-    record.touch()
+    await save(persistent, Chat(1))
+    assert not persistent.dirty
+    persistent.touch()
     assert wanted == [False, False]
-    record.write("a", bytes(3 * 2**20))
-    record.write("b", bytes(2 * 2**20))
+    persistent.write("a", bytes(3 * 2**20))
+    persistent.write("b", bytes(2 * 2**20))
     assert wanted[2:] == [False, True]
     store.fail_commits(StoreFull("no room"))
     with pytest.raises(StoreFull):
-        await save(record, Chat(2))
-    record.write("c", b"")
+        await save(persistent, Chat(2))
+    persistent.write("c", b"")
     assert wanted[4:] == [True]
-    await save(record, Chat(2))
-    record.write("d", b"")
+    await save(persistent, Chat(2))
+    persistent.write("d", b"")
     assert wanted[5:] == [False]
 
 
-async def test_storage_alone_needs_no_generation(store: FaultyStore) -> None:
-    """Writes without a change of the state are committed without a snapshot."""
-    record = new_record(store)
-    await save(record, Chat(1))
-    record.write("a", b"1")
-    assert record.unsaved(Chat(1))
-    await save(record, Chat(1))
+async def test_storage_alone_is_a_commit_with_a_number(store: FaultyStore) -> None:
+    """Writes without a change of the state are committed without a snapshot, and counted."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    persistent.write("a", b"1")
+    assert persistent.unsaved(Chat(1))
+    await save(persistent, Chat(1))
     assert commits(store)[1].document is None
     assert await store.get(KEY, "a") == b"1"
     assert await stored(store) == [1]
+    assert persistent.number == 2
+    await save(persistent, Chat(2))
+    assert await stored(store) == [3, 1]
+    again = new_state(store)
+    await again.load()
+    assert again.number == 3
 
 
 async def test_state_and_storage_are_one_commit(store: FaultyStore) -> None:
     """What a handler wrote to both becomes durable at once."""
-    record = new_record(store)
-    record.write("a", b"1")
-    record.write("b", None)
-    await save(record, Chat(1))
+    persistent = new_state(store)
+    persistent.write("a", b"1")
+    persistent.write("b", None)
+    await save(persistent, Chat(1))
     (commit,) = commits(store)
     assert commit.document is not None
     assert commit.writes == {"a": b"1", "b": None}
 
 
-async def test_no_generation_is_used_twice(store: FaultyStore) -> None:
-    """After a commit that failed, whether it was applied or not, the next has a number of its own."""
-    record = new_record(store)
-    await save(record, Chat(1))
+LOST = StoreError("the connection broke")
+
+
+async def fails(persistent: PersistentState, state: Any, error: type[StoreError] = StoreError) -> None:
+    """Save a state, which must not work."""
+    with pytest.raises(error):
+        await save(persistent, state)
+    assert persistent.dirty
+    assert persistent.unsaved(state)
+
+
+async def agrees(store: FaultyStore, persistent: PersistentState, state: Chat) -> None:
+    """A saved state is what the store has, under the number that is known."""
+    again = new_state(store)
+    assert await again.load() == Loaded(state, restarted=False, fell_back=False)
+    assert again.number == persistent.number
+    assert not persistent.unsaved(state)
+
+
+async def test_a_commit_that_failed_leaves_no_gap(store: FaultyStore) -> None:
+    """What was not applied is tried again under the same number, with what is to be written then."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
     store.fail_commits(StoreFull("no room"), times=2)
-    store.fail_commits(StoreError("the connection broke"), applied=True)
-    for n in (2, 2, 3):
-        with pytest.raises(StoreError):
-            await save(record, Chat(n))
-        assert record.dirty
-        assert record.unsaved(Chat(n))
-    await save(record, Chat(3))
-    assert [commit.generation for commit in commits(store)] == [1, 2, 3, 4, 5]
-    assert await stored(store) == [5, 4]
-    assert await new_record(store).load() == Loaded(Chat(3), restarted=False, fell_back=False)
+    await fails(persistent, Chat(2, "a long text"), StoreFull)
+    await fails(persistent, Chat(3), StoreFull)
+    await save(persistent, Chat(4))
+    assert [commit.number for commit in commits(store)] == [1, 2, 2, 2]
+    await agrees(store, persistent, Chat(4))
+
+
+async def test_a_commit_that_had_happened_is_found_out(store: FaultyStore) -> None:
+    """What was applied although it raised is told by the store, and the next commit follows on it."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    persistent.write("a", b"1")
+    store.fail_commits(LOST, applied=True)
+    await fails(persistent, Chat(2))
+    assert persistent.number == 1
+    persistent.write("b", b"2")
+    await save(persistent, Chat(3))
+    assert [commit.number for commit in commits(store)] == [1, 2, 2, 2, 3]
+    assert await stored(store) == [3, 2]
+    assert await store.list(KEY) == [("a", b"1"), ("b", b"2")]
+    await agrees(store, persistent, Chat(3))
+
+
+async def test_the_same_again_is_enough(store: FaultyStore) -> None:
+    """What was applied although it raised, and is still what is to be written, costs no second commit."""
+    persistent = new_state(store)
+    persistent.write("a", b"1")
+    store.fail_commits(LOST, applied=True)
+    await fails(persistent, Chat(1))
+    await save(persistent, Chat(1))
+    assert [commit.number for commit in commits(store)] == [1, 1]
+    await agrees(store, persistent, Chat(1))
+
+
+async def test_a_state_that_went_back_is_written_again(store: FaultyStore) -> None:
+    """After a commit in doubt the state is written although it is the one that was saved before."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    store.fail_commits(LOST, applied=True)
+    await fails(persistent, Chat(2))
+    await save(persistent, Chat(1))
+    await agrees(store, persistent, Chat(1))
+
+
+@pytest.mark.parametrize("happened", [0, 1, 2])
+async def test_one_of_several_in_doubt_had_happened(store: FaultyStore, happened: int) -> None:
+    """Whichever of some commits that raised was applied, it is found."""
+    persistent = new_state(store)
+    for n in range(3):
+        store.fail_commits(LOST, applied=n == happened)
+        if n > happened:
+            # Refused by the store below, and the answer lost too.
+            store.fail_commits(LOST)
+        await fails(persistent, Chat(n))
+        store._commit_faults.clear()
+    await save(persistent, Chat(9))
+    assert persistent.number == 2
+    await agrees(store, persistent, Chat(9))
+
+
+async def test_few_commits_in_doubt_are_kept(store: FaultyStore) -> None:
+    """However long the store is away, the first and the last tries are kept, and no more."""
+    persistent = new_state(store)
+    store.fail_commits(LOST, applied=True)
+    await fails(persistent, Chat(0))
+    store.fail_commits(LOST, times=50)
+    for n in range(50):
+        await fails(persistent, Chat(n % 40))
+    assert len(persistent._doubtful) == 4
+    await save(persistent, Chat(9))
+    await agrees(store, persistent, Chat(9))
+
+
+async def test_a_failure_while_it_is_found_out(store: FaultyStore) -> None:
+    """If the store fails again while it is asked what had happened, it is asked the next time."""
+    persistent = new_state(store)
+    store.fail_commits(LOST, applied=True)
+    await fails(persistent, Chat(1))
+
+    async def fail_second(commit: Commit) -> None:
+        asked.append(commit)
+        if len(asked) == 2:
+            raise LOST
+        await FaultyStore.commit(store, commit)
+
+    asked: list[Commit] = []
+    store.commit = fail_second  # type: ignore[method-assign]
+    await fails(persistent, Chat(2))
+    assert len(asked) == 2
+    await save(persistent, Chat(3))
+    await agrees(store, persistent, Chat(3))
+
+
+async def test_another_writer_is_noticed(store: FaultyStore) -> None:
+    """Where somebody else has written the room, saving is refused, in doubt or not, and loading goes on."""
+    for doubt in (None, False, True):
+        persistent = new_state(store)
+        await persistent.load()
+        await save(persistent, Chat(1, str(doubt)))
+        if doubt is not None:
+            store.fail_commits(LOST, applied=doubt)
+            await fails(persistent, Chat(2))
+        other = new_state(store)
+        await other.load()
+        await save(other, Chat(3, str(doubt)))
+        persistent.write("a", b"1")
+        for _ in range(2):
+            await fails(persistent, Chat(4), StaleWrite)
+        with pytest.raises(StaleWrite):
+            await persistent.destroy()
+        persistent.discard()
+        loaded = await persistent.load()
+        assert loaded is not None
+        assert loaded.state == Chat(3, str(doubt))
+        assert not persistent.dirty
+        assert persistent.number == other.number
+        assert await persistent.get("a") is None
+        await save(persistent, Chat(5, str(doubt)))
+        await agrees(store, persistent, Chat(5, str(doubt)))
+
+
+async def test_a_former_epoch_is_noticed(store: FaultyStore) -> None:
+    """What was in doubt when the store was opened again is not sent as if it were of the new owner."""
+    persistent = new_state(store)
+    store.fail_commits(LOST)
+    await fails(persistent, Chat(1))
+    await store.aclose()
+    await store.open()
+    await save(new_state(store), Chat(2))
+    await fails(persistent, Chat(3), StaleWrite)
+
+
+async def test_a_load_ends_the_doubt(store: FaultyStore) -> None:
+    """What the store says is true: after a load nothing is in doubt, and the next number follows on it."""
+    for applied in (False, True):
+        persistent = new_state(store)
+        await persistent.load()
+        await save(persistent, Chat(1, applied))
+        store.fail_commits(LOST, applied=applied)
+        await fails(persistent, Chat(2, applied))
+        loaded = await persistent.load()
+        assert loaded == Loaded(Chat(2 if applied else 1, applied), restarted=False, fell_back=False)
+        assert not persistent.unsaved(loaded.state)
+        store.calls.clear()
+        await save(persistent, Chat(3, applied))
+        assert len(commits(store)) == 1
+        await agrees(store, persistent, Chat(3, applied))
 
 
 async def test_writes_of_a_failed_commit_are_kept(store: FaultyStore) -> None:
     """What a failed commit was to write goes with the next one; what was written meanwhile is newer."""
-    record = new_record(store)
-    record.write("a", b"old")
-    record.write("b", b"old")
-    record.write("c", b"old")
+    persistent = new_state(store)
+    persistent.write("a", b"old")
+    persistent.write("b", b"old")
+    persistent.write("c", b"old")
     store.fail_commits(StoreFull("no room"))
     async with trio.open_nursery() as nursery, held(store) as gate:
-
-        async def fails() -> None:
-            with pytest.raises(StoreFull):
-                await save(record, Chat(1))
-
-        nursery.start_soon(fails)
+        nursery.start_soon(fails, persistent, Chat(1), StoreFull)
         await gate.wait_arrived()
-        record.write("b", b"new")
-        record.write("c", None)
+        persistent.write("b", b"new")
+        persistent.write("c", None)
         gate.release()
-    assert [await record.get(name) for name in "abc"] == [b"old", b"new", None]
-    await save(record, Chat(1))
+    assert [await persistent.get(name) for name in "abc"] == [b"old", b"new", None]
+    await save(persistent, Chat(1))
     assert await store.list(KEY) == [("a", b"old"), ("b", b"new")]
 
 
 async def test_a_state_that_cannot_be_saved_loses_nothing(store: FaultyStore) -> None:
     """A StateError writes nothing, keeps the storage's writes, and a mended state is saved."""
-    record = new_record(store)
-    record.write("a", b"1")
+    persistent = new_state(store)
+    persistent.write("a", b"1")
     with pytest.raises(StateError, match=r"state\.other"):
-        await save(record, Chat(1, print))
+        await save(persistent, Chat(1, print))
     assert commits(store) == []
-    assert record.dirty
-    await save(record, Chat(1))
-    assert commits(store)[0].generation == 1
+    assert persistent.dirty
+    await save(persistent, Chat(1))
+    assert commits(store)[0].number == 1
     assert await store.get(KEY, "a") == b"1"
 
 
-async def seen(record: Record) -> dict[str, bytes]:
+async def seen(persistent: PersistentState) -> dict[str, bytes]:
     """All of a room's storage, by both ways to read it."""
-    listed = dict(await record.list("", None, None))
+    listed = dict(await persistent.list("", None, None))
     for name in ("a", "b", "c", "d"):
-        assert await record.get(name) == listed.get(name)
+        assert await persistent.get(name) == listed.get(name)
     return listed
 
 
 async def test_storage_is_seen_as_it_was_written(store: FaultyStore) -> None:
     """A write is seen at once: before a commit, while one is under way, and after it."""
-    await store.commit(Commit(KEY, writes={"a": b"0", "b": b"0", "c": b"0"}))
-    record = new_record(store)
-    assert await seen(record) == {"a": b"0", "b": b"0", "c": b"0"}
-    record.write("a", b"1")
-    record.write("b", None)
-    record.write("d", b"1")
+    await store.commit(Commit(KEY, 1, 1, writes={"a": b"0", "b": b"0", "c": b"0"}))
+    persistent = new_state(store)
+    await persistent.load()
+    assert await seen(persistent) == {"a": b"0", "b": b"0", "c": b"0"}
+    persistent.write("a", b"1")
+    persistent.write("b", None)
+    persistent.write("d", b"1")
     before = {"a": b"1", "c": b"0", "d": b"1"}
-    assert await seen(record) == before
+    assert await seen(persistent) == before
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, record, Chat(1))
+        nursery.start_soon(save, persistent, Chat(1))
         await gate.wait_arrived()
-        assert await seen(record) == before
-        record.write("d", None)
-        record.write("b", b"2")
+        assert await seen(persistent) == before
+        persistent.write("d", None)
+        persistent.write("b", b"2")
         during = {"a": b"1", "b": b"2", "c": b"0"}
-        assert await seen(record) == during
+        assert await seen(persistent) == during
         gate.release()
-    assert await seen(record) == during
-    await save(record, Chat(1))
-    assert await seen(record) == during
+    assert await seen(persistent) == during
+    await save(persistent, Chat(1))
+    assert await seen(persistent) == during
     assert dict(await store.list(KEY)) == during
 
 
@@ -276,34 +440,35 @@ async def test_a_commit_that_ends_during_a_list_is_in_it(store: FaultyStore) -> 
             return found
 
     async with SlowReader(MemoryStore()) as slow:
-        record = new_record(slow)
-        record.write("a", b"1")
+        persistent = new_state(slow)
+        persistent.write("a", b"1")
         async with trio.open_nursery() as nursery, held(slow) as gate:
-            nursery.start_soon(save, record, Chat(1))
+            nursery.start_soon(save, persistent, Chat(1))
             await gate.wait_arrived()
             nursery.start_soon(_release_later, gate)
-            assert await record.list("", None, None) == [("a", b"1")]
-            assert not record.unsaved(Chat(1))
+            assert await persistent.list("", None, None) == [("a", b"1")]
+            assert not persistent.unsaved(Chat(1))
 
 
 async def test_lists_are_cut_as_asked(store: FaultyStore) -> None:
     """Prefix, after and limit count what is there, durable or not, and not what was deleted."""
-    await store.commit(Commit(KEY, writes={f"x{number}": b"0" for number in range(8)} | {"y": b"0"}))
-    record = new_record(store)
+    await store.commit(Commit(KEY, 1, 1, writes={f"x{number}": b"0" for number in range(8)} | {"y": b"0"}))
+    persistent = new_state(store)
+    await persistent.load()
     for name in ("x0", "x2", "x3", "x9"):
-        record.write(name, None)
-    record.write("x25", b"1")
-    record.write("w", b"1")
+        persistent.write(name, None)
+    persistent.write("x25", b"1")
+    persistent.write("w", b"1")
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, record, Chat(1))
+        nursery.start_soon(save, persistent, Chat(1))
         await gate.wait_arrived()
-        record.write("x4", None)
-        record.write("x26", b"2")
+        persistent.write("x4", None)
+        persistent.write("x26", b"2")
         expected = ["w", "x1", "x25", "x26", "x5", "x6", "x7", "y"]
         for prefix in ("", "x", "x2", "z"):
             for after in (None, "", "x1", "x2", "x25", "x3", "z"):
                 for limit in (None, 0, 1, 2, 3, 100):
-                    found = await record.list(prefix, after, limit)
+                    found = await persistent.list(prefix, after, limit)
                     wanted = [
                         name
                         for name in expected
@@ -315,36 +480,36 @@ async def test_lists_are_cut_as_asked(store: FaultyStore) -> None:
 
 async def test_saves_take_turns(store: FaultyStore) -> None:
     """One commit is under way at a time; the next takes the state as it is at its turn."""
-    record = new_record(store)
+    persistent = new_state(store)
     state = Chat(1)
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, record, state)
+        nursery.start_soon(save, persistent, state)
         await gate.wait_arrived()
         state.n = 2
-        nursery.start_soon(save, record, state)
-        nursery.start_soon(save, record, state)
+        nursery.start_soon(save, persistent, state)
+        nursery.start_soon(save, persistent, state)
         await wait_all_tasks_blocked()
         assert gate.arrived == 1
         state.n = 3
         gate.release()
-    assert [commit.generation for commit in commits(store)] == [1, 2]
-    assert await new_record(store).load() == Loaded(Chat(3), restarted=False, fell_back=False)
+    assert [commit.number for commit in commits(store)] == [1, 2]
+    assert await new_state(store).load() == Loaded(Chat(3), restarted=False, fell_back=False)
 
 
 async def test_a_cancelled_save_is_whole(store: FaultyStore) -> None:
     """A save that has begun is carried out whoever is cancelled; one that waits for its turn is not begun."""
-    record = new_record(store)
-    record.write("a", b"1")
+    persistent = new_state(store)
+    persistent.write("a", b"1")
     async with trio.open_nursery() as cancelled, held(store) as gate:
-        cancelled.start_soon(save, record, Chat(1))
+        cancelled.start_soon(save, persistent, Chat(1))
         await gate.wait_arrived()
-        cancelled.start_soon(save, record, Chat(2))
+        cancelled.start_soon(save, persistent, Chat(2))
         await wait_all_tasks_blocked()
         cancelled.cancel_scope.cancel()
-    assert [commit.generation for commit in commits(store)] == [1]
+    assert [commit.number for commit in commits(store)] == [1]
     assert await store.get(KEY, "a") == b"1"
-    assert not record.unsaved(Chat(1))
-    await save(record, Chat(2))
+    assert not persistent.unsaved(Chat(1))
+    await save(persistent, Chat(2))
     assert await stored(store) == [2, 1]
 
 
@@ -353,26 +518,26 @@ async def _release_later(gate: Gate) -> None:
     gate.release()
 
 
-async def spoil(store: FaultyStore, generation: int, document: bytes) -> None:
+async def spoil(store: FaultyStore, number: int, document: bytes) -> None:
     """Put a document into the store."""
-    await store.commit(Commit(KEY, generation, document))
+    await store.commit(Commit(KEY, number, 1, document))
 
 
 async def test_a_corrupt_generation_is_passed_over_loudly(
     store: FaultyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the newest is corrupt, the one before is taken, said aloud, and saved above the newest."""
-    await save(new_record(store), Chat(1))
-    await spoil(store, 7, b"nothing")
-    record = new_record(store)
-    assert await record.load() == Loaded(Chat(1), restarted=False, fell_back=True)
-    assert "generation 7 cannot be used" in caplog.text
+    await save(new_state(store), Chat(1))
+    await spoil(store, 2, b"nothing")
+    persistent = new_state(store)
+    assert await persistent.load() == Loaded(Chat(1), restarted=False, fell_back=True)
+    assert "generation 2 cannot be used" in caplog.text
     assert "took generation 1" in caplog.text
-    assert record.dirty
-    assert record.unsaved(Chat(1))
-    await save(record, Chat(1))
-    assert await stored(store) == [8, 7]
-    assert await new_record(store).load() == Loaded(Chat(1), restarted=False, fell_back=False)
+    assert persistent.dirty
+    assert persistent.unsaved(Chat(1))
+    await save(persistent, Chat(1))
+    assert await stored(store) == [3, 2]
+    assert await new_state(store).load() == Loaded(Chat(1), restarted=False, fell_back=False)
 
 
 async def test_nothing_usable_is_an_error_and_stays(store: FaultyStore) -> None:
@@ -381,17 +546,17 @@ async def test_nothing_usable_is_an_error_and_stays(store: FaultyStore) -> None:
     await spoil(store, 2, Snapshot("chat", "other", 1, 2, 1, b"").pack())
     before = await store.load(KEY)
     with pytest.raises(SnapshotCorrupt, match="that of chat/other"):
-        await new_record(store).load()
+        await new_state(store).load()
     assert await store.load(KEY) == before
 
 
 async def test_a_newer_version_is_left_untouched(store: FaultyStore) -> None:
     """A snapshot of a newer version is an error, no older one is taken for it, nothing is written."""
-    await save(new_record(store), Chat(1))
+    await save(new_state(store), Chat(1))
     await spoil(store, 2, Snapshot("chat", "lobby", 2, 2, 1, b"\xa0").pack())
     before = await store.load(KEY)
     with pytest.raises(SnapshotTooNew):
-        await new_record(store).load()
+        await new_state(store).load()
     assert await store.load(KEY) == before
 
 
@@ -400,29 +565,29 @@ async def test_a_failed_migration_is_left_untouched(store: FaultyStore) -> None:
     for generation in (1, 2):
         await spoil(store, generation, Snapshot("chat", "lobby", 1, generation, 1, b"\xa0").pack())
     with pytest.raises(MigrationError):
-        await new_record(store, newer).load()
+        await new_state(store, newer).load()
     assert await stored(store) == [2, 1]
 
 
 async def test_a_migrated_state_is_saved(store: FaultyStore) -> None:
     """What a migration changed is written in its new version, and migrated only once."""
-    await save(new_record(store), Chat(1))
-    record = new_record(store, newer)
-    assert await record.load() == Loaded(Chat(101), restarted=False, fell_back=False)
-    assert record.dirty
-    await save(record, Chat(101))
-    assert Snapshot.unpack(KEY, (await store.load(KEY))[0].document).version == 2
-    assert await new_record(store, newer).load() == Loaded(Chat(101), restarted=False, fell_back=False)
+    await save(new_state(store), Chat(1))
+    persistent = new_state(store, newer)
+    assert await persistent.load() == Loaded(Chat(101), restarted=False, fell_back=False)
+    assert persistent.dirty
+    await save(persistent, Chat(101))
+    assert Snapshot.unpack(KEY, (await store.load(KEY)).snapshots[0].document).version == 2
+    assert await new_state(store, newer).load() == Loaded(Chat(101), restarted=False, fell_back=False)
 
 
 async def test_a_failed_load_can_be_tried_again(store: FaultyStore) -> None:
     """A store that could not read is an error, and the next try loads."""
-    await save(new_record(store), Chat(1))
+    await save(new_state(store), Chat(1))
     store.fail_loads(StoreError("unplugged"))
-    record = new_record(store)
+    persistent = new_state(store)
     with pytest.raises(StoreError):
-        await record.load()
-    assert await record.load() == Loaded(Chat(1), restarted=False, fell_back=False)
+        await persistent.load()
+    assert await persistent.load() == Loaded(Chat(1), restarted=False, fell_back=False)
 
 
 class Noting:
@@ -441,40 +606,40 @@ async def test_a_large_state_leaves_the_event_loop(
     store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What takes long is encoded in a thread, from the second time on, and decoded in one."""
-    record = new_record(store)
+    persistent = new_state(store)
     state = Chat(1, ["x" * LARGE])
-    await save(record, state)
-    assert record.large
+    await save(persistent, state)
+    assert persistent.large
     state.n = 2
-    record.touch()
-    assert record.unsaved(state)
+    persistent.touch()
+    assert persistent.unsaved(state)
     encoders: list[threading.Thread] = []
     monkeypatch.setattr(Chat, "n", Noting(vars(Chat)["n"], encoders))
-    await save(record, state)
+    await save(persistent, state)
     monkeypatch.undo()
     assert encoders
     assert threading.current_thread() not in encoders
-    again = new_record(store)
+    again = new_state(store)
     assert await again.load() == Loaded(state, restarted=False, fell_back=False)
     assert again.large
     assert not again.unsaved(state)
-    assert [commit.generation for commit in commits(store)] == [1, 2]
+    assert [commit.number for commit in commits(store)] == [1, 2]
     await save(again, Chat(3))
     assert not again.large
 
 
 async def test_settled_waits_for_the_commit(store: FaultyStore) -> None:
     """`settled` returns when nothing is under way."""
-    record = new_record(store)
-    await record.settled()
+    persistent = new_state(store)
+    await persistent.settled()
     done = trio.Event()
 
     async def wait() -> None:
-        await record.settled()
+        await persistent.settled()
         done.set()
 
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, record, Chat(1))
+        nursery.start_soon(save, persistent, Chat(1))
         await gate.wait_arrived()
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
@@ -484,10 +649,185 @@ async def test_settled_waits_for_the_commit(store: FaultyStore) -> None:
 
 
 async def test_destroy_deletes_all(store: FaultyStore) -> None:
-    """Nothing of a destroyed room is left in the store."""
-    record = new_record(store)
-    record.write("a", b"1")
-    await save(record, Chat(1))
-    await record.destroy()
+    """Nothing of a destroyed room is left in the store but its number, and nothing unsaved is kept."""
+    persistent = new_state(store)
+    persistent.write("a", b"1")
+    await save(persistent, Chat(1))
+    persistent.write("b", b"1")
+    await persistent.destroy()
     assert await store.keys() == []
-    assert await new_record(store).load() is None
+    assert persistent.number == 2
+    assert not persistent.dirty
+    assert await persistent.get("b") is None
+    again = new_state(store)
+    assert await again.load() is None
+    assert again.number == 2
+    await save(persistent, Chat(1))
+    assert persistent.number == 3
+    await agrees(store, persistent, Chat(1))
+
+
+async def test_a_save_that_waits_for_destroy_saves_nothing(store: FaultyStore) -> None:
+    """What waits while the room is deleted does not bring it back."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    async with trio.open_nursery() as nursery, held(store) as gate:
+        nursery.start_soon(persistent.destroy)
+        await gate.wait_arrived()
+        persistent.write("a", b"1")
+        nursery.start_soon(save, persistent, Chat(2))
+        await wait_all_tasks_blocked()
+        gate.release()
+    assert await store.keys() == []
+    assert len(commits(store)) == 2
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_destroy_in_doubt(store: FaultyStore, applied: bool) -> None:
+    """A room whose deletion raised goes on with its state, or is deleted by the next try."""
+    persistent = new_state(store)
+    for again in (False, True):
+        await persistent.load()
+        persistent.write("a", b"1")
+        await save(persistent, Chat(1))
+        persistent.write("b", b"1")
+        store.fail_commits(LOST, applied=applied)
+        with pytest.raises(StoreError):
+            await persistent.destroy()
+        assert persistent.dirty
+        assert persistent.unsaved(Chat(1))
+        assert await persistent.get("a") == (None if applied else b"1")
+        assert await persistent.get("b") == b"1"
+        if again:
+            await persistent.destroy()
+            assert await store.keys() == []
+        else:
+            await save(persistent, Chat(1))
+            await agrees(store, persistent, Chat(1))
+            assert await store.list(KEY) == [("a", b"1"), ("b", b"1")][applied:]
+            assert persistent.number == 2 + applied
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_destroy_behind_a_save_in_doubt(store: FaultyStore, applied: bool) -> None:
+    """A room is deleted whether or not the commit before that had happened."""
+    persistent = new_state(store)
+    store.fail_commits(LOST, applied=applied)
+    await fails(persistent, Chat(1))
+    await persistent.destroy()
+    assert await store.keys() == []
+    assert persistent.number == (await store.load(KEY)).number == 1 + applied
+
+
+async def test_discard_forgets_what_is_unsaved(store: FaultyStore) -> None:
+    """After a crash no unsaved value is written any more, nor what waits for its turn, also after a load."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    async with trio.open_nursery() as nursery, held(store) as gate:
+        nursery.start_soon(save, persistent, Chat(2))
+        await gate.wait_arrived()
+        persistent.write("a", b"1")
+        nursery.start_soon(save, persistent, Chat(3))
+        await wait_all_tasks_blocked()
+        persistent.discard()
+        assert not persistent.dirty
+        persistent.write("b", b"2")
+        nursery.start_soon(persistent.load)
+        await wait_all_tasks_blocked()
+        assert await persistent.get("a") is None
+        gate.release()
+    assert [commit.number for commit in commits(store)] == [1, 2]
+    assert await store.list(KEY) == []
+    assert not persistent.dirty
+    await agrees(store, persistent, Chat(2))
+
+
+async def test_what_fails_after_a_discard_is_not_tried_again(store: FaultyStore) -> None:
+    """The writes of a commit that was in flight when the room crashed, and failed, are forgotten."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    persistent.write("a", b"1")
+    store.fail_commits(LOST)
+    async with trio.open_nursery() as nursery, held(store) as gate:
+        nursery.start_soon(fails, persistent, Chat(2))
+        await gate.wait_arrived()
+        persistent.discard()
+        gate.release()
+    await persistent.settled()
+    assert await persistent.load() == Loaded(Chat(1), restarted=False, fell_back=False)
+    assert not persistent.dirty
+    await save(persistent, Chat(3))
+    assert await store.list(KEY) == []
+    await agrees(store, persistent, Chat(3))
+
+
+async def test_it_is_told_whether_anything_is_unsettled(store: FaultyStore) -> None:
+    """While a commit is in flight or a write waits it must be kept, and is free to go else."""
+    persistent = new_state(store)
+    assert not persistent.unsettled
+    async with trio.open_nursery() as nursery, held(store) as gate:
+        nursery.start_soon(save, persistent, Chat(1))
+        await gate.wait_arrived()
+        assert persistent.unsettled
+        gate.release()
+    assert not persistent.unsettled
+    persistent.write("a", b"1")
+    assert persistent.unsettled
+    persistent.discard()
+    assert not persistent.unsettled
+
+
+async def test_nobody_needs_to_be_told(store: FaultyStore) -> None:
+    """Without an actor there is nobody to ask for a save; one that wakes is asked."""
+    persistent = new_state(store)
+    persistent.write("a", b"1")
+    persistent.dirty = False
+    wanted: list[bool] = []
+    persistent.wanted = wanted.append
+    persistent.touch()
+    assert wanted == [False]
+    persistent.wanted = None
+    persistent.dirty = False
+    persistent.touch()
+    assert wanted == [False]
+
+
+async def test_it_is_freed_without_the_garbage_collector(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happened to it, it goes with its last reference."""
+    # What pytest captures of the log has the exceptions.
+    monkeypatch.setattr(logging.getLogger("trio_rooms"), "disabled", True)
+
+    async def live(persistent: PersistentState) -> None:
+        await persistent.load()
+        persistent.write("a", b"1")
+        await save(persistent, Chat(1))
+        await save(persistent, Chat(2))
+        store.fail_commits(lambda: StoreError("lost"), applied=True)
+        with contextlib.suppress(StoreError):
+            await save(persistent, Chat(3))
+        await save(persistent, Chat(4))
+        with contextlib.suppress(StateError):
+            await save(persistent, Chat(1, print))
+        number = persistent.number + 1
+        await store.commit(Commit(KEY, number, 1, b"of somebody else"))
+        with contextlib.suppress(StaleWrite):
+            await save(persistent, Chat(5))
+        persistent.discard()
+        assert await persistent.load() == Loaded(Chat(4), restarted=False, fell_back=True)
+        await store.commit(Commit(KEY, number + 1, 1, b"of somebody else, again"))
+        with contextlib.suppress(SnapshotCorrupt):
+            await persistent.load()
+        await persistent.destroy()
+
+    gc.collect()
+    gc.disable()
+    try:
+        persistent = new_state(store)
+        freed = weakref.ref(persistent)
+        await live(persistent)
+        del persistent
+        assert freed() is None
+    finally:
+        gc.enable()

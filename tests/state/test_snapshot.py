@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_rooms._state.snapshot import LARGE, Codec, Snapshot, decode_value, encode_value
+from trio_rooms._state.codec import LARGE, Codec, decode_value, encode_value
+from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._values import cbor
 from trio_rooms.errors import MigrationError, SnapshotCorrupt, SnapshotTooNew, StateError
 

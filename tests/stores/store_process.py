@@ -44,13 +44,13 @@ async def commit(directory: Path) -> None:
     """Commit to eight rooms for ever, and tell what is acknowledged."""
 
     async def work(key: str) -> None:
-        generation = max((snapshot.generation for snapshot in await store.load(key)), default=0)
+        number = (await store.load(key)).number
         while True:
-            generation += 1
-            document = b"%d " % generation * 1000
+            number += 1
+            document = b"%d " % number * 1000
             writes: dict[str, bytes | None] = {"a": document, "b": document}
-            await store.commit(Commit(key, generation, document, writes))
-            say(key, generation)
+            await store.commit(Commit(key, number, store.epoch, document, writes))
+            say(key, number)
 
     async with DiskStore(directory) as store, trio.open_nursery() as nursery:
         for number in range(8):
@@ -60,22 +60,26 @@ async def commit(directory: Path) -> None:
 async def fill(directory: Path) -> None:
     """Commit until a limit on the size of files is reached, then lift it."""
     async with DiskStore(directory) as store:
-        await store.commit(Commit("chat/0", 1, b"before"))
+        await store.commit(Commit("chat/0", 1, 1, b"before"))
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limit[1]))
         count = 0
         try:
             while True:
-                await store.commit(Commit(f"full/{count}", 1, bytes(50_000)))
+                await store.commit(Commit(f"full/{count}", 1, 1, bytes(50_000)))
                 count += 1
         except StoreFull as exc:
             say("full", exc)
-        say("readable", (await store.load("chat/0"))[0].document)
+        say("readable", (await store.load("chat/0")).snapshots[0].document)
         say("whole", len(await store.keys("full/")) == count)
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        await store.commit(Commit("chat/0", 2, b"after"))
+        await store.commit(Commit("chat/0", 2, 1, b"after"))
     async with DiskStore(directory) as store:
-        say("again", (await store.load("chat/0"))[0].document, len(await store.keys("full/")) == count)
+        say(
+            "again",
+            (await store.load("chat/0")).snapshots[0].document,
+            len(await store.keys("full/")) == count,
+        )
 
 
 async def read_only(directory: Path) -> None:

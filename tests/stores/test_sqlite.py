@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sqlite3
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,9 +19,10 @@ import pytest
 import trio
 import trio.testing
 
-from trio_rooms.errors import StoreClosed, StoreError, StoreFull, StoreInUse, StoreReadOnly
-from trio_rooms.stores.base import Commit, StoredSnapshot
-from trio_rooms.stores.sqlite import file as diskfile
+from trio_rooms.errors import StaleWrite, StoreClosed, StoreError, StoreFull, StoreInUse, StoreReadOnly
+from trio_rooms.stores.base import Commit, StoredRoom, StoredSnapshot
+from trio_rooms.stores.sqlite import statements
+from trio_rooms.stores.sqlite.database import FILE_NAME
 from trio_rooms.stores.sqlite.store import DiskStore
 
 SCRIPT = Path(__file__).with_name("store_process.py")
@@ -46,7 +49,7 @@ def read_line(running: subprocess.Popen[str]) -> str:
 @contextlib.contextmanager
 def writing_stopped(directory: Path) -> Iterator[None]:
     """Let no transaction on the directory begin, as if the disk were slow; commits queue up."""
-    with contextlib.closing(sqlite3.connect(directory / diskfile.FILE_NAME, isolation_level=None)) as outside:
+    with contextlib.closing(sqlite3.connect(directory / FILE_NAME, isolation_level=None)) as outside:
         outside.execute("BEGIN IMMEDIATE")
         yield
         outside.execute("ROLLBACK")
@@ -155,7 +158,7 @@ async def test_every_acknowledged_commit_survives_kill_9(tmp_path: Path) -> None
             writer.wait()
         async with DiskStore(tmp_path) as store:
             for key, last in acknowledged.items():
-                stored = await store.load(key)
+                stored = (await store.load(key)).snapshots
                 # The next one may have become durable without its acknowledgement.
                 assert stored[0].generation in {last, last + 1}
                 assert [each.generation for each in stored[1:]] == [stored[0].generation - 1][
@@ -178,7 +181,7 @@ async def test_a_limit_on_files_is_a_full_disk(tmp_path: Path) -> None:
 async def test_a_full_disk_fails_only_what_does_not_fit(tmp_path: Path) -> None:
     """Of commits that share a transaction only the one without room fails, and writes nothing."""
     async with DiskStore(tmp_path) as store:
-        await store.commit(Commit("chat/0", 1, b"one"))
+        await store.commit(Commit("chat/0", 1, 1, b"one"))
         connection = writer_connection(store)
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 4}").fetchall()
@@ -186,51 +189,55 @@ async def test_a_full_disk_fails_only_what_does_not_fit(tmp_path: Path) -> None:
             store,
             tmp_path,
             [
-                Commit("chat/0", 2, b"two"),
-                Commit("chat/1", 1, b"one"),
-                Commit("chat/0", 3, bytes(100 * KIB), {"a": b"1"}),
-                Commit("chat/2", 1, b"one"),
+                Commit("chat/0", 2, 1, b"two"),
+                Commit("chat/1", 1, 1, b"one"),
+                Commit("chat/0", 3, 1, bytes(100 * KIB), {"a": b"1"}),
+                Commit("chat/2", 1, 1, b"one"),
             ],
         )
         assert [type(error) for error in raised] == [type(None), type(None), StoreFull, type(None)]
         assert str(tmp_path) in str(raised[2])
-        assert await store.load("chat/0") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+        assert await store.load("chat/0") == StoredRoom(
+            2, (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+        )
         assert await store.get("chat/0", "a") is None
         assert await store.keys() == ["chat/0", "chat/1", "chat/2"]
         connection.execute("PRAGMA max_page_count = 1000000").fetchall()
-        await store.commit(Commit("chat/0", 3, bytes(100 * KIB), {"a": b"1"}))
+        await store.commit(Commit("chat/0", 3, 1, bytes(100 * KIB), {"a": b"1"}))
         assert store.statistics().failures == 1
 
 
 async def test_commits_that_queue_up_share_a_transaction(tmp_path: Path) -> None:
     """Whatever is handed over while the disk is busy becomes one transaction, stale commits apart."""
     async with DiskStore(tmp_path) as store:
-        commits = [Commit(f"chat/{number}", 1, b"one") for number in range(100)]
+        commits = [Commit(f"chat/{number}", 1, 1, b"one") for number in range(100)]
         commits += [
-            Commit("chat/50", 1, b"stale"),
-            Commit("chat/50", 2, b"two"),
-            Commit("chat/51", destroy=True),
+            Commit("chat/50", 1, 1, b"stale"),
+            Commit("chat/50", 2, 1, b"two"),
+            Commit("chat/51", 2, 1, destroy=True),
         ]
-        commits += [Commit("chat/51", 1, b"again")]
+        commits += [Commit("chat/51", 3, 1, b"again")]
         raised = await commit_together(store, tmp_path, commits)
         assert [index for index, error in enumerate(raised) if error is not None] == [100]
         statistics = store.statistics()
         assert (statistics.commits, statistics.failures) == (103, 1)
         # The first commit may have been alone when the thread took it.
         assert statistics.transactions <= 2
-        assert await store.load("chat/50") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
-        assert await store.load("chat/51") == (StoredSnapshot(1, b"again"),)
+        assert await store.load("chat/50") == StoredRoom(
+            2, (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+        )
+        assert await store.load("chat/51") == StoredRoom(3, (StoredSnapshot(3, b"again"),))
 
 
 async def test_reads_do_not_wait_for_the_writer(tmp_path: Path) -> None:
     """While a commit is on its way, reads have what was there before; `pending` counts it."""
     async with DiskStore(tmp_path) as store, trio.open_nursery() as nursery:
-        await store.commit(Commit("chat/1", 1, bytes(100 * KIB), {"a": b"1"}))
+        await store.commit(Commit("chat/1", 1, 1, bytes(100 * KIB), {"a": b"1"}))
         with writing_stopped(tmp_path):
-            nursery.start_soon(store.commit, Commit("chat/1", 2, b"two", {"a": b"2"}))
+            nursery.start_soon(store.commit, Commit("chat/1", 2, 1, b"two", {"a": b"2"}))
             await trio.testing.wait_all_tasks_blocked()
             assert store.statistics().pending == 1
-            assert await store.load("chat/1") == (StoredSnapshot(1, bytes(100 * KIB)),)
+            assert await store.load("chat/1") == StoredRoom(1, (StoredSnapshot(1, bytes(100 * KIB)),))
             assert await store.get("chat/1", "a") == b"1"
 
 
@@ -240,32 +247,32 @@ async def test_closing_waits_for_the_disk_but_stops_nothing_else(tmp_path: Path)
     await store.open()
     async with trio.open_nursery() as nursery:
         with writing_stopped(tmp_path):
-            nursery.start_soon(store.commit, Commit("chat/1", 1, b"one"))
+            nursery.start_soon(store.commit, Commit("chat/1", 1, 1, b"one"))
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(store.aclose)
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(StoreClosed):
-                await store.commit(Commit("chat/1", 2, b"two"))
+                await store.commit(Commit("chat/1", 2, 1, b"two"))
     assert "trio_rooms store" not in {thread.name for thread in threading.enumerate()}
-    assert not (tmp_path / f"{diskfile.FILE_NAME}-wal").exists()
+    assert not (tmp_path / f"{FILE_NAME}-wal").exists()
     async with store:
-        assert await store.load("chat/1") == (StoredSnapshot(1, b"one"),)
+        assert await store.load("chat/1") == StoredRoom(1, (StoredSnapshot(1, b"one"),))
 
 
 async def test_an_unexpected_error_fails_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody foresaw fails the commit it came from; the thread and the rest go on."""
-    write = diskfile.write
+    write = statements.write
 
-    def broken(connection: sqlite3.Connection, commit: Commit) -> None:
-        write(connection, commit)
+    def broken(connection: sqlite3.Connection, commit: Commit, epoch: int) -> None:
+        write(connection, commit, epoch)
         if commit.key == "chat/2":
             msg = "a bug"
             raise RuntimeError(msg)
 
-    monkeypatch.setattr(diskfile, "write", broken)
+    monkeypatch.setattr(statements, "write", broken)
     async with DiskStore(tmp_path) as store:
         raised = await commit_together(
-            store, tmp_path, [Commit(f"chat/{number}", 1, b"one") for number in range(5)]
+            store, tmp_path, [Commit(f"chat/{number}", 1, 1, b"one") for number in range(5)]
         )
         assert [error is None for error in raised] == [True, True, False, True, True]
         assert isinstance(raised[2], StoreError)
@@ -278,8 +285,8 @@ async def test_a_writer_that_lost_its_connection_makes_another(tmp_path: Path) -
     async with DiskStore(tmp_path) as store:
         writer_connection(store).close()
         with pytest.raises(StoreError, match="closed database"):
-            await store.commit(Commit("chat/1", 1, b"one"))
-        await store.commit(Commit("chat/1", 1, b"one"))
+            await store.commit(Commit("chat/1", 1, 1, b"one"))
+        await store.commit(Commit("chat/1", 1, 1, b"one"))
 
 
 async def test_a_failure_that_nobody_waits_for_is_logged(
@@ -287,12 +294,12 @@ async def test_a_failure_that_nobody_waits_for_is_logged(
 ) -> None:
     """The failure of a commit whose caller was cancelled is told in the log."""
     async with DiskStore(tmp_path) as store:
-        await store.commit(Commit("chat/1", 1, b"one"))
+        await store.commit(Commit("chat/1", 1, 1, b"one"))
         with caplog.at_level(logging.ERROR), trio.CancelScope() as scope:
             scope.cancel()
-            await store.commit(Commit("chat/1", 1, b"stale"))
-        await store.commit(Commit("chat/1", 2, b"two"))
-    assert "room chat/1: generation 1 is not above the stored 1" in caplog.text
+            await store.commit(Commit("chat/1", 1, 1, b"stale"))
+        await store.commit(Commit("chat/1", 2, 1, b"two"))
+    assert "room chat/1: the stored commit 1 says something else" in caplog.text
 
 
 async def test_a_directory_that_cannot_be_written_is_refused() -> None:
@@ -303,7 +310,7 @@ async def test_a_directory_that_cannot_be_written_is_refused() -> None:
         closed, file = Path(temporary, "closed"), Path(temporary, "file")
         for directory in (closed, file):
             async with DiskStore(directory) as store:
-                await store.commit(Commit("chat/1", 1, b"one"))
+                await store.commit(Commit("chat/1", 1, 1, b"one"))
             for path in directory.iterdir():
                 path.chmod(0o444)
         closed.chmod(0o555)
@@ -323,11 +330,11 @@ async def test_read_only_looks_at_a_directory_in_use(tmp_path: Path) -> None:
     """A read-only store sees what the server commits, takes nothing and changes nothing."""
     async with DiskStore(tmp_path) as server, DiskStore(tmp_path, read_only=True) as tool:
         assert tool.epoch == server.epoch == 1
-        await server.commit(Commit("chat/1", 1, bytes(100 * KIB), {"a": b"1"}))
+        await server.commit(Commit("chat/1", 1, 1, bytes(100 * KIB), {"a": b"1"}))
         assert await tool.load("chat/1") == await server.load("chat/1")
         assert await tool.list("chat/1") == [("a", b"1")]
         with pytest.raises(StoreReadOnly, match="read_only=True"):
-            await tool.commit(Commit("chat/1", 2, b"two"))
+            await tool.commit(Commit("chat/1", 2, 1, b"two"))
         assert tool.statistics().commits == 0
     async with DiskStore(tmp_path, read_only=True) as tool:
         assert await tool.keys() == ["chat/1"]
@@ -362,7 +369,7 @@ async def test_a_strange_file_is_refused(
     tmp_path: Path, content: bytes | None, says: str, read_only: bool
 ) -> None:
     """A file that is no database, or another program's, is refused with its path, and left as it is."""
-    file = tmp_path / diskfile.FILE_NAME
+    file = tmp_path / FILE_NAME
     if content is None:
         with contextlib.closing(sqlite3.connect(file)) as other:
             other.execute("CREATE TABLE theirs (a)")
@@ -379,10 +386,10 @@ async def test_a_damaged_page_is_told(tmp_path: Path) -> None:
     """Damage that shows only when it is read is a StoreError that names the file and says what to do."""
     async with DiskStore(tmp_path) as store:
         for number in range(100):
-            await store.commit(Commit(f"chat/{number}", 1, bytes(KIB)))
-    file = tmp_path / diskfile.FILE_NAME
+            await store.commit(Commit(f"chat/{number}", 1, 1, bytes(KIB)))
+    file = tmp_path / FILE_NAME
     content = file.read_bytes()
-    file.write_bytes(content[:8192] + b"\xff" * (len(content) - 8192))
+    file.write_bytes(content[:8192] + b"\xff" * 4096 * 3 + content[8192 + 4096 * 3 :])
     async with DiskStore(tmp_path) as store:
         with pytest.raises(StoreError, match=rf"{file} is damaged.*backup"):
             await store.keys()
@@ -393,7 +400,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path, read_only: bool) -> Non
     """A file that a newer version wrote is refused, and left as it is."""
     async with DiskStore(tmp_path):
         pass
-    with contextlib.closing(sqlite3.connect(tmp_path / diskfile.FILE_NAME)) as newer:
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as newer:
         newer.execute("PRAGMA user_version = 99")
     for _ in range(2):
         with pytest.raises(StoreError, match="newer version of trio_rooms: its schema is 99"):
@@ -402,11 +409,11 @@ async def test_a_newer_schema_is_refused(tmp_path: Path, read_only: bool) -> Non
 
 async def test_a_failed_opening_leaves_the_directory_free(tmp_path: Path) -> None:
     """A store that could not be opened holds no lock, and can be opened when its trouble is over."""
-    (tmp_path / diskfile.FILE_NAME).write_bytes(b"not a database" * 1000)
+    (tmp_path / FILE_NAME).write_bytes(b"not a database" * 1000)
     store = DiskStore(tmp_path)
     with pytest.raises(StoreError):
         await store.open()
-    (tmp_path / diskfile.FILE_NAME).unlink()
+    (tmp_path / FILE_NAME).unlink()
     async with store:
         assert store.epoch == 1
 
@@ -431,49 +438,116 @@ async def test_large_reads_are_done_in_a_thread(
     finished: list[bool] = []
 
     def watch(name: str) -> None:
-        original: Callable[..., object] = getattr(diskfile, name)
+        original: Callable[..., object] = getattr(statements, name)
 
         def watched(*args: object) -> object:
             result = original(*args)
             finished.append(threading.current_thread() is threading.main_thread())
             return result
 
-        monkeypatch.setattr(diskfile, name, watched)
+        monkeypatch.setattr(statements, name, watched)
 
     for name in ("load", "read_value", "read_list"):
         watch(name)
     async with DiskStore(tmp_path) as store:
-        await store.commit(Commit("chat/1", 1, bytes(size), {"a": bytes(size)}))
+        await store.commit(Commit("chat/1", 1, 1, bytes(size), {"a": bytes(size)}))
         await store.load("chat/1")
         await store.get("chat/1", "a")
         await store.list("chat/1")
-        await store.commit(Commit("chat/1", 2, b""))
+        await store.commit(Commit("chat/1", 2, 1, b""))
         await store.load("chat/1")
         half = bytes(size - size // 2)
-        await store.commit(Commit("chat/2", writes={"a": half, "b": bytes(size // 2)}))
+        await store.commit(Commit("chat/2", 1, 1, writes={"a": half, "b": bytes(size // 2)}))
         await store.list("chat/2")
     assert finished == [inline] * 5
 
 
-@pytest.mark.parametrize("statement", [diskfile._KEYS, diskfile._LIST, diskfile._LOAD, diskfile._VALUE])
-async def test_statements_use_an_index(tmp_path: Path, statement: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["_ENDED", "_FIND", "_HAS_STORAGE", "_KEYS", "_LIST", "_LOAD", "_STORED", "_VALUE"]
+)
+async def test_statements_use_an_index(tmp_path: Path, name: str) -> None:
     """No statement reads rows that it does not want: everything is found by an index, in its order."""
+    statement: str = getattr(statements, name)
+    named = dict.fromkeys(("key", "name", "low", "high", "limit", "most"), b"")
     async with DiskStore(tmp_path) as store:
-        parameters = dict.fromkeys(("key", "name", "low", "high", "limit", "most"), b"")
         connection = writer_connection(store)
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-    assert not [step for step in plan if step.startswith("SCAN")]
-    if statement in {diskfile._KEYS, diskfile._LIST}:
-        assert not [step for step in plan if "TEMP B-TREE" in step]
+        plan = [
+            row[3]
+            for row in connection.execute(
+                f"EXPLAIN QUERY PLAN {statement}", [b""] * statement.count("?") or named
+            )
+        ]
+    assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"]
+    assert not [step for step in plan if "TEMP B-TREE" in step]
+    if name in {"_KEYS", "_LIST"}:
         assert any(step.endswith(("(key>? AND key<?)", "(room=? AND name>? AND name<?)")) for step in plan)
+
+
+async def test_a_process_that_lost_its_directory_is_refused(tmp_path: Path) -> None:
+    """Whoever takes the directory in spite of the lock is the only one to write from then on."""
+    async with DiskStore(tmp_path) as first:
+        await first.commit(Commit("chat/1", 1, 1, b"one"))
+        (tmp_path / "lock").unlink()
+        async with DiskStore(tmp_path) as second:
+            assert (first.epoch, second.epoch) == (1, 2)
+            for number in (1, 2):
+                with pytest.raises(StaleWrite, match="epoch 1 is refused, the store has epoch 2"):
+                    await first.commit(Commit("chat/1", number, first.epoch, b"one"))
+            await second.commit(Commit("chat/1", 2, second.epoch, b"two"))
+        assert (await first.load("chat/1")).number == 2
+
+
+async def test_ended_rooms_are_forgotten_at_the_next_opening(tmp_path: Path) -> None:
+    """The number of a room that ended is kept until the store is opened for writing again, and no longer."""
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/1", 1, 1, b"one"))
+        await store.commit(Commit("chat/1", 2, 1, destroy=True))
+        async with DiskStore(tmp_path, read_only=True) as tool:
+            assert await tool.load("chat/1") == StoredRoom(2, ())
+    async with DiskStore(tmp_path, read_only=True) as tool:
+        assert await tool.load("chat/1") == StoredRoom(2, ())
+    async with DiskStore(tmp_path) as store:
+        assert await store.load("chat/1") == StoredRoom(0, ())
+
+
+async def test_a_refused_commit_leaves_no_cycle(tmp_path: Path) -> None:
+    """What waited for a commit that failed is freed at once, without the garbage collector."""
+
+    class Caller:
+        async def commit(self, store: DiskStore, commit: Commit) -> type[BaseException] | None:
+            try:
+                await store.commit(commit)
+            except StoreError as exc:
+                return type(exc)
+            return None
+
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/1", 1, 1, b"one"))
+        pages = writer_connection(store).execute("PRAGMA page_count").fetchone()[0]
+        writer_connection(store).execute(f"PRAGMA max_page_count = {pages + 4}").fetchall()
+        for commit, expected in (
+            (Commit("chat/1", 1, 1, b"stale"), StaleWrite),
+            (Commit("chat/1", 2, 1, bytes(100 * KIB)), StoreFull),
+        ):
+            gc.collect()
+            gc.disable()
+            try:
+                caller = Caller()
+                freed = weakref.ref(caller)
+                assert await caller.commit(store, commit) is expected
+                await trio.testing.wait_all_tasks_blocked()
+                del caller
+                assert freed() is None
+            finally:
+                gc.enable()
 
 
 async def test_the_log_does_not_grow_for_ever(tmp_path: Path) -> None:
     """The write-ahead log is written from its beginning again and again."""
     async with DiskStore(tmp_path) as store:
         for generation in range(1, 201):
-            await store.commit(Commit("chat/1", generation, bytes(100 * KIB)))
-        assert (tmp_path / f"{diskfile.FILE_NAME}-wal").stat().st_size < 5000 * KIB
+            await store.commit(Commit("chat/1", generation, 1, bytes(100 * KIB)))
+        assert (tmp_path / f"{FILE_NAME}-wal").stat().st_size < 5000 * KIB
 
 
 async def test_a_large_read_that_comes_too_late_finds_the_store_closed(tmp_path: Path) -> None:
@@ -488,7 +562,7 @@ async def test_a_large_read_that_comes_too_late_finds_the_store_closed(tmp_path:
 
     store = DiskStore(tmp_path)
     async with store, trio.open_nursery() as nursery:
-        await store.commit(Commit("chat/1", 1, bytes(100 * KIB)))
+        await store.commit(Commit("chat/1", 1, 1, bytes(100 * KIB)))
         assert store._opened is not None
         limiter = store._opened.limiter
         async with limiter:

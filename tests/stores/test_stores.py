@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_rooms.errors import StaleWrite, StoreError, StoreFull
-from trio_rooms.stores.base import Commit, Store, StoredSnapshot
+from trio_rooms.stores.base import Commit, Store, StoredRoom, StoredSnapshot
 from trio_rooms.stores.memory import MemoryStore
 from trio_rooms.stores.sqlite.store import DiskStore
 from trio_rooms.testing import Call, FaultyStore, StoreConformance
@@ -44,11 +44,11 @@ class TestDelayedStore(StoreConformance):
 def commits(keys: tuple[str, ...], names: tuple[str, ...]) -> st.SearchStrategy[Commit]:
     """Commits of every kind to a few rooms and names, stale ones among them."""
     key = st.sampled_from(keys)
-    generation = st.integers(0, 6)
+    number, epoch = st.integers(1, 8), st.sampled_from((1, 1, 1, 1, 1, 1, 2))
     document = st.one_of(st.none(), st.binary(max_size=3))
     writes = st.dictionaries(st.sampled_from(names), st.one_of(st.none(), st.binary(max_size=3)), max_size=3)
-    written = st.builds(Commit, key, generation, document, writes)
-    return st.one_of(written, written, written, st.builds(Commit, key, destroy=st.just(True)))
+    written = st.builds(Commit, key, number, epoch, document, writes)
+    return st.one_of(written, written, written, st.builds(Commit, key, number, epoch, destroy=st.just(True)))
 
 
 async def content(store: Store) -> dict[str, object]:
@@ -94,13 +94,15 @@ async def test_a_gate_holds_commits_until_it_is_released() -> None:
     memory = MemoryStore()
     async with FaultyStore(memory) as store, trio.open_nursery() as nursery:
         gate = store.hold_commits("chat/1")
-        nursery.start_soon(store.commit, Commit("chat/1", 1, b"one"))
+        nursery.start_soon(store.commit, Commit("chat/1", 1, 1, b"one"))
         await gate.wait_arrived()
-        await store.commit(Commit("chat/2", 1, b"not held"))
-        assert await memory.load("chat/1") == ()
+        await store.commit(Commit("chat/2", 1, 1, b"not held"))
+        assert await memory.load("chat/1") == StoredRoom(0, ())
         gate.release()
-        await store.commit(Commit("chat/1", 2, b"two"))
-        assert await memory.load("chat/1") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+        await store.commit(Commit("chat/1", 2, 1, b"two"))
+        assert await memory.load("chat/1") == StoredRoom(
+            2, (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+        )
 
 
 async def test_a_gate_lets_one_go_on() -> None:
@@ -110,7 +112,7 @@ async def test_a_gate_lets_one_go_on() -> None:
         with pytest.raises(RuntimeError, match="nothing waits"):
             gate.release_one()
         for number in range(3):
-            nursery.start_soon(store.commit, Commit(f"chat/{number}", 1, b""))
+            nursery.start_soon(store.commit, Commit(f"chat/{number}", 1, 1, b""))
         await gate.wait_arrived(3)
         first = store.calls[-3].key
         gate.release_one()
@@ -125,18 +127,18 @@ async def test_a_held_commit_survives_its_caller() -> None:
         gate = store.hold_commits()
         with trio.CancelScope() as scope:
             scope.cancel()
-            await store.commit(Commit("chat/1", 1, b"one"))
+            await store.commit(Commit("chat/1", 1, 1, b"one"))
         assert gate.arrived == 1
         gate.release()
-        await store.commit(Commit("chat/1", 2, b"two"))
-        assert [snapshot.generation for snapshot in await store.load("chat/1")] == [2, 1]
+        await store.commit(Commit("chat/1", 2, 1, b"two"))
+        assert [snapshot.generation for snapshot in (await store.load("chat/1")).snapshots] == [2, 1]
 
 
 async def test_a_gate_holds_loads() -> None:
     """A load stops at a gate, may be cancelled there, and sees what was committed meanwhile."""
     async with FaultyStore(MemoryStore()) as store, trio.open_nursery() as nursery:
         gate = store.hold_loads()
-        loaded: list[tuple[StoredSnapshot, ...]] = []
+        loaded: list[StoredRoom] = []
 
         async def load() -> None:
             loaded.append(await store.load("chat/1"))
@@ -146,10 +148,10 @@ async def test_a_gate_holds_loads() -> None:
             await load()
         nursery.start_soon(load)
         await gate.wait_arrived(2)
-        await store.commit(Commit("chat/1", 1, b"one"))
+        await store.commit(Commit("chat/1", 1, 1, b"one"))
         gate.release_one()
         await trio.testing.wait_all_tasks_blocked()
-        assert loaded == [(StoredSnapshot(1, b"one"),)]
+        assert loaded == [StoredRoom(1, (StoredSnapshot(1, b"one"),))]
 
 
 async def test_the_next_loads_and_commits_fail_as_told() -> None:
@@ -157,14 +159,14 @@ async def test_the_next_loads_and_commits_fail_as_told() -> None:
     async with FaultyStore(MemoryStore()) as store:
         store.fail_commits(StoreFull("no room"), 2, key="chat/1")
         store.fail_loads(lambda: StoreError("broken"))
-        await store.commit(Commit("chat/2", 1, b"one"))
+        await store.commit(Commit("chat/2", 1, 1, b"one"))
         for _ in range(2):
             with pytest.raises(StoreFull, match="no room"):
-                await store.commit(Commit("chat/1", 1, b"one"))
+                await store.commit(Commit("chat/1", 1, 1, b"one"))
         with pytest.raises(StoreError, match="broken"):
             await store.load("chat/2")
-        await store.commit(Commit("chat/1", 1, b"one"))
-        assert await store.load("chat/1") == (StoredSnapshot(1, b"one"),)
+        await store.commit(Commit("chat/1", 1, 1, b"one"))
+        assert await store.load("chat/1") == StoredRoom(1, (StoredSnapshot(1, b"one"),))
 
 
 @pytest.mark.parametrize("applied", [False, True])
@@ -173,8 +175,8 @@ async def test_a_crash_before_or_after_a_commit_was_applied(applied: bool) -> No
     async with FaultyStore(MemoryStore()) as store:
         store.fail_commits(StoreError("crash"), applied=applied)
         with pytest.raises(StoreError, match="crash"):
-            await store.commit(Commit("chat/1", 1, b"one"))
-        assert len(await store.load("chat/1")) == applied
+            await store.commit(Commit("chat/1", 1, 1, b"one"))
+        assert (await store.load("chat/1")).number == applied
 
 
 async def test_delays_are_time_of_trio(autojump_clock: trio.testing.MockClock) -> None:
@@ -182,8 +184,10 @@ async def test_delays_are_time_of_trio(autojump_clock: trio.testing.MockClock) -
     async with FaultyStore(MemoryStore(), delay=10) as store:
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
-            for key in ("chat/1", "chat/1", "chat/2"):
-                nursery.start_soon(store.commit, Commit(key, writes={"a": b"1"}))
+            for key in ("chat/1", "chat/2"):
+                nursery.start_soon(store.commit, Commit(key, 1, 1, writes={"a": b"1"}))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(store.commit, Commit("chat/1", 2, 1, writes={"a": b"2"}))
         assert trio.current_time() - began == pytest.approx(20)
         await store.load("chat/1")
         assert trio.current_time() - began == pytest.approx(30)
@@ -193,7 +197,7 @@ async def test_calls_are_recorded() -> None:
     """The store lists what it was asked, in order."""
     store = FaultyStore(MemoryStore())
     async with store:
-        commit = Commit("chat/1", 1, b"one")
+        commit = Commit("chat/1", 1, 1, b"one")
         await store.commit(commit)
         await store.load("chat/1")
         await store.get("chat/1", "a")

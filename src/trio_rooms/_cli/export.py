@@ -18,7 +18,8 @@ import attrs
 import cbor2
 
 from trio_rooms._keys import make_key, split_key
-from trio_rooms._state.snapshot import Snapshot, decode_value
+from trio_rooms._state.codec import decode_value
+from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._values import cbor
 from trio_rooms.errors import RoomsError
 from trio_rooms.stores.base import Commit, Store
@@ -59,8 +60,7 @@ class Export:
 async def export(store: Store, key: str) -> bytes:
     """One room as the content of a file.
 
-    Of a room that a server is changing meanwhile, state and storage are of the same
-    generation, unless the server writes to the storage alone.
+    Of a room that a server is changing meanwhile, state and storage are of the same commit.
 
     Raises:
         UnknownRoom: the store has nothing of it.
@@ -70,11 +70,11 @@ async def export(store: Store, key: str) -> bytes:
         before = await store.load(key)
         async with aclosing(storage_of(store, key)) as values:
             storage = [item async for item in values]
-        if [one.generation for one in await store.load(key)] != [one.generation for one in before]:
+        if (await store.load(key)).number != before.number:
             continue
-        if not before and not storage:
+        if not before.snapshots and not storage:
             raise no_such_room(key)
-        usable = newest_intact(generations_of(key, before))
+        usable = newest_intact(generations_of(key, before.snapshots))
         if usable is None or usable.snapshot is None:
             msg = f"room {printable(key)} has no intact snapshot that could be exported"
             raise ExportError(msg)
@@ -159,10 +159,10 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
     there = await store.load(key)
     async with aclosing(storage_of(store, key)) as stored:
         gone: dict[str, bytes | None] = {name: None async for name, _ in stored}
-    if (there or gone) and not replace:
+    if (there.snapshots or gone) and not replace:
         msg = f"room {printable(key)} is in the store already; give --replace to replace it, or another KEY"
         raise ExportError(msg)
-    generation = max([exported.generation, 1, *(one.generation + 1 for one in there)])
+    generation = there.number + 1
     try:
         state = cbor2.dumps(exported.state)
         values = {name: cbor2.dumps(value) for name, value in exported.storage.items()}
@@ -172,5 +172,5 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
         msg = f"it holds what cannot be kept: {error}"
         raise ExportError(msg) from error
     snapshot = Snapshot(name, id_, exported.version, generation, store.epoch, state)
-    await store.commit(Commit(key, generation, snapshot.pack(), gone | values))
+    await store.commit(Commit(key, generation, store.epoch, snapshot.pack(), gone | values))
     return generation

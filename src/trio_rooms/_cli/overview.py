@@ -28,7 +28,7 @@ async def list_rooms(store: Store, write: Callable[[str], object]) -> None:
 
 async def _line(store: Store, key: str) -> str:
     """One room's line of the table, without decoding its state, which may be large."""
-    found = await store.load(key)
+    found = (await store.load(key)).snapshots
     names = 0
     async with aclosing(storage_of(store, key)) as values:
         async for _ in values:
@@ -58,7 +58,7 @@ async def describe_room(store: Store, key: str, write: Callable[[str], object]) 
     Raises:
         UnknownRoom: the store has nothing of it.
     """
-    generations = generations_of(key, await store.load(key))
+    generations = generations_of(key, (await store.load(key)).snapshots)
     sizes = []
     async with aclosing(storage_of(store, key)) as values:
         async for name, value in values:

@@ -10,7 +10,8 @@ import cbor2
 
 from trio_rooms._definition.room import Room
 from trio_rooms._keys import make_key, split_key
-from trio_rooms._state.snapshot import Snapshot, decode_value
+from trio_rooms._state.codec import decode_value
+from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.errors import SnapshotCorrupt, UnknownRoom
 from trio_rooms.stores.base import Store, StoredSnapshot
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import attrs
 
-from trio_rooms._state.snapshot import Codec, Migration
+from trio_rooms._state.codec import Codec, Migration
 from trio_rooms._values.classes import is_class
 from trio_rooms._values.lenient import document
 from trio_rooms._values.strict import wire

@@ -16,8 +16,8 @@ from trio_rooms._definition.room import Room
 from trio_rooms._loop.deadlines import Alarms
 from trio_rooms._sockets.hub import ParkingLot, Roster
 from trio_rooms._sockets.links import Link
-from trio_rooms._state.persistent import Record
-from trio_rooms._state.snapshot import decode_value
+from trio_rooms._state.codec import decode_value
+from trio_rooms._state.persistent import PersistentState
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope as protocol
@@ -108,7 +108,7 @@ class Actor:
         self._removed = removed
         self._spawn = spawn
         self._store = store
-        self._record: Record | None = None
+        self._record: PersistentState | None = None
         self._nursery: trio.Nursery | None = None
         self._waiting: trio.lowlevel.Task | None = None
         self._current: Mail | None = None
@@ -163,15 +163,13 @@ class Actor:
 
     def info(self) -> ActorInfo:
         """What it does now."""
-        return ActorInfo(
-            self.stage, len(self.mailbox), self.handled, self.record.generation, tuple(self._holds)
-        )
+        return ActorInfo(self.stage, len(self.mailbox), self.handled, self.record.number, tuple(self._holds))
 
     @property
-    def record(self) -> Record:
+    def record(self) -> PersistentState:
         """What the store has of this room."""
         if self._record is None:
-            self._record = Record(self.key, self.room, self._store, self._write_wanted)
+            self._record = PersistentState(self.key, self.room, self._store, self._write_wanted)
         return self._record
 
     def refuse_all(self, error: Exception) -> None:
@@ -216,7 +214,7 @@ class Actor:
 
     def _forget(self) -> None:
         if self._record is not None:
-            self._record.close()
+            self._record.discard()
         self._idle = self._save_now = False
         self.state = None
         self._record = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 import attrs
 
 from trio_rooms._sockets.links import CLOSING, FRESH, GONE
-from trio_rooms._state.snapshot import decode_value, encode_value
+from trio_rooms._state.codec import decode_value, encode_value
 from trio_rooms._wire.frames import encode_message
 from trio_rooms.errors import AttachmentError, NoConnection, RoomsError
 

@@ -1,33 +1,57 @@
-"""What the store has of one awake room, and what is still to be written.
+"""What of one room is in the store, and what is still on its way there.
 
-A record encodes the state between two steps of the event loop, so a snapshot never shows
-half of what a handler does without an await. It holds one commit in flight at a time and
-gives each a generation of its own, never used twice.
+Everything that is written for a room goes through its one `PersistentState`, which outlives
+the actor: one commit is in flight at a time, and each has the number that follows on the last
+one that is known to be in the store. The state is encoded between two steps of the event
+loop, so a snapshot never shows half of what a handler does without an await.
+
+A commit that raised may have happened all the same. What is written next goes out under the
+same number: either it is applied, and nothing had happened, or it is stale. Then the commits
+in doubt are sent again, and the store says which of them it has; where it has none of them,
+somebody else has written the room.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, Final, Protocol
 
 import attrs
 import trio
 
-from trio_rooms._definition.room import Room
-from trio_rooms.errors import SnapshotCorrupt, StateError
-from trio_rooms.stores.base import Commit, Store
+from trio_rooms.errors import SnapshotCorrupt, StaleWrite, StateError
+from trio_rooms.stores.base import Commit, Store, StoredSnapshot
 
-from .snapshot import LARGE, Snapshot
+from .codec import LARGE, Codec
+from .snapshot import Snapshot
 
-__all__ = ["Loaded", "Record"]
+__all__ = ["Definition", "Loaded", "PersistentState"]
 
 logger = logging.getLogger("trio_rooms")
 
-_MANY_WRITES = 4 * 1024 * 1024
+_MANY_WRITES: Final = 4 * 1024 * 1024
 """Bytes of storage writes that do not wait for the snapshot interval."""
+_MOST_DOUBTS: Final = 4
+"""Commits in doubt that are kept; each may hold a whole state."""
+
+
+class Definition(Protocol):
+    """What is asked of a room's definition."""
+
+    @property
+    def name(self) -> str:
+        """The first part of the room's key."""
+
+    @property
+    def version(self) -> int:
+        """That of the states which are written."""
+
+    @property
+    def codec(self) -> Codec:
+        """Encodes and decodes the state."""
 
 
 @attrs.frozen
@@ -36,24 +60,61 @@ class Loaded:
 
     state: Any
     restarted: bool
+    """Whether an earlier owner of the store has written it."""
     fell_back: bool
+    """Whether the newest generation cannot be used, and this is the one before it."""
 
 
 @attrs.define(eq=False)
-class Record:
+class _Writes:
+    """Writes to a room's storage that are not known to be in the store; None deletes a name."""
+
+    new: dict[str, bytes | None] = attrs.field(factory=dict)
+    size: int = 0
+    """Bytes of the values in ``new``, those counted in that were replaced there."""
+    sent: Mapping[str, bytes | None] | None = None
+    """Those of the commit in flight."""
+
+    def put(self, name: str, encoded: bytes | None) -> None:
+        self.new[name] = encoded
+        self.size += len(encoded or b"")
+
+    def take(self) -> Mapping[str, bytes | None]:
+        """What goes into the next commit; `put_back` undoes it."""
+        self.sent, self.new, self.size = self.new, {}, 0
+        return self.sent
+
+    def put_back(self) -> None:
+        """What was taken goes with a later commit; what was written meanwhile is newer."""
+        self.size += sum(len(encoded or b"") for encoded in (self.sent or {}).values())
+        self.new = {**(self.sent or {}), **self.new}
+
+    def all(self) -> dict[str, bytes | None]:
+        """Each name's newest write."""
+        return {**(self.sent or {}), **self.new}
+
+
+@attrs.define(eq=False)
+class PersistentState:
     """Loads and saves one room.
 
+    Whoever is about to use the room calls `load` first; what an actor that crashed leaves
+    unsaved goes with `discard`. After a StaleWrite the same: `discard`, then `load`.
+
     Args:
+        key: the room, ``"name/id"``.
+        definition: how its state is encoded.
+        store: where it is kept; open.
         wanted: called when there is something to write, and whether it is so much that it
-            should be written at once.
+            should be written at once; None while nobody would write it.
     """
 
     _key: str
-    _room: Room[Any]
+    _definition: Definition
     _store: Store
-    _wanted: Callable[[bool], None]
-    generation: int = attrs.field(init=False, default=0)
-    """The newest generation that was handed to the store or found there."""
+    wanted: Callable[[bool], None] | None
+    number: int = attrs.field(init=False, default=0)
+    """That of the last commit that is known to be in the store."""
     large: bool = attrs.field(init=False, default=False)
     """Whether the state is encoded in a thread, during which nobody may change it."""
     dirty: bool = attrs.field(init=False, default=False)
@@ -61,60 +122,91 @@ class Record:
     encoding_took: float = attrs.field(init=False, default=0.0)
     """Seconds that encoding the state took the last time."""
     _saved: bytes = attrs.field(init=False, default=b"")
-    _writes: dict[str, bytes | None] = attrs.field(init=False, factory=dict)
-    _flying: dict[str, bytes | None] = attrs.field(init=False, factory=dict)
-    _size: int = attrs.field(init=False, default=0)
+    """The digest of the state that is in the store; empty where that is not known."""
+    _writes: _Writes = attrs.field(init=False, factory=_Writes)
+    """Another one after each load, `discard` and `destroy`: so what began before finds out."""
+    _doubtful: list[Commit] = attrs.field(init=False, factory=list)
+    """Commits that raised, all with the number ``number + 1``: one of them may have happened."""
     _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
-    _closed: bool = attrs.field(init=False, default=False)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a commit is in flight, or a write waits for one: it must not be dropped now."""
+        return self._turn.locked() or bool(self._writes.new)
 
     def touch(self) -> None:
         """The state may have changed."""
         if not self.dirty:
             self.dirty = True
-            self._wanted(False)
+            if self.wanted is not None:
+                self.wanted(False)
 
-    def close(self) -> None:
-        """Save nothing any more: what waits for its turn now has outlived its room."""
-        self._closed = True
+    def discard(self) -> None:
+        """Forget what is not in the store, after a crash.
+
+        What waits for its turn to save saves nothing any more. A commit in flight goes on:
+        `settled` waits for it.
+        """
+        self._writes = _Writes()
+        self._saved = b""
+        self.dirty = self.large = False
 
     async def load(self) -> Loaded | None:
-        """The newest state in the store that decodes; None for a room that never was.
+        """The newest state in the store that decodes; None for a room that has none.
+
+        Waits for a commit in flight. Then what the store says is true: unsaved writes are
+        forgotten, and no commit is in doubt any more. Cancelled, or when the store could not
+        read, nothing has changed.
 
         Raises:
             StoreError: the store could not read.
             SnapshotError: no generation can be used; the store is left as it is.
         """
-        stored = await self._store.load(self._key)
-        self.generation = max((one.generation for one in stored), default=0)
+        await _take(self._turn)
+        try:
+            stored = await self._store.load(self._key)
+            self.discard()
+            self.number = stored.number
+            self._doubtful = []
+            return await self._newest(stored.snapshots)
+        finally:
+            self._turn.release()
+
+    async def _newest(self, stored: tuple[StoredSnapshot, ...]) -> Loaded | None:
         broken: SnapshotCorrupt | None = None
-        for one in stored:
-            try:
-                snapshot = Snapshot.unpack(self._key, one.document)
-                if len(snapshot.state) < LARGE:
-                    state = self._room.codec.decode(self._key, snapshot)
+        try:
+            for one in stored:
+                try:
+                    snapshot = Snapshot.unpack(self._key, one.document)
+                    if len(snapshot.state) < LARGE:
+                        state = self._definition.codec.decode(self._key, snapshot)
+                    else:
+                        decode = self._definition.codec.decode
+                        state = await trio.to_thread.run_sync(decode, self._key, snapshot)
+                except SnapshotCorrupt as error:
+                    logger.error("generation %d cannot be used: %s", one.generation, error)  # noqa: TRY400
+                    broken = broken or error
+                    continue
+                self.large = len(snapshot.state) >= LARGE
+                # What a former process wrote is written again, so that it is of this one from then on.
+                restarted = snapshot.epoch != self._store.epoch
+                if broken is None and snapshot.version == self._definition.version and not restarted:
+                    self._saved = _digest(snapshot.state)
                 else:
-                    state = await trio.to_thread.run_sync(self._room.codec.decode, self._key, snapshot)
-            except SnapshotCorrupt as error:
-                logger.error("generation %d cannot be used: %s", one.generation, error)  # noqa: TRY400
-                broken = broken or error
-                continue
-            self.large = len(snapshot.state) >= LARGE
-            # What a former process wrote is written again, so that it is of this one from then on.
-            restarted = snapshot.epoch != self._store.epoch
-            if broken is None and snapshot.version == self._room.version and not restarted:
-                self._saved = _digest(snapshot.state)
-            else:
-                self.dirty = True
+                    self.dirty = True
+                if broken is not None:
+                    logger.error(
+                        "room %s: took generation %d; what was written after it is lost",
+                        self._key,
+                        one.generation,
+                    )
+                return Loaded(state, restarted, broken is not None)
             if broken is not None:
-                logger.error(
-                    "room %s: took generation %d; what was written after it is lost",
-                    self._key,
-                    one.generation,
-                )
-            return Loaded(state, restarted, broken is not None)
-        if broken is not None:
-            raise broken
-        return None
+                raise broken
+            return None
+        finally:
+            # Its traceback holds this frame, which would hold it: a cycle around the room.
+            del broken
 
     async def save(self, state: Callable[[], Any], *, in_thread: bool = True) -> None:
         """Make the state and the storage's writes durable, if anything changed.
@@ -125,26 +217,28 @@ class Record:
                 change it meanwhile.
 
         Cancelled while it waits for its turn, nothing was done; after that it is not
-        cancelled, since a commit is carried out whether or not somebody waits.
+        cancelled, since a commit is carried out whether or not somebody waits. Not a
+        checkpoint where there is nothing to write.
 
         Raises:
             StateError: the state holds what CBOR cannot; nothing was written.
-            StoreError: nothing was written; a later call tries again.
+            StaleWrite: somebody else has written the room, or opened the store; nothing was
+                written, nor can be before the room is loaded again.
+            StoreError: it is not known to be written; a later call tries again.
         """
+        writes = self._writes
         await _take(self._turn)
         try:
-            if not self._closed:
+            if writes is self._writes:
                 with trio.CancelScope(shield=True):
-                    await self._save(state, in_thread=in_thread)
+                    await self._save(state, writes, in_thread=in_thread)
         finally:
             self._turn.release()
 
-    async def _save(self, state: Callable[[], Any], *, in_thread: bool) -> None:
-        codec = self._room.codec
+    async def _save(self, state: Callable[[], Any], writes: _Writes, *, in_thread: bool) -> None:
+        codec = self._definition.codec
         self.dirty = False
-        writes, self._writes = self._writes, {}
-        size, self._size = self._size, 0
-        self._flying = writes
+        taken = writes.take()
         try:
             began = perf_counter()
             if self.large and in_thread:
@@ -154,69 +248,125 @@ class Record:
             self.encoding_took = perf_counter() - began
             self.large = len(encoded) >= LARGE
             digest = _digest(encoded)
-            document = None
-            if digest != self._saved:
-                self.generation += 1
-                name, _, id_ = self._key.partition("/")
-                document = Snapshot(
-                    name, id_, self._room.version, self.generation, self._store.epoch, encoded
-                ).pack()
-            if document is not None or writes:
-                await self._store.commit(Commit(self._key, self.generation, document, writes))
-            self._saved = digest
+            changed = digest != self._saved
+            if changed or taken:
+                await self._commit(encoded if changed else None, taken)
+            if writes is self._writes:
+                self._saved = digest
         except BaseException:
             self.dirty = True
-            self._writes = {**writes, **self._writes}
-            self._size += size
+            writes.put_back()
             raise
         finally:
-            self._flying = {}
+            writes.sent = None
 
     def unsaved(self, state: Any) -> bool:
         """Whether a state differs from the saved one, where that is cheap to tell; else what `dirty` says."""
-        if self._writes:
+        if self._writes.new:
             return True
         if self.large:
             return self.dirty
         try:
-            return _digest(self._room.codec.encode(self._key, state)) != self._saved
+            return _digest(self._definition.codec.encode(self._key, state)) != self._saved
         except StateError:
             return True  # Whoever saves it is told why.
 
     async def settled(self) -> None:
-        """Wait until no commit is in flight."""
+        """Wait until no commit is in flight; not a checkpoint where none is."""
         if self._turn.locked():
             async with self._turn:
                 pass
 
     async def destroy(self) -> None:
-        """Delete all that the store has of the room."""
+        """Delete all that the store has of the room, its number apart; what is unsaved is forgotten.
+
+        Cancelled while it waits for its turn, nothing was done; after that it is not cancelled.
+
+        Raises:
+            StaleWrite, StoreError: as for `save`; the room goes on, and what is unsaved stays.
+        """
         async with self._turn:
             with trio.CancelScope(shield=True):
-                await self._store.commit(Commit(self._key, destroy=True))
-                self._closed = True
+                self.dirty = True
+                await self._commit(None, {}, destroy=True)
+            self.discard()
+
+    # Numbers.
+
+    async def _commit(
+        self, encoded: bytes | None, writes: Mapping[str, bytes | None], *, destroy: bool = False
+    ) -> None:
+        """Write under the next number, whatever has become of former tries under it."""
+        try:
+            await self._send(self._next(encoded, writes, destroy=destroy))
+        except StaleWrite:
+            if not await self._had_happened():
+                raise
+            await self._send(self._next(encoded, writes, destroy=destroy))
+
+    def _next(self, encoded: bytes | None, writes: Mapping[str, bytes | None], *, destroy: bool) -> Commit:
+        number, epoch = self.number + 1, self._store.epoch
+        document = None
+        if encoded is not None:
+            name, version = self._definition.name, self._definition.version
+            id_ = self._key.removeprefix(f"{name}/")
+            document = Snapshot(name, id_, version, number, epoch, encoded).pack()
+        return Commit(self._key, number, epoch, document, writes, destroy)
+
+    async def _send(self, commit: Commit) -> None:
+        try:
+            await self._store.commit(commit)
+        except BaseException as error:
+            # The state goes into the next commit although it may be there: who knows.
+            self._saved = b""
+            if not isinstance(error, StaleWrite | TypeError | ValueError):
+                self._doubt(commit)
+            raise
+        self.number = commit.number
+        self._doubtful = []
+
+    def _doubt(self, commit: Commit) -> None:
+        if commit not in self._doubtful:
+            self._doubtful.append(commit)
+        if len(self._doubtful) > _MOST_DOUBTS:
+            # Where the store cannot be reached, the first was under way as that began, and the newest
+            # as it ended; those between are the least likely to have come through.
+            del self._doubtful[1]
+
+    async def _had_happened(self) -> bool:
+        """Whether one of the commits in doubt is what the store has under their number."""
+        for doubtful in reversed(self._doubtful):
+            try:
+                await self._store.commit(doubtful)
+            except StaleWrite:
+                continue
+            self.number = doubtful.number
+            self._doubtful = []
+            return True
+        self._doubtful = []
+        return False
 
     # The storage of the room.
 
     def write(self, name: str, encoded: bytes | None) -> None:
         """Write a value, or delete it, with the next commit."""
-        self._writes[name] = encoded
-        self._size += len(encoded or b"")
+        self._writes.put(name, encoded)
         self.dirty = True
-        self._wanted(self._size > _MANY_WRITES)
+        if self.wanted is not None:
+            self.wanted(self._writes.size > _MANY_WRITES)
 
     async def get(self, name: str) -> bytes | None:
         """A value as it is, whether it is durable yet or not."""
-        for pending in (self._writes, self._flying):
-            if name in pending:
-                await trio.lowlevel.checkpoint()
-                return pending[name]
+        pending = self._writes.all()
+        if name in pending:
+            await trio.lowlevel.checkpoint()
+            return pending[name]
         return await self._store.get(self._key, name)
 
     async def list(self, prefix: str, after: str | None, limit: int | None) -> list[tuple[str, bytes]]:
         """Values as they are, ordered by name."""
         # As they are now: a commit may end while the store reads from before it.
-        pending = {**self._flying, **self._writes}
+        pending = self._writes.all()
         # A deletion that is not durable yet hides a stored name, so as many more are read.
         stored = await self._store.list(
             self._key, prefix, after=after, limit=None if limit is None else limit + len(pending)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from .base import Commit, Store, StoredSnapshot, StoreStatistics
+from .base import Commit, Store, StoredRoom, StoredSnapshot, StoreStatistics
 from .memory import MemoryStore
 from .sqlite.store import DiskStore
 
-__all__ = ["Commit", "DiskStore", "MemoryStore", "Store", "StoreStatistics", "StoredSnapshot"]
+__all__ = [
+    "Commit",
+    "DiskStore",
+    "MemoryStore",
+    "Store",
+    "StoreStatistics",
+    "StoredRoom",
+    "StoredSnapshot",
+]

@@ -10,7 +10,7 @@ from typing import Self
 
 import attrs
 
-__all__ = ["Commit", "Store", "StoreStatistics", "StoredSnapshot"]
+__all__ = ["Commit", "Store", "StoreStatistics", "StoredRoom", "StoredSnapshot"]
 
 
 @attrs.frozen
@@ -18,7 +18,18 @@ class StoredSnapshot:
     """One generation of a room's snapshot, as the store has it."""
 
     generation: int
+    """The number of the commit that wrote it."""
     document: bytes
+
+
+@attrs.frozen
+class StoredRoom:
+    """What a store has of one room, its storage apart."""
+
+    number: int
+    """That of the room's last commit; 0 for a room that never was."""
+    snapshots: tuple[StoredSnapshot, ...]
+    """Newest first, two at most."""
 
 
 @attrs.frozen
@@ -27,15 +38,18 @@ class Commit:
 
     Args:
         key: the room, ``"name/id"``.
-        generation: the number of the snapshot in ``document``, from 0 to 2**63 - 1; above every
-            one stored. Without a document it means nothing.
-        document: the snapshot, or None to write only to the room's storage.
+        number: counts the commits of the room, with or without a document: one more than the
+            stored one, or the stored one again to repeat that commit; from 1 to 2**63 - 1.
+        epoch: that of the store when whoever commits took the room; from 1 to 2**63 - 1.
+        document: the snapshot, or None to leave the snapshots as they are.
         writes: values of the room's storage by name; None deletes the name.
-        destroy: remove all that the store has of the room. Nothing else may be set.
+        destroy: remove all that the store has of the room but the number. Neither a document
+            nor writes may come with it.
     """
 
     key: str
-    generation: int = 0
+    number: int
+    epoch: int
     document: bytes | None = None
     writes: Mapping[str, bytes | None] = attrs.field(factory=dict)
     destroy: bool = False
@@ -46,7 +60,7 @@ class StoreStatistics:
     """What a store has done since it was opened."""
 
     commits: int
-    """Commits that became durable."""
+    """Commits that became durable, or were so already."""
     transactions: int
     """Transactions they were grouped into; each costs one sync to the disk."""
     failures: int
@@ -63,13 +77,22 @@ class Store(abc.ABC):
     half a surrogate pair cannot be encoded and is a ValueError. Used while it is not open, a
     store raises StoreClosed; `statistics` may be asked for at any time. A store that was closed
     can be opened again.
+
+    Every async method is a checkpoint, also where nothing has to be waited for; one that raises
+    may not be. A cancelled read has read nothing. What a cancellation does to `open`, `aclose`
+    and `commit` is said there.
+
     Every store passes ``trio_rooms.testing.StoreConformance``.
     """
 
     @property
     @abc.abstractmethod
     def epoch(self) -> int:
-        """Counts how often this store was opened for writing: 1, 2, 3, ...; a fencing token."""
+        """How often this store had been opened for writing when it was opened here: 1, 2, 3, ...
+
+        It says who may write: once somebody else has opened the store, commits of this epoch
+        are stale.
+        """
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -85,7 +108,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def open(self) -> None:
-        """Open the store.
+        """Open the store. Cancelled, it is not open, and nothing is held.
 
         Raises:
             StoreInUse: another runtime has it.
@@ -95,11 +118,17 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def aclose(self) -> None:
-        """Write what was handed over, then close. A second call does nothing."""
+        """Write what was handed over, then close, cancelled or not. A second call does nothing."""
 
     @abc.abstractmethod
-    async def load(self, key: str) -> tuple[StoredSnapshot, ...]:
-        """The stored generations of a room's snapshot, newest first; at most two, none if there are none."""
+    async def load(self, key: str) -> StoredRoom:
+        """The number of a room's last commit, and its snapshots.
+
+        The number outlives the room: once it was destroyed, or the last name of its storage
+        was deleted and it had no snapshot, there are no snapshots, and the number goes on from
+        where it was. It may be forgotten when the store is next opened for writing, since who
+        knew it then has a former epoch.
+        """
 
     @abc.abstractmethod
     async def commit(self, commit: Commit) -> None:
@@ -109,9 +138,17 @@ class Store(abc.ABC):
         waiting, and the commit is still carried out, whole. Commits of one room take
         effect in the order in which they were handed over.
 
+        A commit that has the number of the last one and says the same is a success that writes
+        nothing: so one whose outcome is not known can be sent again. It says the same if its
+        document is that of this number, each of its writes is what the storage has, and where
+        it destroys nothing is left of the room.
+
         Raises:
-            StoreFull, StoreReadOnly, StoreError: nothing of it was written.
-            StaleWrite: its generation is not above every stored one; nothing was written.
+            StaleWrite: its number is neither the next one nor that of a commit that said the
+                same, or the store has been opened for writing since its epoch; nothing was
+                written, nor will be.
+            StoreFull, StoreReadOnly: nothing was written.
+            StoreError: whether it was written is not known; the same commit may be sent again.
             ValueError, TypeError: no store can carry it out; nothing was handed over.
         """
 

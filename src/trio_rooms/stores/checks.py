@@ -6,12 +6,14 @@ bytes may compare them as they are, and a prefix is a range of them.
 
 from __future__ import annotations
 
+from trio_rooms.errors import StaleWrite
+
 from .base import Commit
 
-__all__ = ["check_commit", "check_limit", "encode", "encoded_range", "stale_message"]
+__all__ = ["check_commit", "check_epoch", "check_limit", "differs", "encode", "encoded_range", "is_next"]
 
-_GENERATIONS = 2**63
-"""What a generation stays below: the integers that SQLite and CBOR readers elsewhere can hold."""
+_INTEGERS = 2**63
+"""What numbers and epochs stay below: the integers that SQLite and CBOR readers elsewhere can hold."""
 
 
 def encode(text: str) -> bytes:
@@ -52,16 +54,17 @@ def check_commit(commit: Commit) -> None:
     """Refuse a commit that no store can carry out, before anything of it is handed over.
 
     Raises:
-        ValueError: its key or a name cannot be encoded, its generation is out of range, or it
-            destroys and writes at once.
+        ValueError: its key or a name cannot be encoded, its number or epoch is out of range, or
+            it destroys and writes at once.
         TypeError: its document or a value is not ``bytes``.
     """
     encode(commit.key)
+    for what, number in (("a number", commit.number), ("an epoch", commit.epoch)):
+        if not 0 < number < _INTEGERS:
+            msg = f"room {commit.key}: {what} of a commit is from 1 to 2**63 - 1, not {number}"
+            raise ValueError(msg)
     if commit.document is not None:
         _check_bytes(commit.key, "the document", commit.document)
-        if not 0 <= commit.generation < _GENERATIONS:
-            msg = f"room {commit.key}: a generation is from 0 to 2**63 - 1, not {commit.generation}"
-            raise ValueError(msg)
     for name, value in commit.writes.items():
         encode(name)
         if value is not None:
@@ -71,10 +74,41 @@ def check_commit(commit: Commit) -> None:
         raise ValueError(msg)
 
 
-def stale_message(key: str, generation: int, stored: int) -> str:
-    """What a `StaleWrite` says."""
-    return (
-        f"room {key}: generation {generation} is not above the stored {stored}; somebody else has "
+def check_epoch(commit: Commit, epoch: int) -> None:
+    """Refuse a commit whose epoch is not the store's present one.
+
+    Raises:
+        StaleWrite: the store was opened by somebody else since.
+    """
+    if commit.epoch != epoch:
+        msg = (
+            f"room {commit.key}: a commit of epoch {commit.epoch} is refused, the store has epoch {epoch}: "
+            "it was opened for writing since, and whoever did that is the only one to write now"
+        )
+        raise StaleWrite(msg)
+
+
+def is_next(commit: Commit, stored: int) -> bool:
+    """Whether a commit follows on the number that is stored; False where it has that number again.
+
+    Raises:
+        StaleWrite: neither of the two.
+    """
+    if commit.number == stored + 1:
+        return True
+    if commit.number == stored:
+        return False
+    msg = (
+        f"room {commit.key}: commit {commit.number} does not follow on the stored {stored}; somebody else "
+        "has written this room since it was loaded: load it again"
+    )
+    raise StaleWrite(msg)
+
+
+def differs(commit: Commit) -> StaleWrite:
+    """The error for a commit that has the number of the last one and says something else."""
+    return StaleWrite(
+        f"room {commit.key}: the stored commit {commit.number} says something else; somebody else has "
         "written this room since it was loaded: load it again"
     )
 

@@ -9,8 +9,8 @@ import trio
 
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreInUse
 
-from .base import Commit, Store, StoredSnapshot, StoreStatistics
-from .checks import check_commit, check_limit, encode, stale_message
+from .base import Commit, Store, StoredRoom, StoredSnapshot, StoreStatistics
+from .checks import check_commit, check_epoch, check_limit, differs, encode, is_next
 
 __all__ = ["MemoryStore"]
 
@@ -19,6 +19,8 @@ __all__ = ["MemoryStore"]
 class _Stored:
     """What is kept of one room."""
 
+    number: int
+    """That of its last commit."""
     snapshots: tuple[StoredSnapshot, ...] = ()
     values: dict[str, bytes] = attrs.field(factory=dict)
 
@@ -33,6 +35,8 @@ class MemoryStore(Store):
     """
 
     _rooms: dict[str, _Stored] = attrs.field(factory=dict, init=False)
+    _ended: dict[str, int] = attrs.field(factory=dict, init=False)
+    """The numbers of rooms of which nothing else is left."""
     _epoch: int = attrs.field(default=0, init=False)
     _opened: bool = attrs.field(default=False, init=False)
     _commits: int = attrs.field(default=0, init=False)
@@ -56,6 +60,7 @@ class MemoryStore(Store):
         await trio.lowlevel.checkpoint()
         self._opened = True
         self._epoch += 1
+        self._ended.clear()
         self._commits = self._failures = 0
 
     async def aclose(self) -> None:
@@ -63,14 +68,14 @@ class MemoryStore(Store):
         self._opened = False
         await trio.lowlevel.checkpoint()
 
-    async def load(self, key: str) -> tuple[StoredSnapshot, ...]:
+    async def load(self, key: str) -> StoredRoom:
         """See `Store.load`."""
         self._check_open()
         encode(key)
-        stored = self._rooms.get(key)
-        snapshots = () if stored is None else stored.snapshots
+        stored = self._stored(key)
+        room = StoredRoom(stored.number, stored.snapshots)
         await trio.lowlevel.checkpoint()
-        return snapshots
+        return room
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""
@@ -122,17 +127,22 @@ class MemoryStore(Store):
             commits=self._commits, transactions=self._commits, failures=self._failures, pending=0
         )
 
+    def _stored(self, key: str) -> _Stored:
+        return self._rooms.get(key) or _Stored(self._ended.get(key, 0))
+
     def _apply(self, commit: Commit) -> None:
-        stored = self._rooms.get(commit.key)
-        if commit.destroy:
-            self._rooms.pop(commit.key, None)
+        check_epoch(commit, self._epoch)
+        key = commit.key
+        stored = self._stored(key)
+        if not is_next(commit, stored.number):
+            if not _says_the_same(commit, stored):
+                raise differs(commit)
             return
-        if stored is None:
-            stored = _Stored()
+        stored.number = commit.number
+        if commit.destroy:
+            stored.snapshots, stored.values = (), {}
         if commit.document is not None:
-            if stored.snapshots and commit.generation <= stored.snapshots[0].generation:
-                raise StaleWrite(stale_message(commit.key, commit.generation, stored.snapshots[0].generation))
-            newest = StoredSnapshot(commit.generation, commit.document)
+            newest = StoredSnapshot(commit.number, commit.document)
             stored.snapshots = (newest, *stored.snapshots[:1])
         for name, value in commit.writes.items():
             if value is None:
@@ -140,14 +150,26 @@ class MemoryStore(Store):
             else:
                 stored.values[name] = value
         if stored.snapshots or stored.values:
-            self._rooms[commit.key] = stored
+            self._rooms[key] = stored
+            self._ended.pop(key, None)
         else:
-            self._rooms.pop(commit.key, None)
+            self._rooms.pop(key, None)
+            self._ended[key] = stored.number
 
     def _check_open(self) -> None:
         if not self._opened:
             msg = "this MemoryStore is not open; use it inside 'async with store:'"
             raise StoreClosed(msg)
+
+
+def _says_the_same(commit: Commit, stored: _Stored) -> bool:
+    """Whether a commit, which has the number of the last one, could have been that one."""
+    if commit.destroy:
+        return not stored.snapshots and not stored.values
+    written = [one.document for one in stored.snapshots if one.generation == commit.number]
+    return written == [one for one in (commit.document,) if one is not None] and all(
+        stored.values.get(name) == value for name, value in commit.writes.items()
+    )
 
 
 def _select(

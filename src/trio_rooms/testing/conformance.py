@@ -6,13 +6,13 @@ pytest is not imported here, so that this can be imported without it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import trio
 import trio.testing
 
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreInUse
-from trio_rooms.stores.base import Commit, Store, StoredSnapshot, StoreStatistics
+from trio_rooms.stores.base import Commit, Store, StoredRoom, StoredSnapshot, StoreStatistics
 
 __all__ = ["StoreConformance"]
 
@@ -62,7 +62,7 @@ class StoreConformance:
     async def test_nothing_is_stored_at_first(self, store: Store) -> None:
         """An empty store has no snapshot, no value and no key."""
         async with store:
-            assert await store.load("chat/1") == ()
+            assert await store.load("chat/1") == StoredRoom(0, ())
             assert await store.get("chat/1", "name") is None
             assert await store.list("chat/1") == []
             assert await store.keys() == []
@@ -70,53 +70,144 @@ class StoreConformance:
     async def test_a_committed_snapshot_is_loaded(self, store: Store) -> None:
         """What was committed is loaded as it was."""
         async with store:
-            await store.commit(Commit("chat/1", 1, b"one"))
-            assert await store.load("chat/1") == (StoredSnapshot(1, b"one"),)
+            await _commit(store, "chat/1", 1, b"one")
+            assert await store.load("chat/1") == StoredRoom(1, (StoredSnapshot(1, b"one"),))
 
     async def test_two_generations_are_kept(self, store: Store) -> None:
-        """The two newest generations are kept, newest first, whatever numbers are left out."""
+        """The two newest generations are kept, newest first, whatever commits were between them."""
         async with store:
-            for generation in (1, 2, 4, 6, 7, 11, 1000, 2**53, 2**63 - 1):
-                await store.commit(Commit("chat/1", generation, b"%d" % generation))
-            assert await store.load("chat/1") == (
-                StoredSnapshot(2**63 - 1, b"%d" % (2**63 - 1)),
-                StoredSnapshot(2**53, b"%d" % 2**53),
-            )
+            await _commit(store, "chat/1", 1, b"one")
+            await _commit(store, "chat/1", 2, b"two")
+            await _commit(store, "chat/1", 3, writes={"a": b"3"})
+            await _commit(store, "chat/1", 4, b"four")
+            snapshots = (StoredSnapshot(4, b"four"), StoredSnapshot(2, b"two"))
+            assert await store.load("chat/1") == StoredRoom(4, snapshots)
+            await _commit(store, "chat/1", 5)
+            await _commit(store, "chat/1", 6, writes={"a": None})
+            assert await store.load("chat/1") == StoredRoom(6, snapshots)
+            await _commit(store, "chat/1", 7, b"seven")
+            assert await store.load("chat/1") == StoredRoom(7, (StoredSnapshot(7, b"seven"), snapshots[0]))
 
-    async def test_a_generation_must_be_above_every_stored_one(self, store: Store) -> None:
-        """A commit of a generation that is stored, or below one that is, is stale and writes nothing."""
+    async def test_a_commit_has_the_next_number(self, store: Store) -> None:
+        """A commit whose number is lower, or leaves one out, is stale and writes nothing."""
         async with store:
-            await store.commit(Commit("chat/1", 5, b"five", {"name": b"five"}))
-            await store.commit(Commit("chat/1", 7, b"seven"))
-            for generation in (1, 5, 6, 7):
+            for number in (2, 3, 2**63 - 1):
                 with _raises(StaleWrite):
-                    await store.commit(Commit("chat/1", generation, b"stale", {"name": b"stale", "a": b""}))
-            assert await store.load("chat/1") == (StoredSnapshot(7, b"seven"), StoredSnapshot(5, b"five"))
-            assert await store.list("chat/1") == [("name", b"five")]
-            await store.commit(Commit("chat/1", 8, b"eight"))
+                    await _commit(store, "chat/1", number, b"stale")
+            assert await store.load("chat/1") == StoredRoom(0, ())
+            await _commit(store, "chat/1", 1, b"one", {"name": b"one"})
+            await _commit(store, "chat/1", 2, writes={"name": b"two"})
+            await _commit(store, "chat/1", 3, b"three")
+            for number in (1, 2, 5, 2**63 - 1):
+                for document, destroy in ((b"stale", False), (None, False), (None, True)):
+                    writes = None if destroy else {"name": b"stale", "a": b""}
+                    with _raises(StaleWrite):
+                        await _commit(store, "chat/1", number, document, writes, destroy=destroy)
+            snapshots = (StoredSnapshot(3, b"three"), StoredSnapshot(1, b"one"))
+            assert await store.load("chat/1") == StoredRoom(3, snapshots)
+            assert await store.list("chat/1") == [("name", b"two")]
+            await _commit(store, "chat/1", 4, b"four")
+            assert (await store.load("chat/1")).number == 4
 
-    async def test_generations_are_each_rooms_own(self, store: Store) -> None:
-        """One room's generations do not make another's stale."""
+    async def test_a_commit_may_be_repeated(self, store: Store) -> None:
+        """The last commit again, whatever it was, is a success that changes nothing."""
+        steps: list[tuple[bytes | None, dict[str, bytes | None], bool]] = [
+            (b"one", {"a": b"1", "b": b""}, False),
+            (b"two", {"a": None, "never": None}, False),
+            (b"two", {}, False),
+            (None, {"b": b"2", "c": b"2"}, False),
+            (None, {}, False),
+            (None, {}, True),
+            (None, {}, True),
+            (None, {"a": b"1"}, False),
+            (None, {"a": None}, False),
+            (None, {}, False),
+            (b"", {"a": b""}, False),
+        ]
         async with store:
-            await store.commit(Commit("chat/1", 9, b"nine"))
-            await store.commit(Commit("chat/2", 1, b"one"))
-            assert await store.load("chat/1") == (StoredSnapshot(9, b"nine"),)
-            assert await store.load("chat/2") == (StoredSnapshot(1, b"one"),)
+            for number, (document, writes, destroy) in enumerate(steps, 1):
+                await _commit(store, "chat/1", number, document, writes, destroy=destroy)
+                stored = await store.load("chat/1"), await store.list("chat/1"), await store.keys()
+                assert stored[0].number == number
+                for _ in range(2):
+                    await _commit(store, "chat/1", number, document, writes, destroy=destroy)
+                    assert (
+                        await store.load("chat/1"), await store.list("chat/1"), await store.keys()
+                    ) == stored  # fmt: skip
+
+    async def test_a_number_says_one_thing(self, store: Store) -> None:
+        """The last number with anything else than its commit is stale and writes nothing."""
+        async with store:
+            await _commit(store, "chat/1", 1, b"one", {"a": b"1", "b": b"1"})
+            await _commit(store, "chat/2", 1, b"one")
+            await _commit(store, "chat/2", 2, writes={"a": b"1"})
+            await _commit(store, "chat/3", 1, destroy=True)
+            await _commit(store, "chat/4", 1, writes={"a": b""})
+            others: list[tuple[str, int, bytes | None, dict[str, bytes | None], bool]] = [
+                ("chat/1", 1, b"two", {"a": b"1", "b": b"1"}, False),
+                ("chat/1", 1, b"", {}, False),
+                ("chat/1", 1, None, {"a": b"1"}, False),
+                ("chat/1", 1, b"one", {"a": b"2", "b": b"1"}, False),
+                ("chat/1", 1, b"one", {"a": b"1", "b": None}, False),
+                ("chat/1", 1, b"one", {"c": b""}, False),
+                ("chat/1", 1, None, {}, True),
+                ("chat/2", 2, b"one", {"a": b"1"}, False),
+                ("chat/2", 2, None, {"a": b"2"}, False),
+                ("chat/2", 2, None, {}, True),
+                ("chat/3", 1, b"", {}, False),
+                ("chat/3", 1, None, {"a": b""}, False),
+                ("chat/4", 1, None, {}, True),
+            ]
+            keys = await store.keys()
+            stored = [(await store.load(key), await store.list(key)) for key in keys]
+            for key, number, document, writes, destroy in others:
+                with _raises(StaleWrite):
+                    await _commit(store, key, number, document, writes, destroy=destroy)
+            assert await store.keys() == keys == ["chat/1", "chat/2", "chat/4"]
+            assert [(await store.load(key), await store.list(key)) for key in keys] == stored
+            assert await store.load("chat/3") == StoredRoom(1, ())
+
+    async def test_only_the_present_epoch_writes(self, store: Store) -> None:
+        """What has another epoch than the store is stale and writes nothing, a repetition too."""
+        async with store:
+            await store.commit(Commit("chat/1", 1, 1, b"one"))
+        async with store:
+            for epoch in (1, 3, 2**63 - 1):
+                for key, number in (("chat/1", 1), ("chat/1", 2), ("chat/2", 1)):
+                    with _raises(StaleWrite):
+                        await store.commit(Commit(key, number, epoch, b"one", {"a": b"1"}))
+                    with _raises(StaleWrite):
+                        await store.commit(Commit(key, number, epoch, destroy=True))
+            assert await store.keys() == ["chat/1"]
+            assert await store.load("chat/1") == StoredRoom(1, (StoredSnapshot(1, b"one"),))
+            assert await store.list("chat/1") == []
+            await store.commit(Commit("chat/1", 2, 2, b"two"))
+
+    async def test_numbers_are_each_rooms_own(self, store: Store) -> None:
+        """One room's numbers do not make another's stale."""
+        async with store:
+            for number in (1, 2, 3):
+                await _commit(store, "chat/1", number, b"%d" % number)
+            await _commit(store, "chat/2", 1, b"one")
+            assert (await store.load("chat/1")).number == 3
+            assert await store.load("chat/2") == StoredRoom(1, (StoredSnapshot(1, b"one"),))
 
     async def test_storage_is_written_without_a_snapshot(self, store: Store) -> None:
-        """A commit without a document leaves the snapshots alone and needs no generation."""
+        """A commit without a document leaves the snapshots alone, and counts."""
         async with store:
-            await store.commit(Commit("chat/1", 3, b"three"))
-            await store.commit(Commit("chat/1", writes={"a": b"1", "b": b"2"}))
-            await store.commit(Commit("chat/1", 1, writes={"a": b"3", "b": None, "never": None}))
-            assert await store.load("chat/1") == (StoredSnapshot(3, b"three"),)
+            await _commit(store, "chat/1", 1, writes={"a": b"1"})
+            assert await store.load("chat/1") == StoredRoom(1, ())
+            await _commit(store, "chat/1", 2, b"two")
+            await _commit(store, "chat/1", 3, writes={"a": b"2", "b": b"2"})
+            await _commit(store, "chat/1", 4, writes={"a": b"3", "b": None, "never": None})
+            assert await store.load("chat/1") == StoredRoom(4, (StoredSnapshot(2, b"two"),))
             assert await store.list("chat/1") == [("a", b"3")]
 
     async def test_storage_is_each_rooms_own(self, store: Store) -> None:
         """A name in one room's storage is not found in another's."""
         async with store:
-            await store.commit(Commit("chat/1", writes={"a": b"1"}))
-            await store.commit(Commit("chat/11", writes={"a": b"11"}))
+            await _commit(store, "chat/1", 1, writes={"a": b"1"})
+            await _commit(store, "chat/11", 1, writes={"a": b"11"})
             assert await store.get("chat/1", "a") == b"1"
             assert await store.get("chat/11", "a") == b"11"
             assert await store.get("chat/", "a") is None
@@ -124,8 +215,8 @@ class StoreConformance:
     async def test_empty_documents_and_values_are_not_missing(self, store: Store) -> None:
         """A document or value of no bytes is there."""
         async with store:
-            await store.commit(Commit("chat/1", 1, b"", {"": b""}))
-            assert await store.load("chat/1") == (StoredSnapshot(1, b""),)
+            await _commit(store, "chat/1", 1, b"", {"": b""})
+            assert await store.load("chat/1") == StoredRoom(1, (StoredSnapshot(1, b""),))
             assert await store.get("chat/1", "") == b""
             assert await store.list("chat/1") == [("", b"")]
 
@@ -135,15 +226,15 @@ class StoreConformance:
             writes: dict[str, bytes | None] = {"a": b"1"}
             with trio.CancelScope() as scope:
                 scope.cancel()
-                await store.commit(Commit("chat/1", 1, b"one", writes))
+                await _commit(store, "chat/1", 1, b"one", writes)
             writes["a"] = b"2"
-            await store.commit(Commit("chat/1", 2, b"two"))
+            await _commit(store, "chat/1", 2, b"two")
             assert await store.list("chat/1") == [("a", b"1")]
 
     async def test_names_keep_their_characters_and_their_order(self, store: Store) -> None:
         """Every string that can be encoded is a name, and names are ordered by code point."""
         async with store:
-            await store.commit(Commit("chat/1", writes={name: name.encode() for name in reversed(NAMES)}))
+            await _commit(store, "chat/1", 1, writes={name: name.encode() for name in reversed(NAMES)})
             assert await store.list("chat/1") == [(name, name.encode()) for name in sorted(NAMES)]
             for name in NAMES:
                 assert await store.get("chat/1", name) == name.encode()
@@ -151,7 +242,7 @@ class StoreConformance:
     async def test_names_are_listed_by_prefix_after_and_limit(self, store: Store) -> None:
         """`list` takes prefixes literally, begins behind ``after``, and stops at ``limit``."""
         async with store:
-            await store.commit(Commit("chat/1", writes=dict.fromkeys(NAMES, b"")))
+            await _commit(store, "chat/1", 1, writes=dict.fromkeys(NAMES, b""))
             for prefix, after, limit in _selections():
                 found = await store.list("chat/1", prefix, after=after, limit=limit)
                 assert [name for name, _ in found] == _select(NAMES, prefix, after, limit)
@@ -161,84 +252,128 @@ class StoreConformance:
         async with store:
             for index, key in enumerate(NAMES):
                 if index % 3 != 0:
-                    await store.commit(Commit(key, 1, key.encode()))
+                    await _commit(store, key, 1, key.encode())
                 if index % 3 != 1:
-                    await store.commit(Commit(key, writes={"a": key.encode(), "b": b""}))
+                    await _commit(store, key, 1 + (index % 3 != 0), writes={"a": key.encode(), "b": b""})
             assert await store.keys() == sorted(NAMES)
             for prefix, after, limit in _selections():
                 found = await store.keys(prefix, after=after, limit=limit)
                 assert found == _select(NAMES, prefix, after, limit)
             for index, key in enumerate(NAMES):
-                assert await store.load(key) == ((StoredSnapshot(1, key.encode()),) if index % 3 else ())
+                snapshots = (await store.load(key)).snapshots
+                assert snapshots == ((StoredSnapshot(1, key.encode()),) if index % 3 else ())
 
     async def test_long_lists_are_whole(self, store: Store) -> None:
         """A list that is long, or whose values are large, has all that belongs to it."""
         names = [f"{number:05}" for number in range(1000)]
         async with store:
-            await store.commit(Commit("chat/1", writes={name: name.encode() * 100 for name in names}))
+            await _commit(store, "chat/1", 1, writes={name: name.encode() * 100 for name in names})
             assert await store.list("chat/1") == [(name, name.encode() * 100) for name in names]
             found = await store.list("chat/1", "00", after="00499", limit=300)
             assert [name for name, _ in found] == names[500:800]
             async with trio.open_nursery() as nursery:
                 for name in names:
-                    nursery.start_soon(store.commit, Commit(f"many/{name}", 1, b""))
+                    nursery.start_soon(_commit, store, f"many/{name}", 1, b"")
             assert await store.keys("many/") == [f"many/{name}" for name in names]
             assert await store.keys("many/", after="many/00499", limit=300) == [
                 f"many/{name}" for name in names[500:800]
             ]
 
     async def test_a_room_without_anything_has_no_key(self, store: Store) -> None:
-        """A room is forgotten with the last name of its storage; writing nothing does not make one."""
+        """A room goes with the last name of its storage; writing nothing makes none; numbers go on."""
         async with store:
-            await store.commit(Commit("chat/1", writes={"a": b"1"}))
-            await store.commit(Commit("chat/1", writes={"a": None}))
-            await store.commit(Commit("chat/2", writes={"a": None}))
-            await store.commit(Commit("chat/3"))
+            await _commit(store, "chat/1", 1, writes={"a": b"1"})
+            await _commit(store, "chat/1", 2, writes={"a": None})
+            await _commit(store, "chat/2", 1, writes={"a": None})
+            await _commit(store, "chat/3", 1)
             assert await store.keys() == []
+            for key, number in (("chat/1", 2), ("chat/2", 1), ("chat/3", 1)):
+                assert await store.load(key) == StoredRoom(number, ())
+                with _raises(StaleWrite):
+                    await _commit(store, key, number + 2, b"stale")
+                await _commit(store, key, number + 1, writes={"b": b"1"})
+                assert await store.load(key) == StoredRoom(number + 1, ())
+            assert await store.keys() == ["chat/1", "chat/2", "chat/3"]
 
     async def test_destroy_removes_everything(self, store: Store) -> None:
         """Destroying a room removes its snapshots and its storage, and nothing of any other room."""
         async with store:
             for key in ("chat/1", "chat/10"):
-                await store.commit(Commit(key, 1, b"one", {"a": b"1"}))
-                await store.commit(Commit(key, 2, b"two", {"b": b"2"}))
-            await store.commit(Commit("chat/1", destroy=True))
-            assert await store.load("chat/1") == ()
+                await _commit(store, key, 1, b"one", {"a": b"1"})
+                await _commit(store, key, 2, b"two", {"b": b"2"})
+            await _commit(store, "chat/1", 3, destroy=True)
+            assert await store.load("chat/1") == StoredRoom(3, ())
             assert await store.list("chat/1") == []
             assert await store.keys() == ["chat/10"]
-            assert len(await store.load("chat/10")) == 2
-            await store.commit(Commit("chat/1", 1, b"again"))
-            assert await store.load("chat/1") == (StoredSnapshot(1, b"again"),)
-            assert await store.list("chat/1") == []
+            assert len((await store.load("chat/10")).snapshots) == 2
 
-    async def test_destroying_what_is_not_there_does_nothing(self, store: Store) -> None:
+    async def test_numbers_go_on_after_destroy(self, store: Store) -> None:
+        """A destroyed room that begins again, with a snapshot or with storage, has the next number."""
+        async with store:
+            for number in (1, 4, 7):
+                await _commit(store, "chat/1", number, b"one", {"a": b"1"})
+                await _commit(store, "chat/1", number + 1, destroy=True)
+                for stale in (1, number, number + 3):
+                    with _raises(StaleWrite):
+                        await _commit(store, "chat/1", stale, b"one", {"a": b"1"})
+                assert await store.load("chat/1") == StoredRoom(number + 1, ())
+                if number == 4:
+                    await _commit(store, "chat/1", 6, b"again")
+                    snapshots: tuple[StoredSnapshot, ...] = (StoredSnapshot(6, b"again"),)
+                else:
+                    await _commit(store, "chat/1", number + 2, writes={"b": b"2"})
+                    snapshots = ()
+                    assert await store.list("chat/1") == [("b", b"2")]
+                assert await store.load("chat/1") == StoredRoom(number + 2, snapshots)
+                assert await store.keys() == ["chat/1"]
+
+    async def test_what_is_left_of_an_ended_room_fences_or_goes(self, store: Store) -> None:
+        """Opened again, the store has the number of an ended room or none; earlier owners are stale."""
+        async with store:
+            await _commit(store, "chat/1", 1, b"one")
+            await _commit(store, "chat/1", 2, destroy=True)
+        async with store:
+            stored = await store.load("chat/1")
+            assert stored in {StoredRoom(2, ()), StoredRoom(0, ())}
+            with _raises(StaleWrite):
+                await store.commit(Commit("chat/1", stored.number + 1, 1, b"stale"))
+            await _commit(store, "chat/1", stored.number + 1, b"again")
+            assert (await store.load("chat/1")).number == stored.number + 1
+
+    async def test_destroying_what_is_not_there_counts(self, store: Store) -> None:
         """A room that does not exist can be destroyed."""
         async with store:
-            await store.commit(Commit("chat/1", destroy=True))
+            await _commit(store, "chat/1", 1, destroy=True)
+            await _commit(store, "chat/1", 2, destroy=True)
             assert await store.keys() == []
+            assert await store.load("chat/1") == StoredRoom(2, ())
 
     async def test_large_documents_and_values(self, store: Store) -> None:
         """Documents and values of 1 MiB come back as they were, small ones beside them too."""
         large = bytes(range(256)) * 4096
         async with store:
-            await store.commit(Commit("chat/1", 1, b"small", {"large": large, "small": b"1"}))
-            await store.commit(Commit("chat/1", 2, large))
-            assert await store.load("chat/1") == (StoredSnapshot(2, large), StoredSnapshot(1, b"small"))
+            await _commit(store, "chat/1", 1, b"small", {"large": large, "small": b"1"})
+            await _commit(store, "chat/1", 2, large)
+            assert await store.load("chat/1") == StoredRoom(
+                2, (StoredSnapshot(2, large), StoredSnapshot(1, b"small"))
+            )
             assert await store.get("chat/1", "large") == large
             assert await store.list("chat/1") == [("large", large), ("small", b"1")]
 
     async def test_commits_are_durable(self, store: Store) -> None:
         """A store that is closed and opened again has what was committed."""
         async with store:
-            await store.commit(Commit("chat/1", 1, b"one", {"a": b"1"}))
-            await store.commit(Commit("chat/1", 2, b"two", {"b": b"2"}))
-            await store.commit(Commit("chat/2", writes={"c": b"3"}))
+            await _commit(store, "chat/1", 1, b"one", {"a": b"1"})
+            await _commit(store, "chat/1", 2, b"two", {"b": b"2"})
+            await _commit(store, "chat/2", 1, writes={"c": b"3"})
         async with store:
-            assert await store.load("chat/1") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+            assert await store.load("chat/1") == StoredRoom(
+                2, (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+            )
             assert await store.list("chat/1") == [("a", b"1"), ("b", b"2")]
             assert await store.keys() == ["chat/1", "chat/2"]
             with _raises(StaleWrite):
-                await store.commit(Commit("chat/1", 2, b"stale"))
+                await _commit(store, "chat/1", 2, b"stale")
 
     async def test_the_epoch_counts_openings(self, store: Store) -> None:
         """The first opening has epoch 1, each later one the next."""
@@ -251,10 +386,12 @@ class StoreConformance:
         async with store:
             with trio.CancelScope() as scope:
                 scope.cancel()
-                await store.commit(Commit("chat/1", 1, b"one", {"a": b"1"}))
+                await _commit(store, "chat/1", 1, b"one", {"a": b"1"})
             assert scope.cancelled_caught
-            await store.commit(Commit("chat/1", 2, b"two"))
-            assert await store.load("chat/1") == (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+            await _commit(store, "chat/1", 2, b"two")
+            assert await store.load("chat/1") == StoredRoom(
+                2, (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
+            )
             assert await store.get("chat/1", "a") == b"1"
 
     async def test_closing_writes_what_was_handed_over(self, store: Store) -> None:
@@ -264,7 +401,7 @@ class StoreConformance:
                 scope.cancel()
                 for number in range(10):
                     with contextlib.suppress(trio.Cancelled):
-                        await store.commit(Commit(f"chat/{number}", 1, b"one"))
+                        await _commit(store, f"chat/{number}", 1, b"one")
                 with contextlib.suppress(trio.Cancelled):
                     await store.aclose()
         async with store:
@@ -279,45 +416,44 @@ class StoreConformance:
                     document = b"%d" % generation
                     with trio.CancelScope() as scope:
                         scope.cancel()
-                        await store.commit(Commit("chat/1", generation, document, {"last": document}))
+                        await _commit(store, "chat/1", generation, document, {"last": document})
                     nursery.start_soon(_loads_well_formed, store, "chat/1")
-            await store.commit(Commit("chat/1", count + 1, b"last"))
-            assert await store.load("chat/1") == (
-                StoredSnapshot(count + 1, b"last"),
-                StoredSnapshot(count, b"%d" % count),
-            )
+            await _commit(store, "chat/1", count + 1, b"last")
+            snapshots = (StoredSnapshot(count + 1, b"last"), StoredSnapshot(count, b"%d" % count))
+            assert await store.load("chat/1") == StoredRoom(count + 1, snapshots)
             assert await store.get("chat/1", "last") == b"%d" % count
 
     async def test_many_rooms_commit_at_once(self, store: Store) -> None:
         """Commits of many rooms at once all succeed but the stale ones, which spoil nothing."""
         stale: list[str] = []
 
-        async def commit(key: str, generation: int) -> None:
+        async def commit(key: str, number: int) -> None:
             try:
-                await store.commit(Commit(key, generation, b"%d" % generation, {"a": b"%d" % generation}))
+                await _commit(store, key, number, b"%d" % number, {"a": b"%d" % number})
             except StaleWrite:
                 stale.append(key)
 
         async with store:
             for number in range(0, 200, 2):
-                await store.commit(Commit(f"chat/{number:03}", 2, b"2"))
+                await _commit(store, f"chat/{number:03}", 1, b"first")
             async with trio.open_nursery() as nursery:
                 for number in range(200):
-                    nursery.start_soon(commit, f"chat/{number:03}", 2)
+                    nursery.start_soon(commit, f"chat/{number:03}", 1)
             assert sorted(stale) == [f"chat/{number:03}" for number in range(0, 200, 2)]
             assert len(await store.keys("chat/")) == 200
             for number in range(200):
                 key = f"chat/{number:03}"
-                assert await store.load(key) == (StoredSnapshot(2, b"2"),)
-                assert await store.get(key, "a") == (b"2" if number % 2 else None)
+                document = b"1" if number % 2 else b"first"
+                assert await store.load(key) == StoredRoom(1, (StoredSnapshot(1, document),))
+                assert await store.get(key, "a") == (b"1" if number % 2 else None)
 
     async def test_readers_see_a_commit_whole(self, store: Store) -> None:
         """After its commit returned, a read of the room sees its snapshot and its writes."""
 
         async def work(key: str) -> None:
             for generation in range(1, 20):
-                await store.commit(Commit(key, generation, b"%d" % generation, {"a": b"%d" % generation}))
-                assert (await store.load(key))[0] == StoredSnapshot(generation, b"%d" % generation)
+                await _commit(store, key, generation, b"%d" % generation, {"a": b"%d" % generation})
+                assert (await store.load(key)).snapshots[0] == StoredSnapshot(generation, b"%d" % generation)
                 assert await store.get(key, "a") == b"%d" % generation
 
         async with store, trio.open_nursery() as nursery:
@@ -329,20 +465,22 @@ class StoreConformance:
         for _ in range(2):
             async with store:
                 assert store.statistics() == StoreStatistics(commits=0, transactions=0, failures=0, pending=0)
-                await store.commit(Commit("chat/1", 1, b"one"))
+                number = (await store.load("chat/1")).number
+                await _commit(store, "chat/1", number + 1, b"one")
                 with _raises(StaleWrite):
-                    await store.commit(Commit("chat/1", 1, b"one"))
-                await store.commit(Commit("chat/1", destroy=True))
+                    await _commit(store, "chat/1", number + 1, b"other")
+                await _commit(store, "chat/1", number + 2, destroy=True)
+                await _commit(store, "chat/1", number + 2, destroy=True)
                 statistics = store.statistics()
-                assert (statistics.commits, statistics.failures, statistics.pending) == (2, 1, 0)
-                assert 1 <= statistics.transactions <= 2
+                assert (statistics.commits, statistics.failures, statistics.pending) == (3, 1, 0)
+                assert 1 <= statistics.transactions <= 3
 
     async def test_a_store_that_is_not_open_refuses_everything(self, store: Store) -> None:
         """Before it is opened and after it is closed, a store raises StoreClosed; closing it does nothing."""
         await store.aclose()
         await _is_closed(store)
         async with store:
-            await store.commit(Commit("chat/1", 1, b"one"))
+            await _commit(store, "chat/1", 1, b"one")
             await store.aclose()
             await _is_closed(store)
         await store.aclose()
@@ -353,10 +491,10 @@ class StoreConformance:
         async with store:
             with _raises(StoreInUse):
                 await store.open()
-            await store.commit(Commit("chat/1", 1, b"one"))
+            await _commit(store, "chat/1", 1, b"one")
 
     async def test_what_cannot_be_stored_is_refused_at_once(self, store: Store) -> None:
-        """Half a surrogate pair, a bad limit or generation, and writing while destroying are ValueErrors."""
+        """Half a surrogate pair, a bad limit, number or epoch, writing while destroying: ValueErrors."""
         bad: list[Callable[[], Awaitable[object]]] = [
             lambda: store.load(HALF_A_PAIR),
             lambda: store.get(HALF_A_PAIR, ""),
@@ -368,33 +506,36 @@ class StoreConformance:
             lambda: store.keys(HALF_A_PAIR),
             lambda: store.keys(after=HALF_A_PAIR),
             lambda: store.keys(limit=-1),
-            lambda: store.commit(Commit(HALF_A_PAIR, 1, b"")),
-            lambda: store.commit(Commit("chat/1", 1, b"", {HALF_A_PAIR: b""})),
-            lambda: store.commit(Commit("chat/1", -1, b"")),
-            lambda: store.commit(Commit("chat/1", 2**63, b"")),
-            lambda: store.commit(Commit("chat/1", 1, b"", destroy=True)),
-            lambda: store.commit(Commit("chat/1", writes={"a": None}, destroy=True)),
+            lambda: _commit(store, HALF_A_PAIR, 1, b""),
+            lambda: _commit(store, "chat/1", 1, b"", {HALF_A_PAIR: b""}),
+            lambda: _commit(store, "chat/1", 0, b""),
+            lambda: _commit(store, "chat/1", -1),
+            lambda: _commit(store, "chat/1", 2**63, b""),
+            lambda: store.commit(Commit("chat/1", 1, 0, b"")),
+            lambda: store.commit(Commit("chat/1", 1, 2**63)),
+            lambda: _commit(store, "chat/1", 1, b"", destroy=True),
+            lambda: _commit(store, "chat/1", 1, writes={"a": None}, destroy=True),
         ]
         async with store:
             for call in bad:
                 with _raises(ValueError):
                     await call()
             with _raises(TypeError):
-                await store.commit(Commit("chat/1", 1, "text"))  # type: ignore[arg-type]
+                await _commit(store, "chat/1", 1, "text")  # type: ignore[arg-type]
             with _raises(TypeError):
-                await store.commit(Commit("chat/1", 1, b"", {"a": "text"}))  # type: ignore[dict-item]
+                await _commit(store, "chat/1", 1, b"", {"a": "text"})  # type: ignore[dict-item]
             assert await store.keys() == []
 
     async def test_every_operation_is_a_checkpoint(self, store: Store) -> None:
         """Each operation lets other tasks run, and can be cancelled."""
         async with store:
-            await store.commit(Commit("chat/1", 1, b"one", {"a": b"1"}))
+            await _commit(store, "chat/1", 1, b"one", {"a": b"1"})
             operations: list[Callable[[], Awaitable[object]]] = [
                 lambda: store.load("chat/1"),
                 lambda: store.get("chat/1", "a"),
                 lambda: store.list("chat/1"),
                 store.keys,
-                lambda: store.commit(Commit("chat/1", writes={"b": b"2"})),
+                lambda: _commit(store, "chat/1", 2, writes={"b": b"2"}),
             ]
             for operation in operations:
                 with trio.testing.assert_checkpoints():
@@ -403,6 +544,19 @@ class StoreConformance:
                     scope.cancel()
                     await operation()
                 assert scope.cancelled_caught
+
+
+async def _commit(
+    store: Store,
+    key: str,
+    number: int,
+    document: bytes | None = None,
+    writes: Mapping[str, bytes | None] | None = None,
+    *,
+    destroy: bool = False,
+) -> None:
+    """Commit as the store's present owner."""
+    await store.commit(Commit(key, number, store.epoch, document, {} if writes is None else writes, destroy))
 
 
 def _selections() -> Iterator[tuple[str, str | None, int | None]]:
@@ -427,7 +581,7 @@ def _select(names: Iterable[str], prefix: str, after: str | None, limit: int | N
 
 async def _loads_well_formed(store: Store, key: str) -> None:
     """Check that each generation of a room is the document that was committed as it."""
-    for snapshot in await store.load(key):
+    for snapshot in (await store.load(key)).snapshots:
         assert snapshot.document == b"%d" % snapshot.generation
 
 
@@ -440,7 +594,7 @@ async def _is_closed(store: Store) -> None:
         store.get("chat/1", "a"),
         store.list("chat/1"),
         store.keys(),
-        store.commit(Commit("chat/1", 100, b"closed")),
+        store.commit(Commit("chat/1", 1, 1, b"closed")),
     ]
     for operation in operations:
         with _raises(StoreClosed):

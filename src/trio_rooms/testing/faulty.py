@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from trio_rooms.errors import StoreClosed
-from trio_rooms.stores.base import Commit, Store, StoredSnapshot, StoreStatistics
+from trio_rooms.stores.base import Commit, Store, StoredRoom, StoreStatistics
 from trio_rooms.stores.checks import check_commit
 
 __all__ = ["Call", "FaultyStore", "Gate"]
@@ -191,7 +191,7 @@ class FaultyStore(Store):
                 await end.wait()
         await self.store.aclose()
 
-    async def load(self, key: str) -> tuple[StoredSnapshot, ...]:
+    async def load(self, key: str) -> StoredRoom:
         """See `Store.load`."""
         self._check_open()
         self.calls.append(Call("load", key))
@@ -228,8 +228,13 @@ class FaultyStore(Store):
         # A task that no caller's scope can cancel: the commit is carried out whoever waits.
         trio.lowlevel.spawn_system_task(self._carry_out, job, name=f"FaultyStore commit {key}")
         await end.wait()
-        if job.error is not None:
-            raise job.error
+        error, job.error = job.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # Its traceback holds this frame, which would hold it: a cycle around the caller.
+            del error
 
     async def get(self, key: str, name: str) -> bytes | None:
         """See `Store.get`."""

@@ -14,11 +14,12 @@ import attrs
 import trio
 
 from trio_rooms.errors import StoreClosed, StoreError, StoreInUse, StoreReadOnly
-from trio_rooms.stores.base import Commit, Store, StoredSnapshot, StoreStatistics
+from trio_rooms.stores.base import Commit, Store, StoredRoom, StoreStatistics
 from trio_rooms.stores.checks import check_limit, encode, encoded_range
 
-from . import file as diskfile
-from .errors import explain
+from . import statements
+from .database import FILE_NAME, connect, connect_read_only, prepare, read_epoch
+from .faults import explain
 from .lock import DirectoryLock
 from .writer import DiskWriter
 
@@ -117,11 +118,11 @@ class DiskStore(Store):
             while self.statistics().pending:
                 await trio.lowlevel.checkpoint()  # Until each has been told.
 
-    async def load(self, key: str) -> tuple[StoredSnapshot, ...]:
+    async def load(self, key: str) -> StoredRoom:
         """See `Store.load`."""
         encoded = encode(key)
         return await self._read(
-            lambda connection, most_bytes, _: diskfile.load(connection, encoded, most_bytes)
+            lambda connection, most_bytes, _: statements.load(connection, encoded, most_bytes)
         )
 
     async def commit(self, commit: Commit) -> None:
@@ -136,7 +137,7 @@ class DiskStore(Store):
         """See `Store.get`."""
         encoded, encoded_name = encode(key), encode(name)
         return await self._read(
-            lambda connection, most_bytes, _: diskfile.read_value(
+            lambda connection, most_bytes, _: statements.read_value(
                 connection, encoded, encoded_name, most_bytes
             )
         )
@@ -148,7 +149,7 @@ class DiskStore(Store):
         encoded, within = encode(key), encoded_range(prefix, after)
         return await self._read_rows(
             limit,
-            lambda connection, most_bytes, rows: diskfile.read_list(
+            lambda connection, most_bytes, rows: statements.read_list(
                 connection, encoded, within, rows, most_bytes
             ),
         )
@@ -159,7 +160,7 @@ class DiskStore(Store):
         """See `Store.keys`."""
         within = encoded_range(prefix, after)
         return await self._read_rows(
-            limit, lambda connection, _, rows: diskfile.read_keys(connection, within, rows)
+            limit, lambda connection, _, rows: statements.read_keys(connection, within, rows)
         )
 
     def statistics(self) -> StoreStatistics:
@@ -170,7 +171,7 @@ class DiskStore(Store):
 
     @property
     def _file(self) -> Path:
-        return self._path / diskfile.FILE_NAME
+        return self._path / FILE_NAME
 
     def _get_opened(self) -> _Opened:
         if self._opened is None:
@@ -187,7 +188,7 @@ class DiskStore(Store):
         def read_some(connection: sqlite3.Connection, most_bytes: int, most_rows: int) -> builtins.list[T]:
             rows = read(connection, most_bytes, min(wanted, most_rows))
             if len(rows) == most_rows < wanted:
-                raise diskfile.TooLarge
+                raise statements.TooLarge
             return rows
 
         return await self._read(read_some)
@@ -200,7 +201,7 @@ class DiskStore(Store):
         opened = self._get_opened()
         try:
             result = read(opened.reader, _INLINE_BYTES, _INLINE_ROWS)
-        except diskfile.TooLarge:
+        except statements.TooLarge:
             pass
         except (sqlite3.Error, OSError) as exc:
             raise explain(exc, self._file) from exc
@@ -231,23 +232,22 @@ class DiskStore(Store):
     def _open_writing(self, resources: contextlib.ExitStack) -> _Opened:
         _make_directory(self._path)
         resources.callback(DirectoryLock.acquire(self._path).release)
-        writing = resources.enter_context(contextlib.closing(diskfile.connect(self._file)))
-        epoch = diskfile.prepare(writing, self._file)
+        writing = resources.enter_context(contextlib.closing(connect(self._file)))
+        epoch = prepare(writing, self._file)
         # Not opened read-only: the last connection to close removes the log, if it may.
         reader, thread_reader = [
-            resources.enter_context(contextlib.closing(diskfile.connect(self._file, "rw"))) for _ in range(2)
+            resources.enter_context(contextlib.closing(connect(self._file, "rw"))) for _ in range(2)
         ]
         return _Opened(epoch, writing, reader, thread_reader)
 
     def _open_read_only(self, resources: contextlib.ExitStack) -> _Opened:
         if not self._file.is_file():
-            msg = f"there is no store in {self._path} ({diskfile.FILE_NAME} is missing); check the path"
+            msg = f"there is no store in {self._path} ({FILE_NAME} is missing); check the path"
             raise StoreError(msg)
         reader, thread_reader = [
-            resources.enter_context(contextlib.closing(diskfile.connect_read_only(self._file)))
-            for _ in range(2)
+            resources.enter_context(contextlib.closing(connect_read_only(self._file))) for _ in range(2)
         ]
-        return _Opened(diskfile.read_epoch(reader, self._file), None, reader, thread_reader)
+        return _Opened(read_epoch(reader), None, reader, thread_reader)
 
     def _close_files(self, opened: _Opened) -> None:
         with opened.resources:

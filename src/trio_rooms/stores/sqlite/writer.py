@@ -18,8 +18,9 @@ from trio_rooms.errors import StaleWrite, StoreError
 from trio_rooms.stores.base import Commit, StoreStatistics
 from trio_rooms.stores.checks import check_commit
 
-from . import file as diskfile
-from .errors import explain
+from . import statements
+from .database import connect, read_epoch, transaction
+from .faults import explain
 
 __all__ = ["DiskWriter"]
 
@@ -123,20 +124,26 @@ class DiskWriter:
                 for pending in group:
                     self._carry_out([pending])
                 return
-            error = explain(exc, self._path, group[0].size)
-            if error is not exc:
-                error.__cause__ = exc
-            group[0].error = error
+            group[0].error = self._explain(exc, group[0].size)
+
+    def _explain(self, exc: BaseException, size: int) -> StoreError:
+        # Not where it was caught: that frame is in its traceback, and would make a cycle of the two.
+        error = explain(exc, self._path, size)
+        if error is not exc:
+            error.__cause__ = exc
+        return error
 
     def _write(self, group: list[_Pending]) -> None:
         if self._connection is None:
-            self._connection = diskfile.connect(self._path, "rw")
+            self._connection = connect(self._path, "rw")
         try:
-            with diskfile.transaction(self._connection):
+            with transaction(self._connection):
+                # That of the file: somebody else may have taken the directory, and counted it up.
+                epoch = read_epoch(self._connection)
                 for pending in group:
                     pending.error = None
                     try:
-                        diskfile.write(self._connection, pending.commit)
+                        statements.write(self._connection, pending.commit, epoch)
                     except StaleWrite as exc:
                         pending.error = exc
         except BaseException:
@@ -161,6 +168,8 @@ class DiskWriter:
         self._pending -= len(told)
         for pending in told:
             task, error = pending.task, pending.error
+            # It is about to hold the frame that waits for this commit, and what that holds.
+            pending.error = None
             if error is None:
                 self._commits += 1
             else:
