@@ -21,7 +21,7 @@ from trio_websocket import open_websocket_url
 
 import trio_rooms._room.lifecycle
 from trio_rooms import Room
-from trio_rooms._definition.room import _HOOKS
+from trio_rooms._definition.signatures import HOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "trio_rooms"
@@ -235,4 +235,4 @@ def test_hooks_of_a_room_are_told() -> None:
     """The reference has every hook, with what it is called with."""
     text = section_of(ROOT / "docs" / "rooms.md", "Hooks")
     told = set(re.findall(r"^\| `(\w+\([\w, ]+\))` \|", text, re.MULTILINE))
-    assert told == {f"{name}({', '.join(arguments)})" for name, arguments in _HOOKS.items()}
+    assert told == {f"{name}({', '.join(arguments)})" for name, arguments in HOOKS.items()}

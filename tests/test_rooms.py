@@ -331,7 +331,7 @@ async def test_ten_thousand_sleeping_rooms_are_nothing_but_their_store(autojump_
         await trio.sleep(30)
         statistics = rooms.statistics()
         assert statistics.supervisor.awake == 0
-        assert statistics.lot.rosters == 0
+        assert statistics.hub.rosters == 0
         assert rooms._supervisor._ending == {}
 
 

@@ -47,4 +47,4 @@ async def say_again(ctx: Context[Chat], message: str | bytes) -> None:
 async def pass_on(ctx: Context[Chat], message: str | bytes) -> None:
     """Count a message, and send it to everybody else."""
     ctx.state.count += 1
-    ctx.room.send(message, except_=ctx.connection)
+    ctx.room.send(message, exclude=ctx.connection)

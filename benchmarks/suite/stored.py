@@ -49,8 +49,7 @@ async def _write_all(directory: Path, size: int, told: Sequence[str]) -> None:
 
 async def _write(store: Store, size: int, name: str, count: int) -> None:
     room = next(one for one in rooms if one.name == name)
-    room.seal()
-    state = room.codec.encode(name, remembered(size))
+    state = room.seal().codec.encode(name, remembered(size))
     for first in range(0, count, _AT_ONCE):
         async with trio.open_nursery() as nursery:
             for number in range(first, min(first + _AT_ONCE, count)):

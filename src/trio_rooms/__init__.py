@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from ._definition.room import Room
-from ._room.context import (
-    Connection,
-    Connections,
-    ConnectRequest,
-    Context,
-    Departure,
-    LiveRoom,
-    Storage,
-    WakeReport,
-)
+from ._room.connection import Connection, Connections
+from ._room.context import Context
 from ._room.lifecycle import Stage
-from ._rooms import RoomHandle, RoomInfo, Rooms, RoomsStatistics, open_rooms
+from ._room.live import LiveRoom
+from ._room.reports import Disconnect, WakeReport
+from ._room.storage import Storage
+from ._rooms import Rooms, RoomsStatistics, open_rooms
+from ._runtime.handles import RoomHandle, RoomInfo
+from ._server.admission import ConnectRequest
 from ._server.server import Address
 from ._wire.close_codes import CloseCode
 from .errors import (
@@ -55,7 +52,7 @@ __all__ = [
     "Connections",
     "Context",
     "DefinitionError",
-    "Departure",
+    "Disconnect",
     "DiskStore",
     "EventError",
     "HandlerFailed",

@@ -1,37 +1,36 @@
-"""The runtime: everything wired together in one nursery, and handles for the application around it."""
+"""Open rooms: everything wired together in one nursery, and the ways in."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import attrs
 import trio
 import trio_websocket
 
-from trio_rooms._definition.room import Room
-from trio_rooms._keys import check_id
-from trio_rooms._loop.deadlines import Alarms
-from trio_rooms._loop.groups import first_error
-from trio_rooms._room.context import ConnectRequest, PlainMessage, encode_attachment
-from trio_rooms._room.lifecycle import Stage
-from trio_rooms._room.mail import Ask, Control, Mail, Reply
-from trio_rooms._runtime.supervisor import Supervisor, SupervisorStatistics
-from trio_rooms._server.server import Address, Server, ServerStatistics, authenticate
-from trio_rooms._sockets.hub import LotStatistics, Message, ParkingLot
-from trio_rooms._sockets.links import BINARY, StreamLink, TaskLink, WebSocketLink
-from trio_rooms._state.persistent import PersistentState
-from trio_rooms._values.cbor import as_sent
-from trio_rooms._wire import envelope as protocol
-from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.stores.base import Store, StoreStatistics
-from trio_rooms.stores.memory import MemoryStore
-
+from ._definition.definition import Definition
+from ._definition.room import Room
+from ._keys import make_key
+from ._loop.collector import thresholds
+from ._loop.deadlines import Deadlines
+from ._loop.groups import first_error
+from ._room.connection import encode_attachment
+from ._runtime.handles import RoomHandle
+from ._runtime.supervisor import Supervisor, SupervisorStatistics
+from ._server.admission import authenticate, chosen_subprotocol, request_of
+from ._server.server import Address, Server, ServerStatistics
+from ._sockets.flags import BINARY
+from ._sockets.hub import HubStatistics, SocketHub
+from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
+from ._wire.close_codes import CloseCode
+from ._wire.envelope import SUBPROTOCOLS, welcome
 from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
+from .stores.base import Store, StoreStatistics
+from .stores.memory import MemoryStore
 
-__all__ = ["RoomHandle", "RoomInfo", "Rooms", "RoomsStatistics", "open_rooms"]
+__all__ = ["Rooms", "RoomsStatistics", "open_rooms"]
 
 _UNSET: Final = object()
 
@@ -40,149 +39,28 @@ _UNSET: Final = object()
 class RoomsStatistics:
     """What the whole runtime holds and has done."""
 
-    lot: LotStatistics
+    hub: HubStatistics
     supervisor: SupervisorStatistics
     store: StoreStatistics
     servers: tuple[ServerStatistics, ...]
 
 
-@attrs.frozen
-class RoomInfo:
-    """One room as it is now, without waking it."""
-
-    key: str
-    stage: Stage
-    connections: int
-    channels: tuple[str, ...]
-    mailbox: int
-    """Mail that waits; 0 for a room that sleeps."""
-    held: tuple[str, ...]
-    """Why it must not sleep now: the reasons given to ``keep_awake``."""
-
-
-@attrs.frozen
-class RoomHandle:
-    """One room, as the program around it sees it. Getting a handle neither makes nor wakes the room."""
-
-    key: str
-    _supervisor: Supervisor
-    _store: Store
-
-    async def ask(self, event: str, data: Any = None) -> Any:
-        """Have the room handle an event, waking it if need be, and return what its handler returned.
-
-        A cancelled caller stops waiting; what was asked is handled all the same.
-
-        Args:
-            event: the name of the event.
-            data: what a client could send, or classes and other things that become that.
-
-        Returns:
-            A copy of the handler's result as a client would get it: classes come as dicts,
-            tuples and sets as lists, dates as strings.
-
-        Raises:
-            TypeError, ValueError: the data has no form in CBOR; the room heard nothing of it.
-            EventError: refused, by the handler or because there is none or the data does not fit.
-            HandlerFailed: the handler raised.
-            RoomFailed: the room cannot be loaded, or crashed too often.
-            RoomsClosed: the runtime is stopping.
-        """
-        if self._room.plain:
-            msg = f"room {self._room.name} is plain: it has no events that one could ask"
-            raise TypeError(msg)
-        sent = as_sent(data)
-        return await self._answer(lambda reply: Ask(event, sent, reply), self._supervisor.deliver)
-
-    def emit(self, event: str, data: Any = None, *, channel: str | None = None) -> int:
-        """Send an event to all connections of the room, or to those in a channel; wakes nobody.
-
-        Returns:
-            How many connections it goes to.
-        """
-        if self._room.plain:
-            self._room.refuse_events()
-        return self._send(protocol.event(event, data), channel)
-
-    def send(self, message: str | bytes, *, channel: str | None = None) -> int:
-        """Send a message as it is to all connections of a plain room, or of a channel; wakes nobody."""
-        if not self._room.plain:
-            self._room.refuse_messages()
-        return self._send(PlainMessage(message), channel)
-
-    def info(self) -> RoomInfo:
-        """The room as it is now; wakes nobody."""
-        roster = self._supervisor.lot.rosters.get(self.key)
-        actor = self._supervisor.actor(self.key)
-        doing = None if actor is None else actor.info()
-        return RoomInfo(
-            self.key,
-            self._supervisor.stage(self.key),
-            len(roster.links) if roster is not None else 0,
-            tuple(roster.channels or ()) if roster is not None else (),
-            doing.mailbox if doing is not None else 0,
-            doing.held if doing is not None else (),
-        )
-
-    async def peek(self) -> Any:
-        """The room's state as its newest snapshot has it, a copy; None for a room that was never saved.
-
-        Of an awake room this may be ``snapshot_interval`` behind. Wakes nobody.
-
-        Raises:
-            StoreError: it cannot be read.
-            SnapshotError: no snapshot of the room can be used.
-        """
-        loaded = await PersistentState(self.key, self._room, self._store, None).load()
-        return None if loaded is None else loaded.state
-
-    async def hibernate(self) -> bool:
-        """Put the room to sleep now, if nothing is to be done in it.
-
-        Returns:
-            Whether it sleeps; not so if mail came, something holds it awake, or it could not be saved.
-        """
-        supervisor = self._supervisor
-        return bool(
-            await self._answer(lambda reply: Control(destroy=False, reply=reply), supervisor.deliver_soon)
-        )
-
-    async def destroy(self) -> None:
-        """Delete everything of the room and close its connections with 1000.
-
-        Raises:
-            StoreError: it could not be deleted; the room goes on.
-            RoomFailed: it cannot be loaded, so that its on_destroy could not be called.
-        """
-        await self._answer(lambda reply: Control(destroy=True, reply=reply), self._supervisor.deliver)
-
-    @property
-    def _room(self) -> Room[Any]:
-        return self._supervisor.definitions[self.key.partition("/")[0]]
-
-    def _send(self, message: Message, channel: str | None) -> int:
-        lot = self._supervisor.lot
-        roster = lot.rosters.get(self.key)
-        return 0 if roster is None else lot.broadcast(roster, message, channel)
-
-    async def _answer(
-        self, mail: Callable[[Reply], Ask | Control], deliver: Callable[[str, Mail], object]
-    ) -> Any:
-        answered = trio.Event()
-        reply = Reply(lambda _: answered.set())
-        deliver(self.key, mail(reply))
-        await answered.wait()
-        if reply.error is not None:
-            raise reply.error
-        return reply.value
-
-
 class Rooms:
     """Open rooms: made by `open_rooms`, usable until its block ends."""
 
-    def __init__(self, supervisor: Supervisor, lot: ParkingLot, store: Store, stop_timeout: float) -> None:
+    def __init__(
+        self,
+        definitions: Mapping[str, Definition],
+        supervisor: Supervisor,
+        hub: SocketHub,
+        deadlines: Deadlines,
+        store: Store,
+        stop_timeout: float,
+    ) -> None:
+        self._definitions = definitions
         self._supervisor = supervisor
-        self._lot = lot
+        self._hub = hub
+        self._deadlines = deadlines
         self._store = store
         self._stop_timeout = stop_timeout
         self._servers: dict[Server, trio.CancelScope] = {}
@@ -196,8 +74,8 @@ class Rooms:
         Raises:
             UnknownRoom: no room of that name is served here, or the id is not allowed.
         """
-        self._definition(name)
-        return RoomHandle(f"{name}/{check_id(id)}", self._supervisor, self._store)
+        definition, key = self._find(name, id)
+        return RoomHandle(key, definition, self._supervisor, self._hub, self._supervisor, self._store)
 
     async def serve(
         self,
@@ -235,7 +113,16 @@ class Rooms:
         """
         self._check_open()
         server = Server(
-            self._supervisor, self.statistics, prefix, template, origins, max_connections, handshake_timeout
+            self._definitions,
+            self._hub,
+            self._supervisor,
+            self._deadlines,
+            self.statistics,
+            prefix,
+            template,
+            origins,
+            max_connections,
+            handshake_timeout,
         )
         with trio.CancelScope() as scope:
             self._servers[server] = scope
@@ -275,14 +162,14 @@ class Rooms:
         """
         try:
             self._check_open()
-            room, key = self._definition(name), f"{name}/{check_id(id)}"
+            definition, key = self._find(name, id)
             if not self._supervisor.accepts(key):
                 await request.reject(503, extra_headers=[(b"Retry-After", b"30")])
                 return
             encoded = (
-                await authenticate(room, _as_connect_request(request, name, id))
+                await authenticate(definition, request_of(request, name, id))
                 if attachment is _UNSET
-                else encode_attachment(key, attachment, room.attachment_limit)
+                else encode_attachment(key, attachment, definition.attachment_limit)
             )
         except Refused as refused:
             await request.reject(refused.status, body=refused.reason.encode())
@@ -292,13 +179,12 @@ class Rooms:
                 404 if isinstance(error, UnknownRoom) else 503 if isinstance(error, RoomsClosed) else 500
             )
             raise
-        offered = (one for one in request.proposed_subprotocols if one in protocol.SUBPROTOCOLS)
-        chosen = None if room.plain else next(offered, None)
+        chosen = chosen_subprotocol(definition, list(request.proposed_subprotocols))
         websocket = await request.accept(subprotocol=chosen)
-        flags = BINARY if chosen is not None and protocol.SUBPROTOCOLS[chosen] else 0
-        link = WebSocketLink(self._lot.new_id(), self._supervisor.roster(key), encoded, flags, websocket)
+        flags = BINARY if chosen is not None and SUBPROTOCOLS[chosen] else 0
+        link = WebSocketLink(self._hub.new_id(), self._supervisor.roster(key), encoded, flags, websocket)
         if chosen is not None:
-            self._lot.send(link, protocol.welcome(link.id))
+            self._hub.send(link, welcome(link.id))
         await self._run_link(link)
 
     async def serve_stream(
@@ -315,10 +201,10 @@ class Rooms:
         """
         try:
             self._check_open()
-            room, key = self._definition(name), f"{name}/{check_id(id)}"
-            encoded = encode_attachment(key, attachment, room.attachment_limit)
+            definition, key = self._find(name, id)
+            encoded = encode_attachment(key, attachment, definition.attachment_limit)
             await self._run_link(
-                StreamLink(self._lot.new_id(), self._supervisor.roster(key), encoded, 0, stream)
+                StreamLink(self._hub.new_id(), self._supervisor.roster(key), encoded, 0, stream)
             )
         finally:
             await trio.aclose_forcefully(stream)
@@ -326,7 +212,7 @@ class Rooms:
     async def _run_link(self, link: TaskLink) -> None:
         with trio.CancelScope() as scope:
             self._links.add(scope)
-            self._lot.enter(link)
+            self._hub.enter(link)
             try:
                 await link.run()
             except BaseExceptionGroup as group:
@@ -337,7 +223,7 @@ class Rooms:
     def statistics(self) -> RoomsStatistics:
         """What the runtime holds and has done until now."""
         return RoomsStatistics(
-            self._lot.statistics(),
+            self._hub.statistics(),
             self._supervisor.statistics(),
             self._store.statistics(),
             tuple(server.own_statistics() for server in self._servers),
@@ -358,20 +244,21 @@ class Rooms:
         with trio.CancelScope(shield=True):
             for scope in self._servers.values():
                 scope.cancel()
-            self._lot.stop_reading()
+            self._hub.stop_reading()
             await self._supervisor.stop(self._stop_timeout)
-            await self._lot.close_all(code, reason)
+            await self._hub.close_all(code, reason)
             for scope in self._links:
                 scope.cancel()
             self._closed.set()
 
-    def _definition(self, name: str) -> Room[Any]:
-        room = self._supervisor.definitions.get(name)
-        if room is None:
-            served = ", ".join(sorted(self._supervisor.definitions))
+    def _find(self, name: str, id_: str) -> tuple[Definition, str]:
+        """The definition of a room that is served here, and its key."""
+        definition = self._definitions.get(name)
+        if definition is None:
+            served = ", ".join(sorted(self._definitions))
             msg = f"no room named {name!r} is served here, only: {served}"
             raise UnknownRoom(msg)
-        return room
+        return definition, make_key(name, id_)
 
     def _check_open(self) -> None:
         if self._closing:
@@ -389,6 +276,7 @@ async def open_rooms(
     max_awake: int | None = None,
     stop_timeout: float = 10.0,
     close_timeout: float = 5.0,
+    gc_thresholds: tuple[int, int, int] | None = None,
 ) -> AsyncIterator[Rooms]:
     """Run rooms as long as a block lasts.
 
@@ -406,12 +294,15 @@ async def open_rooms(
         max_awake: rooms that may be awake before quiet ones are sent to sleep early.
         stop_timeout: seconds for the rooms to come to rest at the end.
         close_timeout: seconds for a client to answer a closing handshake.
+        gc_thresholds: how often the garbage collector looks at the objects of the whole program
+            inside the block, as `gc.set_threshold` takes it; None leaves that as it is. The command
+            runs with ``(3000, 20, 1_000_000)``.
 
     Raises:
         DefinitionError: a definition cannot work, or two have the same name.
         StoreError: the store cannot be opened.
     """
-    definitions: dict[str, Room[Any]] = {}
+    definitions: dict[str, Definition] = {}
     for room in rooms:
         if not isinstance(room, Room):
             msg = f"open_rooms takes a list of rooms, not a {type(room).__name__} in it"
@@ -419,44 +310,43 @@ async def open_rooms(
         if room.name in definitions:
             msg = f"two rooms are named {room.name!r}; a name is part of the key and must be given once"
             raise DefinitionError(msg)
-        room.seal()
-        definitions[room.name] = room
+        definitions[room.name] = room.seal()
     used = MemoryStore() if store is None else store
-    async with used:
-        alarms = Alarms()
-        supervisor = Supervisor(definitions, used, alarms, max_awake)
-        lot = ParkingLot(
-            supervisor.deliver,
-            alarms,
-            max_message_size=max_message_size,
-            backlog=max_unsent,
-            close_timeout=close_timeout,
-        )
-        supervisor.lot = lot
-        opened = Rooms(supervisor, lot, used, stop_timeout)
-        failure: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                runtime = await nursery.start(_run_shielded, (alarms.run, lot.run, supervisor.run))
-                try:
-                    yield opened
-                except BaseException as error:  # noqa: BLE001 (raised again below)
-                    failure = error
-                try:
-                    # Shielded also where somebody else's close is only waited for.
-                    with trio.CancelScope(shield=True):
-                        await opened.aclose()
-                finally:
-                    runtime.cancel()
-        except BaseException as group:  # noqa: BLE001 (raised again, or a cancellation that the news goes before)
-            first = first_error(group)
-            if failure is None or not isinstance(first, trio.Cancelled):
-                # What went wrong in the runtime itself cancelled the block, and is the news.
-                raise first from None
-        finally:
-            lot.dispose()
-        if failure is not None:
-            raise failure
+    with thresholds(gc_thresholds):
+        async with used:
+            deadlines = Deadlines()
+            hub = SocketHub(
+                deadlines,
+                max_message_size=max_message_size,
+                backlog=max_unsent,
+                close_timeout=close_timeout,
+            )
+            supervisor = Supervisor(definitions, hub, used, deadlines, max_awake)
+            hub.deliver = supervisor.deliver
+            opened = Rooms(definitions, supervisor, hub, deadlines, used, stop_timeout)
+            failure: BaseException | None = None
+            try:
+                async with trio.open_nursery() as nursery:
+                    runtime = await nursery.start(_run_shielded, (deadlines.run, hub.run, supervisor.run))
+                    try:
+                        yield opened
+                    except BaseException as error:  # noqa: BLE001 (raised again below)
+                        failure = error
+                    try:
+                        # Shielded also where somebody else's close is only waited for.
+                        with trio.CancelScope(shield=True):
+                            await opened.aclose()
+                    finally:
+                        runtime.cancel()
+            except BaseException as group:  # noqa: BLE001 (raised again, or a cancellation that the news goes before)
+                first = first_error(group)
+                if failure is None or not isinstance(first, trio.Cancelled):
+                    # What went wrong in the runtime itself cancelled the block, and is the news.
+                    raise first from None
+            finally:
+                hub.dispose()
+            if failure is not None:
+                raise failure
 
 
 async def _run_shielded(
@@ -469,11 +359,3 @@ async def _run_shielded(
                 nursery.start_soon(task)
             await trio.lowlevel.checkpoint()
             task_status.started(scope)
-
-
-def _as_connect_request(request: trio_websocket.WebSocketRequest, name: str, id_: str) -> ConnectRequest:
-    path, _, query = request.path.partition("?")
-    headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in request.headers}
-    remote = request.remote
-    where = remote if isinstance(remote, str) else f"{remote.address}:{remote.port}"
-    return ConnectRequest(name, id_, path, dict(parse_qsl(query, keep_blank_values=True)), headers, where)

@@ -236,14 +236,14 @@ def test_overrides(run: Run, tmp_path: Path, taken: str) -> None:
         'room = [Room("a", idle_timeout=5), Room("b", snapshot_interval=7)]\n'
     )
     seen = []
-    original = trio_rooms.Room.override
+    original = trio_rooms.Room.configure
 
     def spy(self: trio_rooms.Room[None], **settings: float) -> None:
         original(self, **settings)
         seen.append((self.idle_timeout, self.snapshot_interval))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trio_rooms.Room, "override", spy)
+        patch.setattr(trio_rooms.Room, "configure", spy)
         run("serve", "told", "--port", taken, "--idle-timeout", "inf")
         run("serve", "told", "--port", taken, "--snapshot-interval", "0")
     assert seen == [(float("inf"), 1.0), (float("inf"), 7.0), (5.0, 0.0), (300.0, 0.0)]
@@ -253,12 +253,12 @@ def test_override_after_serving() -> None:
     """A definition that was served keeps its settings, and so does one that was told nonsense."""
     room: trio_rooms.Room[None] = trio_rooms.Room("x")
     with pytest.raises(trio_rooms.DefinitionError):
-        room.override(idle_timeout=-1)
+        room.configure(idle_timeout=-1)
     with pytest.raises(trio_rooms.DefinitionError):
-        room.override(snapshot_interval=float("nan"))
+        room.configure(snapshot_interval=float("nan"))
     room.seal()
     with pytest.raises(trio_rooms.DefinitionError):
-        room.override(idle_timeout=1)
+        room.configure(idle_timeout=1)
     assert (room.idle_timeout, room.snapshot_interval) == (300.0, 1.0)
 
 

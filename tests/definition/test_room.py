@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
+from trio_rooms._definition.definition import Definition
 from trio_rooms._definition.room import Room
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._values.misfits import describe
@@ -265,19 +266,18 @@ def make_with(n: int) -> State:
 )
 def test_a_new_state_survives_a_sleep(state: Any, expected: Any) -> None:
     """Whatever makes the state, it is of the same type after the room has slept."""
-    made = room(state=state)
-    made.seal()
-    assert made.new_state() == expected
-    back = made.codec.decode("chat/1", Snapshot("chat", "1", 1, 1, 1, made.codec.encode("chat/1", expected)))
+    sealed = room(state=state).seal()
+    assert sealed.new_state() == expected
+    encoded = sealed.codec.encode("chat/1", expected)
+    back = sealed.codec.decode("chat/1", Snapshot("chat", "1", 1, 1, 1, encoded))
     assert back == expected
     assert type(back) is type(expected)
 
 
 def test_a_state_that_would_change_its_type_is_refused() -> None:
     """A class that nothing announces would come back as a dict; the message says what to write."""
-    made = room(state=make_unannounced)
-    made.seal()
-    refused(made.new_state, "wake up as a dict", "state=State", "-> State")
+    sealed = room(state=make_unannounced).seal()
+    refused(sealed.new_state, "wake up as a dict", "state=State", "-> State")
 
 
 def test_a_state_that_cannot_be_made_is_refused() -> None:
@@ -428,11 +428,11 @@ def test_a_room_is_plain_or_speaks_envelopes() -> None:
     made = room()
     made.on_message(handle)
     made.seal()
-    assert made.plain
+    assert made.seal().plain
     made = room()
     made.on_any(other)
     made.seal()
-    assert not made.plain
+    assert not made.seal().plain
 
 
 # What a handler is called with.
@@ -473,9 +473,9 @@ def test_an_annotation_that_cannot_be_resolved_is_refused() -> None:
     refused(made.seal, "'say'", "nothing can be converted to")
 
 
-async def call(made: Room[Any], event: str, data: Any) -> Any:
+async def call(sealed: Definition, event: str, data: Any) -> Any:
     """Handle an event as an actor would."""
-    handler = made.handler(event)
+    handler = sealed.handler(event)
     assert handler is not None
     if handler.convert is not None:
         data = handler.convert(data)
@@ -493,18 +493,18 @@ async def test_events_are_given_converted_data() -> None:
     made.on("optional")(optional)
     made.on("wrapped")(logged(say))
     made.on_any(other)
-    made.seal()
-    assert await call(made, "say", {"text": "a"}) == "a"
-    assert await call(made, "raw", {"text": 5}) == {"text": 5}
-    assert await call(made, "short", 1) == "called"
-    assert await call(made, "many", 1) == (1,)
-    assert await call(made, "optional", 1) == (1, 6)
-    assert await call(made, "wrapped", {"text": "a"}) == ("logged", "a")
-    assert await call(made, "elsewhere", 1) == ("elsewhere", 1)
-    assert made.events() == ["many", "optional", "raw", "say", "short", "wrapped"]
+    sealed = made.seal()
+    assert await call(sealed, "say", {"text": "a"}) == "a"
+    assert await call(sealed, "raw", {"text": 5}) == {"text": 5}
+    assert await call(sealed, "short", 1) == "called"
+    assert await call(sealed, "many", 1) == (1,)
+    assert await call(sealed, "optional", 1) == (1, 6)
+    assert await call(sealed, "wrapped", {"text": "a"}) == ("logged", "a")
+    assert await call(sealed, "elsewhere", 1) == ("elsewhere", 1)
+    assert sorted(sealed.events) == ["many", "optional", "raw", "say", "short", "wrapped"]
     for event in ("say", "wrapped", "optional"):
         with pytest.raises(Exception) as caught:
-            await call(made, event, {"text": 5})
+            await call(sealed, event, {"text": 5})
         assert "expected" in describe(caught.value)
 
 
@@ -512,8 +512,7 @@ def test_an_unknown_event_has_no_handler() -> None:
     """Without on_any, an event that nobody handles is known not to be handled."""
     made = room()
     made.on("say")(say)
-    made.seal()
-    assert made.handler("other") is None
+    assert made.seal().handler("other") is None
 
 
 async def test_hooks_may_take_fewer_arguments() -> None:
@@ -523,14 +522,14 @@ async def test_hooks_may_take_fewer_arguments() -> None:
     made.on_disconnect(handle)
     made.on_wake(only_context)
     made.on_error(many)
-    made.seal()
-    assert await made.call_hook("on_connect", "ctx") == "called"
-    assert await made.call_hook("on_disconnect", "ctx", "left") == "left"
-    assert await made.call_hook("on_wake", "ctx", "report") == "called"
-    assert await made.call_hook("on_error", "ctx", "error") == ("error",)
-    assert await made.call_hook("on_create", "ctx") is None
-    assert made.has_hook("on_wake")
-    assert not made.has_hook("on_create")
+    sealed = made.seal()
+    assert sealed.on_connect is only_context
+    assert sealed.on_disconnect is handle
+    assert sealed.on_wake is not None
+    assert await sealed.on_wake("ctx", "report") == "called"
+    assert sealed.on_error is not None
+    assert await sealed.on_error("ctx", "error") == ("error",)
+    assert sealed.on_create is None
 
 
 async def test_one_function_may_be_several_hooks() -> None:
@@ -543,10 +542,12 @@ async def test_one_function_may_be_several_hooks() -> None:
     async def handler(ctx: Any, what: Any = None) -> Any:
         return what
 
-    made.seal()
-    assert await made.call_hook("on_create", "ctx") is None
-    assert await made.call_hook("on_wake", "ctx", "report") == "report"
-    assert await call(made, "say", 5) == 5
+    sealed = made.seal()
+    assert sealed.on_create is not None
+    assert await sealed.on_create("ctx") is None
+    assert sealed.on_wake is not None
+    assert await sealed.on_wake("ctx", "report") == "report"
+    assert await call(sealed, "say", 5) == 5
 
 
 async def test_a_plain_room_may_ignore_the_message() -> None:
@@ -557,19 +558,26 @@ async def test_a_plain_room_may_ignore_the_message() -> None:
         if expected is None:
             refused(made.seal, "(ctx, message)")
         else:
-            made.seal()
-            await made.message_handler("ctx", "hello")
+            handler = made.seal().on_message
+            assert handler is not None
+            await handler("ctx", "hello")
 
 
-def test_sealing_twice_does_nothing() -> None:
+def test_sealing_twice_gives_the_same() -> None:
     """A sealed room stays as it is."""
     made = room(state=State)
     made.on("say")(say)
-    made.seal()
-    codec, handler = made.codec, made.handler("say")
-    made.seal()
-    assert made.codec is codec
-    assert made.handler("say") is handler
+    assert made.seal() is made.seal()
+
+
+async def test_a_definition_cannot_be_changed() -> None:
+    """What was sealed is frozen, and what is later set on the room does not reach it."""
+    made = room(idle_timeout=5)
+    sealed = made.seal()
+    made.idle_timeout = 7
+    assert sealed.idle_timeout == 5
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        sealed.idle_timeout = 7  # type: ignore[misc]
 
 
 def test_a_room_that_failed_to_seal_can_be_mended() -> None:

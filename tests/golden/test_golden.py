@@ -106,7 +106,7 @@ async def test_states_of_version_1_are_loaded(directory: Path) -> None:
     """Rooms wake with the state that version 1 has saved; a damaged generation is passed over."""
     async with DiskStore(directory) as store:
         for key, (number, states, _) in ROOMS.items():
-            persistent = PersistentState(key, chat, store, None)
+            persistent = PersistentState(key, chat.seal(), store)
             loaded = await persistent.load()
             usable = [state for state in states.values() if state is not None]
             if usable:

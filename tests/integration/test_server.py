@@ -134,7 +134,7 @@ async def test_who_is_turned_away_is_told_why(
         assert b"database" not in body
         statistics = served.rooms.statistics()
         assert statistics.supervisor.wakes == 0
-        assert statistics.lot.rosters == 0
+        assert statistics.hub.rosters == 0
         assert statistics.servers[0].refused == 1
     assert (status == 500) is ("authenticate raised" in caplog.text)
 
@@ -199,7 +199,7 @@ async def test_over_max_connections_is_503_until_one_leaves() -> None:
             assert status == 503
             assert int(headers["retry-after"]) > 0
             assert (await served.ask(request("/healthz", Upgrade=None)))[0] == 200
-        await soon(lambda: served.rooms.statistics().lot.sockets == 0)
+        await soon(lambda: served.rooms.statistics().hub.sockets == 0)
         async with served.client("/echo/x") as client:
             await works(client)
 
@@ -377,7 +377,7 @@ async def test_who_leaves_at_any_point_of_its_handshake_touches_nobody(
                     await client.send(whole[:size])
         await works(other)
         await soon(lambda: served.rooms.statistics().servers[0].handshaking == 0)
-        await soon(lambda: served.rooms.statistics().lot.sockets == 1)
+        await soon(lambda: served.rooms.statistics().hub.sockets == 1)
     assert not caplog.records
 
 
@@ -390,8 +390,8 @@ async def test_who_leaves_during_authenticate_is_not_let_in() -> None:
             await ASKED["left"].wait()
         ALLOWED["left"].set()
         await soon(lambda: served.rooms.statistics().servers[0].handshaking == 0)
-        await soon(lambda: served.rooms.statistics().lot.sockets == 0)
-        assert served.rooms.statistics().lot.rosters == 0
+        await soon(lambda: served.rooms.statistics().hub.sockets == 0)
+        assert served.rooms.statistics().hub.rosters == 0
 
 
 async def test_authenticate_has_the_handshake_timeout() -> None:
@@ -442,11 +442,11 @@ async def test_clients_that_came_and_went_leave_nothing() -> None:
                 elif number % 3 == 1:
                     await client.send(frame(TEXT, b"x", masked=False))
             await served.ask(request("/guarded/x?as=401"))
-        await soon(lambda: served.rooms.statistics().lot.sockets + served.rooms.statistics().lot.closing == 0)
+        await soon(lambda: served.rooms.statistics().hub.sockets + served.rooms.statistics().hub.closing == 0)
         for number in range(60):
             await served.rooms.get("echo", str(number)).hibernate()
         await soon(lambda: _descriptors() <= before)
-        assert served.rooms.statistics().lot.rosters == 0
+        assert served.rooms.statistics().hub.rosters == 0
         # The last one that was read from may be in a variable of the task that reads.
         await soon(lambda: _records() <= 1)
 
@@ -482,7 +482,7 @@ async def test_reused_descriptors_never_mix_bytes_up() -> None:
         async with trio.open_nursery() as nursery:
             for number in range(20):
                 nursery.start_soon(one, served, number)
-        await soon(lambda: served.rooms.statistics().lot.sockets == 0)
+        await soon(lambda: served.rooms.statistics().hub.sockets == 0)
 
 
 EMFILE = """
@@ -554,5 +554,5 @@ async def test_a_sleeping_room_is_not_woken_by_who_comes_and_goes() -> None:
             assert await client.frame() == (PONG, b"x")
             info = served.rooms.get("echo", "x").info()
             assert (info.stage, info.connections) == (Stage.ASLEEP, 1)
-        await soon(lambda: served.rooms.statistics().lot.rosters == 0)
+        await soon(lambda: served.rooms.statistics().hub.rosters == 0)
         assert served.rooms.statistics().supervisor.wakes == 0

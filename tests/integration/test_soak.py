@@ -52,7 +52,7 @@ async def test_soak(serve: Serve, tmp_path: Path, rooms: int, members: int, roun
             await crowd.hear_all()
 
             told = await all_asleep(served)
-            assert told["lot"]["sockets"] == rooms * members
+            assert told["hub"]["sockets"] == rooms * members
             naps = sum(room.naps for room in crowd.rooms)
             # What is sent in pieces, and who comes back, makes for more of them than the long gaps alone.
             assert told["supervisor"]["wakes"] > naps
@@ -63,7 +63,7 @@ async def test_soak(serve: Serve, tmp_path: Path, rooms: int, members: int, roun
 
             assert await crowd.check() == told["supervisor"]["wakes"] + rooms
             told = await all_asleep(served)
-            assert told["lot"]["sockets"] == rooms * members
+            assert told["hub"]["sockets"] == rooms * members
             assert told["store"]["failures"] == 0
             await crowd.leave()
     said = sum(len(room.said) for room in crowd.rooms)

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.clients import connect
 from trio_rooms import (
     Context,
-    Departure,
+    Disconnect,
     EventError,
     HandlerFailed,
     MemoryStore,
@@ -57,7 +57,7 @@ class Journal:
     reports: list[WakeReport] = attrs.field(factory=list)
     errors: list[Exception] = attrs.field(factory=list)
     hooks: list[str] = attrs.field(factory=list)
-    left: list[Departure] = attrs.field(factory=list)
+    left: list[Disconnect] = attrs.field(factory=list)
     crash_on_wake: int = 0
     crash_on_hibernate: int = 0
     crash_on_destroy: int = 0
@@ -589,7 +589,7 @@ async def test_a_crash_restarts_the_room_and_keeps_its_mail(autojump_clock: Mock
         await wait_all_tasks_blocked()
         actor = rooms._supervisor.actor("counter/a")
         assert actor is not None
-        actor.start_soon(_raise_in_task, (), None, keep_awake=False)
+        actor.background.start(_raise_in_task, (), None, keep_awake=False)
         answers = await client.receive_many(6)
         assert answers[0]["error"]["code"] == "internal_error"
         assert [answer["data"] for answer in answers[1:]] == [6, 7, 8, 9, 10]
@@ -856,7 +856,7 @@ async def test_waking_touches_no_attachment_that_no_handler_touches(autojump_clo
         running() as (rooms, _, _store),
         connect(rooms, "counter", "a", attachment={"visits": 0}) as client,
     ):
-        roster = rooms._lot.rosters["counter/a"]
+        roster = rooms._hub.rosters["counter/a"]
         (link,) = roster.links.values()
         link.attachment = b"\xff not CBOR"
         await client.emit("add", {"amount": 1}, id=1)
@@ -880,7 +880,7 @@ async def test_the_wake_report_says_what_happened_meanwhile(autojump_clock: Mock
         (report,) = journal.reports
         assert report.cause == "message"
         assert report.slept == pytest.approx(trio.current_time() - began, abs=IDLE)
-        (departure,) = report.departed
+        (departure,) = report.disconnects
         assert (departure.attachment, departure.code, departure.reason, departure.clean) == (
             "gone",
             4001,
@@ -914,7 +914,7 @@ async def _came(ctx: Context[State]) -> None:
     ctx.state.seen.append(["came", ctx.connection.attachment])
 
 
-async def _left(ctx: Context[State], left: Departure) -> None:
+async def _left(ctx: Context[State], left: Disconnect) -> None:
     journal.left.append(left)
     ctx.state.seen.append(["left", left.attachment, left.code])
 
@@ -945,7 +945,7 @@ async def test_each_departure_is_told_once(autojump_clock: MockClock) -> None:
             ["left", 3, 1000], ["left", 2, 4002], "here", ["left", 1, 1006],
         ]  # fmt: skip
         await wait_all_tasks_blocked()
-        assert rooms.statistics().lot.rosters == 0
+        assert rooms.statistics().hub.rosters == 0
 
 
 async def test_a_failing_on_connect_closes_that_connection_alone(autojump_clock: MockClock) -> None:

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.clients import connect
 from trio_rooms import (
     Context,
-    Departure,
+    Disconnect,
     EventError,
     MemoryStore,
     Room,
@@ -120,7 +120,7 @@ async def _joined(ctx: Context[State]) -> None:
     ctx.state.members.append(ctx.connection.attachment)
 
 
-async def _left(_ctx: Context[State], _left: Departure) -> None:
+async def _left(_ctx: Context[State], _left: Disconnect) -> None:
     journal.hooks.append("left")
 
 
@@ -134,7 +134,7 @@ async def _woke(ctx: Context[State], report: WakeReport) -> None:
         msg = "on_wake"
         raise RuntimeError(msg)
     journal.restarted.append(report.restarted)
-    journal.departed += [one.attachment for one in report.departed]
+    journal.departed += [one.attachment for one in report.disconnects]
     if report.restarted:
         ctx.state.members.clear()
     if report.cause == "crash":

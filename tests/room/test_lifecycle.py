@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from trio_rooms._room.lifecycle import TRANSITIONS, ImpossibleTransition, Stage, Step, diagram, following
+from trio_rooms._room.lifecycle import TRANSITIONS, ImpossibleTransition, Stage, Step, diagram, next_stage
 
 
 def reachable(start: Stage) -> set[Stage]:
@@ -32,16 +32,16 @@ class Life(RuleBasedStateMachine):
     def take(self, step: Step) -> None:
         """A step that the table has leads on; another one is impossible and changes nothing."""
         if (self.stage, step) in TRANSITIONS:
-            self.stage = following(self.stage, step)
+            self.stage = next_stage(self.stage, step)
         else:
             with pytest.raises(ImpossibleTransition, match=self.stage.value):
-                following(self.stage, step)
+                next_stage(self.stage, step)
 
     @rule(data=st.data())
     def go_on(self, data: st.DataObject) -> None:
         """There is always a step that is possible."""
         steps = [step for before, step in TRANSITIONS if before is self.stage]
-        self.stage = following(self.stage, data.draw(st.sampled_from(steps)))
+        self.stage = next_stage(self.stage, data.draw(st.sampled_from(steps)))
 
     @invariant()
     def it_can_sleep_again(self) -> None:

@@ -1,4 +1,4 @@
-"""What the lot does with sockets: reading, answering without a room, order, limits, closing."""
+"""What the hub does with sockets: reading, answering without a room, order, limits, closing."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.raw import (
     serving,
     soon,
 )
-from trio_rooms import Context, Departure, Room
-from trio_rooms._loop.deadlines import Alarms
-from trio_rooms._room.context import PlainMessage
+from trio_rooms import Context, Disconnect, Room
+from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._room.lifecycle import Stage
-from trio_rooms._room.mail import Disconnected, Mail
-from trio_rooms._sockets.hub import ParkingLot, Roster
-from trio_rooms._sockets.links import Link, SocketLink
+from trio_rooms._sockets.fanout import PlainMessage
+from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.links import SocketLink
+from trio_rooms._sockets.roster import Disconnected, Link, Roster, SocketEvent
 from trio_rooms._wire.frames import encode_text
 
 sleeper: Room[None] = Room(
@@ -49,7 +49,7 @@ async def on_sleeper(ctx: Context[None], message: str | bytes) -> None:
     ctx.connection.send(message)
 
 
-LEFT: dict[str, trio.MemorySendChannel[Departure]] = {}
+LEFT: dict[str, trio.MemorySendChannel[Disconnect]] = {}
 GATES: dict[str, trio.Event] = {}
 room: Room[None] = Room("room", idle_timeout=math.inf)
 
@@ -73,7 +73,7 @@ async def on_message(ctx: Context[None], message: str | bytes) -> None:
 
 
 @room.on_disconnect
-async def on_disconnect(ctx: Context[None], left: Departure) -> None:
+async def on_disconnect(ctx: Context[None], left: Disconnect) -> None:
     """Tell the test."""
     LEFT[ctx.room.id].send_nowait(left)
 
@@ -144,17 +144,17 @@ async def test_pings_are_answered_in_the_middle_of_a_message() -> None:
     ],
 )
 async def test_automatic_responses_wake_nobody(opcode: int, message: bytes, kind: int, answer: bytes) -> None:
-    """A message that matches exactly, in its kind too, is answered by the lot."""
+    """A message that matches exactly, in its kind too, is answered by the hub."""
     async with serving(sleeper) as served, served.client("/sleeper/x") as client:
         await client.send(frame(opcode, message) * 3)
         assert [await client.frame() for _ in range(3)] == [(kind, answer)] * 3
         assert asleep(served)
-        assert served.rooms.statistics().lot.answered == 3
+        assert served.rooms.statistics().hub.answered == 3
 
 
 @pytest.mark.parametrize(("opcode", "message"), [(TEXT, b"pin"), (TEXT, b"Ping"), (BINARY, b"binary?")])
 async def test_what_does_not_match_exactly_goes_to_the_room(opcode: int, message: bytes) -> None:
-    """Nothing but an exact match is answered by the lot."""
+    """Nothing but an exact match is answered by the hub."""
     async with serving(sleeper) as served, served.client("/sleeper/x") as client:
         await client.send(frame(opcode, message))
         assert await client.frame() == (opcode, message)
@@ -167,7 +167,7 @@ async def test_a_close_is_answered_without_the_room() -> None:
         await client.send(close_frame(4001, "bye"))
         assert await client.closed() == (4001, "bye")
         assert asleep(served, connections=0)
-        assert served.rooms.statistics().lot.rosters == 0
+        assert served.rooms.statistics().hub.rosters == 0
 
 
 # Closing.
@@ -237,7 +237,7 @@ async def test_a_connection_that_is_lost(reset: bool) -> None:
             if reset:
                 _reset_on_close(client)
         assert (await departures.one())[::2] == (1006, False)
-        await soon(lambda: served.rooms.statistics().lot.closing == 0)
+        await soon(lambda: served.rooms.statistics().hub.closing == 0)
 
 
 def _reset_on_close(client: Client) -> None:
@@ -265,7 +265,7 @@ async def test_a_room_that_fell_asleep_hears_how_a_close_ended() -> None:
         await client.send(close_frame(4002))
         assert await departures.one() == (4002, "", True)
         await served.rooms.get("room", "x").hibernate()
-        await soon(lambda: served.rooms.statistics().lot.rosters == 0)
+        await soon(lambda: served.rooms.statistics().hub.rosters == 0)
 
 
 async def test_the_end_of_the_rooms_closes_everybody() -> None:
@@ -294,7 +294,7 @@ async def test_output_that_the_kernel_does_not_take_comes_whole_and_in_order() -
         departures = Departures("x")
         async with served.client("/room/x", buffer=4096) as client:
             await client.send(frame(TEXT, b"flood 300") + frame(TEXT, b"close 4000 done"))
-            await soon(lambda: served.rooms.statistics().lot.closing == 1)
+            await soon(lambda: served.rooms.statistics().hub.closing == 1)
             for number in range(300):
                 assert await client.frame() == (BINARY, payload(number))
             assert await client.frame() == (CLOSE, (4000).to_bytes(2) + b"done")
@@ -309,7 +309,7 @@ async def test_a_client_that_closes_still_gets_what_was_sent_to_it() -> None:
         departures = Departures("x")
         async with served.client("/room/x", buffer=4096) as client:
             await client.send(frame(TEXT, b"flood 100"))
-            await soon(lambda: served.rooms.statistics().lot.sent == 100)
+            await soon(lambda: served.rooms.statistics().hub.sent == 100)
             await client.send(close_frame(4000, "enough"))
             assert await departures.one() == (4000, "enough", True)
             for number in range(100):
@@ -323,7 +323,7 @@ async def test_closes_that_cross_over_a_full_buffer() -> None:
         departures = Departures("x")
         async with served.client("/room/x", buffer=4096) as client:
             await client.send(frame(TEXT, b"flood 100") + frame(TEXT, b"close 4000 room"))
-            await soon(lambda: served.rooms.statistics().lot.closing == 1)
+            await soon(lambda: served.rooms.statistics().hub.closing == 1)
             await client.send(close_frame(4001, "client"))
             assert await departures.one() == (4001, "client", True)
             for number in range(100):
@@ -357,7 +357,7 @@ async def test_pings_of_who_does_not_read_are_limited_too() -> None:
         departures = Departures("x")
         async with served.client("/room/x", buffer=4096) as client:
             with contextlib.suppress(trio.BrokenResourceError):
-                while served.rooms.statistics().lot.sockets:
+                while served.rooms.statistics().hub.sockets:
                     await client.send(frame(PING, b"x" * 125) * 100)
             assert (await departures.one())[::2] == (1006, False)
 
@@ -379,7 +379,7 @@ async def test_a_busy_room_is_not_flooded() -> None:
             handle = served.rooms.get("room", "x")
             await soon(lambda: handle.info().mailbox >= 1000)
             before = 0
-            while (now := served.rooms.statistics().lot.received) != before:
+            while (now := served.rooms.statistics().hub.received) != before:
                 before = now
                 await trio.sleep(0.05)
             assert handle.info().mailbox <= 1100  # A read of 16 KiB may go over the limit.
@@ -388,44 +388,43 @@ async def test_a_busy_room_is_not_flooded() -> None:
                 assert (await client.frame())[1][:9] == b"%09d" % number
 
 
-# The lot alone.
+# The hub alone.
 
 
 class Bench:
-    """A lot whose rooms are a list, with socket pairs for clients."""
+    """A hub whose rooms are a list, with socket pairs for clients."""
 
     def __init__(self) -> None:
-        self.mail: list[tuple[str, Mail]] = []
+        self.mail: list[tuple[str, SocketEvent]] = []
         self.clients: list[socket.socket] = []
-        self.lot = ParkingLot(
-            self._deliver, Alarms(), max_message_size=1 << 20, backlog=1 << 20, close_timeout=5
-        )
+        self.hub = SocketHub(Deadlines(), max_message_size=1 << 20, backlog=1 << 20, close_timeout=5)
+        self.hub.deliver = self._deliver
 
-    def _deliver(self, key: str, mail: Mail) -> bool:
+    def _deliver(self, key: str, mail: SocketEvent) -> bool:
         self.mail.append((key, mail))
         return True
 
     def client(self, key: str = "a/b", flags: int = 0) -> tuple[socket.socket, SocketLink]:
-        """A client, and its record in the lot."""
+        """A client, and its record in the hub."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         ours.setblocking(False)
         self.clients.append(ours)
-        return ours, self.lot.park(self.lot.roster(key, {}, greets=False), theirs.detach(), None, flags)
+        return ours, self.hub.park(self.hub.roster(key, {}, greets=False), theirs.detach(), None, flags)
 
 
 @contextlib.asynccontextmanager
 async def bench() -> AsyncIterator[Bench]:
-    """A lot that runs."""
+    """A hub that runs."""
     made = Bench()
     try:
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(made.lot.run)
+                nursery.start_soon(made.hub.run)
                 yield made
                 nursery.cancel_scope.cancel()
     finally:
-        made.lot.dispose()
+        made.hub.dispose()
         for client in made.clients:
             client.close()
 
@@ -445,16 +444,16 @@ async def _pushed(roster: Roster) -> None:
 async def test_a_broadcast_to_many_is_written_in_slices_and_in_order() -> None:
     """Output of one room to over a thousand sockets stays in order, a message to one and a close included."""
     async with bench() as made:
-        lot = made.lot
+        hub = made.hub
         many = [made.client() for _ in range(1500)]
-        roster = lot.rosters["a/b"]
+        roster = hub.rosters["a/b"]
         chosen, link = many[-1]
         for number in range(5):
-            assert lot.broadcast(roster, PlainMessage(f"all {number}")) == 1500
+            assert hub.broadcast(roster, PlainMessage(f"all {number}")) == 1500
         assert roster.jobs  # That it took more than one slice is what is tested here.
-        lot.send(link, PlainMessage("only you"))
-        lot.close(link, 4000, "")
-        assert lot.broadcast(roster, PlainMessage("the others")) == 1499
+        hub.send(link, PlainMessage("only you"))
+        hub.close(link, 4000, "")
+        assert hub.broadcast(roster, PlainMessage("the others")) == 1499
         await _pushed(roster)
         sent = b"".join(encode_text(b"all %d" % number) for number in range(5))
         assert _ready(chosen) == sent + encode_text(b"only you") + b"\x88\x02\x0f\xa0"
@@ -478,19 +477,19 @@ class Slow(Link):
         self._pause()
         self.sent.append(frame)
 
-    def hang_up(self) -> None:
+    def send_eof(self) -> None:
         """Nothing."""
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """Note it."""
         if not self.dropped:
             self.dropped = True
-            self.roster.lot.release(self)
+            self.roster.hub.release(self)
 
-    def pause(self) -> None:
+    def pause_reading(self) -> None:
         """Nothing."""
 
-    def resume(self) -> None:
+    def resume_reading(self) -> None:
         """Nothing."""
 
 
@@ -500,10 +499,10 @@ def _slow_links(made: Bench, count: int = 65) -> list[Slow]:
         while trio.current_time() < end:
             pass
 
-    roster = made.lot.roster("a/b", {}, greets=False)
-    links = [Slow(made.lot.new_id(), roster, pause) for _ in range(count)]
+    roster = made.hub.roster("a/b", {}, greets=False)
+    links = [Slow(made.hub.new_id(), roster, pause) for _ in range(count)]
     for link in links:
-        made.lot.enter(link)
+        made.hub.enter(link)
     return links
 
 
@@ -519,12 +518,12 @@ async def test_who_changes_its_kind_during_a_broadcast_gets_it_all_the_same() ->
     """A client that begins to speak binary while a broadcast is on its way to it does not lose it."""
     async with bench() as made:
         links = _slow_links(made)
-        made.lot.broadcast(links[0].roster, Either())
+        made.hub.broadcast(links[0].roster, Either())
         assert links[-1].sent == []
-        made.lot.receive(links[-1], b"binary")
+        made.hub.message_received(links[-1], b"binary")
         await _pushed(links[0].roster)
         assert links[-1].sent == [encode_text(b"text")]
-        made.lot.send(links[-1], Either())
+        made.hub.send(links[-1], Either())
         assert links[-1].sent[1:] == [encode_text(b"binary")]
 
 
@@ -533,9 +532,9 @@ async def test_who_closes_while_its_own_close_waits_is_answered() -> None:
     async with bench() as made:
         links = _slow_links(made)
         link, roster = links[-1], links[0].roster
-        made.lot.broadcast(roster, Either())
-        made.lot.close(link, 4000, "")
-        made.lot.feed(link, close_frame(4001))
+        made.hub.broadcast(roster, Either())
+        made.hub.close(link, 4000, "")
+        made.hub.data_received(link, close_frame(4001))
         await _pushed(roster)
         assert link.sent == [b"\x88\x02\x0f\xa1"]
         assert link.dropped
@@ -549,9 +548,9 @@ async def test_a_violation_while_its_close_waits_is_answered() -> None:
     async with bench() as made:
         links = _slow_links(made)
         link, roster = links[-1], links[0].roster
-        made.lot.broadcast(roster, Either())
-        made.lot.close(link, 4000, "")
-        made.lot.feed(link, frame(TEXT, b"x", masked=False))
+        made.hub.broadcast(roster, Either())
+        made.hub.close(link, 4000, "")
+        made.hub.data_received(link, frame(TEXT, b"x", masked=False))
         await _pushed(roster)
         assert [sent[:4] for sent in link.sent] == [link.sent[0][:2] + b"\x03\xea"]
 
@@ -577,7 +576,7 @@ async def test_others_have_their_turn_while_many_flood() -> None:
             before = 0
             while before < sent:
                 await trio.lowlevel.checkpoint()
-                now = made.lot.statistics().received
+                now = made.hub.statistics().received
                 steps.append(now - before)
                 before = now
         assert max(steps) < sent / 4
@@ -604,20 +603,20 @@ async def test_any_order_of_output_and_reading_keeps_each_stream_whole(seed: int
     """Whatever is sent to whom, and whoever reads when: each gets exactly its own, in order."""
     rng = random.Random(seed)
     async with bench() as made:
-        lot = made.lot
-        lot.backlog = 1 << 40
+        hub = made.hub
+        hub.backlog = 1 << 40
         clients = [made.client() for _ in range(8)]
-        roster = lot.rosters["a/b"]
+        roster = hub.rosters["a/b"]
         expected = [b""] * 8
         received = [b""] * 8
         for turn in range(200):
             text = f"{turn}:" + "x" * rng.choice((1, 200, 40_000))
             if rng.random() < 0.5:
                 chosen = rng.randrange(8)
-                lot.send(clients[chosen][1], PlainMessage(text))
+                hub.send(clients[chosen][1], PlainMessage(text))
                 expected[chosen] += encode_text(text.encode())
             else:
-                lot.broadcast(roster, PlainMessage(text))
+                hub.broadcast(roster, PlainMessage(text))
                 expected = [one + encode_text(text.encode()) for one in expected]
             for number in range(8):
                 if rng.random() < 0.2:
@@ -633,18 +632,18 @@ async def test_any_order_of_output_and_reading_keeps_each_stream_whole(seed: int
 async def test_a_channel_has_only_who_joined_it() -> None:
     """A broadcast to a channel reaches its members, an excluded one not, and who left it no more."""
     async with bench() as made:
-        lot = made.lot
+        hub = made.hub
         (a, one), (b, two), (c, three) = (made.client() for _ in range(3))
         roster = one.roster
         for link in (one, two):
-            lot.join(link, "red")
-            lot.join(link, "red")
-        assert lot.broadcast(roster, PlainMessage("1"), "red") == 2
-        assert lot.broadcast(roster, PlainMessage("2"), "red", {two.id}) == 1
-        lot.leave(one, "red")
-        lot.leave(three, "red")
-        assert lot.broadcast(roster, PlainMessage("3"), "red") == 1
-        assert lot.broadcast(roster, PlainMessage("4"), "blue") == 0
+            link.roster.join(link, "red")
+            link.roster.join(link, "red")
+        assert hub.broadcast(roster, PlainMessage("1"), "red") == 2
+        assert hub.broadcast(roster, PlainMessage("2"), "red", frozenset({two.id})) == 1
+        one.roster.leave(one, "red")
+        three.roster.leave(three, "red")
+        assert hub.broadcast(roster, PlainMessage("3"), "red") == 1
+        assert hub.broadcast(roster, PlainMessage("4"), "blue") == 0
         assert (_ready(a), _ready(b), _ready(c)) == (
             encode_text(b"1") + encode_text(b"2"),
             encode_text(b"1") + encode_text(b"3"),
@@ -656,14 +655,14 @@ async def test_a_channel_has_only_who_joined_it() -> None:
 
 
 async def test_a_descriptor_that_cannot_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lot that has no room left keeps neither the record nor the descriptor."""
+    """A hub that has no room left keeps neither the record nor the descriptor."""
     async with bench() as made:
 
         def full(_: int) -> None:
             raise OSError(28, "no space left on device")
 
-        monkeypatch.setattr(made.lot.poller, "register", full)
+        monkeypatch.setattr(made.hub.poller, "register", full)
         with pytest.raises(OSError, match="no space"):
             made.client()
         assert made.clients[0].recv(1) == b""
-        assert made.lot.statistics().sockets == 0
+        assert made.hub.statistics().sockets == 0

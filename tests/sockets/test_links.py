@@ -13,10 +13,10 @@ import trio.testing
 import trio_websocket
 
 from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, close_frame, frame, request
-from trio_rooms import ConnectRequest, Context, Departure, Refused, Room, UnknownRoom, open_rooms
+from trio_rooms import ConnectRequest, Context, Disconnect, Refused, Room, UnknownRoom, open_rooms
 from trio_rooms._rooms import Rooms
 
-LEFT: dict[str, trio.MemorySendChannel[Departure]] = {}
+LEFT: dict[str, trio.MemorySendChannel[Disconnect]] = {}
 GATES: dict[str, trio.Event] = {}
 room: Room[None] = Room("room", idle_timeout=math.inf, auto_respond={"ping": "pong"})
 
@@ -48,7 +48,7 @@ async def on_message(ctx: Context[None], message: str | bytes) -> None:
 
 
 @room.on_disconnect
-async def on_disconnect(ctx: Context[None], left: Departure) -> None:
+async def on_disconnect(ctx: Context[None], left: Disconnect) -> None:
     """Tell the test."""
     LEFT[ctx.room.id].send_nowait(left)
 
@@ -126,7 +126,7 @@ async def test_a_room_closes_a_stream(autojump_clock: trio.testing.MockClock) ->
         await client.send(close_frame(4001))
         await over.wait()
         assert await departures.one() == (4001, "", True)
-        assert rooms.statistics().lot.closing == 0
+        assert rooms.statistics().hub.closing == 0
 
 
 async def test_a_stream_that_does_not_answer_a_close(autojump_clock: trio.testing.MockClock) -> None:
@@ -206,7 +206,7 @@ async def test_the_end_of_the_rooms_closes_streams(autojump_clock: trio.testing.
                 client = Client(ours)
                 assert await client.frame() == (CLOSE, (1012).to_bytes(2) + b"back soon")
                 await client.send(close_frame(1012))
-            assert rooms.statistics().lot.sockets == 0
+            assert rooms.statistics().hub.sockets == 0
 
 
 async def test_a_stream_whose_task_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
@@ -218,9 +218,9 @@ async def test_a_stream_whose_task_is_cancelled(autojump_clock: trio.testing.Moc
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(rooms.serve_stream, theirs, "room", "x")
                 await trio.testing.wait_all_tasks_blocked()
-                assert rooms.statistics().lot.sockets == 1
+                assert rooms.statistics().hub.sockets == 1
                 nursery.cancel_scope.cancel()
-            assert rooms.statistics().lot.sockets == 0
+            assert rooms.statistics().hub.sockets == 0
             assert (await departures.one())[::2] == (1006, False)
     await ours.aclose()
 
@@ -295,7 +295,7 @@ async def test_a_close_by_the_client_of_an_adopted_connection(code: int, reason:
             await websocket.aclose(code, reason)
         assert await departures.one() == (code, reason or "", True)
         assert failures == []
-        assert rooms.statistics().lot.closing == 0
+        assert rooms.statistics().hub.closing == 0
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (4001, "enough"), (4001, "")])
@@ -346,7 +346,7 @@ async def test_an_adopted_connection_that_does_not_read() -> None:
         assert (await departures.one())[::2] == (1006, False)
         await stream.aclose()
         assert failures == []
-        assert rooms.statistics().lot.closing == 0
+        assert rooms.statistics().hub.closing == 0
 
 
 async def _ask(url: str) -> tuple[int, dict[str, str], bytes]:
@@ -371,7 +371,7 @@ async def test_authenticate_refuses_a_request() -> None:
         answer = await _ask(f"{url}/room/x?refuse=401")
         assert (answer[0], answer[2]) == (401, b"not you")
         assert failures == []
-        assert rooms.statistics().lot.rosters == 0
+        assert rooms.statistics().hub.rosters == 0
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ async def test_cancelling_the_task_that_adopted() -> None:
         with pytest.raises(trio_websocket.ConnectionClosed):
             await websocket.get_message()
         assert (await departures.one())[::2] == (1006, False)
-        assert rooms.statistics().lot.sockets == 0
+        assert rooms.statistics().hub.sockets == 0
         assert failures == []
 
 

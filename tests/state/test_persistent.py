@@ -64,7 +64,7 @@ async def store() -> AsyncIterator[FaultyStore]:
 
 def new_state(store: FaultyStore, room: Room[Chat] = chat) -> PersistentState:
     """That of the room of these tests."""
-    return PersistentState(KEY, room, store, None)
+    return PersistentState(KEY, room.seal(), store)
 
 
 @asynccontextmanager
@@ -136,7 +136,7 @@ async def test_what_did_not_change_is_not_written(store: FaultyStore) -> None:
 async def test_somebody_is_told_once_that_there_is_something_to_write(store: FaultyStore) -> None:
     """A change asks for a save once; a lot of storage asks for it at once; what failed counts on."""
     wanted: list[bool] = []
-    persistent = PersistentState(KEY, chat, store, wanted.append)
+    persistent = PersistentState(KEY, chat.seal(), store, wanted.append)
     persistent.touch()
     persistent.touch()
     assert wanted == [False]

@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 
 from trio_rooms._definition.room import Room
+from trio_rooms._loop.collector import SERVER_THRESHOLDS
 from trio_rooms._loop.groups import first_error
 from trio_rooms._rooms import open_rooms
 from trio_rooms._server.server import Address
@@ -47,7 +48,7 @@ def serve(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     rooms = find_rooms(options.target)
     for room in rooms:
-        room.override(idle_timeout=options.idle_timeout, snapshot_interval=options.snapshot_interval)
+        room.configure(idle_timeout=options.idle_timeout, snapshot_interval=options.snapshot_interval)
     try:
         trio.run(_run, rooms, options)
     except BaseExceptionGroup as group:
@@ -58,9 +59,15 @@ def serve(options: argparse.Namespace) -> int:
 async def _run(rooms: Sequence[Room[Any]], options: argparse.Namespace) -> None:
     """Serve until a signal comes; then save all rooms and close all connections."""
     store = None if options.data is None else DiskStore(options.data)
-    settings = {"max_awake": options.max_awake, "max_message_size": options.max_message_size}
+    runtime = open_rooms(
+        rooms,
+        store=store,
+        max_awake=options.max_awake,
+        max_message_size=options.max_message_size,
+        gc_thresholds=SERVER_THRESHOLDS,
+    )
     with _signals() as signals:
-        async with trio.open_nursery() as nursery, open_rooms(rooms, store=store, **settings) as opened:
+        async with trio.open_nursery() as nursery, runtime as opened:
             try:
                 address = await nursery.start(opened.serve, options.host, options.port)
             except OSError as error:

@@ -1,55 +1,30 @@
-"""The definition of a room: a static thing, made at import, sealed when it is first served."""
+"""The definition of a room as an application writes it: made at import, sealed when it is first served."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import inspect
 import math
 import re
-import types
 import typing
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Generic, NoReturn, TypeVar
-
-import attrs
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, TypeVar
 
 from trio_rooms._state.codec import Codec, Migration
 from trio_rooms._values.classes import is_class
 from trio_rooms._values.lenient import document
-from trio_rooms._values.strict import wire
+from trio_rooms._wire.frames import encode_message
 from trio_rooms.errors import DefinitionError
 
-__all__ = ["Handler", "Room"]
+from .definition import Definition, Handler
+from .signatures import HOOKS, event_handler, name_of, taking_all, why_not_static
+
+__all__ = ["Room"]
 
 S = TypeVar("S")
-Handler = Callable[..., Awaitable[Any]]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_CONSTANTS: Final = (str, bytes, int, float, bool, type(None), enum.Enum, types.ModuleType, type)
-_HOOKS: Final = {
-    "authenticate": ("request",),
-    "on_connect": ("ctx",),
-    "on_disconnect": ("ctx", "left"),
-    "on_create": ("ctx",),
-    "on_wake": ("ctx", "report"),
-    "on_hibernate": ("ctx",),
-    "on_destroy": ("ctx",),
-    "on_error": ("ctx", "error"),
-}
-"""Each hook and what it is given; a hook may leave out arguments from the right."""
-
-
-@attrs.frozen
-class EventHandler:
-    """A sealed handler of one event: the function and what its data is converted to."""
-
-    function: Handler
-    arguments: int
-    convert: Callable[[Any], Any] | None
-    named: bool
-    """Whether it is told the event's name: on_any."""
 
 
 class Room(Generic[S]):
@@ -109,18 +84,12 @@ class Room(Generic[S]):
         self.auto_respond: Final = dict(auto_respond or {})
         self.attachment_limit: Final = attachment_limit
         self.page: Final = page
-        self._sealed = False
         self._events: dict[str, Handler] = {}
         self._any: Handler | None = None
         self._message: Handler | None = None
         self._hooks: dict[str, Handler] = {}
         self._migrations: dict[int, tuple[int, Migration]] = {}
-        self._event_handlers: dict[str, EventHandler] = {}
-        self._any_handler: EventHandler | None = None
-        self.message_handler: Handler = _no_message
-        """What a plain room's messages go to: `on_message`, called with context and message."""
-        self._hook_arguments: dict[str, int] = {}
-        self._codec: Codec | None = None
+        self._sealed: Definition | None = None
 
     def __repr__(self) -> str:
         return f"<Room {self.name!r} version {self.version}>"
@@ -143,7 +112,7 @@ class Room(Generic[S]):
         def register(function: F) -> F:
             self._admit(function, f"the handler of {event!r}")
             if event in self._events:
-                msg = f"room {self.name}: {event!r} already has the handler {_name(self._events[event])}"
+                msg = f"room {self.name}: {event!r} already has the handler {name_of(self._events[event])}"
                 raise DefinitionError(msg)
             self._events[event] = function
             return function
@@ -224,14 +193,14 @@ class Room(Generic[S]):
                 msg = f"room {self.name}: there is already a migration from version {before}"
                 raise DefinitionError(msg)
             if inspect.iscoroutinefunction(function):
-                msg = f"room {self.name}: a migration is not async; write def {_name(function)}(state)"
+                msg = f"room {self.name}: a migration is not async; write def {name_of(function)}(state)"
                 raise DefinitionError(msg)
             self._migrations[before] = (after, function)
             return function
 
         return register
 
-    def override(self, *, idle_timeout: float | None = None, snapshot_interval: float | None = None) -> None:
+    def configure(self, *, idle_timeout: float | None = None, snapshot_interval: float | None = None) -> None:
         """Let whoever runs the room decide what its definition says otherwise; before it is first served.
 
         Args:
@@ -244,16 +213,19 @@ class Room(Generic[S]):
         if snapshot_interval is not None:
             self.snapshot_interval = self._number("snapshot_interval", snapshot_interval)
 
-    # What the runtime asks.
-
-    def seal(self) -> None:
-        """Check the definition as a whole and allow no more changes. A second call does nothing.
+    def seal(self) -> Definition:
+        """Check the definition as a whole, allow no more changes, and return it frozen; the same each time.
 
         Raises:
             DefinitionError: the definition cannot work; the message says what to write.
         """
-        if self._sealed:
-            return
+        if self._sealed is None:
+            self._sealed = self._check()
+        return self._sealed
+
+    # How a definition is checked.
+
+    def _check(self) -> Definition:
         if self._message is not None and (self._events or self._any):
             msg = (
                 f"room {self.name}: it has on_message and on/on_any, but a room is either plain or speaks "
@@ -272,86 +244,40 @@ class Room(Generic[S]):
             try:
                 document.get_structure_hook(kind)
             except Exception as error:
-                msg = f"room {self.name}: the state class {_name(kind)} cannot be built from data: {error}"
+                msg = f"room {self.name}: the state class {name_of(kind)} cannot be built from data: {error}"
                 raise DefinitionError(msg) from error
-        self._codec = Codec(kind, self.version, self._migrations)
-        self._event_handlers = {
-            event: self._event_handler(function, f"the handler of {event!r}", 1)
-            for event, function in self._events.items()
+        hooks: dict[str, Handler | None] = {
+            name: taking_all(self.name, self._hooks[name], name, given) if name in self._hooks else None
+            for name, given in HOOKS.items()
         }
-        self._any_handler = self._event_handler(self._any, "on_any", 2) if self._any else None
-        if self._message is not None:
-            arguments = self._arity(self._message, "on_message", ("ctx", "message"))
-            self.message_handler = self._message if arguments > 1 else _without_message(self._message)
-        self._hook_arguments = {
-            name: self._arity(function, name, _HOOKS[name]) for name, function in self._hooks.items()
-        }
-        self._sealed = True
-
-    @property
-    def plain(self) -> bool:
-        """Whether messages go to `on_message` as they are."""
-        return self._message is not None
-
-    def refuse_events(self) -> NoReturn:
-        """Say that a plain room has no events."""
-        msg = f"room {self.name} is plain: send messages with send(), it has no events"
-        raise TypeError(msg)
-
-    def refuse_messages(self) -> NoReturn:
-        """Say that only a plain room sends messages as they are."""
-        msg = f"room {self.name} speaks envelopes: send events with emit()"
-        raise TypeError(msg)
-
-    @property
-    def codec(self) -> Codec:
-        """How the state becomes bytes. The room must be sealed."""
-        assert self._codec is not None, "a room is sealed before it is used"
-        return self._codec
-
-    def new_state(self) -> S:
-        """The state of a room that did not exist.
-
-        Raises:
-            DefinitionError: it is of a class that it could not be built as again.
-        """
-        state: Any = self.state() if self.state is not None else None
-        if self.codec.kind is None and is_class(type(state)):
-            name = type(state).__name__
-            msg = (
-                f"room {self.name}: its state is a {name}, but nothing says so, and it would wake up as "
-                f"a dict; write state={name}, or annotate the function that makes it: -> {name}"
-            )
-            raise DefinitionError(msg)
-        return state  # type: ignore[no-any-return]
-
-    def handler(self, event: str) -> EventHandler | None:
-        """The handler of an event, `on_any` included."""
-        return self._event_handlers.get(event) or self._any_handler
-
-    def events(self) -> list[str]:
-        """The events that have a handler."""
-        return sorted(self._event_handlers)
-
-    def has_hook(self, name: str) -> bool:
-        """Whether the application defined this hook."""
-        return name in self._hooks
-
-    async def call_hook(self, name: str, *arguments: Any) -> Any:
-        """Call a hook, where there is one, with as many arguments as it takes."""
-        function = self._hooks.get(name)
-        if function is None:
-            return None
-        return await function(*arguments[: self._hook_arguments[name]])
-
-    # How a definition is checked.
+        return Definition(
+            name=self.name,
+            version=self.version,
+            state=self.state,
+            codec=Codec(kind, self.version, self._migrations),
+            idle_timeout=self.idle_timeout,
+            busy_rate=self.busy_rate,
+            snapshot_interval=self.snapshot_interval,
+            attachment_limit=self.attachment_limit,
+            page=self.page,
+            auto_respond={message: encode_message(answer) for message, answer in self.auto_respond.items()},
+            events={
+                event: event_handler(self.name, function, f"the handler of {event!r}", named=False)
+                for event, function in self._events.items()
+            },
+            any_event=event_handler(self.name, self._any, "on_any", named=True) if self._any else None,
+            on_message=taking_all(self.name, self._message, "on_message", ("ctx", "message"))
+            if self._message
+            else None,
+            **hooks,
+        )
 
     def _state_class(self) -> Any:
         """The class that a state is built as again; None where it is what CBOR gives."""
         if self.state is None:
             return None
         if inspect.iscoroutinefunction(self.state):
-            msg = f"room {self.name}: what makes the state is not async; write def {_name(self.state)}()"
+            msg = f"room {self.name}: what makes the state is not async; write def {name_of(self.state)}()"
             raise DefinitionError(msg)
         with contextlib.suppress(ValueError):  # Raised for types that do not tell, such as dict.
             signature = inspect.signature(self.state)
@@ -359,7 +285,7 @@ class Room(Generic[S]):
                 signature.bind()
             except TypeError as error:
                 msg = (
-                    f"room {self.name}: {_name(self.state)}() makes the state of a new room without "
+                    f"room {self.name}: {name_of(self.state)}() makes the state of a new room without "
                     f"arguments, but: {error}; give every field a default"
                 )
                 raise DefinitionError(msg) from error
@@ -382,7 +308,7 @@ class Room(Generic[S]):
         return float(number)
 
     def _open(self, what: str) -> None:
-        if self._sealed:
+        if self._sealed is not None:
             msg = (
                 f"room {self.name}: {what} was added after the room was first served, and rooms that woke "
                 "before would not have it; define all handlers at import, before open_rooms() or "
@@ -392,12 +318,12 @@ class Room(Generic[S]):
 
     def _once(self, what: str, existing: Handler | None) -> None:
         if existing is not None:
-            msg = f"room {self.name}: {what} is already {_name(existing)}"
+            msg = f"room {self.name}: {what} is already {name_of(existing)}"
             raise DefinitionError(msg)
 
     def _admit(self, function: Any, what: str) -> None:
         self._open(what)
-        why = _not_static(function)
+        why = why_not_static(function)
         if why is not None:
             msg = (
                 f"room {self.name}: {what} is {why}. A handler outlives every object, because its room "
@@ -407,97 +333,10 @@ class Room(Generic[S]):
             )
             raise DefinitionError(msg)
         if not inspect.iscoroutinefunction(function):
-            msg = f"room {self.name}: {what} is not async; write async def {_name(function)}(...)"
+            msg = f"room {self.name}: {what} is not async; write async def {name_of(function)}(...)"
             raise DefinitionError(msg)
-
-    def _arity(self, function: Handler, what: str, given: tuple[str, ...], least: int = 1) -> int:
-        """How many of the arguments it is given a function takes."""
-        shape = f"async def {_name(function)}({', '.join(given)})"
-        parameters = list(inspect.signature(function).parameters.values())
-        if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-            return len(given)
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        required = [p for p in positional if p.default is p.empty]
-        stray = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-        if stray or len(required) > len(given) or len(positional) < least:
-            msg = f"room {self.name}: {what} takes {inspect.signature(function)}; it is called as {shape}"
-            raise DefinitionError(msg)
-        return min(len(positional), len(given))
-
-    def _event_handler(self, function: Handler, what: str, position: int) -> EventHandler:
-        """Seal a handler whose data stands at ``position`` of its arguments."""
-        named = position == 2
-        given = ("ctx", "event", "data") if named else ("ctx", "data")
-        arguments = self._arity(function, what, given)
-        if arguments <= position:
-            return EventHandler(function, arguments, None, named)
-        parameters = list(inspect.signature(function).parameters)
-        try:
-            hints = typing.get_type_hints(function)
-        except Exception as error:
-            msg = (
-                f"room {self.name}: an annotation of {what} cannot be resolved ({error}); "
-                "define the types it names at module level"
-            )
-            raise DefinitionError(msg) from error
-        wanted = hints.get(parameters[position], Any) if position < len(parameters) else Any
-        if wanted is Any or wanted is object:
-            return EventHandler(function, arguments, None, named)
-        try:
-            structure = wire.get_structure_hook(wanted)
-        except Exception as error:
-            msg = f"room {self.name}: {what} wants a {wanted}, which nothing can be converted to: {error}"
-            raise DefinitionError(msg) from error
-
-        def convert(data: Any) -> Any:
-            return structure(data, wanted)
-
-        return EventHandler(function, arguments, convert, named)
-
-
-async def _no_message(_ctx: Any, _message: str | bytes) -> None:
-    msg = "this room is not plain"
-    raise TypeError(msg)
-
-
-def _without_message(function: Handler) -> Handler:
-    async def handler(ctx: Any, _: str | bytes) -> None:
-        await function(ctx)
-
-    return handler
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", "handler")
 
 
 def _is(value: object, kind: Any) -> bool:
     """Whether an application's argument is what its annotation says; a bool is no number here."""
     return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _not_static(function: Any, seen: frozenset[int] = frozenset()) -> str | None:
-    """Why a handler would not survive its process, or None."""
-    if inspect.ismethod(function):
-        return f"bound to a {type(function.__self__).__qualname__}"
-    if not inspect.isfunction(function):
-        return f"a {type(function).__qualname__}, not a function"
-    seen |= {id(function)}
-    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            content = cell.cell_contents
-        except ValueError:
-            return f"a closure over {variable!r}"
-        known = any(content is value for value in function.__globals__.values())
-        if not known and not _static(content, seen):
-            return f"a closure over {variable!r}, a {type(content).__qualname__}"
-    return None
-
-
-def _static(content: Any, seen: frozenset[int]) -> bool:
-    """Whether what a function closes over is the same in every process."""
-    if isinstance(content, tuple | frozenset):
-        return all(_static(inner, seen) for inner in content)
-    if inspect.isfunction(content):
-        return id(content) in seen or _not_static(content, seen) is None
-    return isinstance(content, _CONSTANTS)

@@ -1,4 +1,4 @@
-"""Exception groups are how nurseries speak among themselves; whoever calls this library gets one error."""
+"""Unwrap nurseries' exception groups at the public boundary: whoever calls this library gets one error."""
 
 from __future__ import annotations
 

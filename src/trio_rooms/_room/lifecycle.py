@@ -1,7 +1,7 @@
 """The life of a room, as data: its stages and what leads from one to the next.
 
 Nothing here does anything. The actor and the supervisor obey this table, tests drive it,
-and the drawing in the documentation is made from it (``python -m trio_rooms.lifecycle``).
+and the drawing in the documentation is made from it (``python -m trio_rooms._room.lifecycle``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["TRANSITIONS", "ImpossibleTransition", "Stage", "Step", "diagram", "following"]
+__all__ = ["TRANSITIONS", "ImpossibleTransition", "Stage", "Step", "diagram", "next_stage"]
 
 
 class Stage(enum.Enum):
@@ -70,7 +70,7 @@ class ImpossibleTransition(AssertionError):
     """A step was taken that the table does not have: a defect of this library."""
 
 
-def following(stage: Stage, step: Step) -> Stage:
+def next_stage(stage: Stage, step: Step) -> Stage:
     """The stage that ``step`` leads to from ``stage``.
 
     Raises:

@@ -1,61 +1,16 @@
-"""What arrives for a room: the one narrow way from sockets and programs to an actor.
-
-A message of a socket, which is nearly all mail, is a bare tuple of the link and the
-message, because an object for each would cost a tenth of what handling it does.
-"""
+"""What arrives for a room: the one narrow way from sockets and programs to an actor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
-if TYPE_CHECKING:
-    from trio_rooms._sockets.links import Link
+from trio_rooms._sockets.roster import Connected, Disconnected, SocketEvent
 
-__all__ = ["Ask", "Connected", "Control", "Disconnected", "Mail", "Reply", "Trouble"]
+from .answers import Answer
 
-
-@attrs.frozen
-class Connected:
-    """A socket was opened to the room."""
-
-    link: Link
-
-
-@attrs.frozen
-class Disconnected:
-    """A socket of the room is gone."""
-
-    link: Link
-    code: int
-    reason: str
-    clean: bool
-
-
-@attrs.define(eq=False)
-class Reply:
-    """Where the answer to an `Ask` or a `Control` goes; whoever asked may have stopped waiting."""
-
-    done: Callable[[Reply], None]
-    value: Any = None
-    error: Exception | None = None
-    settled: bool = False
-
-    def succeed(self, value: Any) -> None:
-        """Answer, once."""
-        self._settle(value, None)
-
-    def fail(self, error: Exception) -> None:
-        """Answer with an error, once."""
-        self._settle(None, error)
-
-    def _settle(self, value: Any, error: Exception | None) -> None:
-        if not self.settled:
-            self.settled = True
-            self.value, self.error = value, error
-            self.done(self)
+__all__ = ["Ask", "Destroy", "Hibernate", "Mail", "SaveFailed", "cause_of"]
 
 
 @attrs.frozen
@@ -64,22 +19,37 @@ class Ask:
 
     event: str
     data: Any
-    reply: Reply
+    answer: Answer
 
 
 @attrs.frozen
-class Control:
-    """The program wants the room to sleep now, or to be destroyed."""
+class Hibernate:
+    """The program wants the room to sleep now; the answer is whether it does."""
 
-    destroy: bool
-    reply: Reply
+    answer: Answer
 
 
 @attrs.frozen
-class Trouble:
-    """Something outside its handlers went wrong for the room, such as a snapshot that failed."""
+class Destroy:
+    """The room is to be destroyed: the program asks for it and waits, or one of its own handlers does."""
+
+    answer: Answer | None
+
+
+@attrs.frozen
+class SaveFailed:
+    """The room's state could not be saved; its on_error is to hear of it."""
 
     error: Exception
 
 
-Mail = tuple["Link", str | bytes] | Connected | Disconnected | Ask | Control | Trouble
+Mail = SocketEvent | Ask | Hibernate | Destroy | SaveFailed
+
+
+def cause_of(mail: Mail) -> str:
+    """What a `WakeReport` says of a room that this mail wakes."""
+    if isinstance(mail, tuple):
+        return "message"
+    return {Connected: "connect", Disconnected: "disconnect", Ask: "ask", Destroy: "destroy"}.get(
+        type(mail), "message"
+    )

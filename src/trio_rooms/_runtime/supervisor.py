@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import random
 from collections import deque
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import trio
 
-from trio_rooms._definition.room import Room
-from trio_rooms._loop.deadlines import Alarms
+from trio_rooms._definition.definition import Definition
+from trio_rooms._keys import split_key
+from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import first_error
 from trio_rooms._room.actor import Actor
-from trio_rooms._room.lifecycle import Stage, Step, following
-from trio_rooms._room.mail import Ask, Connected, Control, Disconnected, Mail
-from trio_rooms._sockets.hub import ParkingLot, Roster
+from trio_rooms._room.dispatcher import refuse
+from trio_rooms._room.lifecycle import Stage, Step
+from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail, cause_of
+from trio_rooms._room.shared import Shared
+from trio_rooms._sockets.fanout import Message
+from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.roster import Connected, Disconnected, Roster
+from trio_rooms._state.persistent import PersistentState
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms._wire.frames import encode_message
-from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StoreError
+from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StaleWrite, StoreError
 from trio_rooms.stores.base import Store
+
+from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
 
 __all__ = ["Supervisor", "SupervisorStatistics"]
 
 logger = logging.getLogger("trio_rooms")
 
-_MOST_CRASHES: Final = 5
-_CRASH_WINDOW: Final = 60.0
-"""A room that crashes more often than this in so many seconds will not be mended by one more try."""
-_COOL_DOWN: Final = 30.0
-"""Seconds for which a room that was given up takes no mail."""
-_BACKOFF_FIRST: Final = 0.1
-"""Seconds before the first new try, doubled with each crash until the room is given up."""
 _MOST_DEPARTED: Final = 1000
 """Departures that a sleeping room remembers; one with on_disconnect is then woken to hear of them."""
+_GRACE: Final = 1.0
+"""Seconds that a cancelled handler has to end."""
+_LOOKS: Final = 64
+"""Rooms looked at for one that is quiet; a scan of all would cost more than the room it saves."""
 
 
 @attrs.frozen
@@ -56,43 +59,43 @@ class SupervisorStatistics:
 
 
 class Supervisor:
-    """The parent of all awake rooms.
+    """The parent of all awake rooms, and the placement of a single process: all rooms are here.
 
     Args:
         definitions: the rooms that are served, by name.
+        hub: their sockets.
+        store: where they are kept.
+        deadlines: those of all that is under it.
         max_awake: rooms that may be awake before the ones that are quiet longest are sent
             to sleep early; None for any number.
     """
 
     def __init__(
         self,
-        definitions: Mapping[str, Room[Any]],
+        definitions: Mapping[str, Definition],
+        hub: SocketHub,
         store: Store,
-        alarms: Alarms,
+        deadlines: Deadlines,
         max_awake: int | None,
     ) -> None:
-        self.definitions = definitions
-        self.lot: ParkingLot
-        """Set by the runtime; the lot delivers here, and rooms send there."""
+        self._definitions = definitions
+        self._hub = hub
         self._store = store
-        self.alarms = alarms
-        """The deadlines of all that is under it."""
+        self._deadlines = deadlines
         self._max_awake = max_awake
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.Context()
         self._actors: dict[str, Actor] = {}
         self._ending: dict[str, Actor] = {}
-        self._failed: set[str] = set()
+        """Rooms that sleep, while their tasks still unwind."""
+        self._records: dict[str, PersistentState] = {}
+        """What the store has of each room that is awake, or of which something is still on its way there."""
+        self._restarts = Restarts(deadlines)
         self._undelivered: deque[tuple[str, Mail]] = deque()
         self._stopping = False
         self._none_left = trio.Event()
         self._wakes = 0
         self._hibernations = 0
-        self._crashes = 0
-        self._answers = {
-            name: {message: encode_message(answer) for message, answer in room.auto_respond.items()}
-            for name, room in definitions.items()
-        }
 
     def statistics(self) -> SupervisorStatistics:
         """What it has under it now, and has done until now."""
@@ -100,7 +103,12 @@ class Supervisor:
         for actor in self._actors.values():
             stages[actor.stage.value] = stages.get(actor.stage.value, 0) + 1
         return SupervisorStatistics(
-            len(self._actors), stages, self._wakes, self._hibernations, self._crashes, len(self._failed)
+            len(self._actors),
+            stages,
+            self._wakes,
+            self._hibernations,
+            self._restarts.total,
+            len(self._restarts),
         )
 
     def actor(self, key: str) -> Actor | None:
@@ -112,76 +120,84 @@ class Supervisor:
         actor = self._actors.get(key)
         if actor is not None:
             return actor.stage
-        return Stage.FAILED if key in self._failed else Stage.ASLEEP
-
-    def accepts(self, key: str) -> bool:
-        """Whether new connections of a room are taken now."""
-        return not self._stopping and key not in self._failed
+        return Stage.FAILED if self._restarts.given_up(key) else Stage.ASLEEP
 
     def roster(self, key: str) -> Roster:
-        """The connections of a room; the lot forgets it when nobody needs it."""
-        name = key.partition("/")[0]
-        return self.lot.roster(key, self._answers[name], greets=self.definitions[name].has_hook("on_connect"))
+        """The connections of a room; the hub forgets it when nobody needs it."""
+        definition = self._definition(key)
+        return self._hub.roster(key, definition.auto_respond, greets=definition.on_connect is not None)
 
-    # Mail.
+    def _definition(self, key: str) -> Definition:
+        return self._definitions[split_key(key)[0]]
+
+    # Placement.
+
+    def accepts(self, key: str) -> bool:
+        """See `Placement`."""
+        return not self._stopping and not self._restarts.given_up(key)
 
     def deliver(self, key: str, mail: Mail) -> bool:
-        """Hand mail to a room, and wake it if that is worth it; False asks to be spared for a while."""
+        """See `Placement`."""
         actor = self._actors.get(key)
         if actor is not None:
-            return actor.post(mail)
-        return self._deliver_asleep(key, mail)
+            return actor.mailbox.post(mail)
+        self._deliver_asleep(key, mail)
+        return True
 
     def deliver_soon(self, key: str, mail: Mail) -> None:
-        """Hand over mail that must not keep messages waiting, however many rooms get some at once."""
+        """See `Placement`."""
         if self._stopping:
             self.deliver(key, mail)
         else:
             self._undelivered.append((key, mail))
-            self.alarms.set(trio.current_time(), self._deliver_next)
+            self._deadlines.set(trio.current_time(), self._deliver_next)
+
+    def emit(self, key: str, message: Message, channel: str | None) -> int:
+        """See `Placement`."""
+        roster = self._hub.rosters.get(key)
+        return 0 if roster is None else self._hub.broadcast(roster, message, channel)
 
     def _deliver_next(self) -> None:
         if self._undelivered:  # Else all of it was delivered at the stop.
             self.deliver(*self._undelivered.popleft())
 
-    def _deliver_asleep(self, key: str, mail: Mail) -> bool:
-        room = self.definitions[key.partition("/")[0]]
+    def _deliver_asleep(self, key: str, mail: Mail) -> None:
+        """Wake a room for mail, where the mail is worth it."""
         if isinstance(mail, Disconnected):
-            self._note_departure(room, key, mail)
-            return True
-        if isinstance(mail, Connected) and not room.has_hook("on_connect"):
-            return True
-        if isinstance(mail, Control) and not mail.destroy:
-            mail.reply.succeed(True)
-            return True
-        if self._stopping:
-            if isinstance(mail, Ask | Control):
-                mail.reply.fail(RoomsClosed("the rooms are closing, nothing new is taken"))
-            return True
-        actor = self._new_actor(room, key, _cause(mail))
-        if key in self._failed:
-            actor.refuse(mail, RoomFailed(key, "it crashed too often and is left alone for a while"))
-            self._drop(actor)
-            return True
-        actor.post(mail)
-        self._start(actor)
-        return True
+            self._note_departure(key, mail)
+        elif isinstance(mail, Connected) and self._definition(key).on_connect is None:
+            pass  # Nobody would hear of it.
+        elif isinstance(mail, Hibernate):
+            mail.answer.succeed(True)
+        elif self._stopping:
+            if isinstance(mail, Ask | Destroy) and mail.answer is not None:
+                mail.answer.fail(RoomsClosed("the rooms are closing, nothing new is taken"))
+        elif self._restarts.given_up(key):
+            failure = RoomFailed(key, "it crashed too often and is left alone for a while")
+            roster = self.roster(key)
+            refuse(Shared(self._definition(key), roster, self._hub), mail, failure)
+            self._hub.forget(roster)
+        else:
+            actor = self._new_actor(key, cause_of(mail))
+            actor.mailbox.post(mail)
+            self._start(actor)
 
-    def _note_departure(self, room: Room[Any], key: str, mail: Disconnected) -> None:
-        roster = mail.link.roster
-        listens = room.has_hook("on_disconnect")
-        if listens or room.has_hook("on_wake"):
+    def _note_departure(self, key: str, mail: Disconnected) -> None:
+        """Remember who left a sleeping room, or wake it where nobody else may ever do so."""
+        definition, roster = self._definition(key), mail.link.roster
+        listens = definition.on_disconnect is not None
+        if listens or definition.on_wake is not None:
             noted = roster.note_departure(mail)
             if roster.links and not listens:
                 del noted[:-_MOST_DEPARTED]
         if roster.links and (not listens or len(roster.departed or ()) < _MOST_DEPARTED):
             return
-        if listens and not self._stopping and key not in self._failed:
+        if listens and not self._stopping and not self._restarts.given_up(key):
             # Nobody may ever come again, and a record that waits for that is a leak.
-            self._start(self._new_actor(room, key, "disconnect"))
+            self._start(self._new_actor(key, "disconnect"))
         else:
             roster.departed = None
-            self.lot.forget(roster)
+            self._hub.forget(roster)
 
     # Awake rooms.
 
@@ -195,16 +211,16 @@ class Supervisor:
         finally:
             self._none_left.set()  # None runs any more, however this ended.
 
-    def _new_actor(self, room: Room[Any], key: str, cause: str) -> Actor:
-        roster = self.roster(key)
+    def _new_actor(self, key: str, cause: str) -> Actor:
         assert self._nursery is not None
+        definition, roster = self._definition(key), self.roster(key)
+        record = self._records.get(key)
+        if record is None:
+            record = self._records[key] = PersistentState(key, definition, self._store)
         return Actor(
-            key,
-            room,
-            roster,
-            self.lot,
-            self._store,
-            self.alarms,
+            record,
+            Shared(definition, roster, self._hub),
+            self._deadlines,
             cause=cause,
             slept=None if roster.asleep_since is None else trio.current_time() - roster.asleep_since,
             removed=self._remove,
@@ -214,27 +230,28 @@ class Supervisor:
     def _start(self, actor: Actor) -> None:
         assert self._nursery is not None
         if self._max_awake is not None and len(self._actors) >= self._max_awake:
-            self._press()
+            self._evict_idle()
         self._actors[actor.key] = actor
-        actor.roster.inbox = actor
+        actor.shared.roster.inbox = actor.mailbox
         self._wakes += 1
         # Not in the context of whoever happened to wake it, which others' mail would then see.
         start = partial(self._nursery.start_soon, self._supervise, actor, name=actor.key)
-        self._context.copy().run(start)
+        self._context.run(start)
 
-    def _press(self) -> None:
+    def _evict_idle(self) -> None:
         """Send one quiet room to sleep early, looking first at those that woke first."""
         for key in list(self._actors)[:_LOOKS]:
             actor = self._actors.pop(key)
             self._actors[key] = actor  # To the end: who was looked at comes last the next time.
             if actor.quiet:
-                actor.sleep_now()
+                actor.idleness.sleep_now()
                 return
 
     async def _supervise(self, actor: Actor) -> None:
+        """Run a room, again and again while it crashes, until it sleeps or is given up."""
         before = self._ending.get(actor.key)
         if before is not None:
-            await before.ended.wait()
+            await before.wait_ended()
         try:
             while True:
                 try:
@@ -244,32 +261,29 @@ class Supervisor:
                     if delay is None:
                         return
                     await trio.sleep(delay)
-                    actor.stage = following(actor.stage, Step.RETRIED)
+                    actor.take(Step.RETRIED)
                 else:
                     return
         finally:
             self._ending.pop(actor.key, None)
-            actor.ended.set()
+            actor.dispose()
+            self._forget_record(actor.key)
 
     def _after_crash(self, actor: Actor, error: Exception) -> float | None:
         """Decide what becomes of a room that ended with an error: seconds to its next try, or None."""
-        if actor.abandoned or self._actors.get(actor.key) is not actor:
+        if actor.killed or self._actors.get(actor.key) is not actor:
             logger.error("room %s: a task raised while it was cancelled", actor.key, exc_info=error)
             return None
-        if isinstance(error, SnapshotError | StoreError) and actor.stage is Stage.WAKING:
+        unreadable = isinstance(error, SnapshotError | StoreError) and not isinstance(error, StaleWrite)
+        if unreadable and actor.stage is Stage.WAKING:
             self._unloadable(actor, error)
             return None
-        self._crashes += 1
-        now = trio.current_time()
-        actor.crashes = [*(then for then in actor.crashes if then > now - _CRASH_WINDOW), now]
         actor.crashed(error)
-        if len(actor.crashes) > _MOST_CRASHES:
+        delay = self._restarts.after_crash(actor.key)
+        if delay is None:
             self._give_up(actor, error)
-            return None
-        longest = _BACKOFF_FIRST * 2.0 ** (len(actor.crashes) - 1)
-        # Jitter, so that rooms which crashed together do not come back together.
-        delay = longest * random.uniform(0.5, 1)  # noqa: S311 (nothing to be kept secret)
-        logger.error("room %s crashed and is started again in %.2f s", actor.key, delay, exc_info=error)
+        else:
+            logger.error("room %s crashed and is started again in %.2f s", actor.key, delay, exc_info=error)
         return delay
 
     def _unloadable(self, actor: Actor, error: Exception) -> None:
@@ -277,49 +291,56 @@ class Supervisor:
         failure = RoomFailed(actor.key, f"it cannot be loaded: {error}")
         failure.__cause__ = error
         actor.refuse_all(failure)
-        actor.stage = following(actor.stage, Step.UNLOADABLE)
+        actor.take(Step.UNLOADABLE)
         self._drop(actor)
 
     def _give_up(self, actor: Actor, error: Exception) -> None:
         logger.critical(
             "room %s crashed more than %d times in %.0f s and is closed for %.0f s",
-            actor.key, _MOST_CRASHES, _CRASH_WINDOW, _COOL_DOWN, exc_info=error,
+            actor.key, MOST_CRASHES, CRASH_WINDOW, COOL_DOWN, exc_info=error,
         )  # fmt: skip
         failure = RoomFailed(actor.key, "it crashed too often")
         failure.__cause__ = error
         actor.refuse_all(failure)
-        actor.stage = following(actor.stage, Step.GIVEN_UP)
-        for link in list(actor.roster.links.values()):
-            self.lot.close(link, CloseCode.INTERNAL_ERROR, "the room failed", tell=False)
-        actor.roster.departed = None
-        self._failed.add(actor.key)
-        self.alarms.set(trio.current_time() + _COOL_DOWN, partial(self._failed.discard, actor.key))
+        actor.take(Step.GIVEN_UP)
+        roster = actor.shared.roster
+        for link in list(roster.links.values()):
+            self._hub.close(link, CloseCode.INTERNAL_ERROR, "the room failed", report=False)
+        roster.departed = None
         self._drop(actor)
 
     def _remove(self, actor: Actor) -> None:
         """A room has ended as it should; called in the one step that decides it."""
         self._hibernations += 1
         self._ending[actor.key] = actor
-        actor.roster.asleep_since = trio.current_time()
-        left = actor.mailbox
+        actor.shared.roster.asleep_since = trio.current_time()
+        left = actor.mailbox.drain()
         if left:
-            following_actor = self._new_actor(actor.room, actor.key, _cause(left[0]))
-            following_actor.mailbox.extend(left)
+            successor = self._new_actor(actor.key, cause_of(left[0]))
+            successor.mailbox.mail.extend(left)
             if self._stopping:
-                following_actor.stop()
-            self._start(following_actor)
+                successor.stop()
+            self._start(successor)
         else:
             self._drop(actor)
 
     def _drop(self, actor: Actor) -> None:
+        """Take an actor out of the tables; its tasks may still unwind."""
+        roster = actor.shared.roster
         if self._actors.get(actor.key) is actor:
             del self._actors[actor.key]
-        if actor.roster.inbox is actor:
-            actor.roster.inbox = None
-        self.lot.resume(actor.roster)
-        self.lot.forget(actor.roster)
+        if roster.inbox is actor.mailbox:
+            roster.inbox = None
+        roster.resume_reading()
+        self._hub.forget(roster)
         if self._stopping and not self._actors:
             self._none_left.set()
+
+    def _forget_record(self, key: str) -> None:
+        """Let go of a record that nobody uses, and of which nothing is on its way to the store."""
+        record = self._records.get(key)
+        if record is not None and key not in self._actors and not record.unsettled:
+            del self._records[key]
 
     # The end.
 
@@ -339,24 +360,10 @@ class Supervisor:
                 await self._none_left.wait()
         async with trio.open_nursery() as nursery:
             for actor in list(self._actors.values()):
-                nursery.start_soon(self._abandon, actor)
+                nursery.start_soon(self._kill, actor)
         assert self._nursery is not None
         self._nursery.cancel_scope.cancel()
 
-    async def _abandon(self, actor: Actor) -> None:
-        await actor.abandon(_GRACE)
+    async def _kill(self, actor: Actor) -> None:
+        await actor.kill(_GRACE)
         self._drop(actor)
-
-
-_GRACE: Final = 1.0
-"""Seconds that a cancelled handler has to end."""
-_LOOKS: Final = 64
-"""Rooms looked at for one that is quiet; a scan of all would cost more than the room it saves."""
-
-
-def _cause(mail: Mail) -> str:
-    if isinstance(mail, tuple):
-        return "message"
-    if isinstance(mail, Control):
-        return "destroy"
-    return {Connected: "connect", Disconnected: "disconnect", Ask: "ask"}.get(type(mail), "message")

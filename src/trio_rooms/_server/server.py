@@ -1,28 +1,31 @@
-"""Listening: who is let in, who is turned away, and what is answered in plain HTTP on the same port."""
+"""Listening: each client on its way from the kernel into its room, or out again."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote_to_bytes
 
 import attrs
 import trio
 
-from trio_rooms._definition.room import Room
-from trio_rooms._keys import check_id
-from trio_rooms._room.context import ConnectRequest, encode_attachment
+from trio_rooms._definition.definition import Definition
+from trio_rooms._keys import split_key
+from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._runtime.supervisor import Supervisor
-from trio_rooms._sockets.acceptor import Newcomer, Newcomers
-from trio_rooms._sockets.links import BINARY
+from trio_rooms._sockets.acceptor import Acceptor, Newcomer
+from trio_rooms._sockets.flags import BINARY
+from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._wire.envelope import SUBPROTOCOLS, welcome
 from trio_rooms._wire.handshake import Answer, BadRequestError, Head, accept, refusal_of
-from trio_rooms.errors import AttachmentError, Refused, UnknownRoom
+from trio_rooms.errors import Refused, UnknownRoom
+
+from .admission import ConnectRequest, authenticate, chosen_subprotocol, parameters
+from .pages import Pages
+from .paths import MalformedPath, Paths
 
 __all__ = ["Address", "Server", "ServerStatistics"]
 
@@ -72,7 +75,10 @@ class Server:
     """Lets clients into rooms.
 
     Args:
+        definitions: the rooms that are served, by name.
+        hub: where their sockets are parked.
         supervisor: whose rooms they are.
+        deadlines: for clients that never send their request.
         statistics: what ``/stats`` shows.
         prefix: what paths begin with, such as ``"/rooms"``.
         template: the rest of a room's path, with ``{room}`` and ``{id}``.
@@ -81,15 +87,19 @@ class Server:
         handshake_timeout: seconds for a client to send its request, and for `authenticate`.
     """
 
+    definitions: Mapping[str, Definition]
+    hub: SocketHub
     supervisor: Supervisor
+    deadlines: Deadlines
     statistics: Callable[[], Any]
     prefix: str = ""
     template: str = "/{room}/{id}"
     origins: Collection[str] | None = None
     max_connections: int | None = None
     handshake_timeout: float = 10.0
-    _pattern: re.Pattern[str] = attrs.field(init=False)
-    _newcomers: Newcomers = attrs.field(init=False)
+    _paths: Paths = attrs.field(init=False)
+    _pages: Pages = attrs.field(init=False)
+    _acceptor: Acceptor = attrs.field(init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
     _opened: int = attrs.field(init=False, default=0)
     _refused: int = attrs.field(init=False, default=0)
@@ -100,23 +110,14 @@ class Server:
     def __attrs_post_init__(self) -> None:
         if isinstance(self.origins, str):
             raise TypeError(f"origins is a list of origins, not one string: [{self.origins!r}]")
-        if not (self.prefix + self.template).startswith("/"):
-            raise ValueError(f"a room's path begins with '/', not {self.prefix + self.template!r}")
-        if self.template.count("{room}") != 1 or self.template.count("{id}") != 1:
-            msg = f"the template of a room's path has {{room}} and {{id}} once each, not {self.template!r}"
-            raise ValueError(msg)
-        escaped = re.escape(self.prefix.rstrip("/") + self.template)
-        for name in ("room", "id"):
-            escaped = escaped.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>[^/]+)")
-        self._pattern = re.compile(escaped)
-        self._newcomers = Newcomers(
-            self.supervisor.lot, self.supervisor.alarms, self.handshake_timeout, self._admit
-        )
+        self._paths = Paths(self.definitions, self.prefix, self.template)
+        self._pages = Pages(self.definitions, self._paths, self.hub, self.supervisor, self.statistics)
+        self._acceptor = Acceptor(self.hub, self.deadlines, self.handshake_timeout, self._admit)
 
     def own_statistics(self) -> ServerStatistics:
         """What this server has done until now."""
-        handshaking = len(self._newcomers) + self._attended
-        return ServerStatistics(self._newcomers.accepted, self._opened, self._refused, handshaking)
+        handshaking = len(self._acceptor) + self._attended
+        return ServerStatistics(self._acceptor.accepted, self._opened, self._refused, handshaking)
 
     async def run(
         self,
@@ -124,20 +125,20 @@ class Server:
         port: int,
         task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Listen until cancelled; reports the `Address`. Sockets that were let in stay with the lot."""
+        """Listen until cancelled; reports the `Address`. Sockets that were let in stay with the hub."""
         opened = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
         listeners = [socket.socket(fileno=listener.socket.detach()) for listener in opened]
         try:
             name = listeners[0].getsockname()
             async with trio.open_nursery() as self._nursery:
                 for listener in listeners:
-                    self._nursery.start_soon(self._newcomers.accept, listener)
+                    self._nursery.start_soon(self._acceptor.accept, listener)
                 task_status.started(Address(name[0], name[1]))
                 try:
                     await trio.sleep_forever()
                 finally:
                     # As long as there is a nursery for whom they would be admitted to.
-                    self._newcomers.dispose()
+                    self._acceptor.dispose()
         finally:
             for listener in listeners:
                 listener.close()
@@ -152,52 +153,51 @@ class Server:
             if isinstance(wanted, Answer):
                 self._start(newcomer, self._answer, wanted, request.method == "HEAD")
                 return
-            room, id_ = wanted
-            if room.has_hook("authenticate"):
+            definition, key = wanted
+            if definition.authenticate is not None:
                 # Counted before it is parked, so that many at once do not pass the limit together.
                 self._admitting += 1
-                self._start(newcomer, self._authenticate, newcomer, request, room, id_)
+                self._start(newcomer, self._authenticate, newcomer, request, definition, key)
             else:
-                self._open(newcomer, request, room, id_, None)
+                self._open(newcomer, request, definition, key, None)
         except Exception:
             logger.exception("a handshake failed")
-            if self.supervisor.lot.unwatch(newcomer.fd):
+            if self.hub.unwatch(newcomer.fd):
                 os.close(newcomer.fd)
 
-    def _wanted(self, head: Head) -> Answer | tuple[Room[Any], str]:
+    def _wanted(self, head: Head) -> Answer | tuple[Definition, str]:
         """The room that a client asks to be let into, or what it is answered."""
         path, _ = _path_and_query(head)
         if not head.wants_websocket and head.method in {"GET", "HEAD"}:
-            page = self._page(path)
+            page = self._pages.page(path)
             if page is not None:
                 return page
         try:
-            room, id_ = self._room(path)
+            definition, key = self._paths.room(path)
+        except MalformedPath as error:
+            return Answer.text(400, str(error))
         except UnknownRoom as error:
-            return Answer.text(404 if error.__cause__ is None else 400, str(error))
-        refusal = refusal_of(head) or self._overload(f"{room.name}/{id_}") or self._foreign(head)
-        return (room, id_) if refusal is None else refusal
+            return Answer.text(404, str(error))
+        refusal = refusal_of(head) or self._overload(key) or self._foreign(head)
+        return (definition, key) if refusal is None else refusal
 
     def _open(
-        self, newcomer: Newcomer, head: Head, room: Room[Any], id_: str, attachment: bytes | None
+        self, newcomer: Newcomer, head: Head, definition: Definition, key: str, attachment: bytes | None
     ) -> None:
         """Answer 101 and park the socket."""
-        subprotocol = None
-        if not room.plain:
-            subprotocol = next((one for one in head.subprotocols if one in SUBPROTOCOLS), None)
+        subprotocol = chosen_subprotocol(definition, head.subprotocols)
         opening = accept(head, subprotocol)
         flags = BINARY if subprotocol is not None and SUBPROTOCOLS[subprotocol] else 0
         greet = None if subprotocol is None else welcome
         self._opened += 1
-        lot = self.supervisor.lot
-        roster = self.supervisor.roster(f"{room.name}/{id_}")
-        link = lot.park(roster, newcomer.fd, attachment, flags, opening, greet)
+        roster = self.supervisor.roster(key)
+        link = self.hub.park(roster, newcomer.fd, attachment, flags, opening, greet)
         if head.rest:
-            lot.feed(link, head.rest)
+            self.hub.data_received(link, head.rest)
 
     def _start(self, newcomer: Newcomer, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Go on with a newcomer in a task of its own, for what has to wait."""
-        self.supervisor.lot.unwatch(newcomer.fd)
+        self.hub.unwatch(newcomer.fd)
         self._attended += 1
         self._nursery.start_soon(self._attend, newcomer, function, *arguments)
 
@@ -218,22 +218,21 @@ class Server:
             self._attended -= 1
 
     async def _authenticate(
-        self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, room: Room[Any], id_: str
+        self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, definition: Definition, key: str
     ) -> None:
         """Ask the room whether it lets a client in."""
         try:
             path, query = _path_and_query(head)
-            parameters = dict(parse_qsl(query, keep_blank_values=True))
-            request = ConnectRequest(room.name, id_, path, parameters, head.headers, newcomer.remote)
-            attachment = await authenticate(room, request)
+            request = ConnectRequest(*split_key(key), path, parameters(query), head.headers, newcomer.remote)
+            attachment = await authenticate(definition, request)
         except Refused as refused:
             answer = Answer.text(refused.status, refused.reason)
         except Exception:
-            logger.exception("room %s/%s: authenticate raised", room.name, id_)
+            logger.exception("room %s: authenticate raised", key)
             answer = Answer.text(500, "the room could not decide whether to let you in")
         else:
-            client.detach()  # Nothing awaits from here on: the socket is this task's or the lot's.
-            self._open(newcomer, head, room, id_, attachment)
+            client.detach()  # Nothing awaits from here on: the socket is this task's or the hub's.
+            self._open(newcomer, head, definition, key, attachment)
             return
         finally:
             self._admitting -= 1
@@ -250,29 +249,10 @@ class Server:
             while await stream.receive_some():
                 pass
 
-    def _room(self, path: str) -> tuple[Room[Any], str]:
-        match = self._pattern.fullmatch(path)
-        if match is None:
-            msg = f"there is nothing at {path[:200]!r}; a room is at {self.prefix}{self.template}"
-            raise UnknownRoom(msg)
-        try:
-            name, id_ = (unquote_to_bytes(match[part]).decode() for part in ("room", "id"))
-        except UnicodeDecodeError as error:
-            msg = "a room's path is percent-encoded UTF-8"
-            raise UnknownRoom(msg) from error
-        room = self.supervisor.definitions.get(name)
-        if room is None:
-            msg = f"there is no room named {name[:100]!r}"
-            raise UnknownRoom(msg)
-        try:
-            return room, check_id(id_)
-        except UnknownRoom as error:
-            raise UnknownRoom(str(error)) from error
-
     def _overload(self, key: str) -> Answer | None:
         if not self.supervisor.accepts(key):
             return Answer.text(503, "this room is closed at the moment", Retry_After="30")
-        taken = self.supervisor.lot.sockets + self._admitting
+        taken = self.hub.sockets + self._admitting
         if self.max_connections is not None and taken >= self.max_connections:
             return Answer.text(503, "too many connections", Retry_After="5")
         return None
@@ -283,56 +263,7 @@ class Server:
             return None
         return Answer.text(403, f"no WebSockets are opened here from {origin[:200]}")
 
-    def _page(self, path: str) -> Answer | None:
-        if path == "/":
-            pages = (room.page for room in self.supervisor.definitions.values() if room.page is not None)
-            page = next(pages, None)
-            if page is not None:
-                return Answer(200, page.encode(), kind="text/html; charset=utf-8")
-            names = ", ".join(sorted(self.supervisor.definitions))
-            return Answer.text(200, f"rooms at {self.prefix}{self.template}: {names}")
-        if path == "/healthz":
-            return Answer.text(200, "ok")
-        if path == "/stats":
-            return _json(attrs.asdict(self.statistics()))
-        if path.startswith("/stats/"):
-            return self._room_statistics(path.removeprefix("/stats"))
-        return None
-
-    def _room_statistics(self, path: str) -> Answer:
-        """One room as it is now; asking does not wake it."""
-        try:
-            room, id_ = self._room(path)
-        except UnknownRoom as error:
-            return Answer.text(404, str(error))
-        key = f"{room.name}/{id_}"
-        roster = self.supervisor.lot.rosters.get(key)
-        connections = len(roster.links) if roster is not None else 0
-        return _json({"key": key, "stage": self.supervisor.stage(key).value, "connections": connections})
-
 
 def _path_and_query(head: Head) -> tuple[str, str]:
     path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
     return path, query
-
-
-async def authenticate(room: Room[Any], request: ConnectRequest) -> bytes | None:
-    """Ask a room whether it lets a client in; the attachment, encoded.
-
-    Raises:
-        Refused: it does not.
-        AttachmentError: what it returned cannot be an attachment.
-        Exception: the hook raised.
-    """
-    await trio.lowlevel.checkpoint()
-    attachment = await room.call_hook("authenticate", request)
-    try:
-        return encode_attachment(request.key, attachment, room.attachment_limit)
-    except AttachmentError as error:
-        error.add_note("it is what @room.authenticate returned")
-        raise
-
-
-def _json(content: Any) -> Answer:
-    body = json.dumps(content, default=dict).encode()
-    return Answer(200, body, {"Cache-Control": "no-store"}, kind="application/json")

@@ -1,7 +1,7 @@
-"""Clients at the door: sockets that were accepted and have not said yet what they want.
+"""Accept TCP connections and read request heads without a task for each.
 
-While a client's request is on its way it is one small record in the parking lot's poller, as
-a parked socket is: no task, no timer. So a thousand clients that come back at once cost what
+While a client's request is on its way it is one small record in the hub's poller, as a
+parked socket is: no task, no timer. So a thousand clients that come back at once cost what
 their requests cost, and a client that never sends its request costs next to nothing.
 """
 
@@ -18,20 +18,19 @@ from typing import Any, Final
 
 import trio
 
-from trio_rooms._loop.deadlines import Alarms
+from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.turn import TURN
 from trio_rooms._wire.handshake import BadRequestError, Head, HeadReader
 
-from .hub import ParkingLot
+from .hub import SocketHub
 
-__all__ = ["Newcomer", "Newcomers"]
+__all__ = ["Acceptor", "Newcomer"]
 
 logger = logging.getLogger("trio_rooms")
 
 _OUT_OF: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """What a busy machine runs out of, and has again after a while."""
 _PAUSE: Final = 0.1
-_SLICE: Final = 0.002
-"""Seconds of accepting after which the rest of the program gets its turn."""
 _CHUNK: Final = 4096
 """Bytes of a request read at a time."""
 # A peer that vanished without a word is found after two minutes by the kernel: no task, no timer.
@@ -76,11 +75,11 @@ class Newcomer:
         return self._reader.feed(data)
 
 
-class Newcomers:
+class Acceptor:
     """Accepts clients and reads their requests.
 
     Args:
-        lot: whose poller watches them.
+        hub: whose poller watches them.
         timeout: seconds that a client has for its request and whatever `admit` does about it.
         admit: takes a newcomer with its request, or with what is wrong with it. Its
             descriptor is `admit`'s from then on, and still watched: it parks it, or stops
@@ -89,20 +88,20 @@ class Newcomers:
 
     def __init__(
         self,
-        lot: ParkingLot,
-        alarms: Alarms,
+        hub: SocketHub,
+        deadlines: Deadlines,
         timeout: float,
         admit: Callable[[Newcomer, Head | BadRequestError], None],
     ) -> None:
         self.accepted = 0
         """How many came."""
-        self._lot = lot
-        self._alarms = alarms
+        self._hub = hub
+        self._deadlines = deadlines
         self._timeout = timeout
         self._admit = admit
         self._reading: dict[int, Newcomer] = {}
         """By descriptor, in the order in which they came, and so in that of their deadlines."""
-        self._alarm = False
+        self._armed = False
         self._closed = False
 
     def __len__(self) -> int:
@@ -115,7 +114,7 @@ class Newcomers:
         _tune(listener)
         while True:
             await trio.lowlevel.wait_readable(listener)
-            until = perf_counter() + _SLICE
+            until = perf_counter() + TURN
             try:
                 while perf_counter() < until:
                     self._take(*listener.accept())
@@ -144,12 +143,12 @@ class Newcomers:
             _tune(client)
         newcomer = Newcomer(client.detach(), address, trio.current_time() + self._timeout)
         try:
-            self._lot.watch(newcomer.fd, self._ready)
+            self._hub.watch(newcomer.fd, self._ready)
         except BaseException:
             os.close(newcomer.fd)
             raise
         self._reading[newcomer.fd] = newcomer
-        if not self._alarm:
+        if not self._armed:
             self._arm(newcomer.deadline)
 
     def _ready(self, fd: int) -> None:
@@ -170,11 +169,11 @@ class Newcomers:
             self._admit(newcomer, request)
 
     def _arm(self, when: float) -> None:
-        self._alarm = True
-        self._alarms.set(when, self._expire)
+        self._armed = True
+        self._deadlines.set(when, self._expire)
 
     def _expire(self) -> None:
-        self._alarm = False
+        self._armed = False
         now = trio.current_time()
         late = []
         for newcomer in self._reading.values():
@@ -187,7 +186,7 @@ class Newcomers:
 
     def _drop(self, newcomer: Newcomer) -> None:
         del self._reading[newcomer.fd]
-        self._lot.unwatch(newcomer.fd)
+        self._hub.unwatch(newcomer.fd)
         os.close(newcomer.fd)
 
     def dispose(self) -> None:

@@ -1,8 +1,9 @@
-"""The parking lot: every socket of the process, whether its room is awake or asleep.
+"""Every socket of the process, whether its room is awake or asleep.
 
 One task waits for one poller, and so for all plain sockets. It reads frames, answers what
 needs no room (pings, closes, automatic responses) and hands messages on. Sockets do not
-change hands when their room sleeps or wakes: the lot always has them.
+change hands when their room sleeps or wakes: the hub always has them. A socket that waits
+for nothing but its client is *parked*: one record, see `roster`.
 """
 
 from __future__ import annotations
@@ -10,37 +11,36 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 import trio
 
-from trio_rooms._loop.deadlines import Alarms
-from trio_rooms._room.mail import Connected, Disconnected, Mail
+from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.turn import TURN
 from trio_rooms._wire import frames
 from trio_rooms._wire.close_codes import CloseCode
 
-from .links import (
+from .fanout import Broadcast, FanOut, Message, SendLater
+from .flags import (
     BINARY,
+    CLOSE_SENT,
     CLOSING,
-    DEAF,
-    FRESH,
+    DISCARD_INPUT,
     GONE,
-    MOST_DESCRIPTORS,
-    MUTE,
     PAUSED,
     RELEASED,
-    UNTOLD,
-    Link,
-    SocketLink,
+    UNGREETED,
+    UNREPORTED,
 )
+from .links import SocketLink
 from .pollers import READ, WRITE, new_poller
+from .roster import MOST_DESCRIPTORS, Connected, Disconnected, Link, Roster, SocketEvent
 
-__all__ = ["LotStatistics", "Message", "ParkingLot", "Roster"]
+__all__ = ["HubStatistics", "SocketHub"]
 
 _FIRST_READ: Final = 960
 """Bytes read at first, which most of what comes is less than. The C library has a fast way to
@@ -49,29 +49,13 @@ _READ_SIZE: Final = 16 * 1024
 """Bytes read at a time: more would let one socket keep the others waiting."""
 _LARGE_READ: Final = 64 * 1024
 """The same while a large message is on its way."""
-_SLICE: Final = 0.002
-"""Seconds of work after which the rest of the program gets its turn."""
-_CHUNK: Final = 64
-"""Sockets written to between two looks at the clock."""
-
-
-class Inbox(Protocol):
-    """Where the mail of an awake room goes."""
-
-    def post(self, mail: Mail) -> bool:
-        """Take mail; False asks to be spared for a while."""
-
-
-class Message(Protocol):
-    """What can be sent to many: its whole frame, in the kind that a client is spoken to in."""
-
-    def frame(self, *, binary: bool) -> bytes:
-        """The encoded frame."""
+_AT_ONCE: Final = 64
+"""Connections closed between two turns of the event loop."""
 
 
 @attrs.frozen
-class LotStatistics:
-    """What the parking lot holds and has done."""
+class HubStatistics:
+    """What the hub holds and has done."""
 
     sockets: int
     """Connections that belong to a room now, awake or asleep."""
@@ -87,65 +71,14 @@ class LotStatistics:
     """Messages sent to connections."""
 
 
-class Roster:
-    """The connections of one room: all that there is of a room that sleeps.
-
-    What most rooms have nothing of is None and not an empty container, since this exists
-    once per room.
-    """
-
-    __slots__ = (
-        "asleep_since",
-        "auto_respond",
-        "channels",
-        "departed",
-        "fresh",
-        "greets",
-        "inbox",
-        "jobs",
-        "key",
-        "links",
-        "lot",
-        "paused",
-    )
-
-    def __init__(
-        self, lot: ParkingLot, key: str, auto_respond: Mapping[str | bytes, bytes], *, greets: bool
-    ) -> None:
-        self.lot = lot
-        self.key = key
-        self.auto_respond = auto_respond
-        self.greets = greets
-        """Whether the room has something to say to a connection before anything else is said to it."""
-        self.fresh = 0
-        """Connections that wait for that."""
-        self.links: dict[int, Link] = {}
-        self.channels: dict[str, dict[int, Link]] | None = None
-        self.departed: list[Disconnected] | None = None
-        """Who went away while the room slept."""
-        self.jobs: deque[Callable[[float], bool]] | None = None
-        """Output that the lot has still to write, in order; each returns whether it is done."""
-        self.paused: list[Link] | None = None
-        """Who is not read from until the room has caught up."""
-        self.inbox: Inbox | None = None
-        """Where its mail goes while it is awake; the supervisor's to set."""
-        self.asleep_since: float | None = None
-        """When it fell asleep, on Trio's clock, if that was in this process."""
-
-    def note_departure(self, departure: Disconnected) -> list[Disconnected]:
-        """Keep a departure until the room is awake to hear of it; returns all that are kept."""
-        if self.departed is None:
-            self.departed = []
-        self.departed.append(departure)
-        return self.departed
-
-
-class ParkingLot:
+class SocketHub:
     """Holds the sockets and moves bytes; knows nothing of what rooms do with them.
 
+    It is the output of rooms whose effects wait for nothing: `send`, `send_frame`, `broadcast`
+    and `close` are what a room speaks to.
+
     Args:
-        deliver: takes mail for a room that sleeps, by its key; False asks to be spared for a while.
-        alarms: for closing handshakes that nobody answers.
+        deadlines: for closing handshakes that nobody answers.
         max_message_size: bytes of the largest message that is taken.
         backlog: bytes that may wait for a socket before it is closed as too slow.
         close_timeout: seconds that the other side has for its half of a closing handshake.
@@ -153,8 +86,7 @@ class ParkingLot:
 
     def __init__(
         self,
-        deliver: Callable[[str, Mail], bool],
-        alarms: Alarms,
+        deadlines: Deadlines,
         *,
         max_message_size: int,
         backlog: int,
@@ -163,8 +95,12 @@ class ParkingLot:
         self.backlog = backlog
         self.poller = new_poller()
         self.rosters: dict[str, Roster] = {}
-        self._deliver_asleep = deliver
-        self._alarms = alarms
+        self.deliver: Callable[[str, SocketEvent], bool]
+        """Takes what comes for a room that sleeps, by its key; False asks to be spared for a while.
+
+        The runtime sets it, before there is any socket.
+        """
+        self._deadlines = deadlines
         self._limit = max_message_size
         self._close_timeout = close_timeout
         self._sockets: list[SocketLink | None] = []
@@ -177,12 +113,11 @@ class ParkingLot:
         self._received = 0
         self._answered = 0
         self._sent = 0
-        self._to_push: dict[str, Roster] = {}
-        self._push_now = trio.Event()
+        self._fan_out = FanOut(self.forget)
 
-    def statistics(self) -> LotStatistics:
-        """What the lot holds and has done until now."""
-        return LotStatistics(
+    def statistics(self) -> HubStatistics:
+        """What the hub holds and has done until now."""
+        return HubStatistics(
             self._open, self._closing, len(self.rosters), self._received, self._answered, self._sent
         )
 
@@ -247,7 +182,7 @@ class ParkingLot:
         opening: bytes = b"",
         greet: Callable[[int], Message] | None = None,
     ) -> SocketLink:
-        """Take a connected, non-blocking socket; it belongs to the lot from here on.
+        """Take a connected, non-blocking socket; it belongs to the hub from here on.
 
         Args:
             roster: the room that it goes to.
@@ -280,45 +215,18 @@ class ParkingLot:
         roster.links[link.id] = link
         self._open += 1
         if roster.greets:
-            link.flags |= FRESH
-            roster.fresh += 1
+            link.flags |= UNGREETED
+            roster.ungreeted += 1
         self._deliver(roster, Connected(link))
 
-    def greeted(self, link: Link) -> None:
-        """What is said to everybody is said to this connection too from now on."""
-        if link.flags & FRESH:
-            link.flags &= ~FRESH
-            link.roster.fresh -= 1
-
-    def join(self, link: Link, channel: str) -> None:
-        """Put a link into a channel of its room; nothing where it is in it, or gone."""
-        if link.id in link.roster.links and channel not in link.channels:
-            link.channels = (*link.channels, channel)
-            if link.roster.channels is None:
-                link.roster.channels = {}
-            link.roster.channels.setdefault(channel, {})[link.id] = link
-
-    def leave(self, link: Link, channel: str) -> None:
-        """Take a link out of a channel; nothing where it is not in it."""
-        if channel in link.channels:
-            link.channels = tuple(name for name in link.channels if name != channel)
-            self._leave(link, channel)
-
-    def _leave(self, link: Link, channel: str) -> None:
-        channels = link.roster.channels
-        if channels is not None and channel in channels:
-            channels[channel].pop(link.id, None)
-            if not channels[channel]:
-                del channels[channel]
-
-    def close(self, link: Link, code: int, reason: str, *, tell: bool = True) -> None:
+    def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
         """Begin the closing handshake, after everything sent before; the link leaves its room at once.
 
         Args:
             link: the connection; nothing where it is closing already.
-            code: one that may be sent, see `frames.is_close_code`.
+            code: one that may be sent, see `close_codes.is_close_code`.
             reason: cut to the 123 bytes that there is room for.
-            tell: whether the room is to hear how it ended.
+            report: whether the room is to hear how it ended.
 
         Raises:
             ValueError: no such code may be sent.
@@ -326,41 +234,37 @@ class ParkingLot:
         if link.flags & CLOSING:
             return
         frame = frames.encode_close(code, reason)
-        link.flags |= CLOSING if tell else CLOSING | UNTOLD
+        link.flags |= CLOSING if report else CLOSING | UNREPORTED
         self._remove(link)
-        self._in_order(link.roster, partial(self._close, link, frame))
+        self._fan_out.do(link.roster, partial(self._send_close, link, frame))
 
-    def _close(self, link: Link, frame: bytes, _: float = 0) -> bool:
-        if link.flags & (MUTE | GONE):
+    def _send_close(self, link: Link, frame: bytes, _: float = 0) -> bool:
+        if link.flags & (CLOSE_SENT | GONE):
             return True
-        link.flags |= MUTE
+        link.flags |= CLOSE_SENT
         link.send(frame)
         if link.flags & PAUSED:
-            link.resume()  # Else the answer would not be seen.
-        self._alarms.set(trio.current_time() + self._close_timeout, partial(self._close_overdue, link))
+            link.resume_reading()  # Else the answer would not be seen.
+        self._deadlines.set(trio.current_time() + self._close_timeout, partial(self._close_overdue, link))
         return True
 
     def _close_overdue(self, link: Link) -> None:
         if not link.flags & GONE:
             self._announce(link, CloseCode.ABNORMAL, "the closing handshake was not answered", clean=False)
-        link.drop()
+        link.abort()
 
-    def abandon(self, link: Link) -> None:
-        """Tell nobody when a connection ends: the room that it was in is no more."""
-        link.flags |= UNTOLD
-
-    def overwhelmed(self, link: Link) -> None:
+    def slow_consumer(self, link: Link) -> None:
         """Close a connection that does not read what it is sent; only the close frame still goes out."""
         link.flags |= CLOSING
         self._remove(link)
         reason = "too slow: too much is waiting to be read"
-        self._close(link, frames.encode_close(CloseCode.TRY_AGAIN_LATER, reason))
+        self._send_close(link, frames.encode_close(CloseCode.TRY_AGAIN_LATER, reason))
 
-    def lost(self, link: Link) -> None:
+    def connection_lost(self, link: Link) -> None:
         """The other side is gone, with or without a closing handshake."""
         self._remove(link)
         self._announce(link, CloseCode.ABNORMAL, "the connection was lost", clean=False)
-        link.drop()
+        link.abort()
 
     def release(self, link: Link) -> None:
         """Forget a link that has left its room, and close its descriptor. For each link once."""
@@ -375,21 +279,16 @@ class ParkingLot:
             self._all_closed.set()
 
     def _remove(self, link: Link) -> None:
-        roster = link.roster
-        if roster.links.pop(link.id, None) is None:
-            return
-        self._open -= 1
-        self._closing += 1
-        self.greeted(link)
-        for channel in link.channels:
-            self._leave(link, channel)
+        if link.roster.remove(link):
+            self._open -= 1
+            self._closing += 1
 
     def _announce(self, link: Link, code: int, reason: str, *, clean: bool) -> None:
         if link.flags & GONE:
             return
         link.flags |= GONE
         link.partial = None
-        if not link.flags & UNTOLD:
+        if not link.flags & UNREPORTED:
             # The room may have gone to sleep since the link left it, and its record with it.
             link.roster = self.rosters.setdefault(link.roster.key, link.roster)
             self._deliver(link.roster, Disconnected(link, code, reason, clean))
@@ -397,19 +296,19 @@ class ParkingLot:
 
     # In.
 
-    def _deliver(self, roster: Roster, mail: Mail) -> bool:
+    def _deliver(self, roster: Roster, event: SocketEvent) -> bool:
         inbox = roster.inbox
-        return inbox.post(mail) if inbox is not None else self._deliver_asleep(roster.key, mail)
+        return inbox.post(event) if inbox is not None else self.deliver(roster.key, event)
 
-    def feed(self, link: Link, data: bytes) -> None:
+    def data_received(self, link: Link, data: bytes) -> None:
         """Bytes came from a connection."""
-        if link.flags & DEAF:
+        if link.flags & DISCARD_INPUT:
             return
         received, link.partial = frames.parse(data, link.partial, self._limit)
         for message in received:
-            self.receive(link, message)
+            self.message_received(link, message)
 
-    def receive(self, link: Link, message: frames.Received) -> None:
+    def message_received(self, link: Link, message: frames.Received) -> None:
         """A message, or another thing that frames carry, came from a connection."""
         if isinstance(message, str | bytes):
             self.take(link, message)
@@ -420,7 +319,7 @@ class ParkingLot:
         elif isinstance(message, frames.Close):
             self._closed_by_peer(link, message)
         elif isinstance(message, frames.Violation):
-            self._hang_up(link, message.code, message.reason)
+            self._fail(link, message.code, message.reason)
 
     def take(self, link: Link, message: str | bytes) -> None:
         """A message came from a connection."""
@@ -437,44 +336,40 @@ class ParkingLot:
                 link.send(answer)
                 return
         self._received += 1
-        if not self._deliver(roster, (link, message)) and not link.flags & (PAUSED | GONE):
+        inbox, event = roster.inbox, (link, message)
+        goes_on = inbox.post(event) if inbox is not None else self.deliver(roster.key, event)
+        if not goes_on and not link.flags & (PAUSED | GONE):
             if roster.paused is None:
                 roster.paused = []
             roster.paused.append(link)
-            link.pause()
+            link.pause_reading()
 
     def _closed_by_peer(self, link: Link, close: frames.Close) -> None:
-        answered = link.flags & MUTE
-        link.flags |= CLOSING | DEAF
+        answered = link.flags & CLOSE_SENT
+        link.flags |= CLOSING | DISCARD_INPUT | CLOSE_SENT
         self._remove(link)
         if not answered:
             link.send(frames.encode_close(close.code, close.reason))
         self._announce(link, close.code, close.reason, clean=True)
         if link.unsent:
-            link.hang_up()
-            self._alarms.set(trio.current_time() + self._close_timeout, link.drop)
+            link.send_eof()
+            self._deadlines.set(trio.current_time() + self._close_timeout, link.abort)
         else:
-            link.drop()
+            link.abort()
 
-    def _hang_up(self, link: Link, code: int, reason: str) -> None:
+    def _fail(self, link: Link, code: int, reason: str) -> None:
         """Close after a violation: nothing that comes can be understood any more."""
-        link.flags |= CLOSING | DEAF
+        answered = link.flags & CLOSE_SENT
+        link.flags |= CLOSING | DISCARD_INPUT | CLOSE_SENT
         self._remove(link)
-        if not link.flags & MUTE:
+        if not answered:
             link.send(frames.encode_close(code, reason))
         # To close now would reset the connection, and the close frame might never be read.
-        link.hang_up()
+        link.send_eof()
         if link.flags & PAUSED:
-            link.resume()
+            link.resume_reading()
         self._announce(link, code, reason, clean=False)
-        self._alarms.set(trio.current_time() + self._close_timeout, link.drop)
-
-    def resume(self, roster: Roster) -> None:
-        """Read again from those who were too fast for their room."""
-        paused, roster.paused = roster.paused, None
-        for link in paused or ():
-            if not link.flags & GONE:
-                link.resume()
+        self._deadlines.set(trio.current_time() + self._close_timeout, link.abort)
 
     # Out.
 
@@ -489,7 +384,7 @@ class ParkingLot:
             return
         self._sent += 1
         if link.roster.jobs:
-            self._in_order(link.roster, partial(_send_late, link, frame))
+            self._fan_out.do(link.roster, SendLater(link, frame))
         else:
             link.send(frame)
 
@@ -498,45 +393,27 @@ class ParkingLot:
         roster: Roster,
         message: Message,
         channel: str | None = None,
-        except_: Collection[int] = (),
+        exclude: frozenset[int] = frozenset(),
     ) -> int:
-        """Send to all connections of a room or of one channel; returns to how many.
+        """Send to all connections of a room or of one channel but those with some ids; returns to how many.
 
         The frame is encoded once. What takes long is written in slices, in order.
-        """
-        members = roster.links if channel is None else (roster.channels or {}).get(channel)
-        if not members:
-            return 0
-        # A copy, because one that turns out to be too slow is taken out of the room.
-        links = list(members.values())
-        if except_:
-            links = [link for link in links if link.id not in except_]
-        if roster.fresh:
-            links = [link for link in links if not link.flags & FRESH]
-        # Encoded before anything is written: data with no form in one kind reaches nobody.
-        kinds = {link.flags & BINARY for link in links}
-        text = message.frame(binary=False) if 0 in kinds else b""
-        binary = message.frame(binary=True) if BINARY in kinds else b""
-        self._sent += len(links)
-        self._in_order(roster, _FanOut(links, text, binary))
-        return len(links)
 
-    def _in_order(self, roster: Roster, job: Callable[[float], bool]) -> None:
-        """Do a piece of output now, or behind what the room has still to send."""
-        if not roster.jobs and job(perf_counter() + _SLICE):
-            return
-        if roster.jobs is None:
-            roster.jobs = deque()
-        roster.jobs.append(job)
-        self._to_push[roster.key] = roster
-        self._push_now.set()
+        Raises:
+            TypeError, ValueError: the message has no form in a kind that is wanted; nobody got it.
+        """
+        links = roster.members(channel, exclude)
+        if links:
+            self._fan_out.do(roster, Broadcast(links, message))
+            self._sent += len(links)
+        return len(links)
 
     # The tasks.
 
     async def run(self) -> None:
         """Watch the sockets, for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._push)
+            nursery.start_soon(self._fan_out.run)
             await self._watch()
 
     async def _watch(self) -> None:
@@ -544,7 +421,7 @@ class ParkingLot:
         ready = self.poller.fileno()
         while True:
             await trio.lowlevel.wait_readable(ready)
-            pause_at = perf_counter() + _SLICE
+            pause_at = perf_counter() + TURN
             for fd, events in self.poller.poll():
                 # A record that was released earlier in this round is None here, and one
                 # that took over its number finds nothing to read.
@@ -562,7 +439,7 @@ class ParkingLot:
                         self._read(link, fd)
                 if perf_counter() > pause_at:
                     await trio.lowlevel.checkpoint()
-                    pause_at = perf_counter() + _SLICE
+                    pause_at = perf_counter() + TURN
 
     def _read(self, link: SocketLink, fd: int) -> None:
         try:
@@ -577,30 +454,14 @@ class ParkingLot:
         except OSError:
             data = b""
         if not data:
-            self.lost(link)
+            self.connection_lost(link)
             return
-        if link.unfinished is None and not link.flags & DEAF:
+        if link.unfinished is None and not link.flags & DISCARD_INPUT:
             message = frames.parse_one(data, self._limit)
             if message is not None:
                 self.take(link, message)
                 return
-        self.feed(link, data)
-
-    async def _push(self) -> None:
-        """Write what was too much for one slice, room by room."""
-        while True:
-            if not self._to_push:
-                self._push_now = trio.Event()
-                await self._push_now.wait()
-            for key, roster in list(self._to_push.items()):
-                until = perf_counter() + _SLICE
-                while roster.jobs and roster.jobs[0](until):
-                    roster.jobs.popleft()
-                if not roster.jobs:
-                    roster.jobs = None
-                    del self._to_push[key]
-                    self.forget(roster)
-                await trio.lowlevel.checkpoint()
+        self.data_received(link, data)
 
     # The end.
 
@@ -610,13 +471,13 @@ class ParkingLot:
             roster.paused = None
         for link in self._all():
             if not link.flags & PAUSED:
-                link.pause()
+                link.pause_reading()
 
     async def close_all(self, code: int, reason: str) -> None:
         """Close every connection, and wait until each is gone or had its time for it."""
         for number, link in enumerate(self._all()):
             self.close(link, code, reason)
-            if number % _CHUNK == 0:
+            if number % _AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
         with trio.move_on_after(self._close_timeout):
             while self._closing:
@@ -624,14 +485,14 @@ class ParkingLot:
                 await self._all_closed.wait()
         for socket in self._sockets:
             if socket is not None:
-                socket.drop()
+                socket.abort()
 
     def dispose(self) -> None:
         """Close all that is left, and the poller."""
         for link in self._sockets:
             if link is not None:
                 self._remove(link)
-                link.drop()
+                link.abort()
         self.poller.close()
 
     def _all(self) -> Iterable[Link]:
@@ -643,34 +504,3 @@ def _read_more(fd: int) -> bytes:
         return os.read(fd, _READ_SIZE)
     except OSError:
         return b""  # Nothing more, or what the next read tells.
-
-
-def _send_late(link: Link, frame: bytes, _: float) -> bool:
-    if not link.flags & (MUTE | GONE):
-        link.send(frame)
-    return True
-
-
-class _FanOut:
-    """One message on its way to many."""
-
-    __slots__ = ("_at", "_binary", "_links", "_text")
-
-    def __init__(self, links: list[Link], text: bytes, binary: bytes) -> None:
-        self._links = links
-        self._text = text
-        self._binary = binary
-        self._at = 0
-
-    def __call__(self, until: float) -> bool:
-        # Who has changed its kind since this was encoded gets the kind that there is.
-        links, text, binary = self._links, self._text or self._binary, self._binary or self._text
-        while self._at < len(links):
-            for link in links[self._at : self._at + _CHUNK]:
-                flags = link.flags
-                if not flags & (MUTE | GONE):
-                    link.send(binary if flags & BINARY else text)
-            self._at += _CHUNK
-            if perf_counter() > until:
-                break
-        return self._at >= len(links)

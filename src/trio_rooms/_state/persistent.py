@@ -109,10 +109,10 @@ class PersistentState:
             should be written at once; None while nobody would write it.
     """
 
-    _key: str
+    key: str
     _definition: Definition
     _store: Store
-    wanted: Callable[[bool], None] | None
+    wanted: Callable[[bool], None] | None = None
     number: int = attrs.field(init=False, default=0)
     """That of the last commit that is known to be in the store."""
     large: bool = attrs.field(init=False, default=False)
@@ -125,14 +125,19 @@ class PersistentState:
     """The digest of the state that is in the store; empty where that is not known."""
     _writes: _Writes = attrs.field(init=False, factory=_Writes)
     """Another one after each load, `discard` and `destroy`: so what began before finds out."""
-    _doubtful: list[Commit] = attrs.field(init=False, factory=list)
+    _doubtful: tuple[Commit, ...] = attrs.field(init=False, default=())
     """Commits that raised, all with the number ``number + 1``: one of them may have happened."""
-    _turn: trio.Lock = attrs.field(init=False, factory=trio.Lock)
+    _epoch: int = attrs.field(init=False, default=attrs.Factory(lambda self: self._store.epoch, True))
+    """That of the store when the room was last loaded: what its commits are fenced by."""
+    _busy: bool = attrs.field(init=False, default=False)
+    """Whether somebody has the turn to read or write the room in the store."""
+    _queue: trio.lowlevel.ParkingLot | None = attrs.field(init=False, default=None)
+    """Who waits for the turn. A lock would be three objects more for each awake room."""
 
     @property
     def unsettled(self) -> bool:
         """Whether a commit is in flight, or a write waits for one: it must not be dropped now."""
-        return self._turn.locked() or bool(self._writes.new)
+        return self._busy or bool(self._writes.new)
 
     def touch(self) -> None:
         """The state may have changed."""
@@ -162,34 +167,34 @@ class PersistentState:
             StoreError: the store could not read.
             SnapshotError: no generation can be used; the store is left as it is.
         """
-        await _take(self._turn)
+        await self._take()
         try:
-            stored = await self._store.load(self._key)
+            stored = await self._store.load(self.key)
             self.discard()
-            self.number = stored.number
-            self._doubtful = []
+            self.number, self._epoch = stored.number, self._store.epoch
+            self._doubtful = ()
             return await self._newest(stored.snapshots)
         finally:
-            self._turn.release()
+            self._give()
 
     async def _newest(self, stored: tuple[StoredSnapshot, ...]) -> Loaded | None:
         broken: SnapshotCorrupt | None = None
         try:
             for one in stored:
                 try:
-                    snapshot = Snapshot.unpack(self._key, one.document)
+                    snapshot = Snapshot.unpack(self.key, one.document)
                     if len(snapshot.state) < LARGE:
-                        state = self._definition.codec.decode(self._key, snapshot)
+                        state = self._definition.codec.decode(self.key, snapshot)
                     else:
                         decode = self._definition.codec.decode
-                        state = await trio.to_thread.run_sync(decode, self._key, snapshot)
+                        state = await trio.to_thread.run_sync(decode, self.key, snapshot)
                 except SnapshotCorrupt as error:
                     logger.error("generation %d cannot be used: %s", one.generation, error)  # noqa: TRY400
                     broken = broken or error
                     continue
                 self.large = len(snapshot.state) >= LARGE
                 # What a former process wrote is written again, so that it is of this one from then on.
-                restarted = snapshot.epoch != self._store.epoch
+                restarted = snapshot.epoch != self._epoch
                 if broken is None and snapshot.version == self._definition.version and not restarted:
                     self._saved = _digest(snapshot.state)
                 else:
@@ -197,7 +202,7 @@ class PersistentState:
                 if broken is not None:
                     logger.error(
                         "room %s: took generation %d; what was written after it is lost",
-                        self._key,
+                        self.key,
                         one.generation,
                     )
                 return Loaded(state, restarted, broken is not None)
@@ -227,13 +232,13 @@ class PersistentState:
             StoreError: it is not known to be written; a later call tries again.
         """
         writes = self._writes
-        await _take(self._turn)
+        await self._take()
         try:
             if writes is self._writes:
                 with trio.CancelScope(shield=True):
                     await self._save(state, writes, in_thread=in_thread)
         finally:
-            self._turn.release()
+            self._give()
 
     async def _save(self, state: Callable[[], Any], writes: _Writes, *, in_thread: bool) -> None:
         codec = self._definition.codec
@@ -242,9 +247,9 @@ class PersistentState:
         try:
             began = perf_counter()
             if self.large and in_thread:
-                encoded = await trio.to_thread.run_sync(codec.encode_large, self._key, state())
+                encoded = await trio.to_thread.run_sync(codec.encode_large, self.key, state())
             else:
-                encoded = codec.encode(self._key, state())
+                encoded = codec.encode(self.key, state())
             self.encoding_took = perf_counter() - began
             self.large = len(encoded) >= LARGE
             digest = _digest(encoded)
@@ -267,15 +272,15 @@ class PersistentState:
         if self.large:
             return self.dirty
         try:
-            return _digest(self._definition.codec.encode(self._key, state)) != self._saved
+            return _digest(self._definition.codec.encode(self.key, state)) != self._saved
         except StateError:
             return True  # Whoever saves it is told why.
 
     async def settled(self) -> None:
         """Wait until no commit is in flight; not a checkpoint where none is."""
-        if self._turn.locked():
-            async with self._turn:
-                pass
+        if self._busy:
+            await self._take()
+            self._give()
 
     async def destroy(self) -> None:
         """Delete all that the store has of the room, its number apart; what is unsaved is forgotten.
@@ -285,11 +290,30 @@ class PersistentState:
         Raises:
             StaleWrite, StoreError: as for `save`; the room goes on, and what is unsaved stays.
         """
-        async with self._turn:
+        await self._take()
+        try:
             with trio.CancelScope(shield=True):
                 self.dirty = True
                 await self._commit(None, {}, destroy=True)
             self.discard()
+        finally:
+            self._give()
+
+    async def _take(self) -> None:
+        """Wait for the turn; without a turn of the event loop where it is free, which would be one a room."""
+        if not self._busy:
+            self._busy = True
+            return
+        if self._queue is None:
+            self._queue = trio.lowlevel.ParkingLot()
+        await self._queue.park()  # Whoever has the turn hands it on.
+
+    def _give(self) -> None:
+        """Hand the turn to who has waited longest, or to nobody."""
+        if self._queue:
+            self._queue.unpark()
+        else:
+            self._busy, self._queue = False, None
 
     # Numbers.
 
@@ -305,13 +329,13 @@ class PersistentState:
             await self._send(self._next(encoded, writes, destroy=destroy))
 
     def _next(self, encoded: bytes | None, writes: Mapping[str, bytes | None], *, destroy: bool) -> Commit:
-        number, epoch = self.number + 1, self._store.epoch
+        number, epoch = self.number + 1, self._epoch
         document = None
         if encoded is not None:
             name, version = self._definition.name, self._definition.version
-            id_ = self._key.removeprefix(f"{name}/")
+            id_ = self.key.removeprefix(f"{name}/")
             document = Snapshot(name, id_, version, number, epoch, encoded).pack()
-        return Commit(self._key, number, epoch, document, writes, destroy)
+        return Commit(self.key, number, epoch, document, writes, destroy)
 
     async def _send(self, commit: Commit) -> None:
         try:
@@ -323,15 +347,15 @@ class PersistentState:
                 self._doubt(commit)
             raise
         self.number = commit.number
-        self._doubtful = []
+        self._doubtful = ()
 
     def _doubt(self, commit: Commit) -> None:
         if commit not in self._doubtful:
-            self._doubtful.append(commit)
+            self._doubtful += (commit,)
         if len(self._doubtful) > _MOST_DOUBTS:
             # Where the store cannot be reached, the first was under way as that began, and the newest
             # as it ended; those between are the least likely to have come through.
-            del self._doubtful[1]
+            self._doubtful = (self._doubtful[0], *self._doubtful[2:])
 
     async def _had_happened(self) -> bool:
         """Whether one of the commits in doubt is what the store has under their number."""
@@ -341,9 +365,9 @@ class PersistentState:
             except StaleWrite:
                 continue
             self.number = doubtful.number
-            self._doubtful = []
+            self._doubtful = ()
             return True
-        self._doubtful = []
+        self._doubtful = ()
         return False
 
     # The storage of the room.
@@ -361,7 +385,7 @@ class PersistentState:
         if name in pending:
             await trio.lowlevel.checkpoint()
             return pending[name]
-        return await self._store.get(self._key, name)
+        return await self._store.get(self.key, name)
 
     async def list(self, prefix: str, after: str | None, limit: int | None) -> list[tuple[str, bytes]]:
         """Values as they are, ordered by name."""
@@ -369,7 +393,7 @@ class PersistentState:
         pending = self._writes.all()
         # A deletion that is not durable yet hides a stored name, so as many more are read.
         stored = await self._store.list(
-            self._key, prefix, after=after, limit=None if limit is None else limit + len(pending)
+            self.key, prefix, after=after, limit=None if limit is None else limit + len(pending)
         )
         merged: dict[str, bytes | None] = dict(stored)
         merged |= {
@@ -379,14 +403,6 @@ class PersistentState:
         }
         found = sorted((name, encoded) for name, encoded in merged.items() if encoded is not None)
         return found if limit is None else found[:limit]
-
-
-async def _take(lock: trio.Lock) -> None:
-    """Acquire a lock, without a turn of the event loop where it is free: each would be one for each room."""
-    try:
-        lock.acquire_nowait()
-    except trio.WouldBlock:
-        await lock.acquire()
 
 
 def _digest(encoded: bytes) -> bytes:

@@ -1,0 +1,97 @@
+"""What a room is to the runtime: checked as a whole, and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NoReturn
+
+import attrs
+
+from trio_rooms._state.codec import Codec
+from trio_rooms._values.classes import is_class
+from trio_rooms.errors import DefinitionError
+
+__all__ = ["Definition", "EventHandler", "Handler"]
+
+Handler = Callable[..., Awaitable[Any]]
+"""A function of the application that is awaited: a handler or a hook."""
+
+
+@attrs.frozen
+class EventHandler:
+    """The handler of one event: the function and what its data is converted to."""
+
+    function: Handler
+    arguments: int
+    """How many it takes of the context, (for on_any) the event's name, and the data."""
+    convert: Callable[[Any], Any] | None
+    """Makes the data what its annotation says, or raises; None where it stays as it was decoded."""
+    named: bool
+    """Whether it is told the event's name: on_any."""
+
+
+@attrs.frozen(kw_only=True)
+class Definition:
+    """A sealed `Room`; the runtime knows nothing else of what an application wrote.
+
+    Every hook is None, or takes all that it may be given.
+    """
+
+    name: str
+    version: int
+    state: Callable[[], Any] | None
+    codec: Codec
+    idle_timeout: float
+    busy_rate: float
+    snapshot_interval: float
+    attachment_limit: int
+    page: str | None
+    auto_respond: Mapping[str | bytes, bytes]
+    """Messages that need no room, with the frames that answer them."""
+    events: Mapping[str, EventHandler]
+    any_event: EventHandler | None
+    on_message: Handler | None
+    """What a plain room's messages go to, called with the context and the message."""
+    authenticate: Handler | None
+    on_connect: Handler | None
+    on_disconnect: Handler | None
+    on_create: Handler | None
+    on_wake: Handler | None
+    on_hibernate: Handler | None
+    on_destroy: Handler | None
+    on_error: Handler | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether messages go to `on_message` as they are."""
+        return self.on_message is not None
+
+    def handler(self, event: str) -> EventHandler | None:
+        """The handler of an event, `on_any` included."""
+        return self.events.get(event) or self.any_event
+
+    def new_state(self) -> Any:
+        """The state of a room that did not exist.
+
+        Raises:
+            DefinitionError: it is of a class that it could not be built as again.
+        """
+        state = self.state() if self.state is not None else None
+        if self.codec.kind is None and is_class(type(state)):
+            name = type(state).__name__
+            msg = (
+                f"room {self.name}: its state is a {name}, but nothing says so, and it would wake up as "
+                f"a dict; write state={name}, or annotate the function that makes it: -> {name}"
+            )
+            raise DefinitionError(msg)
+        return state
+
+    def refuse_events(self) -> NoReturn:
+        """Say that a plain room has no events."""
+        msg = f"room {self.name} is plain: send messages with send(), it has no events"
+        raise TypeError(msg)
+
+    def refuse_messages(self) -> NoReturn:
+        """Say that only a plain room sends messages as they are."""
+        msg = f"room {self.name} speaks envelopes: send events with emit()"
+        raise TypeError(msg)

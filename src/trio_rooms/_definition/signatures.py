@@ -1,0 +1,150 @@
+"""Whether a function can be a handler: that it outlives its process, and what it is called with."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Final
+
+from trio_rooms._values.strict import wire
+from trio_rooms.errors import DefinitionError
+
+from .definition import EventHandler, Handler
+
+__all__ = ["HOOKS", "arity", "event_handler", "name_of", "taking_all", "why_not_static"]
+
+_CONSTANTS: Final = (str, bytes, int, float, bool, type(None), enum.Enum, types.ModuleType, type)
+HOOKS: Final = {
+    "authenticate": ("request",),
+    "on_connect": ("ctx",),
+    "on_disconnect": ("ctx", "left"),
+    "on_create": ("ctx",),
+    "on_wake": ("ctx", "report"),
+    "on_hibernate": ("ctx",),
+    "on_destroy": ("ctx",),
+    "on_error": ("ctx", "error"),
+}
+"""Each hook and what it is given; a hook may leave out arguments from the right."""
+
+
+def name_of(function: Any) -> str:
+    """What a function is called in an error."""
+    return getattr(function, "__name__", "handler")
+
+
+def why_not_static(function: Any, seen: frozenset[int] = frozenset()) -> str | None:
+    """Why a handler would not survive its process, or None.
+
+    Args:
+        function: what was decorated.
+        seen: ids of functions that are being looked at already, which may refer to each other.
+    """
+    if inspect.ismethod(function):
+        return f"bound to a {type(function.__self__).__qualname__}"
+    if not inspect.isfunction(function):
+        return f"a {type(function).__qualname__}, not a function"
+    seen |= {id(function)}
+    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            return f"a closure over {variable!r}"
+        known = any(content is value for value in function.__globals__.values())
+        if not known and not _is_static(content, seen):
+            return f"a closure over {variable!r}, a {type(content).__qualname__}"
+    return None
+
+
+def _is_static(content: Any, seen: frozenset[int]) -> bool:
+    """Whether what a function closes over is the same in every process."""
+    if isinstance(content, tuple | frozenset):
+        return all(_is_static(inner, seen) for inner in content)
+    if inspect.isfunction(content):
+        return id(content) in seen or why_not_static(content, seen) is None
+    return isinstance(content, _CONSTANTS)
+
+
+def arity(room: str, function: Handler, what: str, given: tuple[str, ...]) -> int:
+    """How many of the arguments it is given a function takes.
+
+    Args:
+        room: the name of the room, for the error.
+        function: the handler or hook.
+        what: what it is, for the error.
+        given: the names of what it is given, in order.
+
+    Raises:
+        DefinitionError: it cannot be called with them.
+    """
+    shape = f"async def {name_of(function)}({', '.join(given)})"
+    parameters = list(inspect.signature(function).parameters.values())
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return len(given)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    stray = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if stray or len(required) > len(given) or not positional:
+        msg = f"room {room}: {what} takes {inspect.signature(function)}; it is called as {shape}"
+        raise DefinitionError(msg)
+    return min(len(positional), len(given))
+
+
+def taking_all(room: str, function: Handler, what: str, given: tuple[str, ...]) -> Handler:
+    """A function as one that takes all it is given, with those left out that it does not want.
+
+    Raises:
+        DefinitionError: as `arity`.
+    """
+    taken = arity(room, function, what, given)
+    if taken == len(given):
+        return function
+
+    async def fewer(*arguments: Any) -> Any:
+        return await function(*arguments[:taken])
+
+    return fewer
+
+
+def event_handler(room: str, function: Handler, what: str, *, named: bool) -> EventHandler:
+    """The sealed handler of an event.
+
+    Args:
+        room: the name of the room, for the error.
+        function: the handler.
+        what: what it is, for the error.
+        named: whether it is given the event's name between context and data.
+
+    Raises:
+        DefinitionError: it cannot be called, or nothing can be converted to what it wants.
+    """
+    given = ("ctx", "event", "data") if named else ("ctx", "data")
+    position = len(given) - 1
+    arguments = arity(room, function, what, given)
+    if arguments <= position:
+        return EventHandler(function, arguments, None, named)
+    return EventHandler(function, arguments, _conversion(room, function, what, position), named)
+
+
+def _conversion(room: str, function: Handler, what: str, position: int) -> Callable[[Any], Any] | None:
+    """What makes the data that a handler takes at a position what its annotation says."""
+    parameters = list(inspect.signature(function).parameters)
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception as error:
+        msg = (
+            f"room {room}: an annotation of {what} cannot be resolved ({error}); "
+            "define the types it names at module level"
+        )
+        raise DefinitionError(msg) from error
+    wanted = hints.get(parameters[position], Any) if position < len(parameters) else Any
+    if wanted is Any or wanted is object:
+        return None
+    try:
+        structure = wire.get_structure_hook(wanted)
+    except Exception as error:
+        msg = f"room {room}: {what} wants a {wanted}, which nothing can be converted to: {error}"
+        raise DefinitionError(msg) from error
+    return lambda data: structure(data, wanted)

@@ -1,0 +1,79 @@
+"""The tasks that a room's handlers start."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import trio
+
+from trio_rooms._state.persistent import PersistentState
+from trio_rooms.errors import RoomFailed
+
+from .idleness import Idleness
+
+__all__ = ["Background"]
+
+
+class Background:
+    """Starts tasks in the room's nursery, which end with it, and knows how many run.
+
+    Args:
+        key: the room.
+        idleness: is told of those that keep the room awake.
+        persistent: is told when one ends, since it may have changed the state.
+    """
+
+    __slots__ = ("_idleness", "_key", "_persistent", "nursery", "tasks")
+
+    def __init__(self, key: str, idleness: Idleness, persistent: PersistentState) -> None:
+        self._key = key
+        self._idleness = idleness
+        self._persistent = persistent
+        self.nursery: trio.Nursery | None = None
+        """Where they run; None before the room wakes and as soon as it is certain that it sleeps."""
+        self.tasks = 0
+        """How many run, or still unwind."""
+
+    def start(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        arguments: tuple[Any, ...],
+        name: str | None,
+        *,
+        keep_awake: bool,
+    ) -> None:
+        """Run ``function(*arguments)`` as a task; what it raises crashes the room.
+
+        Raises:
+            RoomFailed: the room is going to sleep.
+        """
+        if self.nursery is None:
+            raise RoomFailed(self._key, "it is going to sleep, and starts no more tasks")
+        label = name or str(getattr(function, "__qualname__", function))
+        if keep_awake:
+            self._idleness.hold(label)
+        self.tasks += 1
+        self.nursery.start_soon(
+            self._run, function, arguments, label if keep_awake else None, name=f"{self._key}: {label}"
+        )
+
+    async def _run(
+        self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], hold: str | None
+    ) -> None:
+        try:
+            await function(*arguments)
+        finally:
+            self.tasks -= 1
+            self._persistent.touch()
+            if hold is not None:
+                self._idleness.release(hold)
+
+    def fail(self, error: Exception) -> None:
+        """Crash the room; nothing where it has ended."""
+        if self.nursery is not None:
+            self.nursery.start_soon(_raise, error)
+
+
+async def _raise(error: Exception) -> NoReturn:
+    raise error

@@ -1,0 +1,184 @@
+"""One socket of an awake room as its handlers see it, and those of a room or a channel together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final
+
+from trio_rooms._sockets.flags import CLOSING, GONE, UNGREETED
+from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._state.codec import decode_value, encode_value
+from trio_rooms._wire import envelope
+from trio_rooms._wire.frames import encode_message
+from trio_rooms.errors import AttachmentError, RoomsError
+
+from .shared import Shared
+
+__all__ = ["Connection", "Connections", "encode_attachment"]
+
+_UNREAD: Final = object()
+_UNCHANGING: Final = (str, bytes, int, float, type(None))
+"""What cannot be edited in place, so that nobody need look whether it was."""
+
+
+class Connection:
+    """A handler's view of one socket, made when it is first touched and dropped at hibernation."""
+
+    __slots__ = ("_attachment", "_encoded", "_link", "_shared")
+
+    def __init__(self, shared: Shared, link: Link) -> None:
+        self._shared = shared
+        self._link = link
+        self._attachment: Any = _UNREAD
+        self._encoded: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} of {self._shared.key}>"
+
+    @property
+    def id(self) -> str:
+        """A name for this connection that is never used again, here or in another process."""
+        return format(self._link.id, "x")
+
+    @property
+    def link(self) -> Link:
+        """The socket behind it; for the library."""
+        return self._link
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closing or gone; what is sent to it then goes nowhere."""
+        return self._link.flags & (CLOSING | GONE) != 0
+
+    @property
+    def attachment(self) -> Any:
+        """What is known of this connection: anything CBOR can hold, edits included.
+
+        It survives hibernation. It is checked when the handler that touched it has ended.
+        """
+        if self._attachment is _UNREAD:
+            encoded = self._link.attachment
+            self._attachment = None if encoded is None else decode_value(encoded)
+            self._encoded = encoded
+        if not isinstance(self._attachment, _UNCHANGING):
+            self._shared.edited.add(self)
+        return self._attachment
+
+    @attachment.setter
+    def attachment(self, value: Any) -> None:
+        encoded = encode_attachment(self._shared.key, value, self._shared.definition.attachment_limit)
+        self._attachment = value
+        self._link.attachment = self._encoded = encoded
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels that it is in."""
+        return self._link.channels
+
+    def join(self, channel: str) -> None:
+        """Enter a channel of the room; nothing where it is in it already."""
+        self._link.roster.join(self._link, channel)
+
+    def leave(self, channel: str) -> None:
+        """Leave a channel; nothing where it is not in it."""
+        self._link.roster.leave(self._link, channel)
+
+    def emit(self, event: str, data: Any = None) -> None:
+        """Send an event to this connection; nothing happens where it is closed.
+
+        Raises:
+            TypeError, ValueError: the data cannot be encoded; nothing was sent.
+        """
+        shared = self._shared
+        if shared.plain:
+            shared.definition.refuse_events()
+        shared.output.send(self._link, envelope.event(event, data))
+
+    def send(self, message: str | bytes) -> None:
+        """Send a message as it is; only in plain rooms."""
+        shared = self._shared
+        if not shared.plain:
+            shared.definition.refuse_messages()
+        shared.output.send_frame(self._link, encode_message(message))
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection after everything that was sent to it.
+
+        Args:
+            code: 1000, 1001, 1003, 1008, 1011 to 1013, or 3000 to 4999 (RFC 6455, 7.4).
+            reason: at most 123 bytes of UTF-8; the rest is cut off.
+        """
+        self._shared.output.close(self._link, code, reason)
+
+    def settle(self) -> None:
+        """Keep an attachment that was edited in place.
+
+        Raises:
+            AttachmentError: it is too big or not CBOR-able; it is again what it was before.
+        """
+        try:
+            encoded = encode_attachment(
+                self._shared.key, self._attachment, self._shared.definition.attachment_limit
+            )
+        except AttachmentError:
+            self._attachment = _UNREAD
+            raise
+        if encoded != self._encoded:
+            self._link.attachment = self._encoded = encoded
+
+
+def encode_attachment(key: str, value: Any, limit: int) -> bytes | None:
+    """The CBOR of an attachment.
+
+    Raises:
+        AttachmentError: it is too big or not CBOR-able.
+    """
+    if value is None:
+        return None
+    try:
+        encoded = encode_value(key, "attachment", value)
+    except RoomsError as error:
+        raise AttachmentError(str(error)) from error
+    if len(encoded) > limit:
+        msg = (
+            f"room {key}: an attachment has {len(encoded)} bytes, more than the {limit} that are allowed; "
+            "keep what is large in the state or the storage, or raise Room(attachment_limit=...)"
+        )
+        raise AttachmentError(msg)
+    return encoded
+
+
+class Connections(Collection[Connection]):
+    """The connections of a room, or of one channel.
+
+    One whose on_connect has not begun is not among them yet.
+
+    Args:
+        roster: the room's.
+        links: those of the connections, which change as clients come and go.
+        view: the one view on a link that all handlers share.
+    """
+
+    __slots__ = ("_links", "_roster", "_view")
+
+    def __init__(self, roster: Roster, links: Mapping[int, Link], view: Callable[[Link], Connection]) -> None:
+        self._roster = roster
+        self._links = links
+        self._view = view
+
+    def __len__(self) -> int:
+        return len(self._links) - (self._roster.ungreeted if self._links is self._roster.links else 0)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter([self._view(link) for link in self._links.values() if not link.flags & UNGREETED])
+
+    def __contains__(self, item: object) -> bool:
+        return isinstance(item, Connection) and self.get(item.id) is item
+
+    def get(self, id: str) -> Connection | None:  # noqa: A002 (it is what a connection calls it)
+        """The connection with this id, or None."""
+        try:
+            link = self._links.get(int(id, 16))
+        except ValueError:
+            return None
+        return None if link is None or link.flags & UNGREETED else self._view(link)

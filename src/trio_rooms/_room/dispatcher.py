@@ -1,0 +1,209 @@
+"""What becomes of one piece of mail: the handler or hook that it goes to, and what its sender is told."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from trio_rooms._definition.definition import Definition
+from trio_rooms._sockets.roster import Connected, Disconnected, Link
+from trio_rooms._state.codec import decode_value
+from trio_rooms._values.cbor import as_sent
+from trio_rooms._values.misfits import describe
+from trio_rooms._wire import envelope
+from trio_rooms._wire.close_codes import CloseCode
+from trio_rooms.errors import EventError, HandlerFailed, RoomFailed
+
+from .connection import Connection
+from .context import Context
+from .mail import Ask, Destroy, Hibernate, Mail, SaveFailed
+from .members import Members
+from .reports import Disconnect
+from .shared import Shared
+
+__all__ = ["Dispatcher", "disconnect_of", "refuse"]
+
+logger = logging.getLogger("trio_rooms")
+
+
+class Dispatcher:
+    """Hands mail to handlers; what they raise goes to their sender and to on_error, and no further.
+
+    Only what on_error itself raises escapes, and crashes the room. It saves nothing and puts
+    nothing to sleep.
+
+    Args:
+        shared: the room.
+        members: the contexts of its connections.
+    """
+
+    __slots__ = ("_definition", "_members", "_output", "_shared")
+
+    def __init__(self, shared: Shared, members: Members) -> None:
+        self._shared = shared
+        self._definition: Definition = shared.definition
+        self._members = members
+        self._output = shared.output
+
+    async def handle(self, mail: Mail) -> None:
+        """Handle one piece of mail to its end."""
+        if type(mail) is tuple:
+            link, message = mail
+            await self._envelope(link, message)
+        elif isinstance(mail, Ask):
+            await self._ask(mail)
+        elif isinstance(mail, Connected):
+            await self._connected(mail.link)
+        elif isinstance(mail, Disconnected):
+            await self._disconnected(mail)
+        elif isinstance(mail, SaveFailed):
+            await self._report(self._members.own, mail.error)
+
+    async def failed(self, context: Context[Any], event: str, error: Exception) -> None:
+        """A handler raised: log it, keep what it edited, tell on_error."""
+        logger.error("room %s: the handler of %r raised", self._shared.key, event, exc_info=error)
+        self._members.settle_quietly()
+        await self._report(context, error)
+
+    def interrupted(self, mail: Mail, failure: RoomFailed) -> None:
+        """Answer mail that was being handled when the room crashed."""
+        if type(mail) is tuple and not self._shared.plain:
+            _send_error(self._shared, mail[0], _number_of(mail[1]), "internal_error", "the room failed")
+        elif isinstance(mail, Connected):
+            # Its on_connect had begun, and may be in a snapshot: it is to hear of the end.
+            self._output.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed")
+        else:
+            refuse(self._shared, mail, failure)
+
+    # Each kind of mail.
+
+    async def _envelope(self, link: Link, message: str | bytes) -> None:
+        context = self._members.contexts.get(link.id) or self._members.context_for(link)
+        number, name = None, ""
+        try:
+            received = envelope.decode(message)
+            if received is None:
+                return
+            number, name = received.id, received.event
+            if received.channel is not None:
+                context = self._members.new_context(context.connection)
+                context.channel = received.channel
+            result = await self._dispatch(context, name, received.data)
+            if self._shared.edited:
+                self._members.settle()
+            if number is not None:
+                self._output.send(link, envelope.acknowledge(number, result))
+        except EventError as error:
+            self._members.settle_quietly()
+            _send_error(self._shared, link, number, error.code, error.message)
+        except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
+            _send_error(self._shared, link, number, "internal_error", "the room could not handle this")
+            await self.failed(context, name, error)
+
+    async def _dispatch(self, context: Context[Any], event: str, data: Any) -> Any:
+        """Call the handler of an event with data that fits it.
+
+        Raises:
+            EventError: there is none, or the data does not fit; or the handler refuses.
+            Exception: the handler raised.
+        """
+        handler = self._definition.handler(event)
+        if handler is None:
+            code = "unknown_event"
+            raise EventError(code, f"this room has no event {event[:100]!r}")
+        if handler.convert is not None:
+            try:
+                data = handler.convert(data)
+            except Exception as error:
+                code = "invalid_data"
+                raise EventError(code, describe(error)) from error
+        arguments = (context, event, data) if handler.named else (context, data)
+        return await handler.function(*arguments[: handler.arguments])
+
+    async def _ask(self, mail: Ask) -> None:
+        try:
+            result = await self._dispatch(self._members.own, mail.event, mail.data)
+            self._members.settle()
+            mail.answer.succeed(as_sent(result))
+        except EventError as error:
+            self._members.settle_quietly()
+            mail.answer.fail(error)
+        except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
+            failure = HandlerFailed(self._shared.key, mail.event)
+            failure.__cause__ = error
+            mail.answer.fail(failure)
+            await self.failed(self._members.own, mail.event, error)
+
+    async def _connected(self, link: Link) -> None:
+        hook = self._definition.on_connect
+        if hook is None:
+            return
+        context = self._members.context_for(link)
+        link.roster.greeted(link)
+        try:
+            await hook(context)
+            self._members.settle()
+        except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
+            self._output.close(link, CloseCode.INTERNAL_ERROR, "the room failed")
+            await self.failed(context, "on_connect", error)
+
+    async def _disconnected(self, mail: Disconnected) -> None:
+        hook = self._definition.on_disconnect
+        context = self._members.contexts.pop(mail.link.id, None)
+        if hook is None:
+            return
+        context = context or self._members.new_context(Connection(self._shared, mail.link))
+        try:
+            await hook(context, disconnect_of(mail))
+            self._members.settle()
+        except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
+            await self.failed(context, "on_disconnect", error)
+
+    async def _report(self, context: Context[Any], error: Exception) -> None:
+        """Tell on_error; what it raises crashes the room."""
+        if self._definition.on_error is not None:
+            await self._definition.on_error(context, error)
+            self._members.settle_quietly()
+
+
+def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
+    """Answer mail that a room did not begin to handle with an error."""
+    if type(mail) is tuple:
+        link, message = mail
+        if shared.plain:
+            shared.output.close(link, CloseCode.INTERNAL_ERROR, "the room failed")
+        else:
+            _send_error(shared, link, _number_of(message), "room_failed", "the room failed; try again later")
+    elif isinstance(mail, Ask | Hibernate | Destroy):
+        if mail.answer is not None:
+            mail.answer.fail(error)
+    elif isinstance(mail, Connected):
+        # Of a connection that the room was never told of it does not hear the end either.
+        shared.output.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed", report=False)
+    elif isinstance(mail, Disconnected) and shared.definition.on_disconnect is not None:
+        shared.roster.note_departure(mail)
+
+
+def _send_error(shared: Shared, link: Link, number: int | None, code: str, message: str) -> None:
+    try:
+        shared.output.send(link, envelope.refuse(number, code, message))
+    except (TypeError, ValueError):
+        logger.exception("room %s: the error %r cannot be sent", shared.key, code)
+        answer = envelope.refuse(number, "internal_error", "the room could not handle this")
+        shared.output.send(link, answer)
+
+
+def disconnect_of(mail: Disconnected) -> Disconnect:
+    """What handlers are told of a connection that is gone."""
+    encoded = mail.link.attachment
+    attachment = None if encoded is None else decode_value(encoded)
+    return Disconnect(format(mail.link.id, "x"), attachment, mail.code, mail.reason, mail.clean)
+
+
+def _number_of(message: str | bytes) -> int | None:
+    """The id of a message that will not be handled, for the answer that says so."""
+    try:
+        received = envelope.decode(message)
+    except EventError:
+        return None
+    return None if received is None else received.id

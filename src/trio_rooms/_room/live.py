@@ -1,0 +1,152 @@
+"""The awake room that a handler runs in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from trio_rooms._keys import split_key
+from trio_rooms._sockets.fanout import PlainMessage
+from trio_rooms._sockets.roster import Link
+from trio_rooms._state.persistent import PersistentState
+from trio_rooms._wire import envelope
+
+from .background import Background
+from .connection import Connection, Connections
+from .idleness import Idleness
+from .mail import Destroy
+from .mailbox import Mailbox
+from .shared import Shared
+from .storage import Storage
+
+__all__ = ["LiveRoom"]
+
+
+class LiveRoom:
+    """The awake room that a handler runs in."""
+
+    __slots__ = ("_background", "_idleness", "_mailbox", "_persistent", "_shared", "_view")
+
+    def __init__(
+        self,
+        shared: Shared,
+        view: Callable[[Link], Connection],
+        persistent: PersistentState,
+        mailbox: Mailbox,
+        idleness: Idleness,
+        background: Background,
+    ) -> None:
+        self._shared = shared
+        self._view = view
+        self._persistent = persistent
+        self._mailbox = mailbox
+        self._idleness = idleness
+        self._background = background
+
+    def __repr__(self) -> str:
+        return f"<LiveRoom {self.key}>"
+
+    @property
+    def key(self) -> str:
+        """``"name/id"``."""
+        return self._shared.key
+
+    @property
+    def name(self) -> str:
+        """The name of the definition."""
+        return self._shared.definition.name
+
+    @property
+    def id(self) -> str:
+        """Which room of that name."""
+        return split_key(self._shared.key)[1]
+
+    @property
+    def storage(self) -> Storage:
+        """What is too big to load at each wake."""
+        return Storage(self._shared.key, self._persistent)
+
+    @property
+    def connections(self) -> Connections:
+        """Every open connection."""
+        roster = self._shared.roster
+        return Connections(roster, roster.links, self._view)
+
+    @property
+    def channels(self) -> Mapping[str, Connections]:
+        """The channels that somebody is in, by name."""
+        roster = self._shared.roster
+        return {
+            name: Connections(roster, links, self._view) for name, links in (roster.channels or {}).items()
+        }
+
+    def emit(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        channel: str | None = None,
+        exclude: Connection | Iterable[Connection] = (),
+    ) -> None:
+        """Send an event to every connection, or to those in a channel, except some.
+
+        Raises:
+            TypeError, ValueError: the data cannot be encoded; nothing was sent.
+        """
+        shared = self._shared
+        if shared.plain:
+            shared.definition.refuse_events()
+        shared.output.broadcast(shared.roster, envelope.event(event, data), channel, _ids(exclude))
+
+    def send(
+        self,
+        message: str | bytes,
+        *,
+        channel: str | None = None,
+        exclude: Connection | Iterable[Connection] = (),
+    ) -> None:
+        """Send a message as it is, to whom `emit` would; only in plain rooms."""
+        shared = self._shared
+        if not shared.plain:
+            shared.definition.refuse_messages()
+        shared.output.broadcast(shared.roster, PlainMessage(message), channel, _ids(exclude))
+
+    def start_soon(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        *arguments: Any,
+        name: str | None = None,
+        keep_awake: bool = False,
+    ) -> None:
+        """Run a task in the room's nursery, until it ends or the room sleeps.
+
+        A task that raises crashes the room, as it would any nursery. A room that sleeps
+        cancels its tasks after its last snapshot, so what they change then is not kept.
+
+        Args:
+            function: an async function.
+            *arguments: what it is called with.
+            name: what it is called in Trio's task tree and in ``info().held``.
+            keep_awake: the room does not sleep before the task has ended.
+        """
+        self._background.start(function, arguments, name, keep_awake=keep_awake)
+
+    @contextlib.contextmanager
+    def keep_awake(self, reason: str) -> Iterator[None]:
+        """``with ctx.room.keep_awake("upload"):`` the room does not sleep inside."""
+        self._idleness.hold(reason)
+        try:
+            yield
+        finally:
+            self._idleness.release(reason)
+
+    def destroy(self) -> None:
+        """Delete everything of this room when the current message is done, and close its connections."""
+        self._mailbox.put_back([Destroy(None)])
+
+
+def _ids(connections: Connection | Iterable[Connection]) -> frozenset[int]:
+    if isinstance(connections, Connection):
+        return frozenset((connections._link.id,))
+    return frozenset(connection._link.id for connection in connections)

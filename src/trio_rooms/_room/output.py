@@ -1,0 +1,35 @@
+"""What an awake room speaks to."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from trio_rooms._sockets.fanout import Message
+from trio_rooms._sockets.roster import Link, Roster
+
+__all__ = ["Output"]
+
+
+class Output(Protocol):
+    """Carries what a room's handlers do to its connections to the sockets, in the order in which they do it.
+
+    For a room whose effects wait for nothing this is the hub itself.
+    """
+
+    def send(self, link: Link, message: Message) -> None:
+        """Send to one connection, in the kind that it is spoken to in; nothing where it is closing."""
+
+    def send_frame(self, link: Link, frame: bytes) -> None:
+        """Send what is the same for all clients to one connection, as `send` does."""
+
+    def broadcast(
+        self,
+        roster: Roster,
+        message: Message,
+        channel: str | None = None,
+        exclude: frozenset[int] = frozenset(),
+    ) -> int:
+        """Send to all connections, or those of a channel, but those with some ids; returns to how many."""
+
+    def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
+        """Close a connection after everything that was sent to it, and tell the room of its end or not."""

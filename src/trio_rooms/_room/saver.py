@@ -1,0 +1,216 @@
+"""The state of an awake room, and when it is loaded and saved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from trio_rooms._definition.definition import Definition
+from trio_rooms._loop.deadlines import Deadline, Deadlines
+from trio_rooms._state.persistent import Loaded, PersistentState
+from trio_rooms.errors import RoomsError, StaleWrite, StoreError
+
+from .background import Background
+from .idleness import Idleness
+from .mail import SaveFailed
+from .mailbox import Mailbox
+
+__all__ = ["Saver"]
+
+logger = logging.getLogger("trio_rooms")
+
+_LOAD_TRIES: Final = 5
+_RETRY_FIRST: Final = 0.1
+_RETRY_LAST: Final = 30.0
+"""Seconds between two tries to load or save, doubled each time from the first to the last."""
+_ENCODING_SHARE: Final = 10
+"""How many times as long as encoding a large state takes it is left alone afterwards."""
+
+
+class Saver:
+    """Keeps the promise that a change is in the store within the snapshot interval.
+
+    Args:
+        definition: what the state is.
+        persistent: the state in the store.
+        mailbox: where the failure of a save is reported; its reader saves large states.
+        idleness: is told how long not to sleep after a failure.
+        background: the tasks that may change the state at any moment, and the way to crash the room.
+        deadlines: where the next save is noted.
+        spawn: starts a task that belongs to the runtime, and so outlives the room.
+    """
+
+    __slots__ = (
+        "_active",
+        "_background",
+        "_deadline",
+        "_deadlines",
+        "_definition",
+        "_failures",
+        "_idleness",
+        "_mailbox",
+        "_spawn",
+        "persistent",
+        "requested",
+        "state",
+    )
+
+    def __init__(
+        self,
+        definition: Definition,
+        persistent: PersistentState,
+        mailbox: Mailbox,
+        idleness: Idleness,
+        background: Background,
+        deadlines: Deadlines,
+        spawn: Callable[..., None],
+    ) -> None:
+        self.state: Any = None
+        self.persistent = persistent
+        self.requested = False
+        """Whether the actor is to call `save` between two messages, because the state is large."""
+        self._definition = definition
+        self._mailbox = mailbox
+        self._idleness = idleness
+        self._background = background
+        self._deadlines = deadlines
+        self._deadline: Deadline | None = None
+        self._active = False
+        """Whether it saves by itself: neither half of what on_create does, nor after the end."""
+        self._spawn = spawn
+        self._failures = 0
+
+    async def load(self) -> Loaded | None:
+        """Take the state from the store, or None for a room that never was, which then has a new state.
+
+        From here on the record reports what there is to save.
+
+        Raises:
+            SnapshotError, StoreError: it cannot be loaded, now or after several tries.
+        """
+        self.persistent.wanted = self._wanted
+        for attempt in range(_LOAD_TRIES):
+            try:
+                loaded = await self.persistent.load()
+            except StoreError as error:
+                if attempt == _LOAD_TRIES - 1:
+                    raise
+                logger.warning("room %s cannot be loaded and is tried again: %s", self._key, error)
+                await trio.sleep(_RETRY_FIRST * 2**attempt)
+            else:
+                self.state = self._definition.new_state() if loaded is None else loaded.state
+                return loaded
+        return None  # Not reached: the last try returns or raises.
+
+    async def save(self, *, quiescent: bool = True) -> bool:
+        """Make the state durable, if it changed; a failure is told, and tried again later.
+
+        Args:
+            quiescent: whether this is the actor's own task, so that no handler runs meanwhile.
+
+        Returns:
+            Whether what there was at the call is in the store.
+
+        Raises:
+            StaleWrite: somebody else wrote the room, and what this one has is worth nothing.
+        """
+        persistent = self.persistent
+        try:
+            # Behind a save that found the state to be large, one in the background must not use a thread.
+            await persistent.save(self.give_state, in_thread=quiescent and not self._background.tasks)
+        except StaleWrite:
+            raise
+        except RoomsError as error:
+            self._failed(error)
+            return False
+        if self._failures:
+            logger.info("room %s: its state is saved again", self._key)
+            self._failures = 0
+        if self._mailbox.current is not None or self._background.tasks:
+            persistent.dirty = True  # What is suspended now may change something when it goes on.
+        if persistent.dirty:
+            self._arm(max(self._definition.snapshot_interval / 2, _ENCODING_SHARE * persistent.encoding_took))
+        return True
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether the state differs from the saved one."""
+        return self.persistent.unsaved(self.state)
+
+    def begin(self) -> None:
+        """The room is awake from now on: save what its hooks have changed, and what changes later."""
+        self._active = True
+        if self.persistent.dirty:
+            self._wanted(at_once=False)
+
+    def reset(self) -> None:
+        """Let go of a state that is in doubt, after a crash: it and what was to be saved of it."""
+        self.close()
+        self.state = None
+        self.requested = False
+        self.persistent.discard()
+
+    def close(self) -> None:
+        """Save nothing more by itself; the state is kept."""
+        self._active = False
+        self._deadlines.cancel(self._deadline)
+        self._deadline = None
+
+    def dispose(self) -> None:
+        """Let go of the state."""
+        self.close()
+        self.persistent.wanted = None
+        self.state = None
+
+    @property
+    def _key(self) -> str:
+        return self.persistent.key
+
+    def give_state(self) -> Any:
+        """The state as it is now."""
+        return self.state
+
+    def _failed(self, error: RoomsError) -> None:
+        self._failures += 1
+        delay = min(_RETRY_FIRST * 2**self._failures, _RETRY_LAST)
+        if self._failures == 1:
+            logger.error("room %s stays awake, its state could not be saved: %s", self._key, error)
+        if self._definition.on_error is not None and not self._idleness.stopping:
+            self._mailbox.post(SaveFailed(error))
+        self._idleness.not_before = trio.current_time() + delay
+        self._arm(delay)
+
+    # The deadline.
+
+    def _wanted(self, at_once: bool) -> None:
+        """There is something to save, or so much that it should not wait."""
+        if at_once:
+            self._spawn(self._save_in_background)
+        else:
+            # Half the interval, so that the commit is done when all of it is over.
+            self._arm(self._definition.snapshot_interval / 2)
+
+    def _arm(self, delay: float) -> None:
+        if self._deadline is None and self._active:
+            self._deadline = self._deadlines.set(trio.current_time() + delay, self._is_due)
+
+    def _is_due(self) -> None:
+        self._deadline = None
+        if not self.persistent.dirty:
+            return
+        if self.persistent.large:
+            # Encoded in a thread while the actor waits, since a state must not change under it.
+            self.requested = True
+            self._mailbox.poke()
+        else:
+            self._spawn(self._save_in_background)
+
+    async def _save_in_background(self) -> None:
+        try:
+            if self._active and not self.persistent.large:
+                await self.save(quiescent=False)
+        except Exception as error:  # noqa: BLE001 (a store that breaks its contract crashes this room and no other)
+            self._background.fail(error)

@@ -1,0 +1,44 @@
+"""What all parts of one awake room have in common."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from trio_rooms._definition.definition import Definition
+from trio_rooms._sockets.roster import Roster
+
+from .output import Output
+
+__all__ = ["Editable", "Shared"]
+
+
+class Editable(Protocol):
+    """Something that a handler may have edited in place."""
+
+    def settle(self) -> None:
+        """Keep it as it is now.
+
+        Raises:
+            RoomsError: it cannot be kept; it is again what it was.
+        """
+
+
+class Shared:
+    """The room's names and its ways out; the same for as long as it is awake.
+
+    Args:
+        definition: what the application wrote.
+        roster: its connections.
+        output: what it speaks to.
+    """
+
+    __slots__ = ("definition", "edited", "key", "output", "plain", "roster")
+
+    def __init__(self, definition: Definition, roster: Roster, output: Output) -> None:
+        self.key = roster.key
+        self.definition = definition
+        self.plain = definition.plain
+        self.roster = roster
+        self.output = output
+        self.edited: set[Editable] = set()
+        """Attachments that a handler looked at, and may have edited, since they were last settled."""

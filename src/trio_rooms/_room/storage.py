@@ -1,0 +1,64 @@
+"""What is too big to load at each wake: values of one room, by name."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, overload
+
+from trio_rooms._state.codec import decode_value, encode_value
+from trio_rooms._state.persistent import PersistentState
+
+__all__ = ["Storage"]
+
+D = TypeVar("D")
+
+
+class Storage:
+    """Values of one room that are too big to load at each wake, by name.
+
+    What is written is seen at once by what reads after it, and becomes durable in one
+    transaction with the next snapshot.
+    """
+
+    __slots__ = ("_key", "_persistent")
+
+    def __init__(self, key: str, persistent: PersistentState) -> None:
+        self._key = key
+        self._persistent = persistent
+
+    @overload
+    async def get(self, name: str) -> Any: ...
+    @overload
+    async def get(self, name: str, default: D) -> Any | D: ...
+    async def get(self, name: str, default: Any = None) -> Any:
+        """The value under a name, or ``default``. A checkpoint; a cancel changes nothing.
+
+        Raises:
+            StoreError: it could not be read.
+        """
+        encoded = await self._persistent.get(name)
+        return default if encoded is None else decode_value(encoded)
+
+    def put(self, name: str, value: Any) -> None:
+        """Keep a value: anything CBOR can hold.
+
+        Raises:
+            StateError: it holds what CBOR cannot; the message says where.
+        """
+        self._persistent.write(name, encode_value(self._key, f"storage[{name!r}]", value))
+
+    def delete(self, name: str) -> None:
+        """Remove a value; nothing where there is none."""
+        self._persistent.write(name, None)
+
+    async def list(
+        self, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> dict[str, Any]:
+        """The values whose names start with ``prefix``, in the order of their names. A checkpoint.
+
+        Args:
+            prefix: what the names begin with; all do with ``""``.
+            after: only names behind this one, to go through many a page at a time.
+            limit: at most so many.
+        """
+        found = await self._persistent.list(prefix, after, limit)
+        return {name: decode_value(encoded) for name, encoded in found}

@@ -1,0 +1,80 @@
+"""Who is let into a room: what the application is asked, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+import attrs
+import trio
+import trio_websocket
+
+from trio_rooms._definition.definition import Definition
+from trio_rooms._room.connection import encode_attachment
+from trio_rooms._wire.envelope import SUBPROTOCOLS
+from trio_rooms.errors import AttachmentError
+
+__all__ = ["ConnectRequest", "authenticate", "chosen_subprotocol", "parameters", "request_of"]
+
+
+@attrs.frozen
+class ConnectRequest:
+    """The request of a client that wants to connect, as `Room.authenticate` sees it."""
+
+    room: str
+    """The name of the room's definition."""
+    id: str
+    """Which room of that name."""
+    path: str
+    """The path as it was sent, without the query."""
+    query: Mapping[str, str]
+    """The query's parameters, decoded; of one given twice, the last."""
+    headers: Mapping[str, str]
+    """The headers by lower-case name; of one given twice, all joined by ``", "``."""
+    remote: str
+    """The address of the other side, as ``host:port``."""
+
+    @property
+    def key(self) -> str:
+        """The room's key, ``"name/id"``."""
+        return f"{self.room}/{self.id}"
+
+
+def parameters(query: str) -> dict[str, str]:
+    """The parameters of a query, decoded; of one given twice, the last."""
+    return dict(parse_qsl(query, keep_blank_values=True))
+
+
+def request_of(request: trio_websocket.WebSocketRequest, name: str, id_: str) -> ConnectRequest:
+    """What `Room.authenticate` is asked for a request of a trio-websocket server."""
+    path, _, query = request.path.partition("?")
+    headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in request.headers}
+    remote = request.remote
+    where = remote if isinstance(remote, str) else f"{remote.address}:{remote.port}"
+    return ConnectRequest(name, id_, path, parameters(query), headers, where)
+
+
+async def authenticate(definition: Definition, request: ConnectRequest) -> bytes | None:
+    """Ask a room whether it lets a client in; the attachment, encoded. A checkpoint.
+
+    Raises:
+        Refused: it does not.
+        AttachmentError: what it returned cannot be an attachment.
+        Exception: the hook raised.
+    """
+    await trio.lowlevel.checkpoint()
+    if definition.authenticate is None:
+        return None
+    attachment = await definition.authenticate(request)
+    try:
+        return encode_attachment(request.key, attachment, definition.attachment_limit)
+    except AttachmentError as error:
+        error.add_note("it is what @room.authenticate returned")
+        raise
+
+
+def chosen_subprotocol(definition: Definition, offered: list[str]) -> str | None:
+    """The first of the subprotocols that a client offers which is known here; none in a plain room."""
+    if definition.plain:
+        return None
+    return next((one for one in offered if one in SUBPROTOCOLS), None)

@@ -1,0 +1,81 @@
+"""What is answered in plain HTTP on the port of the rooms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from trio_rooms._definition.definition import Definition
+from trio_rooms._runtime.supervisor import Supervisor
+from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._wire.handshake import Answer
+from trio_rooms.errors import UnknownRoom
+
+from .paths import Paths
+
+__all__ = ["Pages"]
+
+
+class Pages:
+    """Answers GET and HEAD for what is no room.
+
+    Args:
+        definitions: the rooms that are served, by name.
+        paths: where rooms are.
+        hub: their sockets.
+        supervisor: their stages.
+        statistics: what ``/stats`` shows.
+    """
+
+    __slots__ = ("_definitions", "_hub", "_paths", "_statistics", "_supervisor")
+
+    def __init__(
+        self,
+        definitions: Mapping[str, Definition],
+        paths: Paths,
+        hub: SocketHub,
+        supervisor: Supervisor,
+        statistics: Callable[[], Any],
+    ) -> None:
+        self._definitions = definitions
+        self._paths = paths
+        self._hub = hub
+        self._supervisor = supervisor
+        self._statistics = statistics
+
+    def page(self, path: str) -> Answer | None:
+        """What is at a path, or None."""
+        if path == "/":
+            return self._index()
+        if path == "/healthz":
+            return Answer.text(200, "ok")
+        if path == "/stats":
+            return _json(attrs.asdict(self._statistics()))
+        if path.startswith("/stats/"):
+            return self._room(path.removeprefix("/stats"))
+        return None
+
+    def _index(self) -> Answer:
+        pages = (one.page for one in self._definitions.values() if one.page is not None)
+        page = next(pages, None)
+        if page is not None:
+            return Answer(200, page.encode(), kind="text/html; charset=utf-8")
+        return Answer.text(200, f"rooms at {self._paths.form}: {', '.join(sorted(self._definitions))}")
+
+    def _room(self, path: str) -> Answer:
+        """One room as it is now; asking does not wake it."""
+        try:
+            _, key = self._paths.room(path)
+        except UnknownRoom as error:
+            return Answer.text(404, str(error))
+        roster = self._hub.rosters.get(key)
+        connections = len(roster.links) if roster is not None else 0
+        return _json({"key": key, "stage": self._supervisor.stage(key).value, "connections": connections})
+
+
+def _json(content: Any) -> Answer:
+    body = json.dumps(content, default=dict).encode()
+    return Answer(200, body, {"Cache-Control": "no-store"}, kind="application/json")

@@ -1,0 +1,136 @@
+"""Output that takes long: written in slices, room by room, each room's in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final, Protocol
+
+import trio
+
+from trio_rooms._loop.turn import TURN
+from trio_rooms._wire.frames import encode_message
+
+from .flags import BINARY, CLOSE_SENT, GONE
+from .roster import Link, Roster
+
+__all__ = ["Broadcast", "FanOut", "Message", "PlainMessage", "SendLater"]
+
+_CHUNK: Final = 64
+"""Sockets written to between two looks at the clock."""
+
+
+class Message(Protocol):
+    """What can be sent to many: its whole frame, in the kind that a client is spoken to in."""
+
+    def frame(self, *, binary: bool) -> bytes:
+        """The encoded frame."""
+
+
+class PlainMessage:
+    """A message of a plain room, the same for every client."""
+
+    __slots__ = ("_frame",)
+
+    def __init__(self, message: str | bytes) -> None:
+        self._frame = encode_message(message)
+
+    def frame(self, *, binary: bool) -> bytes:  # noqa: ARG002 (it has no kinds)
+        """The encoded frame."""
+        return self._frame
+
+
+class FanOut:
+    """Does what rooms have to send, at once where it is little, and in order.
+
+    Args:
+        emptied: told of each room whose output has all been written by the task.
+    """
+
+    __slots__ = ("_emptied", "_more", "_waiting")
+
+    def __init__(self, emptied: Callable[[Roster], None]) -> None:
+        self._emptied = emptied
+        self._waiting: dict[str, Roster] = {}
+        self._more = trio.Event()
+
+    def do(self, roster: Roster, job: Callable[[float], bool]) -> None:
+        """Do a piece of output now, or behind what the room has still to send.
+
+        Args:
+            roster: the room's.
+            job: called with a time of `perf_counter` until which it may work; returns whether
+                it is done. It is called again until it is.
+        """
+        if not roster.jobs and job(perf_counter() + TURN):
+            return
+        if roster.jobs is None:
+            roster.jobs = deque()
+        roster.jobs.append(job)
+        self._waiting[roster.key] = roster
+        self._more.set()
+
+    async def run(self) -> None:
+        """Write what was too much for one slice, until cancelled."""
+        while True:
+            if not self._waiting:
+                self._more = trio.Event()
+                await self._more.wait()
+            for key, roster in list(self._waiting.items()):
+                until = perf_counter() + TURN
+                while roster.jobs and roster.jobs[0](until):
+                    roster.jobs.popleft()
+                if not roster.jobs:
+                    roster.jobs = None
+                    del self._waiting[key]
+                    self._emptied(roster)
+                await trio.lowlevel.checkpoint()
+
+
+class SendLater:
+    """One frame for one connection, behind what its room has still to send."""
+
+    __slots__ = ("_frame", "_link")
+
+    def __init__(self, link: Link, frame: bytes) -> None:
+        self._link = link
+        self._frame = frame
+
+    def __call__(self, _: float) -> bool:
+        if not self._link.flags & (CLOSE_SENT | GONE):
+            self._link.send(self._frame)
+        return True
+
+
+class Broadcast:
+    """One message on its way to many.
+
+    Raises:
+        TypeError, ValueError: it has no form in a kind that one of them is spoken to in; nothing
+            was sent.
+    """
+
+    __slots__ = ("_at", "_binary", "_links", "_text")
+
+    def __init__(self, links: list[Link], message: Message) -> None:
+        kinds = {link.flags & BINARY for link in links}
+        # Who changes its kind from now on gets the kind that there is.
+        text = message.frame(binary=False) if 0 in kinds else b""
+        binary = message.frame(binary=True) if BINARY in kinds else b""
+        self._links = links
+        self._text = text or binary
+        self._binary = binary or text
+        self._at = 0
+
+    def __call__(self, until: float) -> bool:
+        links, text, binary = self._links, self._text, self._binary
+        while self._at < len(links):
+            for link in links[self._at : self._at + _CHUNK]:
+                flags = link.flags
+                if not flags & (CLOSE_SENT | GONE):
+                    link.send(binary if flags & BINARY else text)
+            self._at += _CHUNK
+            if perf_counter() > until:
+                break
+        return self._at >= len(links)

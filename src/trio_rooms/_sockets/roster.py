@@ -1,0 +1,275 @@
+"""The record of each socket, and those of one room together: all that there is of a room that sleeps.
+
+Both exist in great numbers while nothing happens, so each field is a field of all of them:
+what most have nothing of is None and not an empty container, and what exists for a moment only
+is in an object that does, too.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import attrs
+
+from trio_rooms._wire import frames
+
+from .flags import GONE, UNGREETED, UNREPORTED
+from .pollers import Poller
+from .unfinished import Output, Unfinished
+
+__all__ = [
+    "MOST_DESCRIPTORS",
+    "Connected",
+    "Disconnected",
+    "Inbox",
+    "Link",
+    "LinkOwner",
+    "Roster",
+    "SocketEvent",
+]
+
+MOST_DESCRIPTORS: Final = (1 << 20) - 1
+"""The highest descriptor of a socket. Linux has no higher ones unless fs.nr_open was raised."""
+
+
+class LinkOwner(Protocol):
+    """What a link asks of whoever holds it: the hub."""
+
+    backlog: int
+    """Bytes that may wait for a connection before it is a slow consumer."""
+    poller: Poller
+    """What watches descriptors."""
+
+    def data_received(self, link: Link, data: bytes) -> None:
+        """Bytes came."""
+
+    def message_received(self, link: Link, message: frames.Received) -> None:
+        """A message, or another thing that frames carry, came."""
+
+    def connection_lost(self, link: Link) -> None:
+        """The other side is gone, with or without a closing handshake. A second call does nothing."""
+
+    def slow_consumer(self, link: Link) -> None:
+        """More than the backlog waits for a connection; what waited was dropped."""
+
+    def release(self, link: Link) -> None:
+        """The link has let go of its transport. To be called once."""
+
+
+class Link(abc.ABC):
+    """What is known of one socket. Everything here survives hibernation.
+
+    Args:
+        number: its id, see `SocketHub.new_id`.
+        roster: the room that it belongs to.
+        attachment: what the application knows of it, as CBOR; None for None.
+        flags: `BINARY` or 0 at first; see `flags`.
+    """
+
+    __slots__ = ("attachment", "channels", "flags", "id", "roster", "unfinished")
+
+    def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int) -> None:
+        self.id = number
+        self.roster = roster
+        self.attachment = attachment
+        self.channels: tuple[str, ...] = ()
+        self.unfinished: Unfinished | None = None
+        self.flags = flags
+
+    @property
+    def partial(self) -> frames.Partial | None:
+        """What has come of an unfinished message."""
+        unfinished = self.unfinished
+        return None if unfinished is None else unfinished.partial
+
+    @partial.setter
+    def partial(self, partial: frames.Partial | None) -> None:
+        self._keep(partial, self.output)
+
+    @property
+    def output(self) -> Output | None:
+        """What waits for the kernel."""
+        unfinished = self.unfinished
+        return None if unfinished is None else unfinished.output
+
+    @output.setter
+    def output(self, output: Output | None) -> None:
+        self._keep(self.partial, output)
+
+    def _keep(self, partial: frames.Partial | None, output: Output | None) -> None:
+        idle = partial is None and output is None
+        self.unfinished = None if idle else Unfinished(partial, output)
+
+    def stop_reporting(self) -> None:
+        """Tell nobody when the connection ends: the room that it was in is no more."""
+        self.flags |= UNREPORTED
+
+    @abc.abstractmethod
+    def send(self, frame: bytes) -> None:
+        """Send a whole frame, after everything sent before. Never blocks, never raises."""
+
+    @abc.abstractmethod
+    def send_eof(self) -> None:
+        """Send nothing after what was sent; the other side is told that nothing follows."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """Let go of the transport at once. A second call does nothing."""
+
+    @abc.abstractmethod
+    def pause_reading(self) -> None:
+        """Read nothing until `resume_reading`."""
+
+    @abc.abstractmethod
+    def resume_reading(self) -> None:
+        """Read again."""
+
+    @property
+    @abc.abstractmethod
+    def unsent(self) -> int:
+        """Bytes that were sent and that the kernel has not taken."""
+
+
+@attrs.frozen
+class Connected:
+    """A socket was opened to the room."""
+
+    link: Link
+
+
+@attrs.frozen
+class Disconnected:
+    """A socket of the room is gone."""
+
+    link: Link
+    code: int
+    reason: str
+    clean: bool
+
+
+SocketEvent = tuple[Link, str | bytes] | Connected | Disconnected
+"""What happens on the sockets of a room.
+
+A message, which is nearly all of it, is a bare tuple of the link and the message, because an
+object for each would cost a tenth of what handling it does.
+"""
+
+
+class Inbox(Protocol):
+    """Where what happens on the sockets of an awake room goes."""
+
+    def post(self, mail: SocketEvent) -> bool:
+        """Take it; False asks to be spared for a while."""
+
+
+class Roster:
+    """The connections of one room, and what the hub has still to do for them.
+
+    Args:
+        hub: who holds the sockets.
+        key: the room's.
+        auto_respond: frames that are the answers to messages which need no room.
+        greets: whether the room has something to say to a connection before anything else is
+            said to it.
+    """
+
+    __slots__ = (
+        "asleep_since",
+        "auto_respond",
+        "channels",
+        "departed",
+        "greets",
+        "hub",
+        "inbox",
+        "jobs",
+        "key",
+        "links",
+        "paused",
+        "ungreeted",
+    )
+
+    def __init__(
+        self, hub: LinkOwner, key: str, auto_respond: Mapping[str | bytes, bytes], *, greets: bool
+    ) -> None:
+        self.hub = hub
+        self.key = key
+        self.auto_respond = auto_respond
+        self.greets = greets
+        self.ungreeted = 0
+        """Connections that wait to be greeted."""
+        self.links: dict[int, Link] = {}
+        self.channels: dict[str, dict[int, Link]] | None = None
+        self.departed: list[Disconnected] | None = None
+        """Who went away while the room slept; the supervisor's to keep."""
+        self.jobs: deque[Callable[[float], bool]] | None = None
+        """Output that has still to be written, in order; the fan-out's to keep."""
+        self.paused: list[Link] | None = None
+        """Who is not read from until the room has caught up; the hub's to keep."""
+        self.inbox: Inbox | None = None
+        """Where its mail goes while it is awake; the supervisor's to set."""
+        self.asleep_since: float | None = None
+        """When it fell asleep, on Trio's clock, if that was in this process; the supervisor's to set."""
+
+    def resume_reading(self) -> None:
+        """Read again from those who were too fast for the room."""
+        paused, self.paused = self.paused, None
+        for link in paused or ():
+            if not link.flags & GONE:
+                link.resume_reading()
+
+    def note_departure(self, departure: Disconnected) -> list[Disconnected]:
+        """Keep a departure until the room is awake to hear of it; returns all that are kept."""
+        if self.departed is None:
+            self.departed = []
+        self.departed.append(departure)
+        return self.departed
+
+    def greeted(self, link: Link) -> None:
+        """What is said to everybody is said to this connection too from now on."""
+        if link.flags & UNGREETED:
+            link.flags &= ~UNGREETED
+            self.ungreeted -= 1
+
+    def join(self, link: Link, channel: str) -> None:
+        """Put a link into a channel; nothing where it is in it, or has left the room."""
+        if link.id in self.links and channel not in link.channels:
+            link.channels = (*link.channels, channel)
+            if self.channels is None:
+                self.channels = {}
+            self.channels.setdefault(channel, {})[link.id] = link
+
+    def leave(self, link: Link, channel: str) -> None:
+        """Take a link out of a channel; nothing where it is not in it."""
+        if channel in link.channels:
+            link.channels = tuple(name for name in link.channels if name != channel)
+            self._forget_member(link, channel)
+
+    def remove(self, link: Link) -> bool:
+        """Take a link out of the room and of its channels, whose names it keeps; False where it has left."""
+        if self.links.pop(link.id, None) is None:
+            return False
+        self.greeted(link)
+        for channel in link.channels:
+            self._forget_member(link, channel)
+        return True
+
+    def _forget_member(self, link: Link, channel: str) -> None:
+        if self.channels is not None and channel in self.channels:
+            self.channels[channel].pop(link.id, None)
+            if not self.channels[channel]:
+                del self.channels[channel]
+
+    def members(self, channel: str | None, exclude: frozenset[int] = frozenset()) -> list[Link]:
+        """Whom a message to everybody, or to a channel, goes to now, as a list of its own."""
+        group = self.links if channel is None else (self.channels or {}).get(channel)
+        if not group:
+            return []
+        links = list(group.values())
+        if exclude:
+            links = [link for link in links if link.id not in exclude]
+        if self.ungreeted:
+            links = [link for link in links if not link.flags & UNGREETED]
+        return links
