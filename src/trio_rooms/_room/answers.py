@@ -10,14 +10,18 @@ __all__ = ["Answer"]
 
 
 class Answer:
-    """Settled once, with a value or an error; whoever asked may have stopped waiting."""
+    """Settled once, with a value or an error; whoever asked may have stopped waiting.
 
-    __slots__ = ("_error", "_settled", "_value")
+    An error is kept only until it is raised: its traceback has frames that have this answer.
+    """
+
+    __slots__ = ("_abandoned", "_error", "_settled", "_value")
 
     def __init__(self) -> None:
         self._settled = trio.Event()
         self._value: Any = None
         self._error: Exception | None = None
+        self._abandoned = False
 
     def succeed(self, value: Any) -> None:
         """Answer; nothing where it is answered already."""
@@ -28,16 +32,25 @@ class Answer:
     def fail(self, error: Exception) -> None:
         """Answer with an error; nothing where it is answered already."""
         if not self._settled.is_set():
-            self._error = error
+            if not self._abandoned:
+                self._error = error
             self._settled.set()
 
     async def wait(self) -> Any:
-        """The value, once there is one. A cancel only stops the waiting.
+        """The value, once there is one; to be called once. A cancel only stops the waiting.
 
         Raises:
             Exception: what it failed with.
         """
-        await self._settled.wait()
-        if self._error is not None:
-            raise self._error
+        try:
+            await self._settled.wait()
+        except trio.Cancelled:
+            self._abandoned, self._error = True, None
+            raise
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
         return self._value

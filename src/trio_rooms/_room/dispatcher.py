@@ -129,9 +129,7 @@ class Dispatcher:
             self._members.settle_quietly()
             mail.answer.fail(error)
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
-            failure = HandlerFailed(self._shared.key, mail.event)
-            failure.__cause__ = error
-            mail.answer.fail(failure)
+            mail.answer.fail(_handler_failed(self._shared.key, mail.event, error))
             await self.failed(self._members.own, mail.event, error)
 
     async def _connected(self, link: Link) -> None:
@@ -191,6 +189,16 @@ def _send_error(shared: Shared, link: Link, number: int | None, code: str, messa
         logger.exception("room %s: the error %r cannot be sent", shared.key, code)
         answer = envelope.refuse(number, "internal_error", "the room could not handle this")
         shared.output.send(link, answer)
+
+
+def _handler_failed(key: str, event: str, error: Exception) -> HandlerFailed:
+    """What the caller of a handler that raised is told.
+
+    Made where no frame of the error's traceback has it, which would be a cycle.
+    """
+    failure = HandlerFailed(key, event)
+    failure.__cause__ = error
+    return failure
 
 
 def disconnect_of(mail: Disconnected) -> Disconnect:
