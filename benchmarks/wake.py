@@ -14,6 +14,7 @@ import attrs
 from benchmarks.suite import disk, stored
 from benchmarks.suite.load import Load
 from benchmarks.suite.numbers import median, percentile
+from benchmarks.suite.processes import cpu_seconds, memory
 from benchmarks.suite.report import Entrant, Run
 from benchmarks.suite.sleepers import Sleepers
 from benchmarks.suite.tables import Column, Group, Table
@@ -57,6 +58,22 @@ class Rooms:
 SIZES: Final = [Rooms(0), Rooms(4 * 1024), Rooms(100 * 1024)]
 
 
+@attrs.frozen
+class Crowd:
+    """Many rooms without state, with one way or another of running the garbage collector."""
+
+    name: str
+    group: Group
+    options: tuple[str, ...]
+    absent: str = ""
+
+
+CROWDS: Final = [
+    Crowd("collector as the command runs it", "ours", ()),
+    Crowd("collector as Python runs it", "limit", ("python",)),
+]
+
+
 def run(run: Run) -> None:
     """Measure each size of state."""
     sockets = run.connections(10_000, quick=200)
@@ -83,6 +100,19 @@ def run(run: Run) -> None:
         drawn="p50",
         note="Both are parked while the room sleeps.",
     )
+    crowd = run.table(
+        "crowd",
+        f"{sockets:,} rooms without state are spoken to at once, and stay awake",
+        [
+            Column("seconds", "all have answered", unit="s", better="low"),
+            Column("cpu", "processor time", unit="s", better="low"),
+            Column("stop", "longest stop by the garbage collector", unit="ms", better="low"),
+            Column("stops", "all its stops", unit="s", better="low"),
+            Column("kept", "memory for each awake room", unit="KiB", better="low"),
+        ],
+        drawn="stop",
+        note="While the collector looks at the objects of the program, nothing else happens in it.",
+    )
     run.remark(
         "The state is that of the chat example: an attrs class with a list of lines, each an attrs class "
         "with user, text and time."
@@ -97,6 +127,9 @@ def run(run: Run) -> None:
                 _tell(run, storm, rooms, awake, *_storms(run, rooms, sleepers, load, count))
                 heard = _recipients(run, rooms, sleepers, load, sockets, samples)
                 _tell(run, recipient, rooms, awake, *heard)
+        for way in run.each(CROWDS, crowd):
+            with run.attempt(way), disk.folder(folder) as data:
+                _crowd(run, crowd, way, data, sockets)
 
 
 @contextlib.contextmanager
@@ -161,6 +194,26 @@ def _recipients(
         awake.append(load.ask(members[number][0], PAYLOAD, members[number][1]))
         sleepers.sleep("pair", range(number, number + 1))
     return asleep, awake
+
+
+def _crowd(run: Run, table: Table, way: Crowd, data: Path, count: int) -> None:
+    """Wake all rooms of a server at once, while the collector runs in one way or the other."""
+    run.progress(f"{way.name}: {count:,} rooms", 0.1)
+    stored.write(data, 0, chat=count)
+    with Sleepers(data, "benchmarks.servers.sleepers", *way.options) as sleepers, Load() as load:
+        load.open(sleepers.port, "/chat/{n}", rooms=count, count=count)
+        load.ask(0, PAYLOAD)
+        before = memory(sleepers.process.pid).anonymous
+        load.storm(range(1, count), PAYLOAD)
+        kept = (memory(sleepers.process.pid).anonymous - before) / (count - 1)
+        # Once more, so that nothing is measured that happens to the first rooms alone.
+        sleepers.sleep("chat", range(count))
+        sleepers.stops()
+        spent = cpu_seconds(sleepers.process.pid)
+        seconds = max(load.storm(range(count), PAYLOAD).latencies)
+        spent = cpu_seconds(sleepers.process.pid) - spent
+        longest, together = sleepers.stops()
+    run.measured(table, way, seconds=seconds, cpu=spent, stop=longest, stops=together, kept=kept)
 
 
 def _tell(

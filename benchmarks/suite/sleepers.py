@@ -56,3 +56,9 @@ class Sleepers:
         slept = self.process.line(_PATIENCE)
         if slept != str(len(numbers)):
             raise self.process.failure(f"put {slept} rooms to sleep that were to be {len(numbers)}")
+
+    def stops(self) -> tuple[float, float]:
+        """Seconds for which its garbage collector stopped it since this was last asked: at most, in all."""
+        self.process.write("stops")
+        longest, together = self.process.line(_PATIENCE).split()
+        return float(longest), float(together)
