@@ -3,8 +3,8 @@
     python -m benchmarks.servers.sleepers DIRECTORY [python]
 
 A line on its standard input says which: ``sleep NAME FIRST END``, all at once the rooms ``NAME/FIRST`` up to
-but not including ``NAME/END``. It answers with how many of them sleep then. Asked for ``stops`` it says for how
-many seconds the garbage collector has stopped it since it was last asked, at most and in all.
+but not including ``NAME/END``. It answers with how many of them sleep then. Asked for ``stops`` it says for
+how many seconds the garbage collector has stopped it since it was last asked, at most and in all.
 
 The collector has the thresholds that a server of the command has; or those of Python, where it is told so.
 """

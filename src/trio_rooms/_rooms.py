@@ -145,7 +145,7 @@ class Rooms:
 
         For applications with a trio-websocket server of their own. Its connection keeps the
         task and the buffers that trio-websocket gives it, so it does not park as cheaply
-        as one that `serve` accepted.
+        as one that `serve` accepted. Cancelled, the connection is dropped, and the room is told.
 
         Args:
             request: what trio-websocket gives its handler; neither accepted nor rejected yet.
@@ -197,7 +197,19 @@ class Rooms:
     ) -> None:
         """Let a stream into a room that speaks WebSocket frames, after its handshake, until it ends.
 
-        For transports that are no sockets: memory streams in tests, tunnels.
+        For transports that are no sockets: memory streams in tests, tunnels. The stream is closed
+        at the end. Cancelled, the connection is dropped, and the room is told.
+
+        Args:
+            stream: what the frames of a client come from; the handshake is over.
+            name: the name of the room's definition.
+            id: which room of that name.
+            attachment: what is known of the connection.
+
+        Raises:
+            UnknownRoom: as `get`.
+            RoomsClosed: the rooms are closing.
+            AttachmentError: the attachment is too big or not CBOR-able.
         """
         try:
             self._check_open()
@@ -236,6 +248,11 @@ class Rooms:
 
         Bounded by the ``stop_timeout`` of `open_rooms`. The end of `open_rooms`'s block
         does it, with 1001; call it to close with another code. A second call waits for the first.
+        A cancellation does not shorten it.
+
+        Args:
+            code: what connections are closed with, as `Connection.close` takes it.
+            reason: at most 123 bytes of UTF-8; the rest is cut off.
         """
         if self._closing:
             await self._closed.wait()

@@ -187,7 +187,7 @@ class Saver:
 
     def _wanted(self, at_once: bool) -> None:
         """There is something to save, or so much that it should not wait."""
-        if at_once:
+        if at_once and self._active:
             self._spawn(self._save_in_background)
         else:
             # Half the interval, so that the commit is done when all of it is over.
