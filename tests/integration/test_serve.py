@@ -309,13 +309,18 @@ def test_chat_refuses_a_line(serve: Serve, text: str) -> None:
         assert say(ada, "well")["data"] == 1
 
 
+@pytest.fixture(scope="module")
+def chats(serve_all: Serve) -> str:
+    """The address of the chat."""
+    return serve_all("examples/chat.py").url
+
+
 @pytest.mark.parametrize("query", ["", "?user=", "?user=%20%09", f"?user={'x' * 41}", "?name=Ada"])
-def test_chat_refuses_a_name(serve: Serve, query: str) -> None:
+def test_chat_refuses_a_name(chats: str, query: str) -> None:
     """Who does not say who they are is answered with 401 and what is missing."""
-    served = serve("examples/chat.py")
     with (
         pytest.raises(websockets.exceptions.InvalidStatus) as refused,
-        connect(f"{served.url}/chat/lobby{query}"),
+        connect(f"{chats}/chat/lobby{query}"),
     ):
         pass
     assert refused.value.response.status_code == 401
