@@ -152,14 +152,14 @@ def tail(log: str | Path) -> str:
     return "".join(f"\n    {line}" for line in lines)
 
 
-def kosoku(url: str, cases: Sequence[str], reports: Path, timeout: float, at_once: int) -> list[Result]:
-    """Run cases with kosoku, several at once if so wanted.
+def kosoku(url: str, cases: Sequence[str], reports: Path, timeout: float) -> list[Result]:
+    """Run cases with kosoku, one at a time: with several, the room has less time to sleep.
 
     Raises:
         Broken: it does not end in time, or reports nothing.
     """
     include = [argument for case in cases for argument in ("--include", case)]
-    command: Command = [SCRIPTS / "kosoku", url, "--parallelism", str(at_once), "--outdir", reports, *include]
+    command: Command = [SCRIPTS / "kosoku", url, "--parallelism", "1", "--outdir", reports, *include]
     return run_suite(command, cases, reports, timeout)
 
 
@@ -260,7 +260,7 @@ def order(result: Result) -> list[int]:
 
 
 def run_all(
-    idle_timeout: float, cases: Sequence[str], reports: Path, *, use_original: bool = False, at_once: int = 1
+    idle_timeout: float, cases: Sequence[str], reports: Path, *, use_original: bool = False
 ) -> list[Result]:
     """Run the given cases, or else all, against one server; print a line for each group.
 
@@ -271,10 +271,8 @@ def run_all(
     def run(name: str, wanted: Sequence[str], timeout: float) -> list[Result]:
         start = time.monotonic()
         folder = reports / name.partition(" ")[0]
-        if use_original:
-            results = original(url, wanted, folder, timeout)
-        else:
-            results = kosoku(url, wanted, folder, timeout, at_once)
+        suite = original if use_original else kosoku
+        results = suite(url, wanted, folder, timeout)
         behaviors = collections.Counter(result.behavior for result in results if result.passed)
         behaviors["FAILED"] = sum(not result.passed for result in results)
         summary = ", ".join(f"{count} {behavior}" for behavior, count in behaviors.items() if count)
@@ -300,11 +298,6 @@ def main() -> int:
         description="Run the cases of the Autobahn test suite against the echo example.",
     )
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="run eight cases at once: half the time, but the room sleeps less",
-    )
-    parser.add_argument(
         "--original",
         action="store_true",
         help="use the original suite, which needs a Python 2.7, and not kosoku",
@@ -318,8 +311,6 @@ def main() -> int:
     )
     parser.add_argument("case", nargs="*", help="only these cases, as in 7.1.5 or '9.*' (default: all)")
     options = parser.parse_args()
-    if options.quick and options.original:
-        parser.error("the original suite runs one case at a time: --quick and --original exclude each other")
 
     # So that the server is ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -329,13 +320,7 @@ def main() -> int:
         print(f"room falls asleep after {idle_timeout:g} s:", flush=True)
         reports = REPORTS / f"{idle_timeout:g}"
         try:
-            results = run_all(
-                idle_timeout,
-                options.case,
-                reports,
-                use_original=options.original,
-                at_once=8 if options.quick else 1,
-            )
+            results = run_all(idle_timeout, options.case, reports, use_original=options.original)
         except Broken as problem:
             print(f"    {problem}")
             failed += 1

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,24 @@ class Served:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """``serve("examples/echo.py", "--idle-timeout", "1")`` returns when it listens; on a free port."""
+    with _servers(tmp_path) as serve:
+        yield serve
+
+
+@pytest.fixture(scope="module")
+def serve_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """The same for servers that the tests of a module share, each with rooms of its own."""
+    with _servers(tmp_path_factory.mktemp("servers")) as serve:
+        yield serve
+
+
+@contextmanager
+def _servers(folder: Path) -> Iterator[Callable[..., Served]]:
+    """Starts servers, and ends those that still run; their logs are in a folder."""
     started: list[subprocess.Popen[str]] = []
 
     def serve(target: str | Path, *options: str | Path) -> Served:
-        log = tmp_path / f"server-{len(started)}.log"
+        log = folder / f"server-{len(started)}.log"
         port = [] if "--port" in options else ["--port", "0"]
         with log.open("w") as errors:
             process = subprocess.Popen(
@@ -91,10 +106,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
             pytest.fail(f"it said {line!r} and ended with {process.wait(TIMEOUT)}:\n{log.read_text()}")
         return Served(process, line, log)
 
-    yield serve
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    try:
+        yield serve
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()

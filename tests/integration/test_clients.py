@@ -282,6 +282,12 @@ def test_echo(client: str, serve: Serve) -> None:
     assert served.stop() == 0
 
 
+@pytest.fixture(scope="module")
+def counter(serve_all: Serve) -> str:
+    """The address of the counters."""
+    return f"{serve_all('examples/counter.py').url}/counter"
+
+
 async def use_counter_in_json(connect: Connect, url: str) -> None:
     """Count, and be refused."""
     async with connect(url) as socket:
@@ -296,9 +302,9 @@ async def use_counter_in_json(connect: Connect, url: str) -> None:
         assert await socket.close(1000) == 1000
 
 
-def test_counter_in_json(client: str, serve: Serve) -> None:
+def test_counter_in_json(client: str, counter: str) -> None:
     """A client without a subprotocol speaks JSON in text frames."""
-    run(client, use_counter_in_json, f"{serve('examples/counter.py').url}/counter/json")
+    run(client, use_counter_in_json, f"{counter}/{client}%20json")
 
 
 async def use_counter_in_cbor(connect: Connect, url: str) -> None:
@@ -319,9 +325,9 @@ def binary(message: str | bytes) -> bytes:
     return message
 
 
-def test_counter_in_cbor(client: str, serve: Serve) -> None:
+def test_counter_in_cbor(client: str, counter: str) -> None:
     """A client that negotiates the CBOR subprotocol is spoken to in CBOR from the first message on."""
-    run(client, use_counter_in_cbor, f"{serve('examples/counter.py').url}/counter/cbor")
+    run(client, use_counter_in_cbor, f"{counter}/{client}%20cbor")
 
 
 async def see_restart(connect: Connect, served: Served) -> None:

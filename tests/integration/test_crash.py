@@ -22,10 +22,31 @@ from tests.integration.soak_client import open_client
 from tests.raw import CLOSE, TEXT, Client, frame
 
 Serve = Callable[..., Served]
-INTERVAL = 1.0
-"""The default of ``--snapshot-interval``."""
+LONG = (pytest.mark.long, pytest.mark.timeout(600))
+pytestmark = pytest.mark.timeout(120)
 WINDOW = 8
 """Messages on their way at once, where a load does not pause."""
+
+
+@attrs.frozen
+class Saving:
+    """How often a server saves, and what a kill may then cost."""
+
+    interval: float
+    """The ``--snapshot-interval`` in seconds."""
+    age: float
+    """Seconds before a kill: nothing older may be lost. More than the interval where other tests disturb."""
+
+    @property
+    def options(self) -> tuple[str, str]:
+        """What the server is started with."""
+        return "--snapshot-interval", str(self.interval)
+
+
+DEFAULT = Saving(1.0, 1.0)
+OFTEN = Saving(0.1, 0.5)
+CROWD = Saving(0.25, 1.0)
+"""For a hundred rooms and more: if each saved more often, they would do little else."""
 
 
 @attrs.define(eq=False)
@@ -78,7 +99,7 @@ class Load:
         self.answers.append((time.monotonic(), value))
         assert value == self.waiting.pop(0), f"counter {self.id} says {value}"
 
-    def check(self, value: int, killed: float, age: float = INTERVAL) -> float:
+    def check(self, value: int, killed: float, age: float) -> float:
         """Compare a value with what it was when the server was killed; returns how old what is lost was.
 
         Begins anew from this value.
@@ -124,10 +145,11 @@ async def load(
     served: Served,
     loads: Iterable[Load],
     end: Callable[[], Any],
+    saving: Saving,
     *,
     pauses: tuple[float, float] | None = None,
 ) -> float:
-    """Put load on a server for as long as is good for the test, and end it; returns when that was."""
+    """Put load on a server until it must have saved some of it, and end it; returns when that was."""
     start = trio.Event()
     with trio.fail_after(TIMEOUT):
         async with trio.open_nursery() as nursery:
@@ -135,7 +157,7 @@ async def load(
                 for one in loads:
                     opening.start_soon(nursery.start, one.run, served.port, pauses, start)
             start.set()
-            await trio.sleep(random.uniform(INTERVAL + 0.3, INTERVAL + 1))
+            await trio.sleep(random.uniform(saving.age + 0.1, saving.age + 0.6))
             killed = time.monotonic()
             end()
             # The loads end with their connections.
@@ -143,12 +165,12 @@ async def load(
     return killed
 
 
-async def check(served: Served, loads: Iterable[Load], killed: float) -> float:
+async def check(served: Served, loads: Iterable[Load], killed: float, saving: Saving) -> float:
     """Check the value of every counter; returns the age of the oldest change that was lost, in seconds."""
     losses = []
 
     async def check_one(one: Load) -> None:
-        losses.append(one.check(await add(served.port, one.id, 0), killed))
+        losses.append(one.check(await add(served.port, one.id, 0), killed, saving.age))
 
     with trio.fail_after(TIMEOUT):
         async with trio.open_nursery() as nursery:
@@ -157,16 +179,23 @@ async def check(served: Served, loads: Iterable[Load], killed: float) -> float:
     return max(losses)
 
 
+ASLEEP = ("--idle-timeout", "0.05")
+PAUSES = (0.03, 0.3)
+
+
 @pytest.mark.parametrize(
-    ("kills", "counters", "options", "pauses"),
+    ("saving", "kills", "counters", "options", "pauses"),
     [
-        pytest.param(50, 8, (), None, id="busy", marks=pytest.mark.slow),
-        pytest.param(10, 200, ("--idle-timeout", "0.05"), (0.03, 0.3), id="falling asleep"),
+        pytest.param(OFTEN, 8, 8, (), None, id="busy"),
+        pytest.param(CROWD, 5, 200, ASLEEP, PAUSES, id="falling asleep"),
+        pytest.param(DEFAULT, 50, 8, (), None, id="busy for long", marks=LONG),
+        pytest.param(DEFAULT, 10, 200, ASLEEP, PAUSES, id="falling asleep for long", marks=LONG),
     ],
 )
 async def test_kill(
     serve: Serve,
     tmp_path: Path,
+    saving: Saving,
     kills: int,
     counters: int,
     options: tuple[str, ...],
@@ -174,13 +203,14 @@ async def test_kill(
 ) -> None:
     """After each kill -9 a room has a value that it had, with everything older than the interval in it."""
     loads = [Load(str(number)) for number in range(counters)]
-    served = serve("examples/counter.py", "--data", tmp_path / "data", *options)
+    command = ("examples/counter.py", "--data", tmp_path / "data", *saving.options, *options)
+    served = serve(*command)
     answers, losses = 0, []
     for _ in range(kills):
-        killed = await load(served, loads, served.process.kill, pauses=pauses)
+        killed = await load(served, loads, served.process.kill, saving, pauses=pauses)
         answers += sum(len(one.answers) for one in loads)
-        served = serve("examples/counter.py", "--data", tmp_path / "data", *options)
-        losses.append(await check(served, loads, killed))
+        served = serve(*command)
+        losses.append(await check(served, loads, killed, saving))
     print(f"{kills} kills, {answers} answers, lost at most the last {max(losses):.3f} s")
     assert answers > kills * counters
     assert served.stop() == 0
@@ -189,11 +219,11 @@ async def test_kill(
 async def test_kill_at_start(serve: Serve, tmp_path: Path) -> None:
     """A server that is killed while it starts, with a crash to recover from, costs nothing more."""
     loads = [Load(str(number)) for number in range(8)]
-    data = tmp_path / "data"
+    options = ("--data", tmp_path / "data", *OFTEN.options)
     began = time.monotonic()
-    served = serve("examples/counter.py", "--data", data)
+    served = serve("examples/counter.py", *options)
     took = time.monotonic() - began
-    killed = await load(served, loads, served.process.kill)
+    killed = await load(served, loads, served.process.kill, OFTEN)
     command: list[str | Path] = [
         sys.executable,
         "-m",
@@ -202,8 +232,7 @@ async def test_kill_at_start(serve: Serve, tmp_path: Path) -> None:
         "examples/counter.py",
         "--port",
         "0",
-        "--data",
-        data,
+        *options,
     ]
     for number in range(8):
         started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -211,15 +240,16 @@ async def test_kill_at_start(serve: Serve, tmp_path: Path) -> None:
         time.sleep(took * (0.6 + 0.05 * number))
         started.kill()
         started.wait(TIMEOUT)
-    served = serve("examples/counter.py", "--data", data)
-    await check(served, loads, killed)
+    served = serve("examples/counter.py", *options)
+    await check(served, loads, killed, OFTEN)
 
 
 async def test_kill_while_it_stops(serve: Serve, tmp_path: Path) -> None:
     """A graceful stop that is cut short loses no more than a kill, and one that is not loses nothing."""
     loads = [Load(str(number)) for number in range(100)]
     ends = []
-    served = serve("examples/counter.py", "--data", tmp_path / "data")
+    options = ("--data", tmp_path / "data", *CROWD.options)
+    served = serve("examples/counter.py", *options)
     for patience in (0, 0.01, 0.03, TIMEOUT):
 
         def end(process: subprocess.Popen[str] = served.process, patience: float = patience) -> None:
@@ -228,12 +258,13 @@ async def test_kill_while_it_stops(serve: Serve, tmp_path: Path) -> None:
                 time.sleep(patience)
                 process.kill()
 
-        killed = await load(served, loads, end)
+        killed = await load(served, loads, end, CROWD)
         ends.append(served.process.returncode)
         if ends[-1] == 0:
-            killed = time.monotonic() + INTERVAL
-        served = serve("examples/counter.py", "--data", tmp_path / "data")
-        await check(served, loads, killed)
+            # All of it is old enough: nothing may be lost.
+            killed = time.monotonic() + CROWD.age
+        served = serve("examples/counter.py", *options)
+        await check(served, loads, killed, CROWD)
     print(ends)
     assert ends[0] == -signal.SIGKILL
     assert ends[-1] == 0

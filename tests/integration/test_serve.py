@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,27 +205,33 @@ def first_privileged_port() -> int:
     return int(limit.read_text()) - 1
 
 
-def test_privileged_port(tmp_path: Path) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder in which every user can read, which one of ``tmp_path`` is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_privileged_port(open_folder: Path) -> None:
     """A port that needs a privilege is refused with what to do."""
-    done = as_nobody("serve", served_module(tmp_path), "--port", str(first_privileged_port()))
+    done = as_nobody("serve", served_module(open_folder), "--port", str(first_privileged_port()))
     assert done.returncode == 1, done.stderr
     assert "give a --port from 1024 on" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def served_module(tmp_path: Path) -> Path:
-    """A module that every user can read."""
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
-    file = tmp_path / "readable.py"
+def served_module(folder: Path) -> Path:
+    """A module with a room."""
+    file = folder / "readable.py"
     file.write_text('from trio_rooms import Room\nroom = Room("x")\n')
     return file
 
 
-def test_data_not_writable(tmp_path: Path) -> None:
+def test_data_not_writable(open_folder: Path) -> None:
     """A data folder that cannot be written is refused with what to do."""
-    module = served_module(tmp_path)
-    data = tmp_path / "data"
+    module = served_module(open_folder)
+    data = open_folder / "data"
     data.mkdir()
     data.chmod(0o555)
     done = as_nobody("serve", module, "--port", "0", "--data", data)
@@ -302,13 +309,18 @@ def test_chat_refuses_a_line(serve: Serve, text: str) -> None:
         assert say(ada, "well")["data"] == 1
 
 
+@pytest.fixture(scope="module")
+def chats(serve_all: Serve) -> str:
+    """The address of the chat."""
+    return serve_all("examples/chat.py").url
+
+
 @pytest.mark.parametrize("query", ["", "?user=", "?user=%20%09", f"?user={'x' * 41}", "?name=Ada"])
-def test_chat_refuses_a_name(serve: Serve, query: str) -> None:
+def test_chat_refuses_a_name(chats: str, query: str) -> None:
     """Who does not say who they are is answered with 401 and what is missing."""
-    served = serve("examples/chat.py")
     with (
         pytest.raises(websockets.exceptions.InvalidStatus) as refused,
-        connect(f"{served.url}/chat/lobby{query}"),
+        connect(f"{chats}/chat/lobby{query}"),
     ):
         pass
     assert refused.value.response.status_code == 401

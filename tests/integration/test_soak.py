@@ -36,7 +36,10 @@ async def all_asleep(served: Served) -> Any:
 
 @pytest.mark.parametrize(
     ("rooms", "members", "rounds"),
-    [pytest.param(100, 10, 8, id="short"), pytest.param(100, 10, 80, id="minute", marks=pytest.mark.slow)],
+    [
+        pytest.param(100, 10, 8, id="short", marks=pytest.mark.timeout(120)),
+        pytest.param(100, 10, 80, id="minute", marks=(pytest.mark.long, pytest.mark.timeout(300))),
+    ],
 )
 async def test_soak(serve: Serve, tmp_path: Path, rooms: int, members: int, rounds: int) -> None:
     """Every message is handled once, heard once by all in order, and survives thousands of sleeps."""

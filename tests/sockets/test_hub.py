@@ -560,19 +560,16 @@ async def test_others_have_their_turn_while_many_flood() -> None:
     async with bench() as made:
         each = frame(TEXT, b"x") * 20_000
         clients = [made.client()[0] for _ in range(20)]
-        sent = 0
+        sent = 20_000 * len(clients)
         steps: list[int] = []
 
         async def push(client: socket.socket) -> None:
-            nonlocal sent
-            sent += 20_000
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
             await stream.send_all(each)
 
         async with trio.open_nursery() as nursery:
             for client in clients:
                 nursery.start_soon(push, client)
-            await trio.lowlevel.checkpoint()
             before = 0
             while before < sent:
                 await trio.lowlevel.checkpoint()
