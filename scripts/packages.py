@@ -1,9 +1,9 @@
-"""The packages of trio_rooms, from the top down: what each is for, and what it imports.
+"""The packages of trio_rooms: what each is for, its modules, and which imports which.
 
     python scripts/packages.py
 
-Both are read from the code: the rule of a package is the first line of its docstring, its
-place is that in the contract which `lint-imports` checks. docs/architecture.md has what this
+All of it is read from the code: the rule of a package is the first line of its docstring, its
+place is that in the contract which import-linter checks. docs/architecture.md has what this
 prints, and a test compares them.
 """
 
@@ -19,68 +19,69 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = ROOT / "src/trio_rooms"
 
 
-def layers() -> list[str]:
-    """The parts of the package, from the top down."""
+def packages() -> list[str]:
+    """The packages, and the modules beside them, from the bottom up."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    found: list[str] = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
-    return [part.strip() for layer in found for part in layer.split("|") if part.strip() != "__main__"]
+    layers: list[str] = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    found = [name.strip() for layer in reversed(layers) for name in layer.split("|")]
+    return [name for name in found if name != "__main__"]
 
 
-def modules(part: str) -> list[Path]:
-    """The files of one part, in the order of their names."""
-    folder = PACKAGE / part
-    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
+def files(name: str) -> list[Path]:
+    """The files of one package, in the order of their names."""
+    folder = PACKAGE / name
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{name}.py"]
 
 
-def rule(part: str) -> str:
-    """What one part is for, in a line."""
-    folder = PACKAGE / part
-    tree = ast.parse((folder / "__init__.py" if folder.is_dir() else modules(part)[0]).read_text())
-    return (ast.get_docstring(tree) or "").partition("\n")[0]
+def rule(name: str) -> str:
+    """What one package is for, in a line."""
+    folder = PACKAGE / name
+    file = folder / "__init__.py" if folder.is_dir() else PACKAGE / f"{name}.py"
+    docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+    return docstring.partition("\n")[0].replace("``", "`")
 
 
-def imports(part: str) -> set[str]:
-    """The parts that one part imports, by type checkers' imports too."""
-    return {name for path in modules(part) for name in _imported(path, part)} - {part, ""}
+def modules(name: str) -> str:
+    """The modules of one package; a package in it is named as a folder."""
+    folder = PACKAGE / name
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    names = [path.stem for path in inside if path.suffix == ".py" and path.stem != "__init__"]
+    names += [f"{path.name}/" for path in inside if (path / "__init__.py").exists()]
+    return ", ".join(f"`{one}`" for one in names)
 
 
-def _imported(path: Path, part: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(name: str) -> set[str]:
+    """The packages that one package imports, for type checkers included."""
+    return {imported for file in files(name) for imported in _imported(file)} - {name}
+
+
+def _imported(file: Path) -> Iterator[str]:
+    here = ("trio_rooms", *file.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
-            if node.level == 0 and node.module is not None and node.module.startswith("trio_rooms."):
-                yield node.module.split(".")[1]
-            elif node.level == 1 and path.parent == PACKAGE:
-                yield (node.module or "").split(".")[0]
-            elif node.level == 1:
-                yield part
-
-
-def nouns(part: str) -> str:
-    """The modules of one part."""
-    names = [path.stem for path in modules(part) if path.stem != "__init__" and path.parent.name == part]
-    names += sorted({f"{path.parent.name}/" for path in modules(part) if path.parent.parent.name == part})
-    return ", ".join(f"`{name}`" for name in names)
+            above = here[: len(here) + 1 - node.level] if node.level else ()
+            parts = (*above, *(node.module or "").split("."))
+            if parts[0] == "trio_rooms" and len(parts) > 1:
+                yield parts[1]
 
 
 def table() -> str:
-    """The rule of each part, as a table for the documentation."""
-    lines = ["| part | rule | modules |", "|---|---|---|"]
-    lines += [f"| `{part}` | {rule(part)} | {nouns(part)} |" for part in layers()]
-    return "\n".join(lines)
+    """Each package in a line, from the bottom up."""
+    rows = [f"| `{name}` | {rule(name)} | {modules(name)} |" for name in packages()]
+    return "\n".join(["| package | rule | modules |", "|---|---|---|", *rows])
 
 
 def drawing() -> str:
-    """Which part imports which, as a Mermaid drawing, without what follows from other arrows."""
-    order = layers()
-    needs = {part: imports(part) & set(order) for part in order}
-    below: dict[str, set[str]] = {}
-    for part in reversed(order):
-        below[part] = needs[part] | {far for near in needs[part] for far in below[near]}
-    lines = ["flowchart TD"]
-    for part in order:
-        far = {far for near in needs[part] for far in below[near]}
-        lines += [f"    {part} --> {near}" for near in order if near in needs[part] - far]
-    return "\n".join(lines)
+    """Which package imports which, as a Mermaid drawing, without arrows that follow from others."""
+    order = packages()
+    lines = []
+    reached: dict[str, set[str]] = {}
+    for name in order:
+        needed = imports(name) & set(order)
+        further = {far for near in needed for far in reached.get(near, ())}
+        reached[name] = needed | further
+        lines += [f"    {name} --> {near}" for near in order if near in needed - further]
+    return "\n".join(["```mermaid", "flowchart TD", *lines, "```"])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import os
 import re
@@ -24,8 +23,8 @@ from trio_rooms import Room
 from trio_rooms._definition.signatures import HOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "src" / "trio_rooms"
 README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error"}
 
@@ -155,9 +154,8 @@ def test_the_readme_is_embedded(readme_folder: Path) -> None:
 
 def test_the_drawing_is_that_of_the_table() -> None:
     """The life of a room is drawn as the table has it."""
-    drawings = re.findall(
-        r"```mermaid\n(.*?)\n```", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL
-    )
+    text = section_of(ARCHITECTURE, "One awake room")
+    drawings = re.findall(r"```mermaid\n(.*?)\n```", text, re.DOTALL)
     assert drawings == [trio_rooms._room.lifecycle.diagram()]
 
 
@@ -182,33 +180,12 @@ def test_named_files_exist(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_every_module_is_told() -> None:
-    """The architecture names every module of the package, and no other."""
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    told = {f"{name}.py" for name in re.findall(r"`(\w+)\.py`", text)}
-    assert told == {file.name for file in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py"}
-
-
-def test_the_layers_are_those_of_the_imports() -> None:
-    """No module imports from a line above its own."""
-    text = section_of(ROOT / "docs" / "architecture.md", "The way of a message")
-    block = text.partition("those below:\n\n")[2].partition("\n\n")[0]
-    lines = [re.split(r"\s{2,}", line.strip())[0].split(", ") for line in block.splitlines()]
-    layer = {module: number for number, line in enumerate(lines) for module in line}
-    assert set(layer) == {file.stem for file in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    for module, number in layer.items():
-        for imported in imports_of(PACKAGE / f"{module}.py"):
-            assert layer[imported] >= number, f"{module} imports {imported}"
-
-
-def imports_of(file: Path) -> set[str]:
-    """The package's modules that one of them imports when it runs."""
-    found: set[str] = set()
-    for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            found.update(name for name in names if not name.startswith("__"))
-    return found
+def test_the_packages_are_those_of_the_code() -> None:
+    """The table of the packages and the drawing of their imports are what the script prints."""
+    command = [sys.executable, "scripts/packages.py"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    _, _, shown = section_of(ARCHITECTURE, "The packages").strip().partition("\n\n")
+    assert shown == printed.strip()
 
 
 @pytest.mark.parametrize("command", ["serve", "inspect"])

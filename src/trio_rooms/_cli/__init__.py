@@ -1,4 +1,4 @@
-"""The command ``trio-rooms``."""
+"""The command ``trio-rooms``: parse, call, print."""
 
 from __future__ import annotations
 

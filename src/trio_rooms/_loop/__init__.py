@@ -1,4 +1,4 @@
-"""Small things around Trio and the clock."""
+"""Small things around Trio's loop: deadlines, turns, exception groups, the garbage collector."""
 
 from __future__ import annotations
 

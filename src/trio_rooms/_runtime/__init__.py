@@ -1,4 +1,4 @@
-"""All rooms of a process: which are awake, and who answers for them."""
+"""All rooms of a process: which are awake, which start again after a crash, how each is reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between typed Python, plain values and bytes."""
+"""Typed Python to plain values to bytes, and back."""
 
 from __future__ import annotations
 
