@@ -17,6 +17,7 @@ from ._loop.collector import thresholds
 from ._loop.deadlines import Deadlines
 from ._loop.groups import first_error
 from ._room.connection import encode_attachment
+from ._room.shared import roster_of
 from ._runtime.handles import RoomHandle
 from ._runtime.supervisor import Supervisor, SupervisorStatistics
 from ._server.admission import authenticate, chosen_subprotocol, request_of
@@ -116,6 +117,7 @@ class Rooms:
             self._definitions,
             self._hub,
             self._supervisor,
+            self._supervisor.stage,
             self._deadlines,
             self.statistics,
             prefix,
@@ -182,7 +184,9 @@ class Rooms:
         chosen = chosen_subprotocol(definition, list(request.proposed_subprotocols))
         websocket = await request.accept(subprotocol=chosen)
         flags = BINARY if chosen is not None and SUBPROTOCOLS[chosen] else 0
-        link = WebSocketLink(self._hub.new_id(), self._supervisor.roster(key), encoded, flags, websocket)
+        link = WebSocketLink(
+            self._hub.new_id(), roster_of(self._hub, definition, key), encoded, flags, websocket
+        )
         if chosen is not None:
             self._hub.send(link, welcome(link.id))
         await self._run_link(link)
@@ -216,7 +220,7 @@ class Rooms:
             definition, key = self._find(name, id)
             encoded = encode_attachment(key, attachment, definition.attachment_limit)
             await self._run_link(
-                StreamLink(self._hub.new_id(), self._supervisor.roster(key), encoded, 0, stream)
+                StreamLink(self._hub.new_id(), roster_of(self._hub, definition, key), encoded, 0, stream)
             )
         finally:
             await trio.aclose_forcefully(stream)

@@ -145,7 +145,7 @@ class Room(Generic[S]):
         return self._hook("on_connect", function)
 
     def on_disconnect(self, function: F) -> F:
-        """Called once for each connection that went away: ``async def gone(ctx, left: Departure)``.
+        """Called once for each connection that went away: ``async def gone(ctx, left: Disconnect)``.
 
         A departure does not wake a room. One that slept is told when it wakes, before its
         next message, or at once when the last connection has left.

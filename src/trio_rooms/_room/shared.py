@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 
 from trio_rooms._definition.definition import Definition
+from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Roster
 
 from .output import Output
 
-__all__ = ["Editable", "Shared"]
+__all__ = ["Editable", "Shared", "roster_of"]
 
 
 class Editable(Protocol):
@@ -42,3 +43,8 @@ class Shared:
         self.output = output
         self.edited: set[Editable] = set()
         """Attachments that a handler looked at, and may have edited, since they were last settled."""
+
+
+def roster_of(hub: SocketHub, definition: Definition, key: str) -> Roster:
+    """The connections of a room, awake or asleep; the hub forgets the record when nobody needs it."""
+    return hub.roster(key, definition.auto_respond, greets=definition.on_connect is not None)

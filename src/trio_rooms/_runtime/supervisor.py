@@ -20,10 +20,10 @@ from trio_rooms._room.actor import Actor
 from trio_rooms._room.dispatcher import refuse
 from trio_rooms._room.lifecycle import Stage, Step
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail, cause_of
-from trio_rooms._room.shared import Shared
+from trio_rooms._room.shared import Shared, roster_of
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.hub import SocketHub
-from trio_rooms._sockets.roster import Connected, Disconnected, Roster
+from trio_rooms._sockets.roster import Connected, Disconnected
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StaleWrite, StoreError
@@ -122,11 +122,6 @@ class Supervisor:
             return actor.stage
         return Stage.FAILED if self._restarts.given_up(key) else Stage.ASLEEP
 
-    def roster(self, key: str) -> Roster:
-        """The connections of a room; the hub forgets it when nobody needs it."""
-        definition = self._definition(key)
-        return self._hub.roster(key, definition.auto_respond, greets=definition.on_connect is not None)
-
     def _definition(self, key: str) -> Definition:
         return self._definitions[split_key(key)[0]]
 
@@ -174,8 +169,9 @@ class Supervisor:
                 mail.answer.fail(RoomsClosed("the rooms are closing, nothing new is taken"))
         elif self._restarts.given_up(key):
             failure = RoomFailed(key, "it crashed too often and is left alone for a while")
-            roster = self.roster(key)
-            refuse(Shared(self._definition(key), roster, self._hub), mail, failure)
+            definition = self._definition(key)
+            roster = roster_of(self._hub, definition, key)
+            refuse(Shared(definition, roster, self._hub), mail, failure)
             self._hub.forget(roster)
         else:
             actor = self._new_actor(key, cause_of(mail))
@@ -213,7 +209,8 @@ class Supervisor:
 
     def _new_actor(self, key: str, cause: str) -> Actor:
         assert self._nursery is not None
-        definition, roster = self._definition(key), self.roster(key)
+        definition = self._definition(key)
+        roster = roster_of(self._hub, definition, key)
         record = self._records.get(key)
         if record is None:
             record = self._records[key] = PersistentState(key, definition, self._store)

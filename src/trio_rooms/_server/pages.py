@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from trio_rooms._definition.definition import Definition
-from trio_rooms._runtime.supervisor import Supervisor
+from trio_rooms._room.lifecycle import Stage
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._wire.handshake import Answer
 from trio_rooms.errors import UnknownRoom
@@ -26,24 +26,24 @@ class Pages:
         definitions: the rooms that are served, by name.
         paths: where rooms are.
         hub: their sockets.
-        supervisor: their stages.
+        stage: where a room is in its life, by its key.
         statistics: what ``/stats`` shows.
     """
 
-    __slots__ = ("_definitions", "_hub", "_paths", "_statistics", "_supervisor")
+    __slots__ = ("_definitions", "_hub", "_paths", "_stage", "_statistics")
 
     def __init__(
         self,
         definitions: Mapping[str, Definition],
         paths: Paths,
         hub: SocketHub,
-        supervisor: Supervisor,
+        stage: Callable[[str], Stage],
         statistics: Callable[[], Any],
     ) -> None:
         self._definitions = definitions
         self._paths = paths
         self._hub = hub
-        self._supervisor = supervisor
+        self._stage = stage
         self._statistics = statistics
 
     def page(self, path: str) -> Answer | None:
@@ -73,7 +73,7 @@ class Pages:
             return Answer.text(404, str(error))
         roster = self._hub.rosters.get(key)
         connections = len(roster.links) if roster is not None else 0
-        return _json({"key": key, "stage": self._supervisor.stage(key).value, "connections": connections})
+        return _json({"key": key, "stage": self._stage(key).value, "connections": connections})
 
 
 def _json(content: Any) -> Answer:

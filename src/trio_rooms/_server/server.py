@@ -15,7 +15,9 @@ import trio
 from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
-from trio_rooms._runtime.supervisor import Supervisor
+from trio_rooms._room.lifecycle import Stage
+from trio_rooms._room.shared import roster_of
+from trio_rooms._runtime.placement import Placement
 from trio_rooms._sockets.acceptor import Acceptor, Newcomer
 from trio_rooms._sockets.flags import BINARY
 from trio_rooms._sockets.hub import SocketHub
@@ -77,7 +79,8 @@ class Server:
     Args:
         definitions: the rooms that are served, by name.
         hub: where their sockets are parked.
-        supervisor: whose rooms they are.
+        placement: says whether a room takes new connections.
+        stage: where a room is in its life, by its key; for ``/stats``.
         deadlines: for clients that never send their request.
         statistics: what ``/stats`` shows.
         prefix: what paths begin with, such as ``"/rooms"``.
@@ -89,7 +92,8 @@ class Server:
 
     definitions: Mapping[str, Definition]
     hub: SocketHub
-    supervisor: Supervisor
+    placement: Placement
+    stage: Callable[[str], Stage]
     deadlines: Deadlines
     statistics: Callable[[], Any]
     prefix: str = ""
@@ -111,7 +115,7 @@ class Server:
         if isinstance(self.origins, str):
             raise TypeError(f"origins is a list of origins, not one string: [{self.origins!r}]")
         self._paths = Paths(self.definitions, self.prefix, self.template)
-        self._pages = Pages(self.definitions, self._paths, self.hub, self.supervisor, self.statistics)
+        self._pages = Pages(self.definitions, self._paths, self.hub, self.stage, self.statistics)
         self._acceptor = Acceptor(self.hub, self.deadlines, self.handshake_timeout, self._admit)
 
     def own_statistics(self) -> ServerStatistics:
@@ -190,7 +194,7 @@ class Server:
         flags = BINARY if subprotocol is not None and SUBPROTOCOLS[subprotocol] else 0
         greet = None if subprotocol is None else welcome
         self._opened += 1
-        roster = self.supervisor.roster(key)
+        roster = roster_of(self.hub, definition, key)
         link = self.hub.park(roster, newcomer.fd, attachment, flags, opening, greet)
         if head.rest:
             self.hub.data_received(link, head.rest)
@@ -250,7 +254,7 @@ class Server:
                 pass
 
     def _overload(self, key: str) -> Answer | None:
-        if not self.supervisor.accepts(key):
+        if not self.placement.accepts(key):
             return Answer.text(503, "this room is closed at the moment", Retry_After="30")
         taken = self.hub.sockets + self._admitting
         if self.max_connections is not None and taken >= self.max_connections:
