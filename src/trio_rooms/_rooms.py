@@ -226,6 +226,7 @@ class Rooms:
             await trio.aclose_forcefully(stream)
 
     async def _run_link(self, link: TaskLink) -> None:
+        """Let a connection into its room, and serve it until it ends or the rooms close."""
         with trio.CancelScope() as scope:
             self._links.add(scope)
             self._hub.enter(link)
@@ -282,6 +283,7 @@ class Rooms:
         return definition, make_key(name, id_)
 
     def _check_open(self) -> None:
+        """Refuse what comes after the close has begun."""
         if self._closing:
             msg = "the rooms are closing, nothing new is taken"
             raise RoomsClosed(msg)

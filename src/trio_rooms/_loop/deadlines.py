@@ -103,6 +103,7 @@ class Deadlines:
                         few = max(few // 2, _FEWEST)
 
     def _call_next(self) -> None:
+        """Take the earliest out, and call it unless it was cancelled."""
         deadline = heapq.heappop(self._heap)
         call = deadline[2]
         if call is None:

@@ -20,6 +20,7 @@ def first_error(error: E) -> E:
 
 
 def _only_cancelled(error: BaseException) -> bool:
+    """Whether an error is a cancellation, or a group of nothing else."""
     if isinstance(error, BaseExceptionGroup):
         return all(_only_cancelled(inner) for inner in error.exceptions)
     return isinstance(error, trio.Cancelled)

@@ -358,6 +358,7 @@ class Actor:
             await mailbox.wait(task)
 
     async def _save_large(self) -> None:
+        """Save a large state while no handler runs."""
         self.saver.requested = False
         await self.saver.save()
 
@@ -429,6 +430,7 @@ class Actor:
         return True
 
     def _end(self, step: Step) -> None:
+        """Leave the tables in the step that decides it; after this nothing of the room may be changed."""
         self.take(step)
         self._close()
         self._removed(self)

@@ -61,6 +61,7 @@ class Background:
     async def _run(
         self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], hold: str | None
     ) -> None:
+        """One task, counted until it has unwound."""
         try:
             await function(*arguments)
         finally:
@@ -76,4 +77,5 @@ class Background:
 
 
 async def _raise(error: Exception) -> NoReturn:
+    """Raise in the room's nursery."""
     raise error

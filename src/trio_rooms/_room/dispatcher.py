@@ -78,6 +78,7 @@ class Dispatcher:
     # Each kind of mail.
 
     async def _envelope(self, link: Link, message: str | bytes) -> None:
+        """Handle a client's event, and acknowledge it if it has a number; exactly one answer goes out."""
         context = self._members.contexts.get(link.id) or self._members.context_for(link)
         number, name = None, ""
         try:
@@ -121,6 +122,7 @@ class Dispatcher:
         return await handler.function(*arguments[: handler.arguments])
 
     async def _ask(self, mail: Ask) -> None:
+        """Handle an event of the program; its answer is settled before anything else is told."""
         try:
             result = await self._dispatch(self._members.own, mail.event, mail.data)
             self._members.settle()
@@ -133,6 +135,7 @@ class Dispatcher:
             await self.failed(self._members.own, mail.event, error)
 
     async def _connected(self, link: Link) -> None:
+        """Greet a connection: from here on it hears what is said to all."""
         hook = self._definition.on_connect
         if hook is None:
             return
@@ -146,6 +149,7 @@ class Dispatcher:
             await self.failed(context, "on_connect", error)
 
     async def _disconnected(self, mail: Disconnected) -> None:
+        """Forget a connection, and tell on_disconnect."""
         hook = self._definition.on_disconnect
         context = self._members.contexts.pop(mail.link.id, None)
         if hook is None:
@@ -183,6 +187,7 @@ def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
 
 
 def _send_error(shared: Shared, link: Link, number: int | None, code: str, message: str) -> None:
+    """Tell a client that its message failed; an error that cannot be encoded becomes one that can."""
     try:
         shared.output.send(link, envelope.refuse(number, code, message))
     except (TypeError, ValueError):

@@ -96,6 +96,7 @@ class Idleness:
         self._deadlines = None
 
     def _cancel(self) -> None:
+        """Look no more, unless it is armed again."""
         if self._deadlines is not None:
             self._deadlines.cancel(self.deadline)
         self.deadline = None
@@ -106,6 +107,7 @@ class Idleness:
             self.deadline = self._deadlines.set(max(when, self.not_before), self._look)
 
     def _look(self) -> None:
+        """The deadline is due: sleep, or look again later."""
         self.deadline = None
         if self._mailbox.waiter is None or self.holds:
             return  # Set again when it is quiet, or released.

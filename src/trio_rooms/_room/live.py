@@ -147,6 +147,7 @@ class LiveRoom:
 
 
 def _ids(connections: Connection | Iterable[Connection]) -> frozenset[int]:
+    """The ids of connections that are left out."""
     if isinstance(connections, Connection):
         return frozenset((connections._link.id,))
     return frozenset(connection._link.id for connection in connections)

@@ -78,6 +78,7 @@ class Mailbox:
         return trio.lowlevel.wait_task_rescheduled(self._stop_waiting)  # noqa: ASYNC105
 
     def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        """The waiting task was cancelled: there is nobody to wake any more."""
         self.waiter = None
         return trio.lowlevel.Abort.SUCCEEDED
 

@@ -167,6 +167,7 @@ class Saver:
 
     @property
     def _key(self) -> str:
+        """The room's key."""
         return self.persistent.key
 
     def give_state(self) -> Any:
@@ -174,6 +175,7 @@ class Saver:
         return self.state
 
     def _failed(self, error: RoomsError) -> None:
+        """Note that a save failed: stay awake for a while, tell on_error, try again."""
         self._failures += 1
         delay = min(_RETRY_FIRST * 2**self._failures, _RETRY_LAST)
         if self._failures == 1:
@@ -194,10 +196,12 @@ class Saver:
             self._arm(self._definition.snapshot_interval / 2)
 
     def _arm(self, delay: float) -> None:
+        """Save so many seconds from now, unless a save is due before."""
         if self._deadline is None and self._active:
             self._deadline = self._deadlines.set(trio.current_time() + delay, self._is_due)
 
     def _is_due(self) -> None:
+        """Save now: here, or in the actor where the state is large."""
         self._deadline = None
         if not self.persistent.dirty:
             return
@@ -209,6 +213,7 @@ class Saver:
             self._spawn(self._save_in_background)
 
     async def _save_in_background(self) -> None:
+        """Save between two steps of the event loop, whatever a handler waits for."""
         try:
             if self._active and not self.persistent.large:
                 await self.save(quiescent=False)

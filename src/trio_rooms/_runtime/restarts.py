@@ -65,6 +65,7 @@ class Restarts:
         return key in self._given_up
 
     def _forget(self, key: str) -> None:
+        """Drop what is remembered of a room whose last crash counts no more."""
         crashes = self._crashes.get(key)
         if crashes is not None and crashes[-1] <= trio.current_time() - CRASH_WINDOW:
             del self._crashes[key]

@@ -123,6 +123,7 @@ class Supervisor:
         return Stage.FAILED if self._restarts.given_up(key) else Stage.ASLEEP
 
     def _definition(self, key: str) -> Definition:
+        """What the application wrote about a room."""
         return self._definitions[split_key(key)[0]]
 
     # Placement.
@@ -153,6 +154,7 @@ class Supervisor:
         return 0 if roster is None else self._hub.broadcast(roster, message, channel)
 
     def _deliver_next(self) -> None:
+        """Deliver the oldest of what must not keep messages waiting."""
         if self._undelivered:  # Else all of it was delivered at the stop.
             self.deliver(*self._undelivered.popleft())
 
@@ -208,6 +210,7 @@ class Supervisor:
             self._none_left.set()  # None runs any more, however this ended.
 
     def _new_actor(self, key: str, cause: str) -> Actor:
+        """An actor that is in no table yet, with the record that its room has or a new one."""
         assert self._nursery is not None
         definition = self._definition(key)
         roster = roster_of(self._hub, definition, key)
@@ -225,6 +228,7 @@ class Supervisor:
         )
 
     def _start(self, actor: Actor) -> None:
+        """Put an actor into the table, and start its task."""
         assert self._nursery is not None
         if self._max_awake is not None and len(self._actors) >= self._max_awake:
             self._evict_idle()
@@ -284,6 +288,7 @@ class Supervisor:
         return delay
 
     def _unloadable(self, actor: Actor, error: Exception) -> None:
+        """Answer all mail of a room that cannot be loaded; the next mail tries anew."""
         logger.error("room %s cannot be loaded: %s", actor.key, error)
         failure = RoomFailed(actor.key, f"it cannot be loaded: {error}")
         failure.__cause__ = error
@@ -292,6 +297,7 @@ class Supervisor:
         self._drop(actor)
 
     def _give_up(self, actor: Actor, error: Exception) -> None:
+        """Close a room that crashed too often, until it has cooled down."""
         logger.critical(
             "room %s crashed more than %d times in %.0f s and is closed for %.0f s",
             actor.key, MOST_CRASHES, CRASH_WINDOW, COOL_DOWN, exc_info=error,
@@ -362,5 +368,6 @@ class Supervisor:
         self._nursery.cancel_scope.cancel()
 
     async def _kill(self, actor: Actor) -> None:
+        """Cancel one room at the end of the program."""
         await actor.kill(_GRACE)
         self._drop(actor)

@@ -59,6 +59,7 @@ class Pages:
         return None
 
     def _index(self) -> Answer:
+        """The page of a room that has one, or where rooms are."""
         pages = (one.page for one in self._definitions.values() if one.page is not None)
         page = next(pages, None)
         if page is not None:
@@ -77,5 +78,6 @@ class Pages:
 
 
 def _json(content: Any) -> Answer:
+    """An answer in JSON that nobody caches."""
     body = json.dumps(content, default=dict).encode()
     return Answer(200, body, {"Cache-Control": "no-store"}, kind="application/json")

@@ -208,6 +208,7 @@ class Server:
     async def _attend(
         self, newcomer: Newcomer, function: Callable[..., Awaitable[None]], *arguments: Any
     ) -> None:
+        """A newcomer's task: bounded by its deadline, and its socket is closed or given away at the end."""
         try:
             with (
                 trio.socket.from_stdlib_socket(socket.socket(fileno=newcomer.fd)) as client,
@@ -254,6 +255,7 @@ class Server:
                 pass
 
     def _overload(self, key: str) -> Answer | None:
+        """Why no more connections are taken now, or None."""
         if not self.placement.accepts(key):
             return Answer.text(503, "this room is closed at the moment", Retry_After="30")
         taken = self.hub.sockets + self._admitting
@@ -262,6 +264,7 @@ class Server:
         return None
 
     def _foreign(self, head: Head) -> Answer | None:
+        """Why a browser's origin is refused, or None."""
         origin = head.headers.get("origin")
         if self.origins is None or origin is None or origin in self.origins:
             return None
@@ -269,5 +272,6 @@ class Server:
 
 
 def _path_and_query(head: Head) -> tuple[str, str]:
+    """The two parts of a request's target, without scheme and host."""
     path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
     return path, query

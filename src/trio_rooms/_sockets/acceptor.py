@@ -134,6 +134,7 @@ class Acceptor:
                     raise
 
     def _take(self, client: socket.socket, address: Any) -> None:
+        """Watch one client that was accepted."""
         if self._closed:
             client.close()
             return
@@ -152,6 +153,7 @@ class Acceptor:
             self._arm(newcomer.deadline)
 
     def _ready(self, fd: int) -> None:
+        """Something of a newcomer's request has come, or it has left."""
         newcomer = self._reading[fd]
         try:
             request: Head | BadRequestError | None = newcomer.read()
@@ -169,10 +171,12 @@ class Acceptor:
             self._admit(newcomer, request)
 
     def _arm(self, when: float) -> None:
+        """Look for who is late."""
         self._armed = True
         self._deadlines.set(when, self._expire)
 
     def _expire(self) -> None:
+        """Drop who has not sent its request in time."""
         self._armed = False
         now = trio.current_time()
         late = []
@@ -185,6 +189,7 @@ class Acceptor:
             self._drop(newcomer)
 
     def _drop(self, newcomer: Newcomer) -> None:
+        """Close a newcomer's socket without a word."""
         del self._reading[newcomer.fd]
         self._hub.unwatch(newcomer.fd)
         os.close(newcomer.fd)
@@ -197,6 +202,7 @@ class Acceptor:
 
 
 def _tune(endpoint: socket.socket) -> None:
+    """Send at once, and find out about peers that vanished."""
     endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE:

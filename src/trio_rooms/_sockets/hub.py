@@ -167,6 +167,7 @@ class SocketHub:
         return True
 
     def _register(self, fd: int) -> None:
+        """Have the poller watch a descriptor, and make a place for its record."""
         if fd > MOST_DESCRIPTORS:
             raise OSError(errno.EMFILE, f"a socket's descriptor is {MOST_DESCRIPTORS:,} at most, not {fd:,}")
         self.poller.register(fd)
@@ -239,6 +240,7 @@ class SocketHub:
         self._fan_out.do(link.roster, partial(self._send_close, link, frame))
 
     def _send_close(self, link: Link, frame: bytes, _: float = 0) -> bool:
+        """Send the close frame, and begin to wait for the other side's."""
         if link.flags & (CLOSE_SENT | GONE):
             return True
         link.flags |= CLOSE_SENT
@@ -249,6 +251,7 @@ class SocketHub:
         return True
 
     def _close_overdue(self, link: Link) -> None:
+        """The other side had its time to answer."""
         if not link.flags & GONE:
             self._announce(link, CloseCode.ABNORMAL, "the closing handshake was not answered", clean=False)
         link.abort()
@@ -279,11 +282,13 @@ class SocketHub:
             self._all_closed.set()
 
     def _remove(self, link: Link) -> None:
+        """Take a link out of its room; once for each."""
         if link.roster.remove(link):
             self._open -= 1
             self._closing += 1
 
     def _announce(self, link: Link, code: int, reason: str, *, clean: bool) -> None:
+        """Say how a connection ended, once, unless nobody is to hear of it."""
         if link.flags & GONE:
             return
         link.flags |= GONE
@@ -297,6 +302,7 @@ class SocketHub:
     # In.
 
     def _deliver(self, roster: Roster, event: SocketEvent) -> bool:
+        """Hand on what happened on a socket: into the mailbox of an awake room, or to whoever wakes it."""
         inbox = roster.inbox
         return inbox.post(event) if inbox is not None else self.deliver(roster.key, event)
 
@@ -345,6 +351,7 @@ class SocketHub:
             link.pause_reading()
 
     def _closed_by_peer(self, link: Link, close: frames.Close) -> None:
+        """The other side's close frame came: answer it, if it is not an answer itself, and let go."""
         answered = link.flags & CLOSE_SENT
         link.flags |= CLOSING | DISCARD_INPUT | CLOSE_SENT
         self._remove(link)
@@ -417,6 +424,7 @@ class SocketHub:
             await self._watch()
 
     async def _watch(self) -> None:
+        """Read and write whatever is ready, until cancelled."""
         sockets = self._sockets
         ready = self.poller.fileno()
         while True:
@@ -442,6 +450,7 @@ class SocketHub:
                     pause_at = perf_counter() + TURN
 
     def _read(self, link: SocketLink, fd: int) -> None:
+        """Read once from a socket, and hand on what came."""
         try:
             if link.unfinished is None:
                 data = os.read(fd, _FIRST_READ)
@@ -496,10 +505,12 @@ class SocketHub:
         self.poller.close()
 
     def _all(self) -> Iterable[Link]:
+        """All links that are in a room."""
         return [link for roster in self.rosters.values() for link in roster.links.values()]
 
 
 def _read_more(fd: int) -> bytes:
+    """What else there is to read after a first read that was full."""
     try:
         return os.read(fd, _READ_SIZE)
     except OSError:

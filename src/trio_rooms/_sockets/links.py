@@ -77,6 +77,7 @@ class SocketLink(Link):
             self._shut_down()
 
     def _shut_down(self) -> None:
+        """Tell the other side that nothing follows."""
         # A bare descriptor has no shutdown() in Python; a socket object borrows it for that.
         with contextlib.suppress(OSError):
             borrowed = socket.socket(fileno=self.fd)
@@ -99,5 +100,6 @@ class SocketLink(Link):
         self._watch()
 
     def _watch(self) -> None:
+        """Have the poller watch for what is wanted now."""
         interest = 0 if self.flags & PAUSED else READ
         self.roster.hub.poller.modify(self.fd, interest if self.output is None else interest | WRITE)

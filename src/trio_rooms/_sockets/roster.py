@@ -100,6 +100,7 @@ class Link(abc.ABC):
         self._keep(self.partial, output)
 
     def _keep(self, partial: frames.Partial | None, output: Output | None) -> None:
+        """Keep what is under way, in an object that there is only while something is."""
         idle = partial is None and output is None
         self.unfinished = None if idle else Unfinished(partial, output)
 
@@ -257,6 +258,7 @@ class Roster:
         return True
 
     def _forget_member(self, link: Link, channel: str) -> None:
+        """Take a link out of a channel's members, and drop the channel with the last."""
         if self.channels is not None and channel in self.channels:
             self.channels[channel].pop(link.id, None)
             if not self.channels[channel]:

@@ -87,6 +87,7 @@ class TaskLink(Link):
             self.roster.hub.release(self)
 
     async def _write(self) -> None:
+        """Write frames in their order, until nothing may follow or the connection breaks."""
         try:
             while not (self._ended and not self._queue):
                 if not self._queue:
