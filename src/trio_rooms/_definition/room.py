@@ -78,9 +78,9 @@ class Room(Generic[S]):
         self.name: Final = name
         self.state = state
         self.version: Final = version
-        self.idle_timeout = self._number("idle_timeout", idle_timeout)
-        self.busy_rate = self._number("busy_rate", busy_rate)
-        self.snapshot_interval = self._number("snapshot_interval", snapshot_interval)
+        self.idle_timeout: float = self._number("idle_timeout", idle_timeout)
+        self.busy_rate: float = self._number("busy_rate", busy_rate)
+        self.snapshot_interval: float = self._number("snapshot_interval", snapshot_interval)
         self.auto_respond: Final = dict(auto_respond or {})
         self.attachment_limit: Final = attachment_limit
         self.page: Final = page

@@ -108,15 +108,15 @@ class Actor:
         spawn: Callable[..., None],
     ) -> None:
         definition = shared.definition
-        self.shared = shared
-        self.stage = next_stage(Stage.ASLEEP, Step.MAIL)
-        self.mailbox = Mailbox()
-        self.idleness = Idleness(self.mailbox, definition, deadlines)
-        self.background = Background(shared.key, self.idleness, persistent)
-        self.saver = Saver(
+        self.shared: Shared = shared
+        self.stage: Stage = next_stage(Stage.ASLEEP, Step.MAIL)
+        self.mailbox: Mailbox = Mailbox()
+        self.idleness: Idleness = Idleness(self.mailbox, definition, deadlines)
+        self.background: Background = Background(shared.key, self.idleness, persistent)
+        self.saver: Saver = Saver(
             definition, persistent, self.mailbox, self.idleness, self.background, deadlines, spawn
         )
-        self.members = Members(shared)
+        self.members: Members = Members(shared)
         live = LiveRoom(
             shared,
             self.members.connection,
@@ -126,8 +126,8 @@ class Actor:
             self.background,
         )
         self.members.own = Context(live, self.saver, None)
-        self.dispatcher = Dispatcher(shared, self.members)
-        self.killed = False
+        self.dispatcher: Dispatcher = Dispatcher(shared, self.members)
+        self.killed: bool = False
         """Whether it was cancelled by `kill`, and its state is kept whatever its tasks raise then."""
         self._wake = _Wake(cause, slept)
         self._asked: tuple[Answer, ...] = ()

@@ -32,7 +32,7 @@ class Background:
         self._persistent = persistent
         self.nursery: trio.Nursery | None = None
         """Where they run; None before the room wakes and as soon as it is certain that it sleeps."""
-        self.tasks = 0
+        self.tasks: int = 0
         """How many run, or still unwind."""
 
     def start(

@@ -21,7 +21,7 @@ class Context(Generic[S]):
     __slots__ = ("_connection", "_saver", "channel", "room")
 
     def __init__(self, room: LiveRoom, saver: Saver, connection: Connection | None) -> None:
-        self.room = room
+        self.room: LiveRoom = room
         self._saver = saver
         self._connection = connection
         self.channel: str | None = None

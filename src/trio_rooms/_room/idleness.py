@@ -46,17 +46,17 @@ class Idleness:
         """When it looks whether the room was quiet for long enough; None where that is not set."""
         self.holds: dict[str, int] = {}
         """Why it must not sleep: reasons, and how often each was given."""
-        self.handled = 0
+        self.handled: int = 0
         """Mail handled since it woke."""
         self._mark = (0.0, 0)
         """When the rate was last looked at, and what `handled` was then."""
-        self.quiet_since = 0.0
+        self.quiet_since: float = 0.0
         """When it last had nothing to do, on Trio's clock."""
-        self.not_before = 0.0
+        self.not_before: float = 0.0
         """When it may be tried again after a snapshot that was not saved."""
-        self.due = False
+        self.due: bool = False
         """Whether it is to sleep as soon as it has nothing to do."""
-        self.stopping = False
+        self.stopping: bool = False
         """Whether it is to sleep whatever holds it awake, since the program ends."""
 
     def begin(self) -> None:

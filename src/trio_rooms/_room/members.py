@@ -10,7 +10,7 @@ from trio_rooms.errors import RoomsError
 
 from .connection import Connection
 from .context import Context
-from .shared import Shared
+from .shared import Editable, Shared
 
 __all__ = ["Members"]
 
@@ -29,7 +29,7 @@ class Members:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self.edited = shared.edited
+        self.edited: set[Editable] = shared.edited
         self.contexts: dict[int, Context[Any]] = {}
         """Those that were made, by the id of the link."""
         self.own: Context[Any]

@@ -69,8 +69,8 @@ class Saver:
         spawn: Callable[..., None],
     ) -> None:
         self.state: Any = None
-        self.persistent = persistent
-        self.requested = False
+        self.persistent: PersistentState = persistent
+        self.requested: bool = False
         """Whether the actor is to call `save` between two messages, because the state is large."""
         self._definition = definition
         self._mailbox = mailbox

@@ -36,11 +36,11 @@ class Shared:
     __slots__ = ("definition", "edited", "key", "output", "plain", "roster")
 
     def __init__(self, definition: Definition, roster: Roster, output: Output) -> None:
-        self.key = roster.key
-        self.definition = definition
-        self.plain = definition.plain
-        self.roster = roster
-        self.output = output
+        self.key: str = roster.key
+        self.definition: Definition = definition
+        self.plain: bool = definition.plain
+        self.roster: Roster = roster
+        self.output: Output = output
         self.edited: set[Editable] = set()
         """Attachments that a handler looked at, and may have edited, since they were last settled."""
 

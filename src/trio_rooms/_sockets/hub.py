@@ -37,7 +37,7 @@ from .flags import (
     UNREPORTED,
 )
 from .links import SocketLink
-from .pollers import READ, WRITE, new_poller
+from .pollers import READ, WRITE, Poller, new_poller
 from .roster import MOST_DESCRIPTORS, Connected, Disconnected, Link, Roster, SocketEvent
 
 __all__ = ["HubStatistics", "SocketHub"]
@@ -92,8 +92,8 @@ class SocketHub:
         backlog: int,
         close_timeout: float,
     ) -> None:
-        self.backlog = backlog
-        self.poller = new_poller()
+        self.backlog: int = backlog
+        self.poller: Poller = new_poller()
         self.rosters: dict[str, Roster] = {}
         self.deliver: Callable[[str, SocketEvent], bool]
         """Takes what comes for a room that sleeps, by its key; False asks to be spared for a while.

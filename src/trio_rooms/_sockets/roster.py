@@ -72,12 +72,12 @@ class Link(abc.ABC):
     __slots__ = ("attachment", "channels", "flags", "id", "roster", "unfinished")
 
     def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int) -> None:
-        self.id = number
-        self.roster = roster
-        self.attachment = attachment
+        self.id: int = number
+        self.roster: Roster = roster
+        self.attachment: bytes | None = attachment
         self.channels: tuple[str, ...] = ()
         self.unfinished: Unfinished | None = None
-        self.flags = flags
+        self.flags: int = flags
 
     @property
     def partial(self) -> frames.Partial | None:
@@ -195,11 +195,11 @@ class Roster:
     def __init__(
         self, hub: LinkOwner, key: str, auto_respond: Mapping[str | bytes, bytes], *, greets: bool
     ) -> None:
-        self.hub = hub
-        self.key = key
-        self.auto_respond = auto_respond
-        self.greets = greets
-        self.ungreeted = 0
+        self.hub: LinkOwner = hub
+        self.key: str = key
+        self.auto_respond: Mapping[str | bytes, bytes] = auto_respond
+        self.greets: bool = greets
+        self.ungreeted: int = 0
         """Connections that wait to be greeted."""
         self.links: dict[int, Link] = {}
         self.channels: dict[str, dict[int, Link]] | None = None

@@ -21,8 +21,8 @@ class Output:
     def __init__(self, frame: bytes, offset: int) -> None:
         self._frames = deque((frame,))
         self._offset = offset
-        self.size = len(frame) - offset
-        self.last = False
+        self.size: int = len(frame) - offset
+        self.last: bool = False
         """Whether nothing may follow, so that the socket is shut down when all of it is sent."""
 
     def add(self, frame: bytes, limit: int) -> bool:
@@ -69,5 +69,5 @@ class Unfinished:
     __slots__ = ("output", "partial")
 
     def __init__(self, partial: frames.Partial | None, output: Output | None) -> None:
-        self.partial = partial
-        self.output = output
+        self.partial: frames.Partial | None = partial
+        self.output: Output | None = output
