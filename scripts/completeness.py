@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import sys
 
-FLOOR = 0.89
-"""The share of public names whose types are complete. Raise it when that has risen; 1 is the aim."""
+FLOOR = 1.0
+"""The share of public names whose types are complete."""
 
 
 def main() -> int:

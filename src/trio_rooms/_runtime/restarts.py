@@ -37,7 +37,7 @@ class Restarts:
         self._crashes: dict[str, list[float]] = {}
         """By room, when it crashed lately, on Trio's clock."""
         self._given_up: set[str] = set()
-        self.total = 0
+        self.total: int = 0
         """Crashes until now, of all rooms."""
 
     def __len__(self) -> int:

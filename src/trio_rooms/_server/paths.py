@@ -32,7 +32,7 @@ class Paths:
     __slots__ = ("_definitions", "_pattern", "form")
 
     def __init__(self, definitions: Mapping[str, Definition], prefix: str, template: str) -> None:
-        self.form = prefix + template
+        self.form: str = prefix + template
         """What a room's path looks like, for people."""
         if not self.form.startswith("/"):
             raise ValueError(f"a room's path begins with '/', not {self.form!r}")

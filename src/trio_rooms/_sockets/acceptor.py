@@ -45,8 +45,8 @@ class Newcomer:
     __slots__ = ("_address", "_reader", "deadline", "fd")
 
     def __init__(self, fd: int, address: Any, deadline: float) -> None:
-        self.fd = fd
-        self.deadline = deadline
+        self.fd: int = fd
+        self.deadline: float = deadline
         """When it must be done, on Trio's clock."""
         self._address = address
         self._reader: HeadReader | None = None
@@ -93,7 +93,7 @@ class Acceptor:
         timeout: float,
         admit: Callable[[Newcomer, Head | BadRequestError], None],
     ) -> None:
-        self.accepted = 0
+        self.accepted: int = 0
         """How many came."""
         self._hub = hub
         self._deadlines = deadlines

@@ -21,6 +21,7 @@ class SocketLink(Link):
     """
 
     __slots__ = ()
+    flags: int
 
     @property
     def fd(self) -> int:

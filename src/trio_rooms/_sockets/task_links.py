@@ -26,6 +26,7 @@ class TaskLink(Link):
     """A connection with a task of its own, because no poller can watch it."""
 
     __slots__ = ("_ended", "_may_read", "_over", "_queue", "_scope", "_size", "_to_write")
+    flags: int
 
     def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int) -> None:
         super().__init__(number, roster, attachment, flags)
