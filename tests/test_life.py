@@ -1,0 +1,31 @@
+"""Random lives of the real runtime; the rules are in `tests.life_model`, the driver in `tests.life`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+
+from tests.life import live, lives
+
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+"""Without the explanation of which lines matter, which takes longer than the lives."""
+
+Life = tuple[int | None, list[tuple[Any, ...]]]
+
+
+@settings(max_examples=300, deadline=None, phases=PHASES)
+@given(lives)
+def test_a_random_life_keeps_the_rules(life: Life) -> None:
+    """Whatever happens to rooms and clients, in any order."""
+    live(*life)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@settings(max_examples=8000, deadline=None, phases=PHASES)
+@given(lives)
+def test_many_random_lives_keep_the_rules(life: Life) -> None:
+    """The same, for minutes."""
+    live(*life)
