@@ -17,6 +17,7 @@ import trio
 import trio.testing
 from hypothesis import strategies as st
 from wsproto.events import CloseConnection
+from wsproto.utilities import LocalProtocolError
 
 from tests.clients import MemoryClient
 from tests.life_model import IDLE, INTERVAL, Guest, Letter, Model, Seen, State
@@ -41,8 +42,8 @@ __all__ = ["live", "lives"]
 
 SCRIPT = (
     "flip", "put", "put", "delete", "attach", "attach", "assign", "emit", "emit red", "join red", "join red",
-    "leave red", "pause", "pause", "long pause", "task", "task keeps", "task raises", "refuse", "raise",
-    "destroy", "close",
+    "leave red", "pause", "pause", "long pause", "task", "task keeps", "task keeps", "task raises", "crash",
+    "refuse", "raise", "destroy", "close",
 )  # fmt: skip
 """What a message can have its handler do."""
 HOOKS = (
@@ -65,7 +66,7 @@ _often = (
     st.tuples(st.just("ask"), _key, _script),
     st.tuples(st.sampled_from(("leave", "drop", "drop")), _which),
     st.tuples(st.just("sleep"), st.sampled_from((0.05, 0.31, INTERVAL, IDLE, IDLE + 0.3, 3 * IDLE))),
-    st.tuples(st.just("sleep"), st.sampled_from((0.31, 3 * IDLE, 40.0))),
+    st.tuples(st.just("sleep"), st.sampled_from((0.31, 0.7, 3 * IDLE, 40.0))),
     st.tuples(st.just("ticks"), st.integers(1, 8)),
     st.tuples(st.sampled_from(("hibernate", "hibernate", "destroy")), _key),
 )
@@ -74,6 +75,7 @@ _now_and_then = (
     st.tuples(st.just("emit"), _key, st.sampled_from((None, "red"))),
     st.tuples(st.just("break"), st.sampled_from(HOOKS), _times),
     st.tuples(st.just("store takes"), st.sampled_from((0.2, 1.2, 0.0))),
+    st.tuples(st.just("store takes"), st.sampled_from((0.2, 1.2))),
     st.tuples(st.sampled_from(("hold commits", "release", "hold loads"))),
     st.tuples(st.just("fail commits"), _times, st.booleans()),
     st.tuples(st.just("fail loads"), _times),
@@ -87,6 +89,10 @@ _steps = st.tuples(*[st.lists(_step, max_size=12)] * 5).map(
 )
 lives = st.tuples(st.sampled_from((None, 1, None, 2, 1)), _steps)
 """``max_awake``, and what happens."""
+
+
+GONE = (trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError)
+"""What a client meets whose connection has ended."""
 
 
 class OnPurpose(Exception):
@@ -200,14 +206,16 @@ async def _task(ctx: Context[State], name: str, held: bool, raises: bool) -> Non
     process = _process(ctx)
     destroyed = process.model.rooms[ctx.room.key].destroyed
     try:
-        for part in range(1 if raises else 3 if held else 2):
-            await trio.sleep(0.2 if raises else 0.9 if held else 0.45)
+        for part in range(1 if raises else 3 if held else 6):
+            await trio.sleep(0.2 if raises else 1.5 if held else 0.45)
             if process.is_over(ctx):
                 return  # What it changes while it is cancelled is not kept.
             ctx.state.log.append(f"{name}.{part}")
             ctx.room.storage.put(name, str(part))
             ctx.state.kept[name] = str(part)
             process.model.changed(ctx.room.key, f"{name}.{part}", {name: str(part)})
+            if process.model.stopping:
+                process.model.task_ended(ctx.room.key)
         if raises:
             process.tell(f"a task of {ctx.room.key} raises")
             process.model.crashed(ctx.room.key)
@@ -229,6 +237,7 @@ async def do(ctx: Context[State], data: list[Any]) -> str:
         letter,
         None if connection is None else list(connection.attachment),
         set() if connection is None else set(connection.channels),
+        len(ctx.room.channels.get("red", ())),
     )
     how = "cut"
     try:
@@ -243,6 +252,9 @@ async def do(ctx: Context[State], data: list[Any]) -> str:
         raise
     except OnPurpose:
         how = "raised"
+        raise
+    except RoomFailed:
+        how = "too late"  # It could not start its task in a room that is cancelled at the stop.
         raise
     finally:
         process.tell(f"{letter.name} is {how}")
@@ -289,9 +301,11 @@ async def _act(ctx: Context[State], process: Process, letter: Letter, name: str,
             process.said += 1
             model.said(key, process.said, channel)
             ctx.room.emit("said", process.said, channel=channel)
-        case "task" | "task keeps" | "task raises":
-            held = act == "task keeps"
-            ctx.room.start_soon(_task, ctx, name, held, act == "task raises", keep_awake=held)
+        case "task" | "task keeps" | "task raises" | "crash":
+            held, raises = act == "task keeps", act in ("task raises", "crash")
+            ctx.room.start_soon(_task, ctx, name, held, raises, keep_awake=held)
+            if act == "crash":
+                await trio.sleep(0.4)  # It happens while this is handled.
         case "refuse":
             raise EventError("refused", "on purpose")
         case "raise":
@@ -454,7 +468,7 @@ class Process:
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)
             task_status.started()
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with contextlib.suppress(*GONE):
                 while (message := await client.receive()) is not None:
                     self.hear(guest, message)
             code = None if client.close is None else int(client.close.code)
@@ -536,7 +550,7 @@ class Process:
 
     async def hang_up(self, client: MemoryClient) -> None:
         """A client closes with a handshake."""
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with contextlib.suppress(*GONE):
             await client.stream.send_all(client.protocol.send(CloseConnection(1000, "")))
 
     def letter(self, key: str, script: tuple[str, ...], guest: Guest | None, has_id: bool) -> Letter:
@@ -568,7 +582,7 @@ class Process:
             case ("send" | "send without id", _, script) if guest is not None and guest.name in self.clients:
                 letter = self.letter(guest.key, script, guest, step[0] == "send")
                 number = letter.number if letter.has_id else None
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                with contextlib.suppress(*GONE):
                     await self.clients[guest.name].emit("do", [letter.name], number)
             case ("ask", key, script):
                 await self.crowd.start(self.ask, self.letter(key, script, None, True))
@@ -605,6 +619,7 @@ class Process:
                 self.gates.append(self.store.hold_loads())
             case ("release",):
                 self.release()
+                self.store.delay = self.hook_pause = 0
             case ("fail commits", times, applied):
                 self.store.fail_commits(lambda: StoreError("on purpose"), times, applied=applied)
                 model.faults += times
@@ -618,7 +633,7 @@ class Process:
         if self.gates or self.store.delay or self.hook_pause:
             model.troubled = math.inf
         elif step[0] in ("release", "store takes", "hooks take"):
-            model.troubled = trio.current_time() + 10
+            model.troubled = trio.current_time() + 3
 
     def stops(self) -> None:
         """The stop begins; what is held at the store's gates is not held for ever."""

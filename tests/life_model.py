@@ -28,7 +28,7 @@ class Known:
     """Comes and goes while its room cannot be loaded: on_connect is never called, on_disconnect later is."""
     task_ends_in_last_commit = True
     """A background task changes something while the last commit is on its way, and ends: that is lost.
-    So it is where the stop takes too long, and cancels it then."""
+    So it is where the stop cancels the task, or has tried to save its last change three times."""
     destroyed_and_told_it_failed = True
     """The store destroys the room and says that it could not: the room goes on without what it had stored."""
 
@@ -60,7 +60,7 @@ class Letter:
     has_id: bool = True
     begun: bool = False
     ended: str = ""
-    """How its handler ended: ok, refused, raised, or cut off by a crash or a stop."""
+    """How its handler ended: ok, refused, raised, cut by a crash or a stop, or too late to start a task."""
     answers: list[str] = attrs.field(factory=list)
 
 
@@ -284,7 +284,7 @@ class Model:
             self.task_ended(key)
 
     def task_ended(self, key: str) -> None:
-        """A background task came to its end."""
+        """A background task came to its end, or changed something although the stop has begun."""
         seen = self.rooms[key]
         if seen.flying and Known.task_ends_in_last_commit:
             seen.lost = seen.lost or "task"
@@ -312,8 +312,8 @@ class Model:
 
     # Mail.
 
-    def begins(self, letter: Letter, attachment: list[str] | None, channels: set[str]) -> None:
-        """A handler begins with a message or an ask."""
+    def begins(self, letter: Letter, attachment: list[str] | None, channels: set[str], red: int) -> None:
+        """A handler begins with a message or an ask; so many connections are in the channel "red"."""
         seen, guest = self.rooms[letter.key], letter.guest
         sender = guest.name if guest else "program"
         seen.active = self.clock()
@@ -324,6 +324,8 @@ class Model:
         )
         self._must(not late or seen.lost, "what comes after a destroy is for the next room", letter.name)
         self._must(not seen.doomed, "what comes after a destroy is for the next room", letter.name)
+        there = sum("red" in one.channels and not one.parted for one in self._of(letter.key))
+        self._must(red <= there or not seen.hooks, "who has left is in no channel", letter.key, red, there)
         last = seen.last.get(sender, 0)
         self._must(letter.number > last, "what one sender sends is handled in order", letter.name, last)
         self._must(not letter.answers, "nothing is handled that was refused", letter.name, letter.answers)
@@ -356,7 +358,7 @@ class Model:
         right = {
             "ok": letter.ended == "ok",
             "refused": letter.ended == "refused",
-            "raised": letter.ended == "raised" or (letter.begun and seen.lost),
+            "raised": letter.ended in ("raised", "too late") or (letter.begun and seen.lost),
             "failed": (letter.begun and letter.ended in ("", "cut"))
             or self.stopping
             or self._refused(letter),
