@@ -78,6 +78,7 @@ _now_and_then = (
     st.tuples(st.just("store takes"), st.sampled_from((0.2, 1.2))),
     st.tuples(st.sampled_from(("hold commits", "release", "hold loads"))),
     st.tuples(st.just("fail commits"), _times, st.booleans()),
+    st.tuples(st.just("fail commits"), _times, st.just(False)),
     st.tuples(st.just("fail loads"), _times),
     st.tuples(st.just("hooks take"), st.sampled_from((0.3, 0.0))),
     st.tuples(st.sampled_from(STOPS)),
@@ -371,9 +372,9 @@ class Watched(FaultyStore):
         try:
             await super().commit(commit)
         except StoreError:
-            self.model.committed(commit.key, failed=True, destroy=commit.destroy)
+            self.model.committed(commit.key, commit.document, failed=True, destroy=commit.destroy)
             raise
-        self.model.committed(commit.key, failed=False, destroy=commit.destroy)
+        self.model.committed(commit.key, commit.document, failed=False, destroy=commit.destroy)
 
 
 # The driver.

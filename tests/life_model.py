@@ -29,6 +29,8 @@ class Known:
     task_ends_in_last_commit = True
     """A background task changes something while the last commit is on its way, and ends: that is lost.
     So it is where the stop cancels the task, or has tried to save its last change three times."""
+    reverted_after_an_unknown_outcome = True
+    """A commit is applied and said to have failed; then the state goes back to what it was: that is lost."""
     destroyed_and_told_it_failed = True
     """The store destroys the room and says that it could not: the room goes on without what it had stored."""
 
@@ -128,6 +130,8 @@ class Seen:
     active: float = 0.0
     flying: int = 0
     """Commits under way."""
+    unsure: bool = False
+    """Whether the last snapshot is in the store although the room was told that it is not."""
     muddled: bool = False
     """Whether the store lost what it says it has kept; see `Known.destroyed_and_told_it_failed`."""
     destroyed: int = 0
@@ -180,9 +184,12 @@ class Model:
             self._in_time(seen)
             seen.durable, seen.saved, seen.durable_epoch = seen.handed[document]
 
-    def committed(self, key: str, *, failed: bool, destroy: bool) -> None:
+    def committed(self, key: str, document: bytes | None, *, failed: bool, destroy: bool) -> None:
         """Its caller was told."""
         seen = self.rooms[key]
+        if document is not None:
+            applied = seen.handed[document][0] is seen.durable
+            seen.unsure = Known.reverted_after_an_unknown_outcome and failed and applied
         seen.flying -= 1
         seen.failing = failed
         if failed:
@@ -228,12 +235,12 @@ class Model:
         self._begins(seen, saved)
 
     def _begins(self, seen: Seen, state: State) -> None:
-        excused = seen.lost or seen.muddled
+        excused = seen.lost or seen.muddled or seen.unsure
         self._must(seen.now == state or excused, "sleep keeps all that was done", seen.key, seen.now, state)
         self._must(not seen.busy, "a room does one thing at a time", seen.key, seen.busy)
         seen.now, seen.changes, seen.saved, seen.lost, seen.loads_failed = state.copy(), [], 0, "", 0
         seen.active, seen.failing = self.clock(), False
-        seen.destroy_asked = seen.doomed = False
+        seen.destroy_asked = seen.doomed = seen.unsure = False
         seen.raised.clear()
 
     def hibernating(self, key: str, *, asked: bool) -> None:
@@ -479,7 +486,7 @@ class Model:
     def process_ended(self, *, killed: bool) -> None:
         """The runtime is gone; a regular stop has saved everything that could be saved."""
         for key, seen in self.rooms.items():
-            if killed or (seen.failing and not seen.lost):
+            if killed or ((seen.failing or seen.unsure) and not seen.lost):
                 seen.lost = "kill" if killed else "stop"
             same = seen.now == (seen.durable or State())
             self._must(

@@ -15,7 +15,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 Life = tuple[int | None, list[tuple[Any, ...]]]
 
 
-@settings(max_examples=300, deadline=None, phases=PHASES)
+@settings(max_examples=400, deadline=None, phases=PHASES)
 @given(lives)
 def test_a_random_life_keeps_the_rules(life: Life) -> None:
     """Whatever happens to rooms and clients, in any order."""
