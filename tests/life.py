@@ -55,7 +55,7 @@ KEYS = ("noisy/a", "calm/a", "noisy/b")
 
 _key = st.sampled_from((KEYS[0], KEYS[0], KEYS[0], KEYS[1], KEYS[0], KEYS[2]))
 _which = st.integers(0, 2)
-_script = st.lists(st.sampled_from(SCRIPT), max_size=3).map(tuple)
+_script = st.lists(st.sampled_from(SCRIPT), min_size=1, max_size=3).map(tuple)
 _times = st.sampled_from((1, 1, 2, 6))
 _often = (
     st.tuples(st.just("connect"), _key),
