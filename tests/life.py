@@ -34,6 +34,7 @@ from trio_rooms import (
     StoreError,
     open_rooms,
 )
+from trio_rooms.stores import StoredRoom
 from trio_rooms.testing import FaultyStore, Gate
 
 __all__ = ["live", "lives"]
@@ -347,12 +348,9 @@ class Disk(MemoryStore):
 
     async def commit(self, commit: Any) -> None:
         """Told before, since a commit is applied before the first checkpoint."""
-        self.model.applied(commit.key, commit.document, destroy=commit.destroy)
-        try:
-            await super().commit(commit)
-        except StaleWrite:
-            self.model.stale(commit.key)
-            raise
+        if commit.number == self._stored(commit.key).number + 1:
+            self.model.applied(commit.key, commit.document, destroy=commit.destroy)
+        await super().commit(commit)
 
 
 class Watched(FaultyStore):
@@ -360,7 +358,7 @@ class Watched(FaultyStore):
 
     model: Model
 
-    async def load(self, key: str) -> tuple[Any, ...]:
+    async def load(self, key: str) -> StoredRoom:
         try:
             return await super().load(key)
         except StoreError:
@@ -371,6 +369,9 @@ class Watched(FaultyStore):
         self.model.handed_over(commit.key, commit.document)
         try:
             await super().commit(commit)
+        except StaleWrite:
+            self.model.stale(commit.key)
+            raise
         except StoreError:
             self.model.committed(commit.key, commit.document, failed=True, destroy=commit.destroy)
             raise

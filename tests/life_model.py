@@ -29,10 +29,6 @@ class Known:
     task_ends_in_last_commit = True
     """A background task changes something while the last commit is on its way, and ends: that is lost.
     So it is where the stop cancels the task, or has tried to save its last change three times."""
-    reverted_after_an_unknown_outcome = True
-    """A commit is applied and said to have failed; then the state goes back to what it was: that is lost."""
-    destroyed_and_told_it_failed = True
-    """The store destroys the room and says that it could not: the room goes on without what it had stored."""
 
 
 @attrs.define
@@ -130,10 +126,10 @@ class Seen:
     active: float = 0.0
     flying: int = 0
     """Commits under way."""
-    unsure: bool = False
-    """Whether the last snapshot is in the store although the room was told that it is not."""
+    doubt: bool = False
+    """Whether the last commit was said to have failed, so that the room cannot know whether it happened."""
     muddled: bool = False
-    """Whether the store lost what it says it has kept; see `Known.destroyed_and_told_it_failed`."""
+    """Whether a destroy happened that was said to have failed: the storage is gone, and the room goes on."""
     destroyed: int = 0
     """How often."""
     destroy_asked: bool = False
@@ -172,7 +168,8 @@ class Model:
         """A commit begins; it has all that was done before, since the state is encoded in the same step."""
         seen = self.rooms[key]
         seen.flying += 1
-        if document is not None:
+        # One that is sent again because of a doubt has what was done before it was first sent.
+        if document is not None and (document not in seen.handed or seen.handed[document][0] == seen.now):
             seen.handed[document] = (seen.now.copy(), len(seen.changes), self.epoch)
 
     def applied(self, key: str, document: bytes | None, *, destroy: bool) -> None:
@@ -187,11 +184,8 @@ class Model:
     def committed(self, key: str, document: bytes | None, *, failed: bool, destroy: bool) -> None:
         """Its caller was told."""
         seen = self.rooms[key]
-        if document is not None:
-            applied = seen.handed[document][0] is seen.durable
-            seen.unsure = Known.reverted_after_an_unknown_outcome and failed and applied
         seen.flying -= 1
-        seen.failing = failed
+        seen.failing = seen.doubt = failed
         if failed:
             self.faults -= 1
             self.troubled = max(self.troubled, self.clock() + 10)
@@ -199,8 +193,10 @@ class Model:
                 if not seen.destroy_asked:
                     seen.destroys.pop(min(seen.destroys))
                 seen.destroy_asked = seen.doomed = False
-            seen.muddled |= Known.destroyed_and_told_it_failed and destroy and seen.durable is None
-        elif destroy:
+            seen.muddled |= destroy and seen.durable is None
+        elif destroy and (
+            seen.destroy_asked or seen.destroys
+        ):  # Else it is only made sure that it had happened.
             self._destroyed(seen)
 
     def load_failed(self, key: str) -> None:
@@ -211,8 +207,10 @@ class Model:
             self._refuses(seen, 0)
 
     def stale(self, key: str) -> None:
-        """A commit had a number that was used before."""
-        self._must(False, "no number of a commit is used twice", key)
+        """A commit had a number that was used for another one; nobody else writes here."""
+        seen = self.rooms[key]
+        seen.flying -= 1
+        self._must(seen.doubt, "a number is used again only where a commit is in doubt", key)
 
     # A room's own life.
 
@@ -235,12 +233,11 @@ class Model:
         self._begins(seen, saved)
 
     def _begins(self, seen: Seen, state: State) -> None:
-        excused = seen.lost or seen.muddled or seen.unsure
-        self._must(seen.now == state or excused, "sleep keeps all that was done", seen.key, seen.now, state)
+        self._must(seen.now == state or seen.lost, "sleep keeps all that was done", seen.key, seen.now, state)
         self._must(not seen.busy, "a room does one thing at a time", seen.key, seen.busy)
         seen.now, seen.changes, seen.saved, seen.lost, seen.loads_failed = state.copy(), [], 0, "", 0
         seen.active, seen.failing = self.clock(), False
-        seen.destroy_asked = seen.doomed = seen.unsure = False
+        seen.destroy_asked = seen.doomed = False
         seen.raised.clear()
 
     def hibernating(self, key: str, *, asked: bool) -> None:
@@ -444,9 +441,7 @@ class Model:
     def _in_time(self, seen: Seen) -> None:
         since = seen.changes[seen.saved] if seen.saved < len(seen.changes) else math.inf
         late = self.clock() - since > INTERVAL + 1e-6 and since > self.troubled and not self.faults
-        self._must(
-            not late or seen.lost or seen.muddled, "a change is saved within the interval", seen.key, since
-        )
+        self._must(not late or seen.lost, "a change is saved within the interval", seen.key, since)
 
     def rested(self, stages: dict[str, str], open_now: dict[str, int], channels: dict[str, set[str]]) -> None:
         """After a long silence without faults."""
@@ -486,11 +481,11 @@ class Model:
     def process_ended(self, *, killed: bool) -> None:
         """The runtime is gone; a regular stop has saved everything that could be saved."""
         for key, seen in self.rooms.items():
-            if killed or ((seen.failing or seen.unsure) and not seen.lost):
+            if killed or (seen.failing and not seen.lost):
                 seen.lost = "kill" if killed else "stop"
             same = seen.now == (seen.durable or State())
             self._must(
-                same or seen.lost or seen.muddled,
+                same or seen.lost,
                 "a stop keeps all that was done",
                 key,
                 seen.now,

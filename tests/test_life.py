@@ -13,6 +13,8 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 """Without the explanation of which lines matter, which takes longer than the lives."""
 
 A = "noisy/a"
+REST = ("sleep", 6.0)
+APPLIED: list[tuple[Any, ...]] = [("ask", "calm/a", ()), REST, ("fail commits", 1, True)]
 Life = tuple[int | None, list[tuple[Any, ...]]]
 
 
@@ -22,6 +24,11 @@ Life = tuple[int | None, list[tuple[Any, ...]]]
 @example((None, [("ask", A, ("task keeps",)), ("ticks", 8), ("hibernate", A), ("sleep", 0.31)]))
 @example((1, [("ask", A, ("task keeps",)), ("ticks", 8), ("ask", "calm/a", ()), ("sleep", 0.31)]))
 @example((None, [("connect", A), ("send", 0, ("join red",)), ("connect", A), ("drop", 0), ("ask", A, ())]))
+# A commit that happened and was said to have failed: one that is then undone, and a destroy.
+@example(
+    (None, [*APPLIED, ("ask", "calm/a", ("flip",)), ("sleep", 0.31), ("ask", "calm/a", ("flip",)), REST])
+)
+@example((None, [("ask", "calm/a", ("put",)), REST, ("fail commits", 1, True), ("destroy", "calm/a"), REST]))
 def test_a_random_life_keeps_the_rules(life: Life) -> None:
     """Whatever happens to rooms and clients, in any order."""
     live(*life)
