@@ -251,8 +251,7 @@ class PersistentState:
             changed = digest != self._saved
             if changed or taken:
                 await self._commit(encoded if changed else None, taken)
-            if writes is self._writes:
-                self._saved = digest
+            self._saved = digest
         except BaseException:
             self.dirty = True
             writes.put_back()
