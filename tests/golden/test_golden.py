@@ -29,92 +29,125 @@ chat.seal()
 
 # Data directories.
 
-ROOMS: dict[str, tuple[int, dict[int, dict[str, Any] | None], dict[str, Any]]] = {
-    "chat/damaged": (3, {3: None, 2: {"n": 2}}, {}),
-    "chat/gap": (7, {7: {"n": 7}, 4: {"n": 4}}, {}),
-    "chat/grüße ☃😀/2": (1, {1: {"n": 1}}, {"": "empty"}),
-    "chat/lobby": (
-        3,
-        {3: {"n": 3, "words": ["one", "zwölf"]}, 2: {"n": 2}},
-        {"a": 1, "é\0": [None, b"\xff"]},
-    ),
-    "chat/stored": (0, {}, {"only": "this"}),
+
+@attrs.frozen
+class Kept:
+    """What is in a golden data directory of one room."""
+
+    number: int
+    states: dict[int, dict[str, Any] | None]
+    """By generation, newest first; None is a damaged one."""
+    storage: dict[str, Any] = attrs.field(factory=dict)
+
+
+STORES: dict[str, dict[str, Kept]] = {
+    "store-1": {
+        "chat/damaged": Kept(3, {3: None, 2: {"n": 2}}),
+        "chat/gap": Kept(7, {7: {"n": 7}, 4: {"n": 4}}),  # A commit that failed had left numbers out.
+        "chat/grüße ☃😀/2": Kept(1, {1: {"n": 1}}, {"": "empty"}),
+        "chat/lobby": Kept(
+            3, {3: {"n": 3, "words": ["one", "zwölf"]}, 2: {"n": 2}}, {"a": 1, "é\0": [None, b"\xff"]}
+        ),
+        "chat/stored": Kept(0, {}, {"only": "this"}),
+    },
+    "store-2": {
+        "chat/again": Kept(3, {3: {"n": 3}}),
+        "chat/damaged": Kept(3, {3: None, 2: {"n": 2}}),
+        "chat/grüße ☃😀/2": Kept(1, {1: {"n": 1}}, {"": "empty"}),
+        "chat/lobby": Kept(
+            6,
+            {4: {"n": 4, "words": ["one", "zwölf"]}, 2: {"n": 2}},
+            {"a": 2, "b": 4, "é\0": [None, b"\xff"]},
+        ),
+        "chat/stored": Kept(2, {}, {"only": "this"}),
+    },
 }
-"""What is in store-1: by room, its number, its states by generation (None is a damaged one), its storage."""
+ENDED = {"store-1": 0, "store-2": 2}
+"""The number of the room chat/ended, of which nothing else is left."""
+
+
+@pytest.fixture(params=STORES)
+def name(request: pytest.FixtureRequest) -> str:
+    """Each golden data directory, one after the other."""
+    return str(request.param)
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A copy of a golden data directory, since opening it for writing changes it."""
-    return Path(shutil.copytree(GOLDEN / "store-1", tmp_path / "data"))
+def directory(name: str, tmp_path: Path) -> Path:
+    """A copy of it, since opening it for writing changes it."""
+    return Path(shutil.copytree(GOLDEN / name, tmp_path / "data"))
 
 
-async def check_rooms(store: Store) -> None:
+async def check_rooms(store: Store, rooms: dict[str, Kept]) -> None:
     """All that is in the golden directory is in a store."""
-    assert await store.keys() == sorted(ROOMS)
-    for key, (number, states, storage) in ROOMS.items():
+    assert await store.keys() == sorted(rooms)
+    for key, kept in rooms.items():
         stored = await store.load(key)
-        assert stored.number == number
-        assert [one.generation for one in stored.snapshots] == list(states)
-        for one, state in zip(stored.snapshots, states.values(), strict=True):
+        assert stored.number == kept.number
+        assert [one.generation for one in stored.snapshots] == list(kept.states)
+        for one, state in zip(stored.snapshots, kept.states.values(), strict=True):
             if state is not None:
                 snapshot = Snapshot.unpack(key, one.document)
                 assert (snapshot.version, snapshot.generation, snapshot.epoch) == (1, one.generation, 2)
                 assert cbor2.loads(snapshot.state) == state
-        assert {name: cbor2.loads(value) for name, value in await store.list(key)} == storage
-        assert [cbor2.loads(await store.get(key, name) or b"") for name in storage] == list(storage.values())
+        assert {name: cbor2.loads(value) for name, value in await store.list(key)} == kept.storage
+        for name, value in kept.storage.items():
+            assert cbor2.loads(await store.get(key, name) or b"") == value
     assert await store.load("chat/nobody") == StoredRoom(0, ())
 
 
-async def test_a_directory_of_version_1_is_brought_up_to_date(directory: Path) -> None:
-    """A data directory of version 1 has everything once it is opened for writing, and again after that."""
+async def test_a_directory_is_brought_up_to_date(name: str, directory: Path) -> None:
+    """A data directory of any version has everything once it is opened for writing, and again after that."""
     for epoch in (3, 4):
         async with DiskStore(directory) as store:
             assert store.epoch == epoch
-            await check_rooms(store)
+            await check_rooms(store, STORES[name])
+            assert await store.load("chat/ended") == StoredRoom(0, ())
     async with DiskStore(directory, read_only=True) as store:
-        await check_rooms(store)
+        await check_rooms(store, STORES[name])
 
 
-async def test_a_directory_of_version_1_is_read_as_it_is(directory: Path) -> None:
-    """Opened read-only, a data directory of version 1 has everything, and not a byte of it changes."""
+async def test_a_directory_is_read_as_it_is(name: str, directory: Path) -> None:
+    """Opened read-only, a data directory of any version has everything, and not a byte of it changes."""
     file = directory / "rooms.sqlite3"
     before = file.read_bytes()
     async with DiskStore(directory, read_only=True) as store:
         assert store.epoch == 2
-        await check_rooms(store)
-    assert file.read_bytes() == before == (GOLDEN / "store-1" / "rooms.sqlite3").read_bytes()
+        await check_rooms(store, STORES[name])
+        assert await store.load("chat/ended") == StoredRoom(ENDED[name], ())
+    assert file.read_bytes() == before == (GOLDEN / name / "rooms.sqlite3").read_bytes()
 
 
-async def test_rooms_of_version_1_go_on(directory: Path) -> None:
-    """Commits follow on the newest generation that version 1 has written, also where it left numbers out."""
+async def test_rooms_go_on(name: str, directory: Path) -> None:
+    """Commits follow on the last one that a former version has written."""
     async with DiskStore(directory) as store:
-        for key, (number, states, _) in ROOMS.items():
-            for wrong in (number - 1, number, number + 2):
+        for key, kept in STORES[name].items():
+            for wrong in (kept.number - 1, kept.number, kept.number + 2):
                 if wrong > 0:
                     with pytest.raises(StaleWrite):
                         await store.commit(Commit(key, wrong, store.epoch, b"stale"))
-            await store.commit(Commit(key, number + 1, store.epoch, writes={"new": b"1"}))
-            await store.commit(Commit(key, number + 2, store.epoch, b"new"))
-            await store.commit(Commit(key, number + 2, store.epoch, b"new"))
+            following = kept.number + 1
+            await store.commit(Commit(key, following, store.epoch, writes={"new": b"1"}))
+            for _ in range(2):
+                await store.commit(Commit(key, following + 1, store.epoch, b"new"))
             stored = await store.load(key)
-            assert stored.number == number + 2
-            assert [one.generation for one in stored.snapshots] == [number + 2, *list(states)[:1]]
+            assert stored.number == following + 1
+            assert [one.generation for one in stored.snapshots] == [following + 1, *list(kept.states)[:1]]
 
 
-async def test_states_of_version_1_are_loaded(directory: Path) -> None:
-    """Rooms wake with the state that version 1 has saved; a damaged generation is passed over."""
+async def test_states_are_loaded(name: str, directory: Path) -> None:
+    """Rooms wake with the state that a former version has saved; a damaged generation is passed over."""
     async with DiskStore(directory) as store:
-        for key, (number, states, _) in ROOMS.items():
+        for key, kept in STORES[name].items():
             persistent = PersistentState(key, chat.seal(), store)
             loaded = await persistent.load()
-            usable = [state for state in states.values() if state is not None]
+            usable = [state for state in kept.states.values() if state is not None]
             if usable:
-                assert loaded == Loaded(usable[0], restarted=True, fell_back=None in states.values())
+                assert loaded == Loaded(usable[0], restarted=True, fell_back=None in kept.states.values())
             else:
                 assert loaded is None
             await persistent.save(lambda: {"n": 100})
-            assert persistent.number == (await store.load(key)).number == number + 1
+            assert persistent.number == (await store.load(key)).number == kept.number + 1
 
 
 # Snapshots.

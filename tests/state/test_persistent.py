@@ -203,6 +203,7 @@ async def agrees(store: FaultyStore, persistent: PersistentState, state: Chat) -
     assert await again.load() == Loaded(state, restarted=False, fell_back=False)
     assert again.number == persistent.number
     assert not persistent.unsaved(state)
+    assert not persistent._doubtful  # Each would keep a whole state in memory.
 
 
 async def test_a_commit_that_failed_leaves_no_gap(store: FaultyStore) -> None:
@@ -353,6 +354,7 @@ async def test_a_load_ends_the_doubt(store: FaultyStore) -> None:
         loaded = await persistent.load()
         assert loaded == Loaded(Chat(2 if applied else 1, applied), restarted=False, fell_back=False)
         assert not persistent.unsaved(loaded.state)
+        assert not persistent._doubtful
         store.calls.clear()
         await save(persistent, Chat(3, applied))
         assert len(commits(store)) == 1
@@ -706,6 +708,17 @@ async def test_a_destroy_in_doubt(store: FaultyStore, applied: bool) -> None:
             await agrees(store, persistent, Chat(1))
             assert await store.list(KEY) == [("a", b"1"), ("b", b"1")][applied:]
             assert persistent.number == 2 + applied
+
+
+async def test_a_room_that_could_not_be_destroyed_is_saved_again(store: FaultyStore) -> None:
+    """After a deletion that raised there is something to save, since the room may be gone from the store."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    assert not persistent.dirty
+    store.fail_commits(LOST, applied=True)
+    with pytest.raises(StoreError):
+        await persistent.destroy()
+    assert persistent.dirty
 
 
 @pytest.mark.parametrize("applied", [False, True])

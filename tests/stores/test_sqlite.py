@@ -510,6 +510,16 @@ async def test_ended_rooms_are_forgotten_at_the_next_opening(tmp_path: Path) -> 
         assert await store.load("chat/1") == StoredRoom(0, ())
 
 
+async def test_a_room_that_begins_again_has_ended_no_more(tmp_path: Path) -> None:
+    """A room's number is kept in one place."""
+    async with DiskStore(tmp_path) as store:
+        for number in (1, 3):
+            await store.commit(Commit("chat/1", number, 1, b"one"))
+            ended = writer_connection(store).execute("SELECT count(*) FROM ended")
+            assert ended.fetchone() == (0,)
+            await store.commit(Commit("chat/1", number + 1, 1, destroy=True))
+
+
 async def test_a_refused_commit_leaves_no_cycle(tmp_path: Path) -> None:
     """What waited for a commit that failed is freed at once, without the garbage collector."""
 

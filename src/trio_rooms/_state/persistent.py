@@ -65,7 +65,7 @@ class Loaded:
     """Whether the newest generation cannot be used, and this is the one before it."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class _Writes:
     """Writes to a room's storage that are not known to be in the store; None deletes a name."""
 
@@ -256,8 +256,7 @@ class PersistentState:
             changed = digest != self._saved
             if changed or taken:
                 await self._commit(encoded if changed else None, taken)
-            if writes is self._writes:
-                self._saved = digest
+            self._saved = digest
         except BaseException:
             self.dirty = True
             writes.put_back()
@@ -321,12 +320,26 @@ class PersistentState:
         self, encoded: bytes | None, writes: Mapping[str, bytes | None], *, destroy: bool = False
     ) -> None:
         """Write under the next number, whatever has become of former tries under it."""
-        try:
-            await self._send(self._next(encoded, writes, destroy=destroy))
-        except StaleWrite:
-            if not await self._had_happened():
+        while True:
+            commit = self._next(encoded, writes, destroy=destroy)
+            try:
+                await self._store.commit(commit)
+            except StaleWrite:
+                # Refused because a former try had happened, or because somebody else has written.
+                if not await self._had_happened():
+                    self._saved = b""
+                    raise
+            except (TypeError, ValueError):
+                raise  # It was not handed over.
+            except BaseException:
+                # The next commit has the state again, whatever it is by then: who knows what is there.
+                self._saved = b""
+                self._doubt(commit)
                 raise
-            await self._send(self._next(encoded, writes, destroy=destroy))
+            else:
+                self.number = commit.number
+                self._doubtful = ()
+                return
 
     def _next(self, encoded: bytes | None, writes: Mapping[str, bytes | None], *, destroy: bool) -> Commit:
         number, epoch = self.number + 1, self._epoch
@@ -337,25 +350,11 @@ class PersistentState:
             document = Snapshot(name, id_, version, number, epoch, encoded).pack()
         return Commit(self.key, number, epoch, document, writes, destroy)
 
-    async def _send(self, commit: Commit) -> None:
-        try:
-            await self._store.commit(commit)
-        except BaseException as error:
-            # The state goes into the next commit although it may be there: who knows.
-            self._saved = b""
-            if not isinstance(error, StaleWrite | TypeError | ValueError):
-                self._doubt(commit)
-            raise
-        self.number = commit.number
-        self._doubtful = ()
-
     def _doubt(self, commit: Commit) -> None:
         if commit not in self._doubtful:
-            self._doubtful += (commit,)
-        if len(self._doubtful) > _MOST_DOUBTS:
-            # Where the store cannot be reached, the first was under way as that began, and the newest
-            # as it ended; those between are the least likely to have come through.
-            self._doubtful = (self._doubtful[0], *self._doubtful[2:])
+            # Where the store cannot be reached, the first was under way as that began, and the newest as
+            # it ended; those between are the least likely to have come through.
+            self._doubtful = (*self._doubtful[: _MOST_DOUBTS - 1], commit)
 
     async def _had_happened(self) -> bool:
         """Whether one of the commits in doubt is what the store has under their number."""

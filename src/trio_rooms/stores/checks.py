@@ -59,10 +59,12 @@ def check_commit(commit: Commit) -> None:
         TypeError: its document or a value is not ``bytes``.
     """
     encode(commit.key)
-    for what, number in (("a number", commit.number), ("an epoch", commit.epoch)):
-        if not 0 < number < _INTEGERS:
-            msg = f"room {commit.key}: {what} of a commit is from 1 to 2**63 - 1, not {number}"
-            raise ValueError(msg)
+    if not 0 < commit.number < _INTEGERS or not 0 < commit.epoch < _INTEGERS:
+        msg = (
+            f"room {commit.key}: number and epoch of a commit are from 1 to 2**63 - 1, "
+            f"not {commit.number} and {commit.epoch}"
+        )
+        raise ValueError(msg)
     if commit.document is not None:
         _check_bytes(commit.key, "the document", commit.document)
     for name, value in commit.writes.items():
