@@ -34,7 +34,7 @@ from trio_rooms import (
     StoreError,
     open_rooms,
 )
-from trio_rooms.stores import StoredRoom
+from trio_rooms.stores import Commit, StoredRoom
 from trio_rooms.testing import FaultyStore, Gate
 
 __all__ = ["live", "lives"]
@@ -204,9 +204,8 @@ async def on_error(ctx: Context[State], error: Exception) -> None:
     await _maybe_break(ctx, "on_error")
 
 
-async def _task(ctx: Context[State], name: str, held: bool, raises: bool) -> None:
+async def _task(ctx: Context[State], name: str, held: bool, raises: bool, destroyed: int) -> None:
     process = _process(ctx)
-    destroyed = process.model.rooms[ctx.room.key].destroyed
     try:
         for part in range(1 if raises else 3 if held else 6):
             await trio.sleep(0.2 if raises else 1.5 if held else 0.45)
@@ -305,7 +304,8 @@ async def _act(ctx: Context[State], process: Process, letter: Letter, name: str,
             ctx.room.emit("said", process.said, channel=channel)
         case "task" | "task keeps" | "task raises" | "crash":
             held, raises = act == "task keeps", act in ("task raises", "crash")
-            ctx.room.start_soon(_task, ctx, name, held, raises, keep_awake=held)
+            destroyed = process.model.rooms[ctx.room.key].destroyed
+            ctx.room.start_soon(_task, ctx, name, held, raises, destroyed, keep_awake=held)
             if act == "crash":
                 await trio.sleep(0.4)  # It happens while this is handled.
         case "refuse":
@@ -357,6 +357,8 @@ class Watched(FaultyStore):
     """The store of one process."""
 
     model: Model
+    doubtful: list[Commit]
+    """Commits that were said to have failed."""
 
     async def load(self, key: str) -> StoredRoom:
         try:
@@ -365,17 +367,31 @@ class Watched(FaultyStore):
             self.model.load_failed(key)
             raise
 
-    async def commit(self, commit: Any) -> None:
+    async def commit(self, commit: Commit) -> None:
+        if any(commit is one for one in self.doubtful):
+            await self._ask_again(commit)
+            return
         self.model.handed_over(commit.key, commit.document)
         try:
             await super().commit(commit)
         except StaleWrite:
-            self.model.stale(commit.key)
+            self.model.stale(commit.key, commit.document, destroy=commit.destroy)
             raise
         except StoreError:
-            self.model.committed(commit.key, commit.document, failed=True, destroy=commit.destroy)
+            self.doubtful.append(commit)
+            self.model.committed(commit.key, failed=True, destroy=commit.destroy)
             raise
-        self.model.committed(commit.key, commit.document, failed=False, destroy=commit.destroy)
+        self.model.committed(commit.key, failed=False, destroy=commit.destroy)
+
+    async def _ask_again(self, commit: Commit) -> None:
+        try:
+            await super().commit(commit)
+        except StaleWrite:
+            raise
+        except StoreError:
+            self.model.asked_again(commit.key, failed=True)
+            raise
+        self.model.asked_again(commit.key, failed=False)
 
 
 # The driver.
@@ -428,6 +444,7 @@ class Process:
     def __attrs_post_init__(self) -> None:
         self.store = Watched(self.disk)
         self.store.model = self.disk.model = self.model
+        self.store.doubtful = []
 
     def tell(self, what: str) -> None:
         """Write something down for whoever has to read this life."""

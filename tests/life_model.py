@@ -126,8 +126,10 @@ class Seen:
     active: float = 0.0
     flying: int = 0
     """Commits under way."""
-    doubt: bool = False
-    """Whether the last commit was said to have failed, so that the room cannot know whether it happened."""
+    again: tuple[State, int, int] | None = None
+    """What was handed over with a commit that was turned away because of its number."""
+    destroy_again: bool = False
+    """Whether that was a destroy."""
     muddled: bool = False
     """Whether a destroy happened that was said to have failed: the storage is gone, and the room goes on."""
     destroyed: int = 0
@@ -168,9 +170,10 @@ class Model:
         """A commit begins; it has all that was done before, since the state is encoded in the same step."""
         seen = self.rooms[key]
         seen.flying += 1
-        # One that is sent again because of a doubt has what was done before it was first sent.
-        if document is not None and (document not in seen.handed or seen.handed[document][0] == seen.now):
-            seen.handed[document] = (seen.now.copy(), len(seen.changes), self.epoch)
+        if document is not None:
+            # Behind one that was turned away because of its number the same state is sent under the next.
+            seen.handed[document] = seen.again or (seen.now.copy(), len(seen.changes), self.epoch)
+        seen.again = None
 
     def applied(self, key: str, document: bytes | None, *, destroy: bool) -> None:
         """A commit is in the store, whatever its caller will be told."""
@@ -181,23 +184,27 @@ class Model:
             self._in_time(seen)
             seen.durable, seen.saved, seen.durable_epoch = seen.handed[document]
 
-    def committed(self, key: str, document: bytes | None, *, failed: bool, destroy: bool) -> None:
+    def committed(self, key: str, *, failed: bool, destroy: bool) -> None:
         """Its caller was told."""
         seen = self.rooms[key]
         seen.flying -= 1
-        seen.failing = seen.doubt = failed
         if failed:
-            self.faults -= 1
-            self.troubled = max(self.troubled, self.clock() + 10)
+            self._failed(seen, destroy=destroy)
+        else:
+            seen.failing = False
             if destroy:
-                if not seen.destroy_asked:
-                    seen.destroys.pop(min(seen.destroys))
-                seen.destroy_asked = seen.doomed = False
-            seen.muddled |= destroy and seen.durable is None
-        elif destroy and (
-            seen.destroy_asked or seen.destroys
-        ):  # Else it is only made sure that it had happened.
-            self._destroyed(seen)
+                self._destroyed(seen)
+
+    def _failed(self, seen: Seen, *, destroy: bool) -> None:
+        seen.failing = True
+        self.faults -= 1
+        self.troubled = max(self.troubled, self.clock() + 10)
+        if destroy:
+            if not seen.destroy_asked:
+                seen.destroys.pop(min(seen.destroys))
+            seen.destroy_asked = seen.doomed = False
+            # It may have happened: then the storage is gone, and the room goes on.
+            seen.muddled |= seen.durable is None
 
     def load_failed(self, key: str) -> None:
         """A load failed."""
@@ -206,11 +213,19 @@ class Model:
         if seen.loads_failed >= LOADS:
             self._refuses(seen, 0)
 
-    def stale(self, key: str) -> None:
+    def stale(self, key: str, document: bytes | None, *, destroy: bool) -> None:
         """A commit had a number that was used for another one; nobody else writes here."""
         seen = self.rooms[key]
         seen.flying -= 1
-        self._must(seen.doubt, "a number is used again only where a commit is in doubt", key)
+        seen.again, seen.destroy_again = None if document is None else seen.handed[document], destroy
+        self._must(seen.failing, "a number is used again only where a commit is in doubt", key)
+
+    def asked_again(self, key: str, *, failed: bool) -> None:
+        """A commit in doubt was sent once more, to find out whether it had happened; the caller was told."""
+        seen = self.rooms[key]
+        if failed:
+            self._failed(seen, destroy=seen.destroy_again)
+            seen.again = None
 
     # A room's own life.
 

@@ -142,8 +142,13 @@ class LiveRoom:
             self._idleness.release(reason)
 
     def destroy(self) -> None:
-        """Delete everything of this room when the current message is done, and close its connections."""
-        self._mailbox.put_back([Destroy(None)])
+        """Delete everything of this room when the current message is done, and close its connections.
+
+        Called again before that, it does nothing.
+        """
+        following = self._mailbox.mail[0] if self._mailbox.mail else None
+        if following != Destroy(None):
+            self._mailbox.put_back([Destroy(None)])
 
 
 def _ids(connections: Connection | Iterable[Connection]) -> frozenset[int]:
