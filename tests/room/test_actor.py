@@ -504,15 +504,6 @@ async def test_a_full_disk_keeps_the_room_awake_until_there_is_room_again(
         assert "could not be saved: no room left" in caplog.text
 
 
-async def test_a_failed_save_is_tried_again_without_new_messages(autojump_clock: MockClock) -> None:
-    """An awake room whose save failed saves by itself when the store is well again."""
-    async with running(idle_timeout=1000) as (_, room, store):
-        store.fail_commits(lambda: StoreFull("a moment"), times=2)
-        await room.ask("add", Add(1))
-        await trio.sleep(5)
-        assert (await room.peek()).total == 1
-
-
 async def test_a_commit_that_was_applied_but_reported_lost_does_no_harm(autojump_clock: MockClock) -> None:
     """After a commit with an unknown outcome, the next one has a generation of its own."""
     async with running() as (_, room, store):

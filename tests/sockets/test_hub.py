@@ -6,7 +6,7 @@ import contextlib
 import math
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,13 +27,11 @@ from tests.raw import (
     serving,
     soon,
 )
+from tests.sockets.bench import Bench, bench, ready
 from trio_rooms import Context, Disconnect, Room
-from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._sockets.fanout import PlainMessage
-from trio_rooms._sockets.hub import SocketHub
-from trio_rooms._sockets.links import SocketLink
-from trio_rooms._sockets.roster import Disconnected, Link, Roster, SocketEvent
+from trio_rooms._sockets.roster import Disconnected, Link, Roster
 from trio_rooms._wire.frames import encode_text
 
 sleeper: Room[None] = Room(
@@ -391,52 +389,6 @@ async def test_a_busy_room_is_not_flooded() -> None:
 # The hub alone.
 
 
-class Bench:
-    """A hub whose rooms are a list, with socket pairs for clients."""
-
-    def __init__(self) -> None:
-        self.mail: list[tuple[str, SocketEvent]] = []
-        self.clients: list[socket.socket] = []
-        self.hub = SocketHub(Deadlines(), max_message_size=1 << 20, backlog=1 << 20, close_timeout=5)
-        self.hub.deliver = self._deliver
-
-    def _deliver(self, key: str, mail: SocketEvent) -> bool:
-        self.mail.append((key, mail))
-        return True
-
-    def client(self, key: str = "a/b", flags: int = 0) -> tuple[socket.socket, SocketLink]:
-        """A client, and its record in the hub."""
-        ours, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        ours.setblocking(False)
-        self.clients.append(ours)
-        return ours, self.hub.park(self.hub.roster(key, {}, greets=False), theirs.detach(), None, flags)
-
-
-@contextlib.asynccontextmanager
-async def bench() -> AsyncIterator[Bench]:
-    """A hub that runs."""
-    made = Bench()
-    try:
-        with trio.fail_after(30):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(made.hub.run)
-                yield made
-                nursery.cancel_scope.cancel()
-    finally:
-        made.hub.dispose()
-        for client in made.clients:
-            client.close()
-
-
-def _ready(client: socket.socket) -> bytes:
-    received = b""
-    with contextlib.suppress(BlockingIOError):
-        while data := client.recv(1 << 20):
-            received += data
-    return received
-
-
 async def _pushed(roster: Roster) -> None:
     await soon(lambda: not roster.jobs)
 
@@ -456,9 +408,9 @@ async def test_a_broadcast_to_many_is_written_in_slices_and_in_order() -> None:
         assert hub.broadcast(roster, PlainMessage("the others")) == 1499
         await _pushed(roster)
         sent = b"".join(encode_text(b"all %d" % number) for number in range(5))
-        assert _ready(chosen) == sent + encode_text(b"only you") + b"\x88\x02\x0f\xa0"
+        assert ready(chosen) == sent + encode_text(b"only you") + b"\x88\x02\x0f\xa0"
         for client, _ in many[:-1]:
-            assert _ready(client) == sent + encode_text(b"the others")
+            assert ready(client) == sent + encode_text(b"the others")
 
 
 class Slow(Link):
@@ -617,11 +569,11 @@ async def test_any_order_of_output_and_reading_keeps_each_stream_whole(seed: int
                 expected = [one + encode_text(text.encode()) for one in expected]
             for number in range(8):
                 if rng.random() < 0.2:
-                    received[number] += _ready(clients[number][0])
+                    received[number] += ready(clients[number][0])
             await trio.lowlevel.checkpoint()
         for number in range(8):
             while len(received[number]) < len(expected[number]):
-                received[number] += _ready(clients[number][0])
+                received[number] += ready(clients[number][0])
                 await trio.lowlevel.checkpoint()
         assert received == expected
 
@@ -641,7 +593,7 @@ async def test_a_channel_has_only_who_joined_it() -> None:
         three.roster.leave(three, "red")
         assert hub.broadcast(roster, PlainMessage("3"), "red") == 1
         assert hub.broadcast(roster, PlainMessage("4"), "blue") == 0
-        assert (_ready(a), _ready(b), _ready(c)) == (
+        assert (ready(a), ready(b), ready(c)) == (
             encode_text(b"1") + encode_text(b"2"),
             encode_text(b"1") + encode_text(b"3"),
             b"",

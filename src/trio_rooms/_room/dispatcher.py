@@ -98,8 +98,9 @@ class Dispatcher:
             self._members.settle_quietly()
             _send_error(self._shared, link, number, error.code, error.message)
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
-            _send_error(self._shared, link, number, "internal_error", "the room could not handle this")
             await self.failed(context, name, error)
+            # At the very end: whoever ends a message before answers it, see `interrupted`.
+            _send_error(self._shared, link, number, "internal_error", "the room could not handle this")
 
     async def _dispatch(self, context: Context[Any], event: str, data: Any) -> Any:
         """Call the handler of an event with data that fits it.

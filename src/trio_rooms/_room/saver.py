@@ -160,9 +160,10 @@ class Saver:
         self._deadline = None
 
     def dispose(self) -> None:
-        """Let go of the state."""
+        """Let go of the state, and of what tasks wrote to the storage too late to be saved."""
         self.close()
         self.persistent.wanted = None
+        self.persistent.discard()
         self.state = None
 
     @property

@@ -55,7 +55,7 @@ class Restarts:
             self._deadlines.set(now + COOL_DOWN, partial(self._given_up.discard, key))
             return None
         self._crashes[key] = crashes
-        self._deadlines.set(now + CRASH_WINDOW, partial(self._forget, key))
+        self._deadlines.set(now + CRASH_WINDOW, partial(self._forget, key, now))
         longest = _BACKOFF_FIRST * 2.0 ** (len(crashes) - 1)
         # Jitter, so that rooms which crashed together do not come back together.
         return longest * random.uniform(0.5, 1)  # noqa: S311 (nothing to be kept secret)
@@ -64,8 +64,8 @@ class Restarts:
         """Whether a room crashed too often and is left alone for a while."""
         return key in self._given_up
 
-    def _forget(self, key: str) -> None:
+    def _forget(self, key: str, last: float) -> None:
         """Drop what is remembered of a room whose last crash counts no more."""
         crashes = self._crashes.get(key)
-        if crashes is not None and crashes[-1] <= trio.current_time() - CRASH_WINDOW:
+        if crashes is not None and crashes[-1] == last:
             del self._crashes[key]

@@ -361,9 +361,11 @@ class Supervisor:
                 actor.stop()
             with trio.move_on_after(timeout):
                 await self._none_left.wait()
-        async with trio.open_nursery() as nursery:
-            for actor in list(self._actors.values()):
-                nursery.start_soon(self._kill, actor)
+        # Once more for a room that came to rest in time all the same, and whose mail began it anew.
+        while self._actors:
+            async with trio.open_nursery() as nursery:
+                for actor in list(self._actors.values()):
+                    nursery.start_soon(self._kill, actor)
         assert self._nursery is not None
         self._nursery.cancel_scope.cancel()
 

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trio_rooms import Context, Room, RoomHandle, Rooms, open_rooms
+from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail
+from trio_rooms._sockets.fanout import Message
+
+
+async def _keep(ctx: Context[list[Any]], data: Any) -> list[Any]:
+    ctx.state.append(data)
+    return ctx.state
+
+
+def shelf() -> Room[list[Any]]:
+    """A room that keeps what it is given."""
+    room: Room[list[Any]] = Room("shelf", state=list)
+    room.on("keep")(_keep)
+    return room
+
+
+class Elsewhere:
+    """A `Placement` of rooms that are in another process, which answers with what it was handed."""
+
+    def __init__(self) -> None:
+        self.handed: list[tuple[str, str, Any]] = []
+
+    def accepts(self, key: str) -> bool:
+        """Yes."""
+        return True
+
+    def deliver(self, key: str, mail: Mail) -> bool:
+        """Note it, and answer."""
+        assert isinstance(mail, Ask | Destroy)
+        self.handed.append(("deliver", key, type(mail)))
+        if mail.answer is not None:
+            mail.answer.succeed(mail.data if isinstance(mail, Ask) else None)
+        return True
+
+    def deliver_soon(self, key: str, mail: Mail) -> None:
+        """Note it, and answer."""
+        assert isinstance(mail, Hibernate)
+        self.handed.append(("deliver_soon", key, type(mail)))
+        mail.answer.succeed(True)
+
+    def emit(self, key: str, message: Message, channel: str | None) -> int:
+        """Note it."""
+        self.handed.append(("emit", key, channel))
+        return 42
+
+
+def elsewhere(rooms: Rooms, placement: Elsewhere) -> RoomHandle:
+    """A handle on a room that is not in this process."""
+    return RoomHandle(
+        "shelf/x", rooms._definitions["shelf"], placement, rooms._hub, rooms._supervisor, rooms._store
+    )
+
+
+async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock: MockClock) -> None:
+    """It knows nothing of where a room runs, and returns what it is answered from there."""
+    placement = Elsewhere()
+    async with open_rooms([shelf()]) as rooms:
+        room = elsewhere(rooms, placement)
+        assert await room.ask("keep", (1, 2)) == [1, 2]
+        assert await room.hibernate() is True
+        await room.destroy()
+        assert room.emit("kept", channel="red") == 42
+        assert placement.handed == [
+            ("deliver", "shelf/x", Ask),
+            ("deliver_soon", "shelf/x", Hibernate),
+            ("deliver", "shelf/x", Destroy),
+            ("emit", "shelf/x", "red"),
+        ]
+        assert rooms.statistics().supervisor.wakes == 0
+
+
+@pytest.mark.parametrize("data", [object(), {"deep": [object()]}, "\ud800"])
+async def test_a_question_that_has_no_form_is_not_put(data: Any, autojump_clock: MockClock) -> None:
+    """The caller is told at once, and the room is not woken."""
+    async with open_rooms([shelf()]) as rooms:
+        with pytest.raises((TypeError, ValueError)):
+            await rooms.get("shelf", "x").ask("keep", data)
+        assert rooms.statistics().supervisor.wakes == 0
+
+
+async def test_what_is_asked_and_answered_is_a_copy(autojump_clock: MockClock) -> None:
+    """Neither the caller's edits of its question nor those of the answer reach the room's state."""
+    async with open_rooms([shelf()]) as rooms:
+        room = rooms.get("shelf", "x")
+        question = {"deep": [1]}
+        answer = await room.ask("keep", question)
+        question["deep"].append(2)
+        answer.append("mine")
+        answer[0]["deep"].append(3)
+        assert await room.ask("keep", None) == [{"deep": [1]}, None]
+
+
+async def test_a_handle_outlives_what_it_is_a_handle_on(autojump_clock: MockClock) -> None:
+    """It is a value: two of one room are equal, and each finds the room whatever happened to it."""
+    async with open_rooms([shelf()]) as rooms:
+        one, two = rooms.get("shelf", "x"), rooms.get("shelf", "x")
+        assert one == two
+        assert one != rooms.get("shelf", "y")
+        assert await one.ask("keep", 1) == [1]
+        await two.destroy()
+        assert await one.ask("keep", 2) == [2]
+        await trio.sleep(1000)
+        assert await two.ask("keep", 3) == [2, 3]

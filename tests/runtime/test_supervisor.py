@@ -1,0 +1,302 @@
+"""Who is awake: rooms that somebody else wrote, that cool down, and what stays of those that sleep."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.clients import connect
+from trio_rooms import (
+    Context,
+    MemoryStore,
+    Room,
+    RoomFailed,
+    RoomHandle,
+    Rooms,
+    Stage,
+    StaleWrite,
+    open_rooms,
+)
+from trio_rooms._state.persistent import PersistentState
+from trio_rooms.testing import FaultyStore
+
+INTERVAL = 1.0
+
+
+@attrs.define(eq=False)
+class Journal:
+    """What the rooms of a test wait for."""
+
+    gate: trio.Event = attrs.field(factory=trio.Event)
+    began: trio.Event = attrs.field(factory=trio.Event)
+
+
+journal = Journal()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_journal() -> None:
+    journal.__init__()  # type: ignore[misc]
+
+
+State = dict[str, Any]
+
+
+async def _note(ctx: Context[State], data: str) -> list[str]:
+    ctx.state.setdefault("notes", []).append(data)
+    return [*ctx.state["notes"]]
+
+
+async def _put(ctx: Context[State], data: str) -> None:
+    ctx.room.storage.put(data, 1)
+
+
+async def _names(ctx: Context[State]) -> list[str]:
+    return [*await ctx.room.storage.list()]
+
+
+async def _slow(ctx: Context[State]) -> None:
+    ctx.state["slow"] = "begun"
+    journal.began.set()
+    await journal.gate.wait()
+
+
+async def _crash(ctx: Context[State]) -> None:
+    ctx.room.start_soon(_raise)
+
+
+async def _raise() -> None:
+    raise ZeroDivisionError
+
+
+async def _untidy(ctx: Context[State], data: float) -> None:
+    ctx.room.start_soon(_tidy_up, ctx, data)
+
+
+async def _tidy_up(ctx: Context[State], seconds: float) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            ctx.room.storage.put("too late", 1)
+            await trio.sleep(seconds)
+
+
+def book() -> Room[State]:
+    """The room under test."""
+    room: Room[State] = Room("book", state=dict, idle_timeout=10, snapshot_interval=INTERVAL)
+    room.on("note")(_note)
+    room.on("put")(_put)
+    room.on("names")(_names)
+    room.on("slow")(_slow)
+    room.on("crash")(_crash)
+    room.on("untidy")(_untidy)
+    return room
+
+
+@attrs.define(eq=False)
+class Running:
+    """Rooms that run, one of them, and their store."""
+
+    rooms: Rooms
+    room: RoomHandle
+    store: FaultyStore
+
+    async def number(self) -> int:
+        """That of the last commit of the room."""
+        return (await self.store.load("book/x")).number
+
+    async def written_by_another(self, *notes: str) -> int:
+        """Somebody else writes the room, as a process does that took it over; the number of its commit."""
+        other = PersistentState("book/x", book().seal(), self.store)
+        await other.load()
+        await other.save(lambda: {"notes": [*notes]})
+        return other.number
+
+
+@contextlib.asynccontextmanager
+async def running() -> AsyncIterator[Running]:
+    """The book over a store in memory."""
+    store = FaultyStore(MemoryStore())
+    async with open_rooms([book()], store=store) as rooms:
+        yield Running(rooms, rooms.get("book", "x"), store)
+
+
+# Somebody else wrote the room.
+
+
+async def test_a_stale_room_drops_what_it_has_and_begins_with_what_the_other_wrote(
+    autojump_clock: MockClock,
+) -> None:
+    """Nothing of its own is written, its storage included; its commits then follow the other's."""
+    async with running() as run:
+        await run.room.ask("note", "mine")
+        await trio.sleep(INTERVAL)
+        number = await run.written_by_another("theirs")
+        await run.room.ask("put", "mine")
+        assert await run.room.ask("note", "lost") == ["mine", "lost"]
+        await trio.sleep(INTERVAL)
+        assert run.rooms.statistics().supervisor.crashes == 1
+        assert await run.number() == number
+        assert await run.room.peek() == {"notes": ["theirs"]}
+        assert await run.room.ask("names") == []
+        assert await run.room.ask("note", "again") == ["theirs", "again"]
+        await trio.sleep(INTERVAL)
+        assert await run.number() == number + 1
+        assert run.rooms.statistics().supervisor.crashes == 1
+
+
+async def test_mail_that_waits_in_a_stale_room_is_handled_on_the_state_of_the_other(
+    autojump_clock: MockClock,
+) -> None:
+    """What was being handled is told that it failed; what waited behind it is not, and keeps its order."""
+    answers: dict[str, Any] = {}
+    async with running() as run, trio.open_nursery() as nursery:
+
+        async def ask(event: str, data: str) -> None:
+            try:
+                answers[data] = await run.room.ask(event, data)
+            except RoomFailed as error:
+                answers[data] = type(error.__cause__)
+
+        await run.room.ask("note", "mine")
+        await trio.sleep(INTERVAL)
+        nursery.start_soon(ask, "slow", "current")
+        await journal.began.wait()
+        for data in ("first", "second"):
+            nursery.start_soon(ask, "note", data)
+            await wait_all_tasks_blocked()
+        await run.written_by_another("theirs")
+        await trio.sleep(2 * INTERVAL)
+        assert answers == {
+            "current": StaleWrite,
+            "first": ["theirs", "first"],
+            "second": ["theirs", "first", "second"],
+        }
+        await run.room.hibernate()
+        assert await run.room.peek() == {"notes": ["theirs", "first", "second"]}
+
+
+@pytest.mark.parametrize("end", [RoomHandle.hibernate, RoomHandle.destroy])
+async def test_a_stale_room_neither_sleeps_nor_is_destroyed(
+    end: Callable[[RoomHandle], Any], autojump_clock: MockClock
+) -> None:
+    """Who wanted it is told; what the other wrote is all that there is, and the room goes on with it."""
+    async with running() as run:
+        await run.room.ask("note", "mine")
+        await trio.sleep(INTERVAL)
+        await run.room.ask("note", "lost")
+        number = await run.written_by_another("theirs")
+        with pytest.raises(RoomFailed, match="crashed"):
+            await end(run.room)
+        assert await run.number() == number
+        assert await run.room.ask("note", "again") == ["theirs", "again"]
+
+
+async def test_a_stale_room_that_changed_nothing_notices_nothing(autojump_clock: MockClock) -> None:
+    """It has nothing to write: it sleeps, and wakes with what the other wrote."""
+    async with running() as run:
+        await run.room.ask("note", "mine")
+        await trio.sleep(INTERVAL)
+        await run.written_by_another("theirs")
+        assert await run.room.hibernate()
+        assert await run.room.ask("note", "again") == ["theirs", "again"]
+        assert run.rooms.statistics().supervisor.crashes == 0
+
+
+# Rooms that cool down.
+
+
+async def given_up(run: Running) -> None:
+    """Crash the room until it is left alone."""
+    for _ in range(6):
+        with contextlib.suppress(RoomFailed):
+            await run.room.ask("crash")
+        await trio.sleep(3)
+    assert run.room.info().stage is Stage.FAILED
+
+
+async def test_a_room_that_cools_down_costs_nothing_for_what_it_refuses(autojump_clock: MockClock) -> None:
+    """Each sender is told; no actor is made, no store is asked, and no record stays."""
+    async with running() as run:
+        await given_up(run)
+        wakes = run.rooms.statistics().supervisor.wakes
+        run.store.calls.clear()
+        with pytest.raises(RoomFailed, match="left alone"):
+            await run.room.ask("note", "x")
+        assert run.rooms.statistics().hub.rosters == 0
+        async with connect(run.rooms, "book", "x") as client:
+            for number in range(20):
+                await client.emit("note", "x", id=number)
+                answer = await client.receive()
+                assert (answer["ack"], answer["error"]["code"]) == (number, "room_failed")
+                with pytest.raises(RoomFailed, match="left alone"):
+                    await run.room.ask("note", "x")
+                with pytest.raises(RoomFailed, match="left alone"):
+                    await run.room.destroy()
+                assert await run.room.hibernate()
+            assert run.rooms.statistics().supervisor.awake == 0
+            assert run.rooms.statistics().hub.rosters == 1
+        await wait_all_tasks_blocked()
+        assert run.rooms.statistics().supervisor.wakes == wakes
+        assert run.rooms.statistics().hub.rosters == 0
+        assert run.store.calls == []
+        assert run.rooms._supervisor._records == {}
+
+
+# What stays of a room that sleeps.
+
+
+async def test_the_next_actor_takes_over_the_record_of_one_that_still_unwinds(
+    autojump_clock: MockClock,
+) -> None:
+    """It counts on from the same commit, and what the old one's tasks write too late is in nobody's way."""
+    async with running() as run:
+        await run.room.ask("note", "one")
+        await run.room.ask("untidy", 5)
+        assert await run.room.hibernate()
+        number = await run.number()
+        record = run.rooms._supervisor._records["book/x"]
+        began = trio.current_time()
+        assert await run.room.ask("note", "two") == ["one", "two"]
+        assert trio.current_time() - began == pytest.approx(5)
+        assert run.rooms._supervisor._records["book/x"] is record
+        assert await run.room.ask("names") == []
+        await run.room.ask("put", "in time")
+        await run.room.hibernate()
+        assert [name for name, _ in await run.store.list("book/x")] == ["in time"]
+        assert await run.number() == number + 1
+        assert run.rooms.statistics().supervisor.crashes == 0
+
+
+async def test_a_task_that_writes_too_late_leaves_no_record(autojump_clock: MockClock) -> None:
+    """What a task writes while its sleeping room cancels it is not kept, and neither is anything for it."""
+    async with running() as run:
+        await run.room.ask("untidy", 1)
+        assert await run.room.hibernate()
+        await trio.sleep(30)
+        assert await run.store.list("book/x") == []
+        assert run.rooms._supervisor._records == {}
+        assert run.rooms._supervisor._ending == {}
+
+
+async def test_a_commit_in_flight_at_a_crash_is_waited_for(autojump_clock: MockClock) -> None:
+    """The next life of the room loads what that commit wrote, and its own commits follow it."""
+    async with running() as run:
+        await run.room.ask("note", "one")
+        gate = run.store.hold_commits()
+        await gate.wait_arrived()
+        await run.room.ask("crash")
+        await wait_all_tasks_blocked()
+        assert run.room.info().stage is Stage.AWAKE
+        gate.release()
+        assert await run.room.ask("note", "two") == ["one", "two"]
+        assert await run.room.hibernate()
+        assert await run.number() == 2
+        assert run.rooms.statistics().supervisor.crashes == 1

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from trio.testing import MockClock
+
+from tests.clients import connect
+from trio_rooms import Context, Room, Rooms, open_rooms
+from trio_rooms._server.pages import Pages
+from trio_rooms._server.paths import Paths
+
+
+async def _hello(_ctx: Context[None], message: str | bytes) -> None:
+    """Nothing: that the room wakes is enough."""
+
+
+def hall(name: str, **options: Any) -> Room[None]:
+    """A room without anything in it."""
+    room: Room[None] = Room(name, idle_timeout=10, **options)
+    room.on_message(_hello)
+    return room
+
+
+@asynccontextmanager
+async def pages(*rooms: Room[None], prefix: str = "") -> AsyncIterator[tuple[Pages, Rooms]]:
+    """The pages of rooms that are open."""
+    async with open_rooms(rooms) as opened:
+        paths = Paths(opened._definitions, prefix, "/{room}/{id}")
+        yield Pages(opened._definitions, paths, opened._hub, opened._supervisor, opened.statistics), opened
+
+
+async def test_one_room_is_shown_as_it_is(autojump_clock: MockClock) -> None:
+    """Its stage and its connections, awake and asleep; asking wakes nobody."""
+    async with pages(hall("hall"), prefix="/ws") as (made, rooms):
+
+        def shown() -> Any:
+            answer = made.page("/stats/ws/hall/a%2Fb")
+            assert answer is not None
+            assert answer.status == 200
+            return json.loads(answer.body)
+
+        assert shown() == {"key": "hall/a/b", "stage": "asleep", "connections": 0}
+        async with connect(rooms, "hall", "a/b") as client:
+            await client.send("hello")
+            await trio.sleep(1)
+            assert shown() == {"key": "hall/a/b", "stage": "awake", "connections": 1}
+            await trio.sleep(20)
+            assert shown() == {"key": "hall/a/b", "stage": "asleep", "connections": 1}
+        assert rooms.statistics().supervisor.wakes == 1
+        for path in ("/stats/ws/nobody/x", "/stats/hall/x", "/stats/ws/hall/%FF", "/stats/"):
+            answer = made.page(path)
+            assert answer is not None
+            assert answer.status == 404
+
+
+async def test_what_is_at_the_root(autojump_clock: MockClock) -> None:
+    """The first page that a definition has; without one, where rooms are and which there are."""
+    async with pages(hall("b"), hall("a", page="<p>a"), hall("c", page="<p>c")) as (made, _):
+        answer = made.page("/")
+        assert answer is not None
+        assert answer.body == b"<p>a"
+    async with pages(hall("b"), hall("a"), prefix="/ws") as (made, _):
+        answer = made.page("/")
+        assert answer is not None
+        assert answer.body == b"rooms at /ws/{room}/{id}: a, b\n"
+
+
+async def test_nothing_else_is_a_page(autojump_clock: MockClock) -> None:
+    """The rest is left to the rooms."""
+    async with pages(hall("hall")) as (made, _):
+        for path in ("", "/hall/x", "/healthz/", "/stat", "//"):
+            assert made.page(path) is None

@@ -1,0 +1,103 @@
+"""A hub without rooms, with socket pairs for clients; and a connection without a socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import trio
+
+from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.links import SocketLink
+from trio_rooms._sockets.roster import Link, SocketEvent
+
+__all__ = ["Bench", "Line", "bench", "ready", "soon"]
+
+
+class Line(Link):
+    """A connection without a socket, that does nothing."""
+
+    __slots__ = ()
+    unsent = 0
+
+    def send(self, frame: bytes) -> None:
+        """Nothing."""
+
+    def send_eof(self) -> None:
+        """Nothing."""
+
+    def abort(self) -> None:
+        """Nothing."""
+
+    def pause_reading(self) -> None:
+        """Nothing."""
+
+    def resume_reading(self) -> None:
+        """Nothing."""
+
+
+class Bench:
+    """A hub whose rooms are a list, with socket pairs for clients."""
+
+    def __init__(self, *, backlog: int = 1 << 20) -> None:
+        self.mail: list[tuple[str, SocketEvent]] = []
+        self.goes_on = True
+        """What whoever delivers mail is told."""
+        self.clients: list[socket.socket] = []
+        self.deadlines = Deadlines()
+        self.hub = SocketHub(self.deadlines, max_message_size=1 << 20, backlog=backlog, close_timeout=5)
+        self.hub.deliver = self._deliver
+
+    def _deliver(self, key: str, mail: SocketEvent) -> bool:
+        self.mail.append((key, mail))
+        return self.goes_on
+
+    def client(
+        self, key: str = "a/b", flags: int = 0, *, greets: bool = False, buffer: int | None = None
+    ) -> tuple[socket.socket, SocketLink]:
+        """A client, and its record in the hub."""
+        ours, theirs = socket.socketpair()
+        if buffer is not None:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        theirs.setblocking(False)
+        ours.setblocking(False)
+        self.clients.append(ours)
+        return ours, self.hub.park(self.hub.roster(key, {}, greets=greets), theirs.detach(), None, flags)
+
+
+@contextlib.asynccontextmanager
+async def bench(*, backlog: int = 1 << 20, patience: float = 30) -> AsyncIterator[Bench]:
+    """A hub that runs."""
+    made = Bench(backlog=backlog)
+    try:
+        with trio.fail_after(patience):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(made.hub.run)
+                nursery.start_soon(made.deadlines.run)
+                yield made
+                nursery.cancel_scope.cancel()
+    finally:
+        made.hub.dispose()
+        for client in made.clients:
+            client.close()
+
+
+async def soon(true: Callable[[], object]) -> None:
+    """Let the other tasks run until something is so, where the clock stands still."""
+    for _ in range(100_000):
+        if true():
+            return
+        await trio.lowlevel.checkpoint()
+    pytest.fail("it did not come to pass")
+
+
+def ready(client: socket.socket) -> bytes:
+    """What a client can read now."""
+    received = b""
+    with contextlib.suppress(BlockingIOError):
+        while data := client.recv(1 << 20):
+            received += data
+    return received

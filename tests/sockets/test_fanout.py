@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.sockets.bench import Line
+from trio_rooms._sockets.fanout import Broadcast, FanOut, PlainMessage, SendLater
+from trio_rooms._sockets.flags import BINARY, CLOSE_SENT, GONE
+from trio_rooms._sockets.roster import Roster
+from trio_rooms._wire.envelope import Outgoing
+from trio_rooms._wire.frames import encode_text
+
+
+@attrs.define(eq=False)
+class Desk:
+    """A fan-out with rooms whose output is pieces of paper."""
+
+    emptied: list[str] = attrs.field(factory=list)
+    done: list[str] = attrs.field(factory=list)
+    fan_out: FanOut = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.fan_out = FanOut(lambda roster: self.emptied.append(roster.key))
+
+    def job(self, name: str, slices: int) -> Callable[[float], bool]:
+        """Output that takes so many slices."""
+        left: Iterator[int] = iter(range(slices - 1, -1, -1))
+
+        def work(_: float) -> bool:
+            over = next(left) == 0
+            self.done.append(name + "." * (not over))
+            return over
+
+        return work
+
+
+def room(key: str) -> Roster:
+    """A room without connections."""
+    return Roster(None, key, {}, greets=False)  # type: ignore[arg-type]  # it asks its owner for nothing
+
+
+async def test_what_is_little_is_done_at_once() -> None:
+    """Without the task, and nothing is left of it."""
+    desk, one = Desk(), room("a/1")
+    desk.fan_out.do(one, desk.job("short", 1))
+    assert desk.done == ["short"]
+    assert one.jobs is None
+    assert desk.emptied == []
+
+
+async def test_output_of_one_room_keeps_its_order(nursery: trio.Nursery) -> None:
+    """What is short waits behind what takes long, and its room is reported once all of it is out."""
+    desk, one = Desk(), room("a/1")
+    nursery.start_soon(desk.fan_out.run)
+    await wait_all_tasks_blocked()
+    for _ in range(2):
+        desk.fan_out.do(one, desk.job("long", 3))
+        desk.fan_out.do(one, desk.job("short", 1))
+        desk.fan_out.do(one, desk.job("last", 2))
+        assert desk.done == ["long."]
+        await wait_all_tasks_blocked()
+        assert desk.done == ["long.", "long.", "long", "short", "last.", "last"]
+        assert one.jobs is None
+        desk.done.clear()
+    assert desk.emptied == ["a/1", "a/1"]
+
+
+async def test_rooms_take_turns(nursery: trio.Nursery) -> None:
+    """A slice of each, and a turn of the event loop after each, however much one of them has to say."""
+    desk, one, two = Desk(), room("a/1"), room("a/2")
+    nursery.start_soon(desk.fan_out.run)
+    await wait_all_tasks_blocked()
+    desk.fan_out.do(one, desk.job("one", 100))
+    desk.fan_out.do(two, desk.job("two", 3))
+    turns = 0
+    while one.jobs:
+        await trio.lowlevel.checkpoint()
+        turns += 1
+    assert desk.done.index("two") < 10
+    assert desk.emptied == ["a/2", "a/1"]
+    assert turns > 90
+
+
+class Heard(Line):
+    """Notes what it is sent."""
+
+    def __init__(self, number: int, roster: Roster, flags: int = 0) -> None:
+        super().__init__(number, roster, None, flags)
+        self.sent: list[bytes] = []
+
+    def send(self, frame: bytes) -> None:
+        """Note it."""
+        self.sent.append(frame)
+
+
+def test_a_broadcast_goes_to_each_in_its_kind() -> None:
+    """Encoded once for all of a kind; those that are closing or gone are passed by."""
+    roster = room("a/1")
+    text, binary = Heard(1, roster), Heard(2, roster, BINARY)
+    over = [Heard(3, roster, CLOSE_SENT), Heard(4, roster, GONE)]
+    message = Outgoing({"event": "x", "data": 1})
+    assert Broadcast([text, binary, *over], message)(0)
+    assert text.sent == [message.frame(binary=False)]
+    assert binary.sent == [message.frame(binary=True)]
+    assert text.sent[0] is message.frame(binary=False)
+    assert [heard.sent for heard in over] == [[], []]
+
+
+def test_a_broadcast_stops_when_its_time_is_over_and_goes_on_from_there() -> None:
+    """After a bounded number of sockets; nobody gets it twice."""
+    roster = room("a/1")
+    links = [Heard(number, roster) for number in range(200)]
+    broadcast = Broadcast([*links], PlainMessage("x"))
+    reached = []
+    over = False
+    while not over:
+        over = broadcast(0)
+        reached.append(sum(len(link.sent) for link in links))
+    assert reached == [64, 128, 192, 200]
+    assert all(link.sent == [encode_text(b"x")] for link in links)
+
+
+@pytest.mark.parametrize("data", [object(), "\ud800"])
+def test_a_broadcast_without_a_form_goes_to_nobody(data: object) -> None:
+    """Though it has one in a kind that others are spoken to in."""
+    roster = room("a/1")
+    links = [Heard(1, roster), Heard(2, roster, BINARY)]
+    with pytest.raises((TypeError, ValueError)):
+        Broadcast([*links], Outgoing({"event": "x", "data": data}))
+    assert [link.sent for link in links] == [[], []]
+
+
+def test_what_was_to_be_sent_later_is_not_sent_behind_a_close() -> None:
+    """Nothing may follow the close frame."""
+    roster = room("a/1")
+    for flags, sent in ((0, [b"x"]), (CLOSE_SENT, []), (GONE, [])):
+        heard = Heard(1, roster, flags)
+        assert SendLater(heard, b"x")(0)
+        assert heard.sent == sent

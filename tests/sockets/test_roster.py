@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.sockets.bench import Line
+from trio_rooms._sockets.flags import GONE, UNGREETED
+from trio_rooms._sockets.roster import Disconnected, Roster
+
+
+def roster_of(count: int) -> tuple[Roster, list[Line]]:
+    """A room with so many connections, from 1 on by their ids."""
+    roster = Roster(None, "a/b", {}, greets=False)  # type: ignore[arg-type]  # it asks its owner for nothing
+    lines = [Line(number + 1, roster, None, 0) for number in range(count)]
+    roster.links.update({line.id: line for line in lines})
+    return roster, lines
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["join", "leave"]), st.integers(0, 3), st.sampled_from(["red", "blue"])),
+        st.tuples(st.just("remove"), st.integers(0, 3)),
+    ),
+    max_size=30,
+)
+
+
+@given(steps)
+def test_members_are_those_that_joined_and_neither_left_nor_went(steps: list[tuple[Any, ...]]) -> None:
+    """In any order of joining, leaving and going; a channel in which nobody is left is no channel."""
+    roster, lines = roster_of(4)
+    inside = set(lines)
+    channels: dict[str, list[Line]] = {"red": [], "blue": []}
+    names: dict[Line, list[str]] = {line: [] for line in lines}
+    for step in steps:
+        line = lines[step[1]]
+        if step[0] == "join":
+            roster.join(line, step[2])
+            if line in inside and line not in channels[step[2]]:
+                channels[step[2]].append(line)
+                names[line].append(step[2])
+        elif step[0] == "leave":
+            roster.leave(line, step[2])
+            if step[2] in names[line]:
+                names[line].remove(step[2])
+            if line in channels[step[2]]:
+                channels[step[2]].remove(line)
+        else:
+            assert roster.remove(line) is (line in inside)
+            inside.discard(line)
+            for members in channels.values():
+                if line in members:
+                    members.remove(line)
+        assert roster.members(None) == [line for line in lines if line in inside]
+        for name, members in channels.items():
+            assert roster.members(name) == members
+            assert roster.members(name, frozenset({2})) == [line for line in members if line.id != 2]
+        assert set(roster.channels or {}) == {name for name, members in channels.items() if members}
+        # Who has gone keeps the names: its on_disconnect may want to know them.
+        assert {line: [*line.channels] for line in lines} == names
+
+
+def test_who_was_not_greeted_is_spoken_to_by_nobody() -> None:
+    """Neither with the room nor in a channel, until its greeting began; a second greeting counts nothing."""
+    roster, (one, two) = roster_of(2)
+    two.flags |= UNGREETED
+    roster.ungreeted = 1
+    roster.join(one, "red")
+    roster.join(two, "red")
+    assert roster.members(None) == roster.members("red") == [one]
+    roster.greeted(one)
+    assert roster.members(None) == [one]
+    for _ in range(2):
+        roster.greeted(two)
+        assert roster.members(None) == roster.members("red") == [one, two]
+        assert roster.ungreeted == 0
+
+
+def test_who_goes_before_it_was_greeted_is_not_waited_for() -> None:
+    """It is no connection that has still to be greeted."""
+    roster, (one, two) = roster_of(2)
+    one.flags |= UNGREETED
+    roster.ungreeted = 1
+    assert roster.remove(one)
+    assert (roster.ungreeted, one.flags & UNGREETED) == (0, 0)
+    assert roster.members(None) == [two]
+
+
+def test_a_list_of_members_is_the_callers() -> None:
+    """Who comes or goes later does not change it, and it changes nothing here."""
+    roster, (one, two) = roster_of(2)
+    members = roster.members(None)
+    roster.remove(one)
+    assert members == [one, two]
+    members.clear()
+    assert roster.members(None) == [two]
+
+
+class Paused(Line):
+    """Notes that it is read again."""
+
+    resumed = 0
+
+    def resume_reading(self) -> None:
+        """Note it."""
+        self.resumed += 1
+
+
+def test_who_was_paused_is_read_again_once_and_only_while_it_is_there() -> None:
+    """Whoever is gone is left alone: its descriptor may be somebody else's."""
+    roster, _ = roster_of(0)
+    here, gone = Paused(1, roster, None, 0), Paused(2, roster, None, GONE)
+    roster.paused = [here, gone]
+    roster.resume_reading()
+    roster.resume_reading()
+    assert (here.resumed, gone.resumed) == (1, 0)
+
+
+def test_departures_are_kept_in_their_order() -> None:
+    """All of them, in a list that whoever notes one may cut."""
+    roster, lines = roster_of(3)
+    departures = [Disconnected(line, 1000, "", clean=True) for line in lines]
+    kept = [roster.note_departure(departure) for departure in departures][-1]
+    assert kept == roster.departed == departures
+    del kept[:1]
+    assert roster.departed == departures[1:]
