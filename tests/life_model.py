@@ -128,6 +128,8 @@ class Seen:
     """Commits under way."""
     again: tuple[State, int, int] | None = None
     """What was handed over with a commit that was turned away because of its number."""
+    asking: bool = False
+    """Whether the store is being asked, after that, if a commit in doubt had happened."""
     destroy_again: bool = False
     """Whether that was a destroy."""
     muddled: bool = False
@@ -173,7 +175,7 @@ class Model:
         if document is not None:
             # Behind one that was turned away because of its number the same state is sent under the next.
             seen.handed[document] = seen.again or (seen.now.copy(), len(seen.changes), self.epoch)
-        seen.again = None
+        seen.asking, seen.again = False, None
 
     def applied(self, key: str, document: bytes | None, *, destroy: bool) -> None:
         """A commit is in the store, whatever its caller will be told."""
@@ -189,17 +191,18 @@ class Model:
         seen = self.rooms[key]
         seen.flying -= 1
         if failed:
+            self.faults -= 1
             self._failed(seen, destroy=destroy)
         else:
             seen.failing = False
             if destroy:
                 self._destroyed(seen)
 
-    def _failed(self, seen: Seen, *, destroy: bool) -> None:
-        seen.failing = True
-        self.faults -= 1
+    def _failed(self, seen: Seen, *, destroy: bool | None = None) -> None:
+        """What was to be written is not, as far as the room knows."""
+        seen.failing, seen.asking, seen.again = True, False, None
         self.troubled = max(self.troubled, self.clock() + 10)
-        if destroy:
+        if seen.destroy_again if destroy is None else destroy:
             if not seen.destroy_asked:
                 seen.destroys.pop(min(seen.destroys))
             seen.destroy_asked = seen.doomed = False
@@ -209,6 +212,9 @@ class Model:
     def load_failed(self, key: str) -> None:
         """A load failed."""
         seen = self.rooms[key]
+        if seen.asking:
+            self._failed(seen)  # It is not found out now whether a commit had happened.
+            return
         seen.loads_failed += 1
         if seen.loads_failed >= LOADS:
             self._refuses(seen, 0)
@@ -217,15 +223,15 @@ class Model:
         """A commit had a number that was used for another one; nobody else writes here."""
         seen = self.rooms[key]
         seen.flying -= 1
-        seen.again, seen.destroy_again = None if document is None else seen.handed[document], destroy
+        seen.asking, seen.destroy_again = True, destroy
+        seen.again = None if document is None else seen.handed[document]
         self._must(seen.failing, "a number is used again only where a commit is in doubt", key)
 
     def asked_again(self, key: str, *, failed: bool) -> None:
         """A commit in doubt was sent once more, to find out whether it had happened; the caller was told."""
-        seen = self.rooms[key]
         if failed:
-            self._failed(seen, destroy=seen.destroy_again)
-            seen.again = None
+            self.faults -= 1
+            self._failed(self.rooms[key])
 
     # A room's own life.
 
@@ -274,6 +280,8 @@ class Model:
             else:
                 seen.now.kept[name] = value
         seen.changes.append(self.clock())
+        if seen.now == seen.durable:
+            seen.saved = len(seen.changes)  # It is again what it was.
 
     def looks(self, key: str, state: State) -> None:
         """A handler looks at the state."""
@@ -314,7 +322,10 @@ class Model:
         self._must(seen.destroy_asked or seen.destroys, "nobody is destroyed unasked", key)
         if not seen.destroy_asked and len(seen.destroys) == 1:
             (before,) = seen.destroys.values()
-            late = [one.name for one in before if not one.begun and not one.answers]
+            # Whoever stopped waiting is not told that the room could not be loaded, and was refused.
+            late = [
+                one.name for one in before if not one.begun and not one.answers and not self._refused(one)
+            ]
             self._must(not late, "what was asked before a destroy is handled before it", key, late)
 
     def _destroyed(self, seen: Seen) -> None:

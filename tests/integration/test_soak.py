@@ -72,7 +72,7 @@ async def test_soak(serve: Serve, tmp_path: Path, rooms: int, members: int, roun
     said = sum(len(room.said) for room in crowd.rooms)
     gone = sum(len(room.gone) for room in crowd.rooms)
     print(
-        f"{said} messages, {told['lot']['sent']} sent, {told['supervisor']['wakes']} wakes, {naps} naps, "
+        f"{said} messages, {told['hub']['sent']} sent, {told['supervisor']['wakes']} wakes, {naps} naps, "
         f"{gone} reconnects, {time.monotonic() - began:.1f} s"
     )
     assert served.stop() == 0

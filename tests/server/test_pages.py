@@ -30,7 +30,10 @@ async def pages(*rooms: Room[None], prefix: str = "") -> AsyncIterator[tuple[Pag
     """The pages of rooms that are open."""
     async with open_rooms(rooms) as opened:
         paths = Paths(opened._definitions, prefix, "/{room}/{id}")
-        yield Pages(opened._definitions, paths, opened._hub, opened._supervisor, opened.statistics), opened
+        yield (
+            Pages(opened._definitions, paths, opened._hub, opened._supervisor.stage, opened.statistics),
+            opened,
+        )
 
 
 async def test_one_room_is_shown_as_it_is(autojump_clock: MockClock) -> None:
