@@ -33,9 +33,12 @@ async def fork(directory: Path) -> None:
     """Have the directory open in a process with a forked child, which outlives it."""
     async with DiskStore(directory):
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: of forking beside threads
+        reading, writing = os.pipe()
         if os.fork() == 0:
+            os.write(writing, b".")
             os.read(0, 1)
             os._exit(0)
+        os.read(reading, 1)  # It has gone through what it does after the fork.
         say("open")
         await trio.sleep_forever()
 
