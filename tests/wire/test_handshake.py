@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.raw import request
 from trio_rooms._wire.handshake import (
     HEAD_LIMIT,
-    Answer,
     BadRequestError,
     Head,
     HeadReader,
+    Response,
     accept,
     refusal_of,
 )
@@ -80,7 +80,7 @@ def test_what_is_no_head_is_refused(sent: bytes, status: int) -> None:
     """What cannot be a request gets 400, what is too long 431."""
     with pytest.raises(BadRequestError) as caught:
         head_of(sent)
-    assert caught.value.answer.status == status
+    assert caught.value.response.status == status
 
 
 @pytest.mark.parametrize("spare", [0, 1])
@@ -164,16 +164,16 @@ def _outcome(*pieces: bytes) -> Head | int | None:
     try:
         return head_of(*pieces)
     except BadRequestError as bad:
-        return bad.answer.status
+        return bad.response.status
 
 
 def test_an_answer_is_http() -> None:
     """An answer has its length, says that the connection ends, and can do without its body."""
-    answer = Answer.text(503, "later", Retry_After="5")
-    whole = answer.encode()
+    response = Response.text(503, "later", Retry_After="5")
+    whole = response.encode()
     assert whole.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 5\r\n" in whole
     assert b"\r\nContent-Length: 6\r\nConnection: close\r\n" in whole
     assert whole.endswith(b"\r\n\r\nlater\n")
-    assert answer.encode(head_only=True) == whole[:-6]
-    assert Answer(599).encode().startswith(b"HTTP/1.1 599 Refused\r\n")
+    assert response.encode(head_only=True) == whole[:-6]
+    assert Response(599).encode().startswith(b"HTTP/1.1 599 Refused\r\n")

@@ -11,7 +11,7 @@ import attrs
 from trio_rooms._definition.definition import Definition
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._sockets.hub import SocketHub
-from trio_rooms._wire.handshake import Answer
+from trio_rooms._wire.handshake import Response
 from trio_rooms.errors import UnknownRoom
 
 from .paths import Paths
@@ -46,38 +46,38 @@ class Pages:
         self._stage = stage
         self._statistics = statistics
 
-    def page(self, path: str) -> Answer | None:
+    def page(self, path: str) -> Response | None:
         """What is at a path, or None."""
         if path == "/":
             return self._index()
         if path == "/healthz":
-            return Answer.text(200, "ok")
+            return Response.text(200, "ok")
         if path == "/stats":
             return _json(attrs.asdict(self._statistics()))
         if path.startswith("/stats/"):
             return self._room(path.removeprefix("/stats"))
         return None
 
-    def _index(self) -> Answer:
+    def _index(self) -> Response:
         """The page of a room that has one, or where rooms are."""
         pages = (one.page for one in self._definitions.values() if one.page is not None)
         page = next(pages, None)
         if page is not None:
-            return Answer(200, page.encode(), kind="text/html; charset=utf-8")
-        return Answer.text(200, f"rooms at {self._paths.form}: {', '.join(sorted(self._definitions))}")
+            return Response(200, page.encode(), kind="text/html; charset=utf-8")
+        return Response.text(200, f"rooms at {self._paths.form}: {', '.join(sorted(self._definitions))}")
 
-    def _room(self, path: str) -> Answer:
+    def _room(self, path: str) -> Response:
         """One room as it is now; asking does not wake it."""
         try:
             _, key = self._paths.room(path)
         except UnknownRoom as error:
-            return Answer.text(404, str(error))
+            return Response.text(404, str(error))
         roster = self._hub.rosters.get(key)
         connections = len(roster.links) if roster is not None else 0
         return _json({"key": key, "stage": self._stage(key).value, "connections": connections})
 
 
-def _json(content: Any) -> Answer:
+def _json(content: Any) -> Response:
     """An answer in JSON that nobody caches."""
     body = json.dumps(content, default=dict).encode()
-    return Answer(200, body, {"Cache-Control": "no-store"}, kind="application/json")
+    return Response(200, body, {"Cache-Control": "no-store"}, kind="application/json")

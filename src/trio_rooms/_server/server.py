@@ -22,7 +22,7 @@ from trio_rooms._sockets.acceptor import Acceptor, Newcomer
 from trio_rooms._sockets.flags import BINARY
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._wire.envelope import SUBPROTOCOLS, welcome
-from trio_rooms._wire.handshake import Answer, BadRequestError, Head, accept, refusal_of
+from trio_rooms._wire.handshake import BadRequestError, Head, Response, accept, refusal_of
 from trio_rooms.errors import Refused, UnknownRoom
 
 from .admission import ConnectRequest, authenticate, chosen_subprotocol, parameters
@@ -151,11 +151,11 @@ class Server:
         """A client has asked for something. Whatever happens here happens to this client alone."""
         try:
             if isinstance(request, BadRequestError):
-                self._start(newcomer, self._answer, request.answer)
+                self._start(newcomer, self._respond, request.response)
                 return
             wanted = self._wanted(request)
-            if isinstance(wanted, Answer):
-                self._start(newcomer, self._answer, wanted, request.method == "HEAD")
+            if isinstance(wanted, Response):
+                self._start(newcomer, self._respond, wanted, request.method == "HEAD")
                 return
             definition, key = wanted
             if definition.authenticate is not None:
@@ -169,7 +169,7 @@ class Server:
             if self.hub.unwatch(newcomer.fd):
                 os.close(newcomer.fd)
 
-    def _wanted(self, head: Head) -> Answer | tuple[Definition, str]:
+    def _wanted(self, head: Head) -> Response | tuple[Definition, str]:
         """The room that a client asks to be let into, or what it is answered."""
         path, _ = _path_and_query(head)
         if not head.wants_websocket and head.method in {"GET", "HEAD"}:
@@ -179,16 +179,16 @@ class Server:
         try:
             definition, key = self._paths.room(path)
         except MalformedPath as error:
-            return Answer.text(400, str(error))
+            return Response.text(400, str(error))
         except UnknownRoom as error:
-            return Answer.text(404, str(error))
+            return Response.text(404, str(error))
         refusal = refusal_of(head) or self._overload(key) or self._foreign(head)
         return (definition, key) if refusal is None else refusal
 
     def _open(
         self, newcomer: Newcomer, head: Head, definition: Definition, key: str, attachment: bytes | None
     ) -> None:
-        """Answer 101 and park the socket."""
+        """Response 101 and park the socket."""
         subprotocol = chosen_subprotocol(definition, head.subprotocols)
         opening = accept(head, subprotocol)
         flags = BINARY if subprotocol is not None and SUBPROTOCOLS[subprotocol] else 0
@@ -231,44 +231,46 @@ class Server:
             request = ConnectRequest(*split_key(key), path, parameters(query), head.headers, newcomer.remote)
             attachment = await authenticate(definition, request)
         except Refused as refused:
-            answer = Answer.text(refused.status, refused.reason)
+            response = Response.text(refused.status, refused.reason)
         except Exception:
             logger.exception("room %s: authenticate raised", key)
-            answer = Answer.text(500, "the room could not decide whether to let you in")
+            response = Response.text(500, "the room could not decide whether to let you in")
         else:
             client.detach()  # Nothing awaits from here on: the socket is this task's or the hub's.
             self._open(newcomer, head, definition, key, attachment)
             return
         finally:
             self._admitting -= 1
-        await self._answer(client, answer)
+        await self._respond(client, response)
 
-    async def _answer(self, client: trio.socket.SocketType, answer: Answer, head_only: bool = False) -> None:
-        """Answer in plain HTTP, and close."""
-        self._refused += answer.status >= 400
+    async def _respond(
+        self, client: trio.socket.SocketType, response: Response, head_only: bool = False
+    ) -> None:
+        """Response in plain HTTP, and close."""
+        self._refused += response.status >= 400
         stream = trio.SocketStream(client)
-        await stream.send_all(answer.encode(head_only=head_only))
-        # What is still unread would reset the connection before the answer is read.
+        await stream.send_all(response.encode(head_only=head_only))
+        # What is still unread would reset the connection before the response is read.
         await stream.send_eof()
         with trio.move_on_after(_LINGER):
             while await stream.receive_some():
                 pass
 
-    def _overload(self, key: str) -> Answer | None:
+    def _overload(self, key: str) -> Response | None:
         """Why no more connections are taken now, or None."""
         if not self.placement.accepts(key):
-            return Answer.text(503, "this room is closed at the moment", Retry_After="30")
+            return Response.text(503, "this room is closed at the moment", Retry_After="30")
         taken = self.hub.sockets + self._admitting
         if self.max_connections is not None and taken >= self.max_connections:
-            return Answer.text(503, "too many connections", Retry_After="5")
+            return Response.text(503, "too many connections", Retry_After="5")
         return None
 
-    def _foreign(self, head: Head) -> Answer | None:
+    def _foreign(self, head: Head) -> Response | None:
         """Why a browser's origin is refused, or None."""
         origin = head.headers.get("origin")
         if self.origins is None or origin is None or origin in self.origins:
             return None
-        return Answer.text(403, f"no WebSockets are opened here from {origin[:200]}")
+        return Response.text(403, f"no WebSockets are opened here from {origin[:200]}")
 
 
 def _path_and_query(head: Head) -> tuple[str, str]:

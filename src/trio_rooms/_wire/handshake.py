@@ -19,7 +19,7 @@ from typing import Final
 import attrs
 import h11
 
-__all__ = ["HEAD_LIMIT", "Answer", "BadRequestError", "Head", "HeadReader", "accept", "refusal_of"]
+__all__ = ["HEAD_LIMIT", "BadRequestError", "Head", "HeadReader", "Response", "accept", "refusal_of"]
 
 HEAD_LIMIT: Final = 16 * 1024
 """Bytes that a request's head may have; browsers stay under 8 KiB."""
@@ -28,8 +28,8 @@ _GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 @attrs.frozen
-class Answer:
-    """An HTTP answer other than 101, after which the connection is closed."""
+class Response:
+    """An HTTP response other than 101, after which the connection is closed."""
 
     status: int
     body: bytes = b""
@@ -37,14 +37,14 @@ class Answer:
     kind: str = "text/plain; charset=utf-8"
 
     @classmethod
-    def text(cls, status: int, text: str = "", **headers: str) -> Answer:
+    def text(cls, status: int, text: str = "", **headers: str) -> Response:
         """One line of text; header names with ``_`` for ``-``."""
         line = text or HTTPStatus(status).phrase
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return cls(status, f"{line}\n".encode(), named)
 
     def encode(self, *, head_only: bool = False) -> bytes:
-        """The bytes of the answer.
+        """The bytes of the response.
 
         Args:
             head_only: leave the body out, as a HEAD request wants it.
@@ -64,12 +64,12 @@ class BadRequestError(Exception):
     """What came is no request, or one that is too large.
 
     Attributes:
-        answer: what its sender gets.
+        response: what its sender gets.
     """
 
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer)
-        self.answer = answer
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
 
 
 @attrs.frozen
@@ -128,11 +128,11 @@ class HeadReader:
             event = parser.next_event()
         except h11.RemoteProtocolError as error:
             status = error.error_status_hint
-            raise BadRequestError(Answer.text(status, f"{HTTPStatus(status).phrase}: {error}")) from error
+            raise BadRequestError(Response.text(status, f"{HTTPStatus(status).phrase}: {error}")) from error
         rest = parser.trailing_data[0] if isinstance(event, h11.Request) else b""
         raw = received[: len(received) - len(rest)]
         if len(raw) > HEAD_LIMIT:
-            raise BadRequestError(Answer.text(431, f"the head of a request has at most {HEAD_LIMIT} bytes"))
+            raise BadRequestError(Response.text(431, f"the head of a request has at most {HEAD_LIMIT} bytes"))
         if not isinstance(event, h11.Request):
             return None
         headers: dict[str, str] = {}
@@ -176,29 +176,29 @@ def _add(headers: dict[str, str], name: str, value: str) -> None:
     headers[name] = f"{headers[name]}, {value}" if name in headers else value
 
 
-def refusal_of(head: Head) -> Answer | None:
+def refusal_of(head: Head) -> Response | None:
     """Why a request to a room is not a good WebSocket handshake (RFC 6455, 4.2.1), or None if it is."""
     if head.method != "GET":
-        return Answer.text(405, "a WebSocket is opened with GET", Allow="GET")
+        return Response.text(405, "a WebSocket is opened with GET", Allow="GET")
     if not head.wants_websocket:
-        return Answer.text(
+        return Response.text(
             426, "a room is spoken to over WebSocket", Upgrade="websocket", Connection="close, Upgrade"
         )
     if "upgrade" not in _tokens(head.headers.get("connection", "")) or head.version != "1.1":
-        return Answer.text(400, "a WebSocket handshake is HTTP/1.1 with 'Connection: Upgrade'")
+        return Response.text(400, "a WebSocket handshake is HTTP/1.1 with 'Connection: Upgrade'")
     if head.headers.get("sec-websocket-version") != "13":
-        return Answer.text(426, "this server speaks WebSocket version 13", Sec_WebSocket_Version="13")
+        return Response.text(426, "this server speaks WebSocket version 13", Sec_WebSocket_Version="13")
     try:
         nonce = base64.b64decode(head.headers.get("sec-websocket-key", ""), validate=True)
     except ValueError:
         nonce = b""
     if len(nonce) != 16:
-        return Answer.text(400, "Sec-WebSocket-Key is 16 bytes in base64")
+        return Response.text(400, "Sec-WebSocket-Key is 16 bytes in base64")
     return None
 
 
 def accept(head: Head, subprotocol: str | None) -> bytes:
-    """The answer that opens the WebSocket which a good handshake asks for (RFC 6455, 4.2.2)."""
+    """The response that opens the WebSocket which a good handshake asks for (RFC 6455, 4.2.2)."""
     key = head.headers["sec-websocket-key"] + _GUID
     # SHA-1 is what the RFC wants; it keeps no secret here.
     digest = base64.b64encode(hashlib.sha1(key.encode("ascii"), usedforsecurity=False).digest())
