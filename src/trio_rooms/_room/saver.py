@@ -92,18 +92,19 @@ class Saver:
             SnapshotError, StoreError: it cannot be loaded, now or after several tries.
         """
         self.persistent.wanted = self._wanted
-        for attempt in range(_LOAD_TRIES):
+        tries = 1
+        while True:
             try:
                 loaded = await self.persistent.load()
             except StoreError as error:
-                if attempt == _LOAD_TRIES - 1:
+                if tries == _LOAD_TRIES:
                     raise
                 logger.warning("room %s cannot be loaded and is tried again: %s", self._key, error)
-                await trio.sleep(_RETRY_FIRST * 2**attempt)
+                await trio.sleep(_RETRY_FIRST * 2 ** (tries - 1))
+                tries += 1
             else:
                 self.state = self._definition.new_state() if loaded is None else loaded.state
                 return loaded
-        return None  # Not reached: the last try returns or raises.
 
     async def save(self, *, quiescent: bool = True) -> bool:
         """Make the state durable, if it changed; a failure is told, and tried again later.
