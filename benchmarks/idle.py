@@ -151,7 +151,7 @@ def _sleep(contestant: Contestant, server: Server, count: int) -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/stats", timeout=30) as answer:
             told: dict[str, Any] = json.load(answer)
         if told["hub"]["sockets"] != count:
-            raise Failed(f"{count} sockets are open, but the server says {told['lot']}")
+            raise Failed(f"{count} sockets are open, but the server says {told['hub']}")
         if told["supervisor"]["awake"] == awake:
             return
         if time.monotonic() > deadline:

@@ -180,7 +180,7 @@ class Served:
 
     @property
     def _opened(self) -> int:
-        """WebSockets opened here; one is on the wire just before it is in the lot."""
+        """WebSockets opened here; one is on the wire just before it is in the hub."""
         return sum(server.opened for server in self._rooms.statistics().servers) if self._rooms else 0
 
     async def ask(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
