@@ -249,6 +249,16 @@ async def test_closing_twice_and_using_closed_rooms(autojump_clock: MockClock) -
             await rooms.get("total", "x").destroy()
 
 
+async def test_a_close_code_that_may_not_be_sent_closes_nothing(autojump_clock: MockClock) -> None:
+    """It is an error, and the rooms go on until they are closed with another, or their block ends."""
+    async with open_rooms([total_room(), echo_room()]) as rooms, connect(rooms, "echo", "x") as client:
+        with pytest.raises(ValueError, match="close code 42 may not be sent"):
+            await rooms.aclose(42)
+        assert await rooms.get("total", "x").ask("add", 1) == 1
+        await client.send("hello")
+        assert await client.receive() == "hello"
+
+
 async def test_two_rooms_of_one_name_are_refused() -> None:
     """A name is part of the key."""
     with pytest.raises(DefinitionError, match="two rooms are named 'total'"):

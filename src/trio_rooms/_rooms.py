@@ -27,6 +27,7 @@ from ._sockets.hub import HubStatistics, SocketHub
 from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
 from ._wire.close_codes import CloseCode
 from ._wire.envelope import SUBPROTOCOLS, welcome
+from ._wire.frames import encode_close
 from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
 from .stores.base import Store, StoreStatistics
 from .stores.memory import MemoryStore
@@ -258,20 +259,26 @@ class Rooms:
         Args:
             code: what connections are closed with, as `Connection.close` takes it.
             reason: at most 123 bytes of UTF-8; the rest is cut off.
+
+        Raises:
+            ValueError: no such code may be sent; nothing is closed.
         """
+        encode_close(code, reason)
         if self._closing:
             await self._closed.wait()
             return
         self._closing = True
-        with trio.CancelScope(shield=True):
-            for scope in self._servers.values():
-                scope.cancel()
-            self._hub.stop_reading()
-            await self._supervisor.stop(self._stop_timeout)
-            await self._hub.close_all(code, reason)
-            for scope in self._links:
-                scope.cancel()
-            self._closed.set()
+        try:
+            with trio.CancelScope(shield=True):
+                for scope in self._servers.values():
+                    scope.cancel()
+                self._hub.stop_reading()
+                await self._supervisor.stop(self._stop_timeout)
+                await self._hub.close_all(code, reason)
+                for scope in self._links:
+                    scope.cancel()
+        finally:
+            self._closed.set()  # However it ended: the end of the block waits for it.
 
     def _find(self, name: str, id_: str) -> tuple[Definition, str]:
         """The definition of a room that is served here, and its key."""

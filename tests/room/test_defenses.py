@@ -21,6 +21,7 @@ from trio_rooms import (
     Room,
     RoomsClosed,
     Stage,
+    StoreError,
     WakeReport,
     open_rooms,
 )
@@ -251,6 +252,93 @@ async def test_a_room_may_destroy_itself_on_its_way_to_sleep(autojump_clock: Moc
             gate.release()
         await trio.sleep(IDLE / 2)
         assert await store.keys() == []
+
+
+async def test_a_room_that_destroys_itself_as_it_wakes_handles_a_message_first(
+    autojump_clock: MockClock,
+) -> None:
+    """Else the message would begin another room, which does the same, and be handled never."""
+    lives = 0
+    room: Room[State] = Room("room", state=State, idle_timeout=IDLE)
+
+    @room.on_create
+    async def created(ctx: Context[State]) -> None:
+        nonlocal lives
+        lives += 1
+        if lives < 10:
+            ctx.room.destroy()
+            ctx.room.destroy()
+
+    @room.on("count")
+    async def count(ctx: Context[State]) -> int:
+        return lives
+
+    @room.on_destroy
+    async def destroyed(ctx: Context[State]) -> None:
+        journal.hooks.append("destroyed")
+
+    store = FaultyStore(MemoryStore())
+    async with open_rooms([room], store=store) as rooms:
+        handle, answers = rooms.get("room", "x"), []
+
+        async def ask() -> None:
+            answers.append(await handle.ask("count"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        assert answers == [1, 2]
+        assert journal.hooks == ["destroyed", "destroyed"]
+        assert await store.keys() == []
+
+
+async def test_on_destroy_need_not_destroy(autojump_clock: MockClock) -> None:
+    """A room that could not be destroyed goes on, also where its on_destroy asks for it again."""
+    room: Room[State] = Room("room", state=State, idle_timeout=IDLE)
+
+    @room.on("nothing")
+    async def nothing(ctx: Context[State]) -> None:
+        pass
+
+    @room.on_destroy
+    async def destroyed(ctx: Context[State]) -> None:
+        journal.hooks.append("destroyed")
+        ctx.room.destroy()
+
+    store = FaultyStore(MemoryStore())
+    async with open_rooms([room], store=store) as rooms:
+        handle = rooms.get("room", "x")
+        await handle.ask("nothing")
+        store.fail_commits(lambda: StoreError("on purpose"), times=3)
+        with pytest.raises(StoreError):
+            await handle.destroy()
+        await handle.ask("nothing")
+        assert journal.hooks == ["destroyed"]
+
+
+kept: list[Context[State]] = []
+
+
+async def _keep(ctx: Context[State]) -> None:
+    kept.append(ctx)
+
+
+async def test_a_context_that_outlives_the_sleep_still_reaches_the_connections(
+    autojump_clock: MockClock,
+) -> None:
+    """A task of the program may have it; the connections are there, the room is not."""
+    room: Room[State] = Room("room", state=State, idle_timeout=IDLE)
+    room.on("keep")(_keep)
+    kept.clear()
+    async with open_rooms([room]) as rooms, connect(rooms, "room", "x", attachment="alice") as client:
+        await rooms.get("room", "x").ask("keep")
+        assert await rooms.get("room", "x").hibernate()
+        await wait_all_tasks_blocked()
+        [connection] = kept.pop().room.connections
+        assert connection.attachment == "alice"
+        connection.emit("hello")
+        assert (await client.receive())["event"] == "hello"
 
 
 async def test_a_hook_that_raised_is_not_called_again_at_once(autojump_clock: MockClock) -> None:

@@ -15,7 +15,17 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.clients import connect
-from trio_rooms import Context, EventError, MemoryStore, Room, RoomFailed, Rooms, StoreFull, open_rooms
+from trio_rooms import (
+    Context,
+    EventError,
+    MemoryStore,
+    Room,
+    RoomFailed,
+    Rooms,
+    StaleWrite,
+    StoreFull,
+    open_rooms,
+)
 from trio_rooms.testing import FaultyStore
 
 SIZE = 100_000
@@ -168,6 +178,20 @@ async def test_what_crashes_leaves_no_room_behind(autojump_clock: MockClock) -> 
             await trio.sleep(200)
         assert rooms.statistics().supervisor.awake == 0
         assert not {"Actor", "Saver", "Members", "Context"} & garbage().keys()
+
+
+async def test_a_stale_room_leaves_no_cycle(autojump_clock: MockClock) -> None:
+    """Nor does the error of the save that crashed it, which has the frames that encoded the state."""
+    store = FaultyStore(MemoryStore())
+    soon: Room[dict[str, Any]] = Room("soon", state=dict, idle_timeout=30, snapshot_interval=1)
+    soon.on("fill")(fill)
+    async with open_rooms([soon], store=store) as rooms:
+        for number in range(3):
+            store.fail_commits(lambda: StaleWrite("on purpose"))
+            await rooms.get("soon", str(number)).ask("fill", number)
+            await trio.sleep(100)
+            assert not {"Saver", "PersistentState", "StaleWrite"} & garbage().keys()
+        assert rooms.statistics().supervisor.crashes == 3
 
 
 async def test_waves_end_with_the_memory_that_they_began_with() -> None:

@@ -19,6 +19,7 @@ from trio_rooms import (
     RoomFailed,
     RoomHandle,
     Rooms,
+    RoomsClosed,
     Stage,
     StaleWrite,
     open_rooms,
@@ -121,10 +122,10 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running() -> AsyncIterator[Running]:
+async def running(stop_timeout: float = 10) -> AsyncIterator[Running]:
     """The book over a store in memory."""
     store = FaultyStore(MemoryStore())
-    async with open_rooms([book()], store=store) as rooms:
+    async with open_rooms([book()], store=store, stop_timeout=stop_timeout) as rooms:
         yield Running(rooms, rooms.get("book", "x"), store)
 
 
@@ -220,6 +221,44 @@ async def given_up(run: Running) -> None:
             await run.room.ask("crash")
         await trio.sleep(3)
     assert run.room.info().stage is Stage.FAILED
+
+
+async def test_a_room_that_is_given_up_leaves_no_record(autojump_clock: MockClock) -> None:
+    """Also where more was to be saved while the last crash waited for a commit in flight."""
+    room: Room[State] = Room("room", state=dict, snapshot_interval=0.2)
+
+    async def crash(ctx: Context[State]) -> None:
+        await trio.sleep(0.15)
+        ctx.state["in doubt"] = True
+        raise ValueError
+
+    @room.on("crash later")
+    async def crash_later(ctx: Context[State]) -> None:
+        ctx.state["times"] = ctx.state.get("times", 0) + 1
+        ctx.room.start_soon(crash, ctx)
+
+    store = FaultyStore(MemoryStore(), delay=1)
+    async with open_rooms([room], store=store) as rooms:
+        handle = rooms.get("room", "x")
+        for _ in range(6):
+            await handle.ask("crash later")
+            await trio.sleep(5)
+        assert handle.info().stage is Stage.FAILED
+        assert rooms._supervisor._records == {}
+
+
+async def test_a_room_that_is_killed_leaves_no_record() -> None:
+    """Once its state is saved, nothing of it is on its way to the store."""
+    async with running(stop_timeout=0) as run, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            with pytest.raises(RoomsClosed):
+                await run.room.ask("slow", "x")
+
+        nursery.start_soon(ask)
+        await journal.began.wait()
+        await run.rooms.aclose()
+        assert run.rooms._supervisor._records == {}
 
 
 async def test_a_room_that_cools_down_costs_nothing_for_what_it_refuses(autojump_clock: MockClock) -> None:

@@ -246,6 +246,7 @@ class Actor:
                     nursery.cancel_scope.cancel()
         finally:
             self.background.nursery = None
+            self.saver.close()  # Nothing may queue up behind what is waited for here.
             if persistent.unsettled:
                 # What a crash leaves in flight must be in the store before it is loaded again.
                 with trio.CancelScope(shield=True):

@@ -78,4 +78,7 @@ class Background:
 
 async def _raise(error: Exception) -> NoReturn:
     """Raise in the room's nursery."""
-    raise error
+    try:
+        raise error
+    finally:
+        del error  # Its traceback has this frame, which would be a cycle around what it was raised in.

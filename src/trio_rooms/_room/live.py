@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from trio_rooms._keys import split_key
@@ -144,11 +145,14 @@ class LiveRoom:
     def destroy(self) -> None:
         """Delete everything of this room when the current message is done, and close its connections.
 
-        Called again before that, it does nothing.
+        In `Room.on_create` and `Room.on_wake` that is the message that the room woke for. Called
+        again before that, or in `Room.on_destroy`, it does nothing.
         """
-        following = self._mailbox.mail[0] if self._mailbox.mail else None
-        if following != Destroy(None):
-            self._mailbox.put_back([Destroy(None)])
+        mailbox = self._mailbox
+        following = islice(mailbox.mail, 2)
+        if not isinstance(mailbox.current, Destroy) and all(mail != Destroy(None) for mail in following):
+            # Each room handles a message at least: else those that wait could begin new ones for ever.
+            mailbox.put_next(Destroy(None))
 
 
 def _ids(connections: Connection | Iterable[Connection]) -> frozenset[int]:

@@ -25,10 +25,11 @@ class Members:
         edited: see `Shared.edited`.
     """
 
-    __slots__ = ("_shared", "contexts", "edited", "own")
+    __slots__ = ("_disposed", "_shared", "contexts", "edited", "own")
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self._disposed = False
         self.edited: set[Editable] = shared.edited
         self.contexts: dict[int, Context[Any]] = {}
         """Those that were made, by the id of the link."""
@@ -47,7 +48,9 @@ class Members:
         return self.own._for(connection)
 
     def connection(self, link: Link) -> Connection:
-        """The view on a link that all handlers share."""
+        """The view on a link that all handlers share; one of its own for a context kept beyond the sleep."""
+        if self._disposed:
+            return Connection(self._shared, link)
         return self.context_for(link).connection
 
     def settle(self) -> None:
@@ -75,4 +78,5 @@ class Members:
     def dispose(self) -> None:
         """Make no more of them, and hold nothing that holds this."""
         self.clear()
+        self._disposed = True
         del self.own

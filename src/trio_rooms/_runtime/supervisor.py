@@ -373,3 +373,4 @@ class Supervisor:
         """Cancel one room at the end of the program."""
         await actor.kill(_GRACE)
         self._drop(actor)
+        self._forget_record(actor.key)
