@@ -320,7 +320,8 @@ async def open_rooms(
         store: where snapshots are kept; it is opened and closed here. Without one they are
             kept in memory and end with the block.
         max_message_size: bytes of the largest message that is taken from a client.
-        max_unsent: bytes that may wait for one connection before it is closed as too slow.
+        max_unsent: bytes that may wait for one connection before it is closed as too slow; a
+            message counts with 64 more than it has, which it takes while it waits.
         max_awake: rooms that may be awake before quiet ones are sent to sleep early.
         stop_timeout: seconds for the rooms to come to rest at the end.
         close_timeout: seconds for a client to answer a closing handshake.

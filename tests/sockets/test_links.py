@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -13,8 +14,12 @@ import trio.testing
 import trio_websocket
 
 from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, close_frame, frame, request
+from tests.sockets.bench import bench
 from trio_rooms import ConnectRequest, Context, Disconnect, Refused, Room, UnknownRoom, open_rooms
 from trio_rooms._rooms import Rooms
+from trio_rooms._sockets.flags import CLOSING
+from trio_rooms._sockets.roster import Link
+from trio_rooms._sockets.task_links import StreamLink
 
 LEFT: dict[str, trio.MemorySendChannel[Disconnect]] = {}
 GATES: dict[str, trio.Event] = {}
@@ -94,6 +99,26 @@ async def streaming(stream: trio.abc.Stream, theirs: trio.abc.Stream, **options:
             await trio.testing.wait_all_tasks_blocked()
             yield Client(stream), rooms, over
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["socket", "task"])
+async def test_what_waits_takes_no_more_memory_than_it_may(kind: str) -> None:
+    """Of a pong there are two bytes to send, and fifty in memory: the bound is for the memory."""
+    limit = 1_000_000
+    async with bench(backlog=limit) as made:
+        link: Link = made.client(buffer=4096)[1]
+        if kind == "task":
+            ours, _ = trio.testing.memory_stream_pair()
+            link = StreamLink(made.hub.new_id(), link.roster, None, 0, ours)
+            made.hub.enter(link)
+        tracemalloc.start()
+        try:
+            while not link.flags & CLOSING:
+                made.hub.data_received(link, frame(PING) * 100)
+            held = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert limit / 2 < held < 1.2 * limit
 
 
 # Memory streams.

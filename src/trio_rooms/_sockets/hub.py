@@ -80,7 +80,7 @@ class SocketHub:
     Args:
         deadlines: for closing handshakes that nobody answers.
         max_message_size: bytes of the largest message that is taken.
-        backlog: bytes that may wait for a socket before it is closed as too slow.
+        backlog: bytes that what waits for a socket may take before it is closed as too slow.
         close_timeout: seconds that the other side has for its half of a closing handshake.
     """
 

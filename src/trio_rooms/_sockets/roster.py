@@ -39,7 +39,7 @@ class LinkOwner(Protocol):
     """What a link asks of whoever holds it: the hub."""
 
     backlog: int
-    """Bytes that may wait for a connection before it is a slow consumer."""
+    """Bytes that what waits for a connection may take before it is a slow consumer, see `unfinished.held`."""
     poller: Poller
     """What watches descriptors."""
 

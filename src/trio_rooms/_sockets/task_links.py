@@ -15,6 +15,7 @@ from trio_rooms._wire.close_codes import CloseCode
 
 from .flags import CLOSE_SENT, PAUSED
 from .roster import Link, Roster
+from .unfinished import held
 
 __all__ = ["StreamLink", "TaskLink", "WebSocketLink"]
 
@@ -46,7 +47,7 @@ class TaskLink(Link):
     def send(self, frame: bytes) -> None:
         if self._ended:
             return
-        if self._size > self.roster.hub.backlog:
+        if held(self._size, len(self._queue)) > self.roster.hub.backlog:
             # The first is being written, and must be written to its end.
             first = self._queue[0]
             self._queue = deque((first,))

@@ -7,10 +7,18 @@ from typing import Final
 
 from trio_rooms._wire import frames
 
-__all__ = ["Output", "Unfinished"]
+__all__ = ["Output", "Unfinished", "held"]
+
+_FRAME: Final = 64
+"""Bytes that a frame takes beside its content while it waits: of a pong, nearly all."""
 
 _AT_ONCE: Final = 64
 """Frames handed to one writev; Linux takes 1,024 at most, POSIX promises 16."""
+
+
+def held(size: int, count: int) -> int:
+    """What ``count`` frames of ``size`` bytes take while they wait: what a backlog is compared with."""
+    return size + _FRAME * count
 
 
 class Output:
@@ -26,8 +34,8 @@ class Output:
         """Whether nothing may follow, so that the socket is shut down when all of it is sent."""
 
     def add(self, frame: bytes, limit: int) -> bool:
-        """Queue a frame, unless more than ``limit`` bytes wait already."""
-        if self.size > limit:
+        """Queue a frame, unless what waits already takes more than ``limit`` bytes."""
+        if held(self.size, len(self._frames)) > limit:
             return False
         self._frames.append(frame)
         self.size += len(frame)
