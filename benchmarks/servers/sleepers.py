@@ -22,9 +22,8 @@ import trio
 
 from benchmarks.servers.chat import rooms as definitions
 from trio_rooms import DiskStore, Rooms, Stage, open_rooms
+from trio_rooms._loop.collector import SERVER_THRESHOLDS
 
-THRESHOLDS: Final = (3000, 20, 1_000_000)
-"""Those of ``trio-rooms serve``."""
 AT_ONCE: Final = 64
 """Rooms that are falling asleep at a time; a task for each of 10,000 would take half a second to start."""
 
@@ -87,4 +86,4 @@ async def main(directory: Path, thresholds: tuple[int, int, int] | None) -> None
 
 
 if __name__ == "__main__":
-    trio.run(main, Path(sys.argv[1]), None if sys.argv[2:] else THRESHOLDS)
+    trio.run(main, Path(sys.argv[1]), None if sys.argv[2:] else SERVER_THRESHOLDS)

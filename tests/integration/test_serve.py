@@ -79,6 +79,28 @@ def test_kill_loses_no_more_than_the_interval(serve: Serve, tmp_path: Path) -> N
         assert add(client, 0) == 7
 
 
+COLLECTOR = """
+import gc
+from trio_rooms import Room
+
+room = Room("collector")
+
+@room.on_message
+async def tell(ctx, message):
+    ctx.connection.send(str(gc.get_threshold()))
+"""
+
+
+def test_the_collector_looks_at_old_objects_hardly_ever(serve: Serve, tmp_path: Path) -> None:
+    """A server runs with thresholds of its own: Python's stop it for as long as all objects take."""
+    module = tmp_path / "collector.py"
+    module.write_text(COLLECTOR)
+    served = serve(module)
+    with connect(f"{served.url}/collector/x") as client:
+        client.send("?")
+        assert client.recv(TIMEOUT) == "(3000, 20, 1000000)"
+
+
 HANDSHAKE = (
     b"GET /%s/x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
