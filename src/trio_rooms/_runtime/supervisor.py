@@ -26,7 +26,7 @@ from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Connected, Disconnected
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StaleWrite, StoreError
+from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StoreError
 from trio_rooms.stores.base import Store
 
 from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
@@ -275,8 +275,7 @@ class Supervisor:
         if actor.killed or self._actors.get(actor.key) is not actor:
             logger.error("room %s: a task raised while it was cancelled", actor.key, exc_info=error)
             return None
-        unreadable = isinstance(error, SnapshotError | StoreError) and not isinstance(error, StaleWrite)
-        if unreadable and actor.stage is Stage.WAKING:
+        if actor.stage is Stage.WAKING and isinstance(error, SnapshotError | StoreError):
             self._unloadable(actor, error)
             return None
         actor.crashed(error)
