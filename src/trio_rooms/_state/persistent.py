@@ -6,9 +6,10 @@ one that is known to be in the store. The state is encoded between two steps of 
 loop, so a snapshot never shows half of what a handler does without an await.
 
 A commit that raised may have happened all the same. What is written next goes out under the
-same number: either it is applied, and nothing had happened, or it is stale. Then the commits
-in doubt are sent again, and the store says which of them it has; where it has none of them,
-somebody else has written the room.
+same number: either it is applied, and nothing had happened, or it is stale. Then what the store has
+is compared with the commits in doubt: a document by its digest, and one without a document by
+sending it again, which the store takes where it has it. Where it is none of them, somebody else
+has written the room.
 """
 
 from __future__ import annotations
