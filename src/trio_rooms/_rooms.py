@@ -20,7 +20,7 @@ from ._room.connection import encode_attachment
 from ._room.shared import roster_of
 from ._runtime.handles import RoomHandle
 from ._runtime.supervisor import Supervisor, SupervisorStatistics
-from ._server.admission import authenticate, chosen_subprotocol, request_of
+from ._server.admission import ConnectRequest, authenticate, chosen_subprotocol, request_of
 from ._server.server import Address, Server, ServerStatistics
 from ._sockets.flags import BINARY
 from ._sockets.hub import HubStatistics, SocketHub
@@ -184,13 +184,9 @@ class Rooms:
             raise
         chosen = chosen_subprotocol(definition, list(request.proposed_subprotocols))
         websocket = await request.accept(subprotocol=chosen)
-        flags = BINARY if chosen is not None and SUBPROTOCOLS[chosen] else 0
-        link = WebSocketLink(
-            self._hub.new_id(), roster_of(self._hub, definition, key), encoded, flags, websocket
-        )
-        if chosen is not None:
-            self._hub.send(link, welcome(link.id))
-        await self._run_link(link)
+        roster = roster_of(self._hub, definition, key)
+        link = WebSocketLink(self._hub.new_id(), roster, encoded, _kind(chosen), websocket)
+        await self._run_link(link, chosen)
 
     async def serve_stream(
         self,
@@ -198,7 +194,9 @@ class Rooms:
         name: str,
         id: str,  # noqa: A002
         *,
-        attachment: Any = None,
+        attachment: Any = _UNSET,
+        request: ConnectRequest | None = None,
+        task_status: trio.TaskStatus[str | None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Let a stream into a room that speaks WebSocket frames, after its handshake, until it ends.
 
@@ -209,28 +207,48 @@ class Rooms:
             stream: what the frames of a client come from; the handshake is over.
             name: the name of the room's definition.
             id: which room of that name.
-            attachment: what is known of the connection.
+            attachment: what is known of the connection. Without it, `Room.authenticate` is asked
+                about ``request``; without that as well, it is None.
+            request: what the client asked for; a subprotocol is chosen from those that it offers.
+            task_status: is told the subprotocol, or None, when the connection is in its room.
 
         Raises:
             UnknownRoom: as `get`.
             RoomsClosed: the rooms are closing.
+            Refused: `Room.authenticate` does not let it in.
             AttachmentError: the attachment is too big or not CBOR-able.
+            Exception: what `Room.authenticate` raised.
         """
         try:
             self._check_open()
             definition, key = self._find(name, id)
-            encoded = encode_attachment(key, attachment, definition.attachment_limit)
-            await self._run_link(
-                StreamLink(self._hub.new_id(), roster_of(self._hub, definition, key), encoded, 0, stream)
-            )
+            if attachment is _UNSET and request is not None:
+                encoded = await authenticate(definition, request)
+                self._check_open()
+            else:
+                known = None if attachment is _UNSET else attachment
+                encoded = encode_attachment(key, known, definition.attachment_limit)
+            offered = request.headers.get("sec-websocket-protocol", "") if request is not None else ""
+            chosen = chosen_subprotocol(definition, [one.strip() for one in offered.split(",")])
+            roster = roster_of(self._hub, definition, key)
+            link = StreamLink(self._hub.new_id(), roster, encoded, _kind(chosen), stream)
+            await self._run_link(link, chosen, task_status)
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _run_link(self, link: TaskLink) -> None:
+    async def _run_link(
+        self,
+        link: TaskLink,
+        subprotocol: str | None,
+        task_status: trio.TaskStatus[str | None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Let a connection into its room, and serve it until it ends or the rooms close."""
+        if subprotocol is not None:
+            self._hub.send(link, welcome(link.id))
         with trio.CancelScope() as scope:
             self._links.add(scope)
             self._hub.enter(link)
+            task_status.started(subprotocol)
             try:
                 await link.run()
             except BaseExceptionGroup as group:
@@ -294,6 +312,11 @@ class Rooms:
         if self._closing:
             msg = "the rooms are closing, nothing new is taken"
             raise RoomsClosed(msg)
+
+
+def _kind(subprotocol: str | None) -> int:
+    """The flags of a connection that begins with a subprotocol."""
+    return BINARY if subprotocol is not None and SUBPROTOCOLS[subprotocol] else 0
 
 
 @asynccontextmanager

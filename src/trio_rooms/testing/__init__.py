@@ -1,4 +1,4 @@
-"""For tests: the suite that every store passes, and a store that fails when it is told to.
+"""For tests: a client in a room, the suite that every store passes, and a store that fails when told to.
 
 Nothing here needs pytest to be imported; the suite is run by pytest with pytest-trio, which
 ``pip install trio-rooms[testing]`` brings.
@@ -6,7 +6,8 @@ Nothing here needs pytest to be imported; the suite is run by pytest with pytest
 
 from __future__ import annotations
 
+from .clients import Closed, MemoryClient, connect
 from .conformance import StoreConformance
 from .faulty import Call, FaultyStore, Gate
 
-__all__ = ["Call", "FaultyStore", "Gate", "StoreConformance"]
+__all__ = ["Call", "Closed", "FaultyStore", "Gate", "MemoryClient", "StoreConformance", "connect"]

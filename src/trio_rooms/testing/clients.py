@@ -1,0 +1,255 @@
+"""A client in a room, with no socket, no thread and no time: for tests of rooms."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import attrs
+import cbor2
+import trio
+import trio.testing
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+
+from trio_rooms._keys import split_key
+from trio_rooms._rooms import Rooms
+from trio_rooms._server.admission import ConnectRequest, parameters
+from trio_rooms._wire.envelope import SUBPROTOCOLS
+from trio_rooms.errors import EventError
+
+__all__ = ["Closed", "MemoryClient", "connect"]
+
+
+@attrs.frozen
+class Closed:
+    """The server's close frame."""
+
+    code: int
+    reason: str
+
+
+class MemoryClient:
+    """A WebSocket client, made by `connect`. wsproto does its protocol, and none of the server's code.
+
+    ``async for message in client`` gives messages until the connection has ended.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, subprotocol: str | None, *, plain: bool) -> None:
+        self.subprotocol: str | None = subprotocol
+        """What was chosen of the subprotocols that it offered."""
+        self.closed: Closed | None = None
+        """How the server closed, once `receive` has come to that."""
+        self._stream = stream
+        self._plain = plain
+        self._cbor = subprotocol is not None and SUBPROTOCOLS.get(subprotocol, False)
+        self._protocol = Connection(ConnectionType.CLIENT)
+        self._events: deque[Event] = deque()
+        self._parts: list[Any] = []
+        self._kept: deque[Any] = deque()
+        self._asked = 0
+
+    # Out.
+
+    async def send(self, message: str | bytes) -> None:
+        """Send a message as it is."""
+        event = TextMessage(message) if isinstance(message, str) else BytesMessage(message)
+        await self._stream.send_all(self._protocol.send(event))
+
+    async def emit(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        channel: str | None = None,
+        id: int | None = None,  # noqa: A002 (what the protocol calls it)
+    ) -> None:
+        """Send an event, in CBOR where that subprotocol was chosen, else in JSON.
+
+        Args:
+            event: its name.
+            data: what JSON or CBOR can hold.
+            channel: the channel that it names.
+            id: asks for an acknowledgement, which `receive` then gives.
+        """
+        envelope: dict[str, Any] = {"event": event, "data": data}
+        if channel is not None:
+            envelope["channel"] = channel
+        if id is not None:
+            envelope["id"] = id
+        await self.send(cbor2.dumps(envelope) if self._cbor else json.dumps(envelope))
+
+    async def ask(self, event: str, data: Any = None, *, channel: str | None = None) -> Any:
+        """Send an event, and wait for what its handler returns.
+
+        What else comes meanwhile is kept for `receive`.
+
+        Raises:
+            EventError: it was refused, or failed.
+            trio.EndOfChannel: the connection has ended.
+        """
+        self._asked += 1
+        number = self._asked
+        await self.emit(event, data, channel=channel, id=number)
+        answer = await self._until(lambda message: isinstance(message, dict) and message.get("ack") == number)
+        if "error" in answer:
+            raise EventError(answer["error"]["code"], answer["error"]["message"])
+        return answer.get("data")
+
+    async def ping(self, payload: bytes = b"") -> None:
+        """Send a ping, and wait for its pong. What else comes meanwhile is kept for `receive`.
+
+        Raises:
+            trio.EndOfChannel: the connection has ended.
+        """
+        await self._stream.send_all(self._protocol.send(Ping(payload)))
+        await self._until(lambda message: isinstance(message, Pong) and bytes(message.payload) == payload)
+
+    # In.
+
+    async def receive(self) -> Any:
+        """The next message: of a plain room as it came, `str` or `bytes`, else the map that an envelope is.
+
+        Raises:
+            trio.EndOfChannel: the connection has ended; `closed` tells how.
+        """
+        if self._kept:
+            return self._kept.popleft()
+        while isinstance(message := await self._next(), Pong):
+            pass
+        return message
+
+    async def receive_many(self, count: int) -> list[Any]:
+        """The next ``count`` messages."""
+        return [await self.receive() for _ in range(count)]
+
+    def __aiter__(self) -> MemoryClient:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    # The end.
+
+    async def hang_up(self, code: int = 1000, reason: str = "") -> None:
+        """Close with a closing handshake. What the server sent before its close is kept for `receive`."""
+        try:
+            if self._protocol.state is ConnectionState.OPEN:
+                await self._stream.send_all(self._protocol.send(CloseConnection(code, reason)))
+            while True:
+                if not isinstance(message := await self._next(), Pong):
+                    self._kept.append(message)
+        except (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async def drop(self) -> None:
+        """Break off, as a client does whose machine or network has failed."""
+        await trio.aclose_forcefully(self._stream)
+
+    async def _until(self, wanted: Any) -> Any:
+        """The first message of a kind; the others are kept, in their order."""
+        while not wanted(message := await self._next()):
+            if not isinstance(message, Pong):
+                self._kept.append(message)
+        return message
+
+    async def _next(self) -> Any:
+        """The next message or pong from the stream."""
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, TextMessage | BytesMessage):
+                    self._parts.append(event.data)
+                    if event.message_finished:
+                        return self._message(text=isinstance(event, TextMessage))
+                elif isinstance(event, Pong):
+                    return event
+                elif isinstance(event, CloseConnection):
+                    self.closed = Closed(int(event.code), event.reason or "")
+                    if self._protocol.state is ConnectionState.REMOTE_CLOSING:
+                        await self._stream.send_all(self._protocol.send(event.response()))
+            try:
+                data = bytes(await self._stream.receive_some())
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                raise trio.EndOfChannel
+            self._protocol.receive_data(data)
+            self._events.extend(self._protocol.events())
+
+    def _message(self, *, text: bool) -> Any:
+        """A whole message, from its parts."""
+        parts, self._parts = self._parts, []
+        if text:
+            whole = "".join(parts)
+            return whole if self._plain else json.loads(whole)
+        data = b"".join(bytes(part) for part in parts)
+        return data if self._plain else cbor2.loads(data)
+
+
+@asynccontextmanager
+async def connect(
+    rooms: Rooms,
+    key: str,
+    *,
+    query: str | Mapping[str, str] = "",
+    headers: Mapping[str, str] | None = None,
+    subprotocols: Sequence[str] = (),
+    attachment: Any = None,
+) -> AsyncIterator[MemoryClient]:
+    """A client in a room, until the end of the block.
+
+    ``async with connect(rooms, "chat/lobby", query={"user": "ada"}) as ada: await ada.ask("say", "Hello!")``
+
+    It comes in as one over the network does: `Room.authenticate` is asked, a subprotocol is chosen,
+    and all that follows are WebSocket frames. There is only no socket, so that it works under
+    pytest-trio's ``autojump_clock``. At the end of the block it closes with 1000, if it is not closed yet.
+
+    Args:
+        rooms: what `open_rooms` gave.
+        key: the room, ``"name/id"``.
+        query: what stands behind the ``?`` of its address, as a string or by name.
+        headers: of its request, by name.
+        subprotocols: what it offers, in its order.
+        attachment: what is known of it, in the place of what `Room.authenticate` returns, which is
+            then not asked.
+
+    Raises:
+        UnknownRoom: no such room is served here, or the id is not allowed.
+        RoomsClosed: the rooms are closing.
+        Refused: `Room.authenticate` does not let it in.
+        Exception: what `Room.authenticate` raised.
+    """
+    name, id_ = split_key(key)
+    sent = {one.lower(): value for one, value in (headers or {}).items()}
+    if subprotocols:
+        sent["sec-websocket-protocol"] = ", ".join(subprotocols)
+    asked = parameters(query if isinstance(query, str) else urlencode(query))
+    request = ConnectRequest(name, id_, f"/{quote(name)}/{quote(id_, safe='')}", asked, sent, "memory:0")
+    ours, theirs = trio.testing.memory_stream_pair()
+    serve = partial(rooms.serve_stream, theirs, name, id_, request=request)
+    if attachment is not None:
+        serve = partial(serve, attachment=attachment)
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                subprotocol = await nursery.start(serve)
+                plain = rooms._definitions[name].plain
+                client = MemoryClient(ours, subprotocol, plain=plain)
+                yield client
+                await client.hang_up()
+            finally:
+                await trio.aclose_forcefully(ours)
+    except BaseExceptionGroup as group:
+        # One level of grouping is this function's own, and no business of the test's.
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
