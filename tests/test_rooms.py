@@ -25,6 +25,7 @@ from trio_rooms import (
     StoreInUse,
     UnknownRoom,
     open_rooms,
+    testing,
 )
 from trio_rooms.testing import FaultyStore
 
@@ -370,3 +371,52 @@ async def test_hibernate_returns_when_the_rooms_have_closed() -> None:
         answers.append(await handle.hibernate())
     assert len(answers) == 2
     assert answers[1]
+
+
+vault: Room[int] = Room("vault", state=int, public=False)
+
+
+@vault.on("add")
+async def _add_to_vault(ctx: Context[int], data: int) -> int:
+    ctx.state += data
+    return ctx.state
+
+
+bank: Room[list[Any]] = Room("bank", state=list)
+
+
+@bank.on("grant", internal=True)
+async def _grant(ctx: Context[list[Any]], data: Any) -> list[Any]:
+    ctx.state.append(["grant", data])
+    return ctx.state
+
+
+@bank.on_any
+async def _anything(ctx: Context[list[Any]], event: str, data: Any) -> None:
+    ctx.state.append([event, data])
+
+
+async def test_an_internal_event_is_closed_to_clients(autojump_clock: MockClock) -> None:
+    """The program's question is handled; a client's message is one of an event that there is not."""
+    async with open_rooms([bank]) as rooms, connect(rooms, "bank", "x") as client:
+        assert await rooms.get("bank", "x").ask("grant", 1) == [["grant", 1]]
+        await client.emit("grant", 2, id=1)
+        await client.emit("grant", 3)
+        await client.emit("other", 4, id=2)
+        answers = await client.receive_many(3)
+        refusal = {"code": "unknown_event", "message": "this room has no event 'grant'"}
+        assert answers == [{"ack": 1, "error": refusal}, {"error": refusal}, {"ack": 2, "data": None}]
+        assert await rooms.get("bank", "x").ask("grant", 5) == [["grant", 1], ["other", 4], ["grant", 5]]
+
+
+async def test_no_client_gets_into_a_private_room(autojump_clock: MockClock) -> None:
+    """There is no way in but the handle's, and nothing is woken by who tries."""
+    async with open_rooms([vault, bank]) as rooms:
+        with pytest.raises(UnknownRoom, match="public=False"):
+            async with testing.connect(rooms, "vault/x"):
+                pass
+        with pytest.raises(UnknownRoom, match="public=False"):
+            async with testing.connect(rooms, "vault/x", attachment={"user": "ada"}):
+                pass
+        assert rooms.statistics().supervisor.wakes == 0
+        assert await rooms.get("vault", "x").ask("add", 3) == 3

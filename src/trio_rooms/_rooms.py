@@ -158,14 +158,14 @@ class Rooms:
                 asked, and a client that it refuses is answered so.
 
         Raises:
-            UnknownRoom: as `get`; the request is rejected with 404.
+            UnknownRoom: as `get`, or the room is not public; the request is rejected with 404.
             RoomsClosed: the rooms are closing; it is rejected with 503.
             AttachmentError: the attachment is too big or not CBOR-able; it is rejected with 500.
             Exception: what `Room.authenticate` raised; it is rejected with 500.
         """
         try:
             self._check_open()
-            definition, key = self._find(name, id)
+            definition, key = self._find_public(name, id)
             if not self._supervisor.accepts(key):
                 await request.reject(503, extra_headers=[(b"Retry-After", b"30")])
                 return
@@ -213,7 +213,7 @@ class Rooms:
             task_status: is told the subprotocol, or None, when the connection is in its room.
 
         Raises:
-            UnknownRoom: as `get`.
+            UnknownRoom: as `get`, or the room is not public.
             RoomsClosed: the rooms are closing.
             Refused: `Room.authenticate` does not let it in.
             AttachmentError: the attachment is too big or not CBOR-able.
@@ -221,7 +221,7 @@ class Rooms:
         """
         try:
             self._check_open()
-            definition, key = self._find(name, id)
+            definition, key = self._find_public(name, id)
             if attachment is _UNSET and request is not None:
                 encoded = await authenticate(definition, request)
                 self._check_open()
@@ -306,6 +306,14 @@ class Rooms:
             msg = f"no room named {name!r} is served here, only: {served}"
             raise UnknownRoom(msg)
         return definition, make_key(name, id_)
+
+    def _find_public(self, name: str, id_: str) -> tuple[Definition, str]:
+        """The same for a client that is to be let in."""
+        definition, key = self._find(name, id_)
+        if not definition.public:
+            msg = f"room {key} has public=False, and no client gets in; the program has rooms.get()"
+            raise UnknownRoom(msg)
+        return definition, key
 
     def _check_open(self) -> None:
         """Refuse what comes after the close has begun."""

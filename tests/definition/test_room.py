@@ -435,6 +435,34 @@ def test_a_room_is_plain_or_speaks_envelopes() -> None:
     assert not made.seal().plain
 
 
+@pytest.mark.parametrize("hook", ["authenticate", "on_connect", "on_disconnect", "on_message"])
+def test_a_private_room_has_no_hooks_for_clients(hook: str) -> None:
+    """What no client could ever set off is refused with its name, and all else is allowed."""
+    made = room(public=False)
+    made.on_create(only_context)
+    getattr(made, hook)(handle)
+    refused(made.seal, hook, "never called", "public=False")
+    made = room(public=False)
+    made.on("say")(say)
+    made.on_error(many)
+    assert not made.seal().public
+
+
+def test_an_internal_event_is_the_programs_alone() -> None:
+    """A client does not reach it, not through `on_any` either; nothing else changes."""
+    made = room()
+    made.on("grant", internal=True)(handle)
+    made.on("say")(say)
+    made.on_any(other)
+    sealed = made.seal()
+    asked, sent = sealed.handler("grant"), sealed.client_handler("grant")
+    assert asked is not None
+    assert asked.function is handle
+    assert sent is None
+    for event in ("say", "elsewhere"):
+        assert sealed.client_handler(event) is sealed.handler(event) is not None
+
+
 # What a handler is called with.
 
 

@@ -76,6 +76,30 @@ async def works(client: Client) -> None:
     assert await client.frame() == (TEXT, b"well")
 
 
+hidden: Room[None] = Room("hidden", public=False, page="<h1>secret</h1>")
+
+
+@hidden.on_any
+async def on_hidden(ctx: Context[None]) -> None:
+    """Nothing: that it is there is the secret."""
+
+
+async def test_a_private_room_is_as_one_that_is_not_there() -> None:
+    """Whatever a stranger asks about it, the answer is that to any name that was never given."""
+    async with serving(hidden, echo, who) as served:
+        await served.rooms.get("hidden", "x").ask("wake")
+        for path in ("/hidden/x", "/stats/hidden/x", "/hidden", "/hidden/" + "x" * 257):
+            for headers in ({}, {"Upgrade": None}):
+                known = await served.ask(request(path, **headers))
+                unknown = await served.ask(request(path.replace("hidden", "nobody"), **headers))
+                assert known[0] == unknown[0] == 404
+                assert known[2] == unknown[2].replace(b"nobody", b"hidden")
+        assert b"secret" not in (await served.ask(request("/", Upgrade=None)))[2]
+        assert b"hidden" not in (await served.ask(request("/stats", Upgrade=None)))[2]
+    async with serving(hidden, who) as served:
+        assert (await served.ask(request("/", Upgrade=None)))[2] == b"rooms at /{room}/{id}: who\n"
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [

@@ -106,7 +106,10 @@ def _announce(rooms: Sequence[Room[Any]], data: Path | None, address: Address) -
     else:
         logger.info("rooms are kept in %s", data)
     for room in rooms:
-        logger.info("room %s is at %s/%s/ID", room.name, address, room.name)
+        if room.public:
+            logger.info("room %s is at %s/%s/ID", room.name, address, room.name)
+        else:
+            logger.info("room %s is reached by the other rooms alone: it is not public", room.name)
     # Who started us may have closed its end; rooms are served all the same.
     with suppress(OSError):
         print(f"listening on {address}", flush=True)

@@ -28,6 +28,8 @@ class EventHandler:
     """Makes the data what its annotation says, or raises; None where it stays as it was decoded."""
     named: bool
     """Whether it is told the event's name: on_any."""
+    internal: bool = False
+    """Whether the program and other rooms alone may send this event, and no client."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,9 +48,13 @@ class Definition:
     snapshot_interval: float
     attachment_limit: int
     page: str | None
+    public: bool
+    """Whether clients may connect."""
     auto_respond: Mapping[str | bytes, bytes]
     """Messages that need no room, with the frames that answer them."""
     events: Mapping[str, EventHandler]
+    for_clients: Mapping[str, EventHandler | None]
+    """The same as clients meet them: None for an internal event."""
     any_event: EventHandler | None
     on_message: Handler | None
     """What a plain room's messages go to, called with the context and the message."""
@@ -67,8 +73,12 @@ class Definition:
         return self.on_message is not None
 
     def handler(self, event: str) -> EventHandler | None:
-        """The handler of an event, `on_any` included."""
+        """The handler of an event that the program asks for, `on_any` included."""
         return self.events.get(event) or self.any_event
+
+    def client_handler(self, event: str) -> EventHandler | None:
+        """The handler of an event that a client sent; not even `on_any` is told of an internal one."""
+        return self.for_clients.get(event, self.any_event)
 
     def new_state(self) -> Any:
         """The state of a room that did not exist.

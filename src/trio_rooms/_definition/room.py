@@ -45,6 +45,8 @@ class Room(Generic[S]):
         auto_respond: messages that are answered without waking the room, by exact match.
         attachment_limit: bytes of CBOR that a connection's attachment may have.
         page: HTML that the server answers ``GET /`` with.
+        public: whether clients may connect. A room that is not public is to them as one that
+            does not exist; the program and other rooms reach it through a `RoomHandle`.
 
     A room with `on_message` is plain: it gets each message as it came, `str` or `bytes`.
     A room with `on` or `on_any` speaks envelopes. It cannot be both.
@@ -62,6 +64,7 @@ class Room(Generic[S]):
         auto_respond: Mapping[str | bytes, str | bytes] | None = None,
         attachment_limit: int = 16 * 1024,
         page: str | None = None,
+        public: bool = True,
     ) -> None:
         if not _is(name, str) or not _NAME.fullmatch(name):
             msg = f"a room's name has 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
@@ -84,7 +87,9 @@ class Room(Generic[S]):
         self.auto_respond: Final = dict(auto_respond or {})
         self.attachment_limit: Final = attachment_limit
         self.page: Final = page
+        self.public: Final = public
         self._events: dict[str, Handler] = {}
+        self._internal: set[str] = set()
         self._any: Handler | None = None
         self._message: Handler | None = None
         self._hooks: dict[str, Handler] = {}
@@ -96,11 +101,16 @@ class Room(Generic[S]):
 
     # What an application decorates.
 
-    def on(self, event: str) -> Callable[[F], F]:
+    def on(self, event: str, *, internal: bool = False) -> Callable[[F], F]:
         """Handle one event: ``async def say(ctx, data: Say) -> int``.
 
         ``data`` is converted to its annotation; data that does not fit is refused before
         the handler runs. What it returns becomes the ``data`` of the acknowledgement.
+
+        Args:
+            event: its name.
+            internal: whether the program and other rooms alone may ask for it. A client that
+                sends it is answered as for an event that there is not, and `on_any` is not told.
         """
         if not _is(event, str) or not event or event.startswith("rooms."):
             msg = (
@@ -115,6 +125,8 @@ class Room(Generic[S]):
                 msg = f"room {self.name}: {event!r} already has the handler {name_of(self._events[event])}"
                 raise DefinitionError(msg)
             self._events[event] = function
+            if internal:
+                self._internal.add(event)
             return function
 
         return register
@@ -232,6 +244,8 @@ class Room(Generic[S]):
                 "envelopes; make two rooms, or use @room.on_any instead of @room.on_message"
             )
             raise DefinitionError(msg)
+        if not self.public:
+            self._check_private()
         for before, (after, _) in self._migrations.items():
             if after > self.version:
                 msg = (
@@ -250,6 +264,16 @@ class Room(Generic[S]):
             name: taking_all(self.name, self._hooks[name], name, given) if name in self._hooks else None
             for name, given in HOOKS.items()
         }
+        events = {
+            event: event_handler(
+                self.name,
+                function,
+                f"the handler of {event!r}",
+                named=False,
+                internal=event in self._internal,
+            )
+            for event, function in self._events.items()
+        }
         return Definition(
             name=self.name,
             version=self.version,
@@ -260,17 +284,31 @@ class Room(Generic[S]):
             snapshot_interval=self.snapshot_interval,
             attachment_limit=self.attachment_limit,
             page=self.page,
+            public=self.public,
             auto_respond={message: encode_message(answer) for message, answer in self.auto_respond.items()},
-            events={
-                event: event_handler(self.name, function, f"the handler of {event!r}", named=False)
-                for event, function in self._events.items()
-            },
+            events=events,
+            for_clients={event: None if one.internal else one for event, one in events.items()},
             any_event=event_handler(self.name, self._any, "on_any", named=True) if self._any else None,
             on_message=taking_all(self.name, self._message, "on_message", ("ctx", "message"))
             if self._message
             else None,
             **hooks,
         )
+
+    def _check_private(self) -> None:
+        """Refuse what a room without clients would never call."""
+        hooks = {**self._hooks, "on_message": self._message}
+        never = [
+            name
+            for name in ("authenticate", "on_connect", "on_disconnect", "on_message")
+            if hooks.get(name) is not None
+        ]
+        if never:
+            msg = (
+                f"room {self.name}: {never[0]} is never called, since no client can connect to a room with "
+                "public=False; leave one of the two out"
+            )
+            raise DefinitionError(msg)
 
     def _state_class(self) -> Any:
         """The class that a state is built as again; None where it is what CBOR gives."""

@@ -108,7 +108,9 @@ def taking_all(room: str, function: Handler, what: str, given: tuple[str, ...]) 
     return fewer
 
 
-def event_handler(room: str, function: Handler, what: str, *, named: bool) -> EventHandler:
+def event_handler(
+    room: str, function: Handler, what: str, *, named: bool, internal: bool = False
+) -> EventHandler:
     """The sealed handler of an event.
 
     Args:
@@ -116,6 +118,7 @@ def event_handler(room: str, function: Handler, what: str, *, named: bool) -> Ev
         function: the handler.
         what: what it is, for the error.
         named: whether it is given the event's name between context and data.
+        internal: see `EventHandler`.
 
     Raises:
         DefinitionError: it cannot be called, or nothing can be converted to what it wants.
@@ -124,8 +127,9 @@ def event_handler(room: str, function: Handler, what: str, *, named: bool) -> Ev
     position = len(given) - 1
     arguments = arity(room, function, what, given)
     if arguments <= position:
-        return EventHandler(function, arguments, None, named)
-    return EventHandler(function, arguments, _conversion(room, function, what, position), named)
+        return EventHandler(function, arguments, None, named, internal)
+    convert = _conversion(room, function, what, position)
+    return EventHandler(function, arguments, convert, named, internal)
 
 
 def _conversion(room: str, function: Handler, what: str, position: int) -> Callable[[Any], Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from trio_rooms._definition.definition import Definition
+from trio_rooms._definition.definition import Definition, EventHandler
 from trio_rooms._sockets.roster import Connected, Disconnected, Link
 from trio_rooms._state.codec import decode_value
 from trio_rooms._values.cbor import as_sent
@@ -89,7 +89,8 @@ class Dispatcher:
             if received.channel is not None:
                 context = self._members.new_context(context.connection)
                 context.channel = received.channel
-            result = await self._dispatch(context, name, received.data)
+            handler = self._definition.client_handler(name)
+            result = await self._dispatch(context, handler, name, received.data)
             if self._shared.edited:
                 self._members.settle()
             if number is not None:
@@ -102,14 +103,15 @@ class Dispatcher:
             # At the very end: whoever ends a message before answers it, see `interrupted`.
             _send_error(self._shared, link, number, "internal_error", "the room could not handle this")
 
-    async def _dispatch(self, context: Context[Any], event: str, data: Any) -> Any:
+    async def _dispatch(
+        self, context: Context[Any], handler: EventHandler | None, event: str, data: Any
+    ) -> Any:
         """Call the handler of an event with data that fits it.
 
         Raises:
             EventError: there is none, or the data does not fit; or the handler refuses.
             Exception: the handler raised.
         """
-        handler = self._definition.handler(event)
         if handler is None:
             code = "unknown_event"
             raise EventError(code, f"this room has no event {event[:100]!r}")
@@ -125,7 +127,8 @@ class Dispatcher:
     async def _ask(self, mail: Ask) -> None:
         """Handle an event of the program; its answer is settled before anything else is told."""
         try:
-            result = await self._dispatch(self._members.own, mail.event, mail.data)
+            handler = self._definition.handler(mail.event)
+            result = await self._dispatch(self._members.own, handler, mail.event, mail.data)
             self._members.settle()
             mail.answer.succeed(as_sent(result))
         except EventError as error:

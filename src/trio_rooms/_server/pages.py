@@ -23,7 +23,7 @@ class Pages:
     """Answers GET and HEAD for what is no room.
 
     Args:
-        definitions: the rooms that are served, by name.
+        definitions: the rooms that clients may know of, by name.
         paths: where rooms are.
         hub: their sockets.
         stage: where a room is in its life, by its key.

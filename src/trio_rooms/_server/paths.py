@@ -21,7 +21,7 @@ class Paths:
     """Reads the paths of rooms.
 
     Args:
-        definitions: the rooms that are served, by name.
+        definitions: the rooms that clients may know of, by name.
         prefix: what paths begin with, such as ``"/rooms"``.
         template: the rest of a room's path, with ``{room}`` and ``{id}``.
 

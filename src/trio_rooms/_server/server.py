@@ -114,8 +114,9 @@ class Server:
     def __attrs_post_init__(self) -> None:
         if isinstance(self.origins, str):
             raise TypeError(f"origins is a list of origins, not one string: [{self.origins!r}]")
-        self._paths = Paths(self.definitions, self.prefix, self.template)
-        self._pages = Pages(self.definitions, self._paths, self.hub, self.stage, self.statistics)
+        public = {name: one for name, one in self.definitions.items() if one.public}
+        self._paths = Paths(public, self.prefix, self.template)
+        self._pages = Pages(public, self._paths, self.hub, self.stage, self.statistics)
         self._acceptor = Acceptor(self.hub, self.deadlines, self.handshake_timeout, self._admit)
 
     def own_statistics(self) -> ServerStatistics:

@@ -223,7 +223,7 @@ async def connect(
             then not asked.
 
     Raises:
-        UnknownRoom: no such room is served here, or the id is not allowed.
+        UnknownRoom: no such room is served here, it is not public, or the id is not allowed.
         RoomsClosed: the rooms are closing.
         Refused: `Room.authenticate` does not let it in.
         Exception: what `Room.authenticate` raised.
