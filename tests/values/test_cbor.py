@@ -258,3 +258,30 @@ def test_lengths_may_be_left_open() -> None:
     """Maps, lists and strings of indefinite length are read like others (RFC 8949, 3.2)."""
     message = b"\xbf\x65event\x7f\x61a\x61b\xff\x64data\x9f\x01\x5f\x41\x01\x41\x02\xff\xff\xff"
     assert cbor.decode_plain(message) == {"event": "ab", "data": [1, b"\1\2"]}
+
+
+def test_keys_of_a_short_message_may_be_integers() -> None:
+    """As long as it is short: many integers can be chosen that a hash table has in one place."""
+    value = [{-1: {2**64 - 1: b""}, "a": 1, b"b": 2}, None]
+    assert cbor.decode_plain(cbor2.dumps(value)) == value
+    longest: dict[Any, Any] = {1: b"x" * (16 * 1024 - 5)}
+    assert cbor.decode_plain(cbor2.dumps(longest)) == longest
+    longest[1] += b"x"
+    with pytest.raises(ValueError, match="must be a text string or byte string"):
+        cbor.decode_plain(cbor2.dumps(longest))
+
+
+@pytest.mark.parametrize("key", ["01", "1b1fffffffffffffff", "8101", "f5", "f97e00", "a0"])
+def test_no_hash_table_is_made_of_what_a_stranger_chose(key: str) -> None:
+    """In a long message the first key that is no string ends it: what follows is not even read."""
+    rest = b"x" * 20_000  # Which is no CBOR, and would be the error otherwise.
+    with pytest.raises(ValueError, match="must be a text string or byte string"):
+        cbor.decode_plain(b"\xb9\xff\xff" + bytes.fromhex(key) + b"\x00" + rest)
+
+
+def test_a_wrong_message_leaves_nothing_to_the_next() -> None:
+    """Whether it is decoded once or twice."""
+    for wrong in (b"\xa1\xf5\x01", b"\xa1\x01\x01\x01", b"\xa1\x01" + b"x" * 20_000, b"\xff"):
+        with pytest.raises(ValueError):
+            cbor.decode_plain(wrong)
+        assert cbor.decode_plain(b"\xa1\x61a\x01") == {"a": 1}

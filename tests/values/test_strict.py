@@ -6,6 +6,7 @@ import decimal
 import uuid
 from typing import Any, Literal
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,3 +180,94 @@ def test_any_data_fits_or_is_described(sent: Any, kind: Any) -> None:
     else:
         return
     assert 0 < len(said) < 2500
+
+
+MODULUS = 2**61 - 1
+"""Python hashes numbers by the rest that this leaves."""
+
+
+@attrs.frozen
+class Place:
+    x: int
+    id: uuid.UUID
+
+
+def _identity(number: int) -> str:
+    return str(uuid.UUID(int=number * MODULUS + 1))
+
+
+ALIKE: dict[str, tuple[Any, Any]] = {
+    "UUIDs": (set[uuid.UUID], [_identity(number) for number in range(40)]),
+    "keys": (dict[uuid.UUID, int], {_identity(number): 1 for number in range(40)}),
+    "counted": (collections.Counter[uuid.UUID], {_identity(number): 1 for number in range(40)}),
+    "integers": (frozenset[int], [number * MODULUS for number in range(40)]),
+    "whatever comes": (set, [number * MODULUS for number in range(40)]),
+    "decimals": (set[decimal.Decimal], [str(number * MODULUS) for number in range(40)]),
+    "in tuples": (set[tuple[str, uuid.UUID]], [["a", _identity(number)] for number in range(40)]),
+    "in classes": (set[Place], [{"x": 1, "id": _identity(number)} for number in range(40)]),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_values_with_one_hash_are_not_put_into_a_table(name: str) -> None:
+    """Each would be compared with all before it, so that a megabyte of them would take minutes."""
+    kind, sent = ALIKE[name]
+    with pytest.raises(TypeError, match="the same hash"):
+        wire.structure(sent, kind)
+    few = dict(list(sent.items())[:32]) if isinstance(sent, dict) else sent[:32]
+    assert len(wire.structure(few, kind)) == 32
+
+
+@pytest.mark.parametrize("kind", [set[int], set, frozenset[str | int], dict[decimal.Decimal, None]])
+def test_tables_of_what_is_no_string_have_a_limit(kind: Any) -> None:
+    """Numbers whose hashes differ can be chosen as well so that a table has them one behind the other."""
+    sent: Any = list(range(10_001))
+    if kind == dict[decimal.Decimal, None]:
+        sent = dict.fromkeys(map(str, sent))
+    with pytest.raises(TypeError, match="at most 10000"):
+        wire.structure(sent, kind)
+    for safe in (set[str], list[str]):
+        assert len(wire.structure([str(number) for number in range(20_000)], safe)) == 20_000
+
+
+@attrs.define
+class Branch:
+    inner: list[Branch] | tuple[Branch, ...] | set[int] | Level
+
+
+@pytest.mark.parametrize("depth", [5, 60])
+def test_a_union_of_lists_is_tried_once_for_each_value(depth: int) -> None:
+    """However deep it is: to try two lists at each of 60 levels would never end."""
+    wrong: Any = {"inner": "x"}
+    right: Any = {"inner": 1}
+    expected = Branch(Level.LOW)
+    for level in range(depth):
+        wrong = {"inner": [right, wrong]}
+        if level < 20:
+            right = {"inner": [right]}
+            expected = Branch([expected])
+    with pytest.raises(ExceptionGroup):
+        wire.structure(wrong, Branch)
+    assert wire.structure(right, Branch) == expected
+
+
+def test_what_was_tried_is_forgotten() -> None:
+    """Another value at the same place in memory is not taken for one that was tried before."""
+    for number in range(100):
+        assert wire.structure([[number], [str(number)]], list[list[int] | tuple[str, ...]]) == [
+            [number],
+            (str(number),),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        (decimal.Decimal, "9" * 4301),
+        (datetime.datetime, "0001-01-01T00:00:00+00:00:30"),
+    ],
+)
+def test_what_could_not_be_saved_again_is_refused(kind: Any, sent: str) -> None:
+    """A number whose digits take long to write, and a moment that RFC 3339 cannot write."""
+    with pytest.raises(TypeError, match="got another string"):
+        wire.structure(sent, kind)

@@ -238,26 +238,74 @@ def as_sent(value: Any) -> Any:
 # What strangers send.
 
 
+_INTEGER_KEYS: Final = 16 * 1024
+"""Bytes of the longest message whose maps may have integers as keys.
+
+Strings are hashed with a secret. Of everything else a stranger can choose many that a hash table has
+in one place, integers too, and to build the table takes time that grows with the square of their
+number: in this many bytes some milliseconds.
+"""
+
+
 def decode_plain(content: bytes) -> Any:
     """The value of a stranger's CBOR, which may have no tags: what a tag makes is up to the sender.
 
+    The keys of maps are strings, of text or bytes; in a short message they may be integers.
+
     Raises:
-        ValueError: it is not CBOR, has a tag, is nested too deeply, or has bytes behind it; the
-            text says which, and is for the sender.
+        ValueError: it is not CBOR, has a tag or another key, is nested too deeply, or has bytes
+            behind it; the text says which, and is for the sender.
     """
     decoder = _this_thread.decoder
     decoder.fp = stream = io.BytesIO(content)
     try:
         value = decoder.decode()
-    except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError) as error:
+    except _NOT_TAKEN as error:
         _this_thread.renew()  # Whatever state it was left in.
-        msg = f"not CBOR as it is allowed here (no tags, at most {MESSAGE_DEPTH} levels): {error}"
-        raise ValueError(msg) from error
+        if len(content) <= _INTEGER_KEYS:
+            return _decode_with_integers(content)
+        raise _not_cbor(error) from error
     if stream.tell() != len(content):
         _this_thread.renew()  # It may have read ahead.
-        msg = f"{len(content) - stream.tell()} bytes after the end of the CBOR"
-        raise ValueError(msg)
+        raise _too_long(stream, content)
     return value
+
+
+def _decode_with_integers(content: bytes) -> Any:
+    """Decode a short message as `decode_plain` does, which found it wrong; integers may be keys."""
+    stream = io.BytesIO(content)
+    try:
+        value = _new_decoder(stream, strings_only=False).decode()
+    except _NOT_TAKEN as error:
+        raise _not_cbor(error) from error
+    if stream.tell() != len(content):
+        raise _too_long(stream, content)
+    level = [value]
+    while level:
+        for outer in level:
+            if type(outer) is dict and not _KEYS.issuperset(map(type, outer)):
+                msg = "not CBOR as it is allowed here: the keys of a map are strings or integers"
+                raise ValueError(msg)
+        level = [
+            inner
+            for outer in level
+            if type(outer) in (dict, list)
+            for inner in (outer.values() if type(outer) is dict else outer)
+        ]
+    return value
+
+
+_KEYS: Final[frozenset[type]] = frozenset((str, bytes, int))
+_NOT_TAKEN: Final = (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError)
+"""What a decoder raises for what it does not take."""
+
+
+def _not_cbor(error: BaseException) -> ValueError:
+    return ValueError(f"not CBOR as it is allowed here (no tags, at most {MESSAGE_DEPTH} levels): {error}")
+
+
+def _too_long(stream: io.BytesIO, content: bytes) -> ValueError:
+    return ValueError(f"{len(content) - stream.tell()} bytes after the end of the CBOR")
 
 
 def _no_tag(*_: object) -> NoReturn:
@@ -280,13 +328,23 @@ class _ThisThread(threading.local):
 
     def renew(self) -> None:
         """Make a new one, that nothing has been decoded with."""
-        self.decoder = cbor2.CBORDecoder(
-            io.BytesIO(),
-            tag_hook=_no_tag,
-            semantic_decoders=_TAGS,
-            max_depth=MESSAGE_DEPTH,
-            strict_hashable_types=False,
-        )
+        self.decoder = _new_decoder(io.BytesIO(), strings_only=True)
+
+
+def _new_decoder(stream: io.BytesIO, *, strings_only: bool) -> cbor2.CBORDecoder:
+    """A decoder of what strangers send.
+
+    Args:
+        stream: what it reads from.
+        strings_only: refuse keys that are no strings, before they are put into a map.
+    """
+    return cbor2.CBORDecoder(
+        stream,
+        tag_hook=_no_tag,
+        semantic_decoders=_TAGS,
+        max_depth=MESSAGE_DEPTH,
+        strict_hashable_types=strings_only,
+    )
 
 
 _this_thread: Final = _ThisThread()

@@ -7,11 +7,13 @@ JSON has no form for is taken from the string that `plain` makes of it.
 from __future__ import annotations
 
 import base64
+import collections
 import collections.abc
 import contextlib
 import datetime
 import decimal
 import enum
+import threading
 import typing
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -23,10 +25,27 @@ import cattrs.gen.typeddicts
 from .classes import is_class
 from .kinds import is_enum, is_list, is_literal, is_map, is_set, is_tuple, is_union
 from .misfits import name_of_type, name_of_value
-from .structure import Structure, as_it_is, class_of, list_of, map_of, member_of, tuple_of, unless_enum
+from .structure import (
+    Structure,
+    as_it_is,
+    class_of,
+    list_of,
+    map_of,
+    member_of,
+    set_of,
+    tuple_of,
+    unless_enum,
+)
 from .unions import chooser_of, members_of
 
 __all__ = ["wire"]
+
+_DIGITS: Final = 4300
+"""Characters of a decimal number at most; the same as for integers, see `sys.int_info`."""
+_HASHED: Final = 10_000
+"""Elements of a set, or keys of a map, at most, where their hashes are not secret; see `_check_hashes`."""
+_ALIKE: Final = 32
+"""How many of them may have one hash."""
 
 wire: Final = cattrs.Converter(detailed_validation=True)
 """Makes typed values of a client's data. What it raises, `misfits.describe` tells the client."""
@@ -90,6 +109,22 @@ def _from_string(read: Callable[[str], Any], name: str) -> Structure:
     return structure
 
 
+def _moment(text: str) -> datetime.datetime:
+    """A date and time, which can be written again as RFC 3339 writes it: without seconds in its offset."""
+    moment = datetime.datetime.fromisoformat(text)
+    offset = moment.utcoffset()
+    if offset is not None and offset % datetime.timedelta(minutes=1):
+        raise ValueError
+    return moment
+
+
+def _decimal(text: str) -> decimal.Decimal:
+    """A decimal number that is not so long that to write it takes for ever: that grows with the square."""
+    if len(text) > _DIGITS:
+        raise ValueError
+    return decimal.Decimal(text)
+
+
 def _one_of(members: Mapping[Any, Any]) -> Structure:
     """The hook for one of some values; by what is sent, what is meant."""
     # The type counts: True == 1 == 1.0.
@@ -144,8 +179,40 @@ def _list(kind: Any, converter: cattrs.Converter) -> Structure:
     return _only(list, "a list", list_of(kind, converter))
 
 
+def _set(kind: Any, converter: cattrs.Converter) -> Structure:
+    element = (*typing.get_args(kind), Any)[0]
+    return _only(
+        list,
+        "a list",
+        list_of(kind, converter) if _is_safe(element) else set_of(kind, converter, _check_hashes),
+    )
+
+
 def _map(kind: Any, converter: cattrs.Converter) -> Structure:
-    return _only(dict, "a map", map_of(kind, converter))
+    key = (*typing.get_args(kind), Any)[0]
+    return _only(dict, "a map", map_of(kind, converter, None if _is_safe(key) else _check_hashes))
+
+
+def _is_safe(kind: Any) -> bool:
+    """Whether nobody can choose many values of a type that a hash table has in one place."""
+    return kind in (str, bytes) or is_enum(kind) or is_literal(kind)
+
+
+def _check_hashes(values: Iterable[Any]) -> None:
+    """Refuse values whose hashes were chosen so that a hash table of them takes for ever.
+
+    Only strings are hashed with a secret. Numbers, UUIDs and what consists of them can be chosen so that
+    all have one hash, and each is compared with all before it; or so that a table puts all behind one
+    another, which is cheaper for each and still grows with the square.
+    """
+    # Counted by strings, because a table of chosen numbers is just what is to be avoided.
+    counts = collections.Counter(map(str, map(hash, values)))
+    if counts.total() > _HASHED:
+        msg = f"expected at most {_HASHED} elements"
+        raise TypeError(msg)
+    if counts and max(counts.values()) > _ALIKE:
+        msg = f"expected different elements; more than {_ALIKE} are equal or have the same hash"
+        raise TypeError(msg)
 
 
 def _typed_dict(kind: Any, converter: cattrs.Converter) -> Structure:
@@ -157,6 +224,9 @@ def _union(kind: Any, converter: cattrs.Converter) -> Structure:
 
     A value becomes the member whose very type it has; else, if it is a map, the class that it
     fits best; else the first member that it fits.
+
+    What became of a list or a map is remembered until the whole value is done. Else one that is in
+    a union of lists, in a union of lists and so on would be read twice as often with each level.
     """
     members = members_of(kind)
     choose = chooser_of(kind, converter)
@@ -174,13 +244,48 @@ def _union(kind: Any, converter: cattrs.Converter) -> Structure:
                 chosen = member
         if chosen is not None:
             return chosen.structure(value, chosen.kind)
+        made = first(value) if isinstance(value, str) else _remembered(first, value)
+        if made is _NOTHING:
+            msg = f"expected {wanted}, got {name_of_value(value)}"
+            raise TypeError(msg)
+        return made
+
+    def first(value: Any) -> Any:
+        """What the first member that a value fits makes of it."""
         for member in others:
             with contextlib.suppress(Exception):
                 return member.structure(value, member.kind)
-        msg = f"expected {wanted}, got {name_of_value(value)}"
-        raise TypeError(msg)
+        return _NOTHING
 
     return structure
+
+
+_NOTHING: Final = object()
+"""What a value becomes that does not fit."""
+
+
+class _Attempts(threading.local):
+    """What became of values that were tried as unions, while this thread converts a value that has them."""
+
+    made: dict[tuple[object, int], Any] | None = None
+
+
+_attempts: Final = _Attempts()
+
+
+def _remembered(first: Callable[[Any], Any], value: Any) -> Any:
+    """What a union makes of a value, or has made of it before in the same conversion."""
+    made = _attempts.made
+    if made is None:
+        _attempts.made = {}
+        try:
+            return first(value)
+        finally:
+            _attempts.made = None
+    key = first, id(value)  # It is part of a value that somebody holds, so no other has this id.
+    if key not in made:
+        made[key] = first(value)
+    return made[key]
 
 
 _SCALARS: Final[Iterable[tuple[type, Structure]]] = (
@@ -191,10 +296,10 @@ _SCALARS: Final[Iterable[tuple[type, Structure]]] = (
     (bytes, _bytes),
     (
         datetime.datetime,
-        _from_string(datetime.datetime.fromisoformat, "a date and time as ISO 8601 writes it"),
+        _from_string(_moment, "a date and time as ISO 8601 writes it"),
     ),
     (datetime.date, _from_string(datetime.date.fromisoformat, "a date as ISO 8601 writes it")),
-    (decimal.Decimal, _from_string(decimal.Decimal, "a decimal number in a string")),
+    (decimal.Decimal, _from_string(_decimal, "a decimal number in a string")),
     (uuid.UUID, _from_string(uuid.UUID, "a UUID in a string")),
 )
 
@@ -202,7 +307,7 @@ _SCALARS: Final[Iterable[tuple[type, Structure]]] = (
 wire.register_structure_hook_factory(is_class, _class)
 wire.register_structure_hook_factory(is_tuple, _tuple)
 wire.register_structure_hook_factory(is_list, _list)
-wire.register_structure_hook_factory(is_set, _list)
+wire.register_structure_hook_factory(is_set, _set)
 wire.register_structure_hook_factory(is_map, _map)
 wire.register_structure_hook_factory(typing.is_typeddict, _typed_dict)
 wire.register_structure_hook_factory(is_union, _union)

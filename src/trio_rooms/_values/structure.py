@@ -22,6 +22,7 @@ from .kinds import LISTS, MAPS, SETS, is_anything, is_enum, origin_of
 from .misfits import NAMED_AT_MOST
 
 __all__ = [
+    "Check",
     "Member",
     "Structure",
     "as_it_is",
@@ -29,12 +30,16 @@ __all__ = [
     "list_of",
     "map_of",
     "member_of",
+    "set_of",
     "tuple_of",
     "unless_enum",
 ]
 
 Structure = Callable[[Any, Any], Any]
 """What cattrs calls a structure hook: takes the value and the type that is wanted."""
+
+Check = Callable[[Iterable[Any]], None]
+"""Raises a TypeError for values that do not belong into one hash table."""
 
 _COLLECTIONS: Final = {**LISTS, **SETS}
 
@@ -92,6 +97,19 @@ def list_of(kind: Any, converter: cattrs.Converter) -> Structure:
     return lambda value, _: make(_all(kind, value, member))
 
 
+def set_of(kind: Any, converter: cattrs.Converter, check: Check) -> Structure:
+    """The hook for a set whose elements are checked before they are put into one."""
+    make = _COLLECTIONS[origin_of(kind)]
+    member = member_of(converter, (*typing.get_args(kind), Any)[0])
+
+    def structure(value: Any, _: Any) -> Any:
+        elements = _all(kind, value, member)
+        check(elements)
+        return make(elements)
+
+    return structure
+
+
 def tuple_of(kind: Any, converter: cattrs.Converter) -> Structure:
     """The hook for a tuple of any or of fixed length, or a named one, from a sequence.
 
@@ -116,8 +134,14 @@ def tuple_of(kind: Any, converter: cattrs.Converter) -> Structure:
     return structure
 
 
-def map_of(kind: Any, converter: cattrs.Converter) -> Structure:
-    """The hook for a dictionary of any kind, from a map; a defaultdict makes what its values are."""
+def map_of(kind: Any, converter: cattrs.Converter, check: Check | None = None) -> Structure:
+    """The hook for a dictionary of any kind, from a map; a defaultdict makes what its values are.
+
+    Args:
+        kind: the type.
+        converter: has the hooks for its keys and values.
+        check: is shown keys that were made of others before they are put into a dictionary.
+    """
     origin, args = origin_of(kind), typing.get_args(kind)
     make: Callable[[Iterable[Any]], Any] = MAPS[origin]
     if origin is collections.Counter:
@@ -128,8 +152,13 @@ def map_of(kind: Any, converter: cattrs.Converter) -> Structure:
         make = functools.partial(collections.defaultdict, factory if callable(factory) else None)
 
     def structure(value: Any, _: Any) -> Any:
+        names = value
+        if keys.structure is not as_it_is:
+            names = _each(kind, value, value, itertools.repeat(keys))
+            if check is not None:
+                check(names)
         made = zip(
-            value if keys.structure is as_it_is else _each(kind, value, value, itertools.repeat(keys)),
+            names,
             value.values()
             if values.structure is as_it_is
             else _each(kind, value, value.values(), itertools.repeat(values)),

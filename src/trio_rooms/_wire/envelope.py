@@ -28,6 +28,9 @@ __all__ = [
 SUBPROTOCOLS: Final = {"trio-rooms.v1.json": False, "trio-rooms.v1.cbor": True}
 """The subprotocols that are spoken, and whether each begins in CBOR."""
 
+_LONGEST_NAME: Final = 256
+"""Characters that the name of an event or a channel has at most: names are logged, and kept."""
+
 
 # Not frozen, because attrs takes longer to make a frozen one, and each message has one.
 @attrs.define
@@ -110,14 +113,14 @@ def decode(message: str | bytes) -> Envelope | None:
     name = content.get("event")
     if name is None and type(content.get("ack")) is int:
         return None
-    if type(name) is not str or not name:
-        reject("an envelope needs an 'event', a string that is not empty")
+    if type(name) is not str or not 0 < len(name) <= _LONGEST_NAME:
+        reject(f"an envelope needs an 'event', a string of 1 to {_LONGEST_NAME} characters")
     number = content.get("id")
     if number is not None and (type(number) is not int or not 0 <= number < 1 << 63):
         reject("the 'id' of an envelope is a whole number from 0 to 2**63 - 1")
     channel = content.get("channel")
-    if channel is not None and type(channel) is not str:
-        reject("the 'channel' of an envelope is a string")
+    if channel is not None and (type(channel) is not str or len(channel) > _LONGEST_NAME):
+        reject(f"the 'channel' of an envelope is a string of at most {_LONGEST_NAME} characters")
     return Envelope(name, content.get("data"), number, channel)
 
 
