@@ -16,6 +16,7 @@ from ._server.server import Address
 from ._wire.close_codes import CloseCode
 from .errors import (
     AttachmentError,
+    CannotListen,
     DefinitionError,
     EventError,
     HandlerFailed,
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Address",
     "AttachmentError",
+    "CannotListen",
     "CloseCode",
     "ConnectRequest",
     "Connection",

@@ -98,8 +98,9 @@ class Rooms:
         Cancelled, it stops listening; connections that were opened stay open.
 
         Args:
-            host: the address to listen on; None for all, which with port 0 may give IPv4 and
-                IPv6 ports of their own, of which only the first is reported.
+            host: the address to listen on, or a name, of whose addresses those are listened on that
+                this machine has; None for all, which with port 0 may give IPv4 and IPv6 ports of
+                their own, of which only the first is reported.
             port: the port; 0 for a free one, which the reported `Address` names.
             prefix: what paths begin with, such as ``"/rooms"``.
             template: the rest of a room's path, with ``{room}`` and ``{id}`` once each.
@@ -110,7 +111,7 @@ class Rooms:
             task_status: is told the `Address` when clients can connect.
 
         Raises:
-            OSError: it cannot listen there.
+            CannotListen: nobody may listen there, an OSError too.
             RoomsClosed: the rooms are closing.
         """
         self._check_open()

@@ -12,6 +12,7 @@
     ├── HandlerFailed           the application: a handler raised; its exception is the cause
     ├── RoomFailed              a room could not be started, or crashed too often
     ├── RoomsClosed             the caller: the runtime is stopping or has stopped
+    ├── CannotListen            the operator: nobody may listen at that address; an OSError too
     ├── SnapshotError
     │   ├── StateError          the application: the state holds what CBOR cannot
     │   ├── SnapshotCorrupt     the world: a stored document does not decode
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 __all__ = [
     "AttachmentError",
+    "CannotListen",
     "DefinitionError",
     "EventError",
     "HandlerFailed",
@@ -139,6 +141,13 @@ class RoomFailed(RoomsError):
 
 class RoomsClosed(RoomsError):
     """The runtime is stopping or has stopped; nothing new is taken."""
+
+
+class CannotListen(RoomsError, OSError):
+    """Nobody may listen at that address: ``errno`` says why, and the message what to do about it."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class SnapshotError(RoomsError):

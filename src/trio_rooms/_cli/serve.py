@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import signal
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +21,6 @@ from trio_rooms._server.server import Address
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.stores.sqlite.store import DiskStore
 
-from .failures import CommandFailed
 from .loading import find_rooms
 
 __all__ = ["serve"]
@@ -42,8 +39,8 @@ def serve(options: argparse.Namespace) -> int:
 
     Raises:
         UsageError: there are no rooms where they should be.
-        CommandFailed: their module cannot be imported, or nobody may listen at the address.
-        RoomsError: the store cannot be opened, or another failure of the runtime.
+        CommandFailed: their module cannot be imported.
+        RoomsError: nobody may listen there, the store cannot be opened, or another failure of the runtime.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     rooms = find_rooms(options.target)
@@ -68,10 +65,7 @@ async def _run(rooms: Sequence[Room[Any]], options: argparse.Namespace) -> None:
     )
     with _signals() as signals:
         async with trio.open_nursery() as nursery, runtime as opened:
-            try:
-                address = await nursery.start(opened.serve, options.host, options.port)
-            except OSError as error:
-                raise CommandFailed(_why_not_listening(error, options.host, options.port)) from error
+            address = await nursery.start(opened.serve, options.host, options.port)
             _announce(rooms, options.data, address)
             received = await signals.receive()
             logger.info("%s: saving rooms, closing connections; once more: stop at once", received.name)
@@ -113,24 +107,3 @@ def _announce(rooms: Sequence[Room[Any]], data: Path | None, address: Address) -
     # Who started us may have closed its end; rooms are served all the same.
     with suppress(OSError):
         print(f"listening on {address}", flush=True)
-
-
-def _why_not_listening(error: OSError, host: str, port: int) -> str:
-    """What to do about an address that cannot be listened at."""
-    if isinstance(error, socket.gaierror):
-        why = f"there is no address of that name ({error.strerror})"
-        return f"cannot listen on {host}: {why}; give another --host"
-    match error.errno:
-        case errno.EADDRINUSE:
-            return (
-                f"port {port} of {host} is in use by another program; stop that one, or give another --port "
-                "(0 takes a free one)"
-            )
-        case errno.EACCES | errno.EPERM:
-            return (
-                f"this user may not listen on port {port}: the ports below 1024 need a privilege; "
-                "give a --port from 1024 on"
-            )
-        case errno.EADDRNOTAVAIL:
-            return f"this machine has no address {host}; give another --host, such as 127.0.0.1 or 0.0.0.0"
-    return f"cannot listen on port {port} of {host}: {error.strerror or error}"

@@ -21,6 +21,7 @@ from trio_rooms._runtime.placement import Placement
 from trio_rooms._sockets.acceptor import Acceptor, Newcomer
 from trio_rooms._sockets.flags import BINARY
 from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.listeners import open_listeners
 from trio_rooms._wire.envelope import SUBPROTOCOLS, welcome
 from trio_rooms._wire.handshake import BadRequestError, Head, Response, accept, refusal_of
 from trio_rooms.errors import Refused, UnknownRoom
@@ -37,8 +38,6 @@ _LINGER: Final = 1.0
 """Seconds that a client that was turned away may go on sending before it is cut off."""
 _ABSOLUTE: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)
 """What a request's target may begin with (RFC 6455, 4.2.1)."""
-_BACKLOG: Final = 4096
-"""Connections that the kernel keeps until they are accepted; it takes at most its own maximum."""
 
 
 @attrs.frozen
@@ -131,8 +130,7 @@ class Server:
         task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen until cancelled; reports the `Address`. Sockets that were let in stay with the hub."""
-        opened = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
-        listeners = [socket.socket(fileno=listener.socket.detach()) for listener in opened]
+        listeners = await open_listeners(host, port)
         try:
             name = listeners[0].getsockname()
             async with trio.open_nursery() as self._nursery:
