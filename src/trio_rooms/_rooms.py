@@ -10,6 +10,7 @@ import attrs
 import trio
 import trio_websocket
 
+from ._arguments import number, text, whole
 from ._definition.definition import Definition
 from ._definition.room import Room
 from ._keys import make_key
@@ -35,6 +36,7 @@ from .stores.memory import MemoryStore
 __all__ = ["Rooms", "RoomsStatistics", "open_rooms"]
 
 _UNSET: Final = object()
+_LAST_PORT: Final = 65535
 
 
 @attrs.frozen
@@ -111,10 +113,26 @@ class Rooms:
             task_status: is told the `Address` when clients can connect.
 
         Raises:
+            TypeError, ValueError: an argument is not what it should be.
             CannotListen: nobody may listen there, an OSError too.
             RoomsClosed: the rooms are closing.
         """
         self._check_open()
+        if host is not None:
+            text("host", host)
+        if whole("port", port) > _LAST_PORT:
+            msg = f"a port is a number from 0 to {_LAST_PORT}, not {port}"
+            raise ValueError(msg)
+        text("prefix", prefix)
+        text("template", template)
+        if isinstance(origins, str):
+            msg = f"origins is a list of values of the Origin header: write origins=[{origins!r}]"
+            raise TypeError(msg)
+        for origin in origins or ():
+            text("an origin", origin)
+        if max_connections is not None:
+            whole("max_connections", max_connections)
+        number("handshake_timeout", handshake_timeout)
         server = Server(
             self._definitions,
             self._hub,
@@ -363,8 +381,18 @@ async def open_rooms(
 
     Raises:
         DefinitionError: a definition cannot work, or two have the same name.
+        TypeError, ValueError: another argument is not what it should be.
         StoreError: the store cannot be opened.
     """
+    whole("max_message_size", max_message_size)
+    whole("max_unsent", max_unsent)
+    if max_awake is not None:
+        whole("max_awake", max_awake)
+    number("stop_timeout", stop_timeout)
+    number("close_timeout", close_timeout)
+    if store is not None and not isinstance(store, Store):
+        msg = f'store is a Store, such as DiskStore("data") or MemoryStore(), not {store!r:.100}'
+        raise TypeError(msg)
     definitions: dict[str, Definition] = {}
     for room in rooms:
         if not isinstance(room, Room):

@@ -99,6 +99,12 @@ class EventError(RoomsError):
     """
 
     def __init__(self, code: str, message: str = "") -> None:
+        given: tuple[object, ...] = (code, message)  # Whatever it is annotated as, any value may be raised.
+        if not all(isinstance(one, str) for one in given):
+            msg = (
+                f"an EventError has a code and a message, two strings, not {code!r:.100} and {message!r:.100}"
+            )
+            raise TypeError(msg)
         super().__init__(code, message)
         self.code = code
         self.message = message

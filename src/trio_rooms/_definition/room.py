@@ -78,6 +78,15 @@ class Room(Generic[S]):
         if not _is(version, int) or version < 1:
             msg = f"room {name}: version is a whole number from 1 on, not {version!r}"
             raise DefinitionError(msg)
+        if not _is(attachment_limit, int) or attachment_limit < 0:
+            msg = f"room {name}: attachment_limit is a number of bytes, not {attachment_limit!r}"
+            raise DefinitionError(msg)
+        if page is not None and not isinstance(page, str):
+            msg = f"room {name}: page is the text of a page in HTML, not {page!r:.100}"
+            raise DefinitionError(msg)
+        if not all(isinstance(one, str | bytes) for pair in (auto_respond or {}).items() for one in pair):
+            msg = f"room {name}: auto_respond is a dict of messages, str or bytes, and the answers to them"
+            raise DefinitionError(msg)
         self.name: Final = name
         self.state = state
         self.version: Final = version

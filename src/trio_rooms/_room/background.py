@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
 import trio
 
+from trio_rooms._arguments import text
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms.errors import RoomFailed
 
@@ -46,24 +47,30 @@ class Background:
         """Run ``function(*arguments)`` as a task; what it raises crashes the room.
 
         Raises:
+            TypeError: it is no async function, or does not take these arguments; ``name`` is no string.
             RoomFailed: the room is going to sleep.
         """
         if self.nursery is None:
             raise RoomFailed(self._key, "it is going to sleep, and starts no more tasks")
-        label = name or str(getattr(function, "__qualname__", function))
+        label = str(getattr(function, "__qualname__", function)) if name is None else text("name", name)
+        if isinstance(function, Coroutine):
+            function.close()  # Else Python warns that it was never awaited.
+            msg = f"start_soon calls the function itself: write start_soon({label}, ...), not {label}(...)"
+            raise TypeError(msg)
+        # Called here and not in the task, so that what is wrong with the call is its caller's.
+        task = function(*arguments)
+        if not isinstance(task, Awaitable):
+            msg = f"start_soon takes an async function, and {label} is none: it returned {task!r:.100}"
+            raise TypeError(msg)
         if keep_awake:
             self._idleness.hold(label)
         self.tasks += 1
-        self.nursery.start_soon(
-            self._run, function, arguments, label if keep_awake else None, name=f"{self._key}: {label}"
-        )
+        self.nursery.start_soon(self._run, task, label if keep_awake else None, name=f"{self._key}: {label}")
 
-    async def _run(
-        self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], hold: str | None
-    ) -> None:
+    async def _run(self, task: Awaitable[Any], hold: str | None) -> None:
         """One task, counted until it has unwound."""
         try:
-            await function(*arguments)
+            await task
         finally:
             self.tasks -= 1
             self._persistent.touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
+from trio_rooms._arguments import text
 from trio_rooms._sockets.flags import CLOSING, GONE, UNGREETED
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.codec import decode_value, encode_value
@@ -76,11 +77,21 @@ class Connection:
         return self._link.channels
 
     def join(self, channel: str) -> None:
-        """Enter a channel of the room; nothing where it is in it already."""
+        """Enter a channel of the room; nothing where it is in it already.
+
+        Raises:
+            TypeError, ValueError: no channel can have this name.
+        """
+        text("channel", channel)
         self._link.roster.join(self._link, channel)
 
     def leave(self, channel: str) -> None:
-        """Leave a channel; nothing where it is not in it."""
+        """Leave a channel; nothing where it is not in it.
+
+        Raises:
+            TypeError, ValueError: no channel can have this name.
+        """
+        text("channel", channel)
         self._link.roster.leave(self._link, channel)
 
     def emit(self, event: str, data: Any = None) -> None:
@@ -105,8 +116,11 @@ class Connection:
         """Close the connection after everything that was sent to it.
 
         Args:
-            code: 1000, 1001, 1003, 1008, 1011 to 1013, or 3000 to 4999 (RFC 6455, 7.4).
+            code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, 7.4).
             reason: at most 123 bytes of UTF-8; the rest is cut off.
+
+        Raises:
+            TypeError, ValueError: no such code may be sent, or the reason is no string; nothing is closed.
         """
         self._shared.output.close(self._link, code, reason)
 
@@ -176,9 +190,11 @@ class Connections(Collection[Connection]):
         return isinstance(item, Connection) and self.get(item.id) is item
 
     def get(self, id: str) -> Connection | None:  # noqa: A002 (it is what a connection calls it)
-        """The connection with this id, or None."""
+        """The connection with this id; None where there is none, or it is no id at all."""
         try:
             link = self._links.get(int(id, 16))
-        except ValueError:
+        except (TypeError, ValueError):
             return None
-        return None if link is None or link.flags & UNGREETED else self._view(link)
+        if link is None or link.flags & UNGREETED or format(link.id, "x") != id:
+            return None
+        return self._view(link)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
+from trio_rooms._arguments import text
 from trio_rooms._keys import split_key
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.roster import Link
@@ -93,7 +95,8 @@ class LiveRoom:
         """Send an event to every connection, or to those in a channel, except some.
 
         Raises:
-            TypeError, ValueError: the data cannot be encoded; nothing was sent.
+            TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded;
+                nothing was sent.
         """
         shared = self._shared
         if shared.plain:
@@ -130,12 +133,24 @@ class LiveRoom:
             *arguments: what it is called with.
             name: what it is called in Trio's task tree and in ``info().held``.
             keep_awake: the room does not sleep before the task has ended.
+
+        Raises:
+            TypeError: it is no async function (a plain one was called by then), or does not take these
+                arguments. Nothing was started.
         """
         self._background.start(function, arguments, name, keep_awake=keep_awake)
 
+    def keep_awake(self, reason: str) -> AbstractContextManager[None]:
+        """``with ctx.room.keep_awake("upload"):`` the room does not sleep inside.
+
+        Raises:
+            TypeError, ValueError: the reason is no string; ``info().held`` shows it.
+        """
+        return self._kept_awake(text("reason", reason))
+
     @contextlib.contextmanager
-    def keep_awake(self, reason: str) -> Iterator[None]:
-        """``with ctx.room.keep_awake("upload"):`` the room does not sleep inside."""
+    def _kept_awake(self, reason: str) -> Iterator[None]:
+        """Hold it as long as the block lasts."""
         self._idleness.hold(reason)
         try:
             yield
@@ -159,4 +174,8 @@ def _ids(connections: Connection | Iterable[Connection]) -> frozenset[int]:
     """The ids of connections that are left out."""
     if isinstance(connections, Connection):
         return frozenset((connections._link.id,))
-    return frozenset(connection._link.id for connection in connections)
+    try:
+        return frozenset(connection._link.id for connection in connections)
+    except (AttributeError, TypeError):
+        msg = f"exclude is a Connection, or several of them, not {connections!r:.100}"
+        raise TypeError(msg) from None

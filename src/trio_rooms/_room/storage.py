@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, overload
 
+from trio_rooms._arguments import text, whole
 from trio_rooms._state.codec import decode_value, encode_value
 from trio_rooms._state.persistent import PersistentState
 
@@ -33,8 +34,10 @@ class Storage:
         """The value under a name, or ``default``. A checkpoint; a cancel changes nothing.
 
         Raises:
+            TypeError, ValueError: no value can have this name.
             StoreError: it could not be read.
         """
+        text("a name in a storage", name)
         encoded = await self._persistent.get(name)
         return default if encoded is None else decode_value(encoded)
 
@@ -42,12 +45,19 @@ class Storage:
         """Keep a value: anything CBOR can hold.
 
         Raises:
+            TypeError, ValueError: no value can have this name.
             StateError: it holds what CBOR cannot; the message says where.
         """
+        text("a name in a storage", name)
         self._persistent.write(name, encode_value(self._key, f"storage[{name!r}]", value))
 
     def delete(self, name: str) -> None:
-        """Remove a value; nothing where there is none."""
+        """Remove a value; nothing where there is none.
+
+        Raises:
+            TypeError, ValueError: no value can have this name.
+        """
+        text("a name in a storage", name)
         self._persistent.write(name, None)
 
     async def list(
@@ -59,6 +69,15 @@ class Storage:
             prefix: what the names begin with; all do with ``""``.
             after: only names behind this one, to go through many a page at a time.
             limit: at most so many.
+
+        Raises:
+            TypeError, ValueError: the prefix or ``after`` is no name, or the limit no number from 0 on.
+            StoreError: they could not be read.
         """
+        text("prefix", prefix)
+        if after is not None:
+            text("after", after)
+        if limit is not None:
+            whole("limit", limit)
         found = await self._persistent.list(prefix, after, limit)
         return {name: decode_value(encoded) for name, encoded in found}

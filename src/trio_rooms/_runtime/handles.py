@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from trio_rooms._arguments import text
 from trio_rooms._definition.definition import Definition
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.lifecycle import Stage
@@ -62,7 +63,8 @@ class RoomHandle:
             tuples and sets as lists, dates as strings.
 
         Raises:
-            TypeError, ValueError: the data has no form in CBOR; the room heard nothing of it.
+            TypeError, ValueError: the event is no string, or the data has no form in CBOR; the room heard
+                nothing of it.
             EventError: refused, by the handler or because there is none or the data does not fit.
             HandlerFailed: the handler raised.
             RoomFailed: the room cannot be loaded, or crashed too often.
@@ -71,6 +73,7 @@ class RoomHandle:
         if self._definition.plain:
             msg = f"room {self._definition.name} is plain: it has no events that one could ask"
             raise TypeError(msg)
+        text("event", event)
         answer = Answer()
         self._placement.deliver(self.key, Ask(event, as_sent(data), answer))
         return await answer.wait()
@@ -80,15 +83,22 @@ class RoomHandle:
 
         Returns:
             How many connections it goes to.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded.
         """
         if self._definition.plain:
             self._definition.refuse_events()
+        if channel is not None:
+            text("channel", channel)
         return self._placement.emit(self.key, envelope.event(event, data), channel)
 
     def send(self, message: str | bytes, *, channel: str | None = None) -> int:
         """Send a message as it is to all connections of a plain room, or of a channel; wakes nobody."""
         if not self._definition.plain:
             self._definition.refuse_messages()
+        if channel is not None:
+            text("channel", channel)
         return self._placement.emit(self.key, PlainMessage(message), channel)
 
     def info(self) -> RoomInfo:

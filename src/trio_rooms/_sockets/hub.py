@@ -230,11 +230,11 @@ class SocketHub:
             report: whether the room is to hear how it ended.
 
         Raises:
-            ValueError: no such code may be sent.
+            TypeError, ValueError: no such code may be sent, or the reason is no string.
         """
+        frame = frames.encode_close(code, reason)
         if link.flags & CLOSING:
             return
-        frame = frames.encode_close(code, reason)
         link.flags |= CLOSING if report else CLOSING | UNREPORTED
         self._remove(link)
         self._fan_out.do(link.roster, partial(self._send_close, link, frame))

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import attrs
 
+from trio_rooms._arguments import text
 from trio_rooms._wire import frames
 
 from .flags import GONE, UNGREETED, UNREPORTED
@@ -268,6 +269,8 @@ class Roster:
         """Whom a message to everybody, or to a channel, goes to now, as a list of its own."""
         group = self.links if channel is None else (self.channels or {}).get(channel)
         if not group:
+            if channel is not None:
+                text("channel", channel)
             return []
         links = list(group.values())
         if exclude:

@@ -69,15 +69,20 @@ class Outgoing:
         return self._text
 
 
-def event(name: str, data: Any) -> Outgoing:
+def event(name: Any, data: Any) -> Outgoing:
     """An event for clients.
 
     Raises:
-        ValueError: the name is empty or begins with ``rooms.``, which the library keeps.
+        TypeError: the name is no string.
+        ValueError: it is empty or begins with ``rooms.``, which the library keeps.
     """
-    if not name or name.startswith("rooms."):
-        msg = f"an event needs a name that does not begin with 'rooms.', not {name!r}"
-        raise ValueError(msg)
+    try:
+        reserved = not name or name.startswith("rooms.")
+    except (AttributeError, TypeError):
+        reserved = True
+    if reserved:
+        msg = f"an event needs a name that does not begin with 'rooms.', not {name!r:.100}"
+        raise ValueError(msg) if isinstance(name, str) else TypeError(msg)
     return Outgoing({"event": name, "data": data})
 
 

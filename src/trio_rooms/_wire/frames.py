@@ -449,8 +449,12 @@ def encode_close(code: int, reason: str = "") -> bytes:
         reason: cut at a character's end to the 123 bytes of UTF-8 that the frame has room for.
 
     Raises:
+        TypeError: the code is no whole number, or the reason no string.
         ValueError: the code may not be sent.
     """
+    given: tuple[object, object] = (code, reason)  # What a program gives to close(), whatever that is.
+    if not isinstance(given[0], int) or not isinstance(given[1], str):
+        raise TypeError(f"a close has a whole number and a string, not {code!r:.100} and {reason!r:.100}")
     if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL):
         return _encode_control(_CLOSE, b"")
     if not is_close_code(code):

@@ -6,6 +6,7 @@ bytes may compare them as they are, and a prefix is a range of them.
 
 from __future__ import annotations
 
+from trio_rooms._arguments import whole
 from trio_rooms.errors import StaleWrite
 
 from .base import Commit
@@ -20,10 +21,14 @@ def encode(text: str) -> bytes:
     """A key, name or prefix as UTF-8.
 
     Raises:
+        TypeError: it is no string.
         ValueError: it holds half a surrogate pair, which no encoding of Unicode can carry.
     """
     try:
         return text.encode()
+    except AttributeError:
+        msg = f"a key or a name in a store is a string, not {text!r:.100} of type {type(text).__name__}"
+        raise TypeError(msg) from None
     except UnicodeEncodeError as exc:
         msg = (
             f"{text!r} cannot be a key or a name in a store: the character at {exc.start} is half a "
@@ -44,10 +49,9 @@ def encoded_range(prefix: str, after: str | None) -> tuple[bytes, bytes]:
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuse a negative limit with ValueError."""
-    if limit is not None and limit < 0:
-        msg = f"limit must be 0 or more, or None for no limit; it is {limit}"
-        raise ValueError(msg)
+    """Refuse a limit that is no whole number with TypeError, a negative one with ValueError."""
+    if limit is not None:
+        whole("limit", limit)
 
 
 def check_commit(commit: Commit) -> None:
