@@ -15,6 +15,7 @@ from trio_rooms import (
     Context,
     DefinitionError,
     DiskStore,
+    HandlerFailed,
     MemoryStore,
     NoConnection,
     Room,
@@ -420,3 +421,28 @@ async def test_no_client_gets_into_a_private_room(autojump_clock: MockClock) -> 
                 pass
         assert rooms.statistics().supervisor.wakes == 0
         assert await rooms.get("vault", "x").ask("add", 3) == 3
+
+
+async def _hire(ctx: Context[Any], data: str) -> list[Any]:
+    ctx.app.append((ctx.room.key, data))
+    return [data, await ctx.rooms.get("vault", data).ask("add", 1)]
+
+
+async def test_a_handler_has_the_app_and_the_other_rooms(autojump_clock: MockClock) -> None:
+    """Of its own process, in each handler, before and after sleep; without one there is none."""
+    office: Room[Any] = Room("office", idle_timeout=10)
+    office.on("hire")(_hire)
+    store = MemoryStore()
+    for _ in range(2):
+        seen: list[Any] = []
+        async with open_rooms([office, vault], store=store, app=seen) as rooms:
+            async with testing.connect(rooms, "office/x") as client:
+                first = await client.ask("hire", "ada")
+                await trio.sleep(20)
+                assert await client.ask("hire", "ada") == ["ada", first[1] + 1]
+            assert await rooms.get("office", "y").ask("hire", "bob")
+            assert seen == [("office/x", "ada"), ("office/x", "ada"), ("office/y", "bob")]
+    async with open_rooms([office, vault]) as rooms:
+        with pytest.raises(HandlerFailed) as caught:
+            await rooms.get("office", "x").ask("hire", "ada")
+        assert "'NoneType' object has no attribute 'append'" in str(caught.value.__cause__)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from ._definition.room import Room
 from ._room.connection import Connection, Connections
 from ._room.context import Context
+from ._room.handles import RoomHandle
 from ._room.lifecycle import Stage
 from ._room.live import LiveRoom
+from ._room.placement import RoomInfo
 from ._room.reports import Disconnect, WakeReport
 from ._room.storage import Storage
 from ._rooms import Rooms, RoomsStatistics, open_rooms
-from ._runtime.handles import RoomHandle, RoomInfo
 from ._server.admission import ConnectRequest
 from ._server.server import Address
 from ._wire.close_codes import CloseCode
 from .errors import (
+    AskCircle,
+    AskTimeout,
     AttachmentError,
     CannotListen,
     DefinitionError,
@@ -46,6 +49,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Address",
+    "AskCircle",
+    "AskTimeout",
     "AttachmentError",
     "CannotListen",
     "CloseCode",

@@ -13,13 +13,12 @@ import trio_websocket
 from ._arguments import number, text, whole
 from ._definition.definition import Definition
 from ._definition.room import Room
-from ._keys import make_key
 from ._loop.collector import thresholds
 from ._loop.deadlines import Deadlines
 from ._loop.groups import first_error
 from ._room.connection import encode_attachment
+from ._room.handles import RoomHandle
 from ._room.shared import roster_of
-from ._runtime.handles import RoomHandle
 from ._runtime.supervisor import Supervisor, SupervisorStatistics
 from ._server.admission import ConnectRequest, authenticate, chosen_subprotocol, request_of
 from ._server.server import Address, Server, ServerStatistics
@@ -78,8 +77,7 @@ class Rooms:
         Raises:
             UnknownRoom: no room of that name is served here, or the id is not allowed.
         """
-        definition, key = self._find(name, id)
-        return RoomHandle(key, definition, self._supervisor, self._hub, self._supervisor, self._store)
+        return self._supervisor.handles.get(name, id)
 
     async def serve(
         self,
@@ -317,18 +315,9 @@ class Rooms:
         finally:
             self._closed.set()  # However it ended: the end of the block waits for it.
 
-    def _find(self, name: str, id_: str) -> tuple[Definition, str]:
-        """The definition of a room that is served here, and its key."""
-        definition = self._definitions.get(name)
-        if definition is None:
-            served = ", ".join(sorted(self._definitions))
-            msg = f"no room named {name!r} is served here, only: {served}"
-            raise UnknownRoom(msg)
-        return definition, make_key(name, id_)
-
     def _find_public(self, name: str, id_: str) -> tuple[Definition, str]:
-        """The same for a client that is to be let in."""
-        definition, key = self._find(name, id_)
+        """The definition and the key of a room that a client is to be let into."""
+        definition, key = self._supervisor.handles.find(name, id_)
         if not definition.public:
             msg = f"room {key} has public=False, and no client gets in; the program has rooms.get()"
             raise UnknownRoom(msg)
@@ -357,6 +346,7 @@ async def open_rooms(
     stop_timeout: float = 10.0,
     close_timeout: float = 5.0,
     gc_thresholds: tuple[int, int, int] | None = None,
+    app: Any = None,
 ) -> AsyncIterator[Rooms]:
     """Run rooms as long as a block lasts.
 
@@ -378,6 +368,8 @@ async def open_rooms(
         gc_thresholds: how often the garbage collector looks at the objects of the whole program
             inside the block, as `gc.set_threshold` takes it; None leaves that as it is. The command
             runs with ``(3000, 20, 1_000_000)``.
+        app: what handlers find as ``ctx.app``: whatever they need of the program, such as a pool of
+            database connections.
 
     Raises:
         DefinitionError: a definition cannot work, or two have the same name.
@@ -412,7 +404,7 @@ async def open_rooms(
                 backlog=max_unsent,
                 close_timeout=close_timeout,
             )
-            supervisor = Supervisor(definitions, hub, used, deadlines, max_awake)
+            supervisor = Supervisor(definitions, hub, used, deadlines, max_awake, app)
             hub.deliver = supervisor.deliver
             opened = Rooms(definitions, supervisor, hub, deadlines, used, stop_timeout)
             failure: BaseException | None = None

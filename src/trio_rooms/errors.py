@@ -10,6 +10,8 @@
     ├── NoConnection            the application: a message that came from the program has no connection
     ├── AttachmentError         the application: an attachment is too big or not CBOR-able
     ├── HandlerFailed           the application: a handler raised; its exception is the cause
+    ├── AskCircle               the application: a room would wait for itself
+    ├── AskTimeout              a room did not answer in time
     ├── RoomFailed              a room could not be started, or crashed too often
     ├── RoomsClosed             the caller: the runtime is stopping or has stopped
     ├── CannotListen            the operator: nobody may listen at that address; an OSError too
@@ -29,6 +31,8 @@
 from __future__ import annotations
 
 __all__ = [
+    "AskCircle",
+    "AskTimeout",
     "AttachmentError",
     "CannotListen",
     "DefinitionError",
@@ -131,6 +135,40 @@ class HandlerFailed(RoomsError):
 
     def __str__(self) -> str:
         return f"room {self.key}: the handler of {self.event!r} raised"
+
+
+class AskCircle(RoomsError):
+    """A handler asks a room that waits for this handler: none of them would ever go on.
+
+    Attributes:
+        rooms: their keys, each of which asks the next; the first and the last are the same.
+    """
+
+    def __init__(self, rooms: tuple[str, ...]) -> None:
+        super().__init__(rooms)
+        self.rooms = rooms
+
+    def __str__(self) -> str:
+        return (
+            f"room {self.rooms[0]} would wait for itself: {' asks '.join(self.rooms)}, and a room handles "
+            "one message at a time; call the function itself, or ask in a task of ctx.room.start_soon()"
+        )
+
+
+class AskTimeout(RoomsError, TimeoutError):
+    """A room did not answer in time; what was asked is handled all the same, once its turn has come."""
+
+    def __init__(self, key: str, event: str, timeout: float) -> None:
+        super().__init__(key, event, timeout)
+        self.key = key
+        self.event = event
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return (
+            f"room {self.key} has not answered {self.event!r} within {self.timeout:g} s: it is busy, or its "
+            "handler hangs; ask(..., timeout=math.inf) waits for as long as it takes"
+        )
 
 
 class RoomFailed(RoomsError):

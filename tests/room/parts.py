@@ -17,6 +17,7 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._room.background import Background
 from trio_rooms._room.dispatcher import Dispatcher
+from trio_rooms._room.handles import Program
 from trio_rooms._room.idleness import Idleness
 from trio_rooms._room.live import LiveRoom
 from trio_rooms._room.mailbox import Mailbox
@@ -31,6 +32,9 @@ from trio_rooms._wire.frames import decode_message
 from trio_rooms.stores import Store
 
 __all__ = ["Parts", "Wire", "wired"]
+
+NOTHING: Any = Program(None, None)  # type: ignore[arg-type]
+"""The program around a room whose handlers need none."""
 
 
 class Wire:
@@ -97,7 +101,7 @@ class Parts:
         key = self.persistent.key
         # Nothing here asks the owner of a link for anything.
         self.roster = Roster(None, key, {}, greets=False)  # type: ignore[arg-type]
-        self.shared = Shared(self.definition, self.roster, self.output)
+        self.shared = Shared(self.definition, self.roster, self.output, NOTHING)
         self.idleness = Idleness(self.mailbox, self.definition, self.deadlines)
         self.background = Background(key, self.idleness, self.persistent)
         self.saver = Saver(

@@ -1,4 +1,4 @@
-"""One awake room: its mail, its handlers, its saves, its way to sleep."""
+"""One room: how it is reached; and awake, its mail, its handlers, its saves, its way to sleep."""
 
 from __future__ import annotations
 

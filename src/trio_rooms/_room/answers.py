@@ -23,6 +23,11 @@ class Answer:
         self._error: Exception | None = None
         self._abandoned = False
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is one, whoever still waits for it."""
+        return self._settled.is_set()
+
     def succeed(self, value: Any) -> None:
         """Answer; nothing where it is answered already."""
         if not self._settled.is_set():

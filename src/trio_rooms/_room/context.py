@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from trio_rooms.errors import NoConnection
 
 from .connection import Connection
+from .handles import Handles
 from .live import LiveRoom
 from .saver import Saver
 
@@ -54,6 +55,16 @@ class Context(Generic[S]):
             )
             raise NoConnection(msg)
         return self._connection
+
+    @property
+    def app(self) -> Any:
+        """What the program gave to ``open_rooms(..., app=...)``; None where it gave nothing."""
+        return self.room._shared.program.app
+
+    @property
+    def rooms(self) -> Handles:
+        """The other rooms: ``await ctx.rooms.get("ledger", "main").ask("add", 3)``."""
+        return self.room._shared.program.rooms
 
     @property
     def from_connection(self) -> bool:

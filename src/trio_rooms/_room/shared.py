@@ -8,6 +8,7 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Roster
 
+from .handles import Program
 from .output import Output
 
 __all__ = ["Editable", "Shared", "roster_of"]
@@ -31,16 +32,18 @@ class Shared:
         definition: what the application wrote.
         roster: its connections.
         output: what it speaks to.
+        program: what is around it, for its handlers.
     """
 
-    __slots__ = ("definition", "edited", "key", "output", "plain", "roster")
+    __slots__ = ("definition", "edited", "key", "output", "plain", "program", "roster")
 
-    def __init__(self, definition: Definition, roster: Roster, output: Output) -> None:
+    def __init__(self, definition: Definition, roster: Roster, output: Output, program: Program) -> None:
         self.key: str = roster.key
         self.definition: Definition = definition
         self.plain: bool = definition.plain
         self.roster: Roster = roster
         self.output: Output = output
+        self.program: Program = program
         self.edited: set[Editable] = set()
         """Attachments that a handler looked at, and may have edited, since they were last settled."""
 

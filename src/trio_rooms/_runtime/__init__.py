@@ -1,4 +1,4 @@
-"""All rooms of a process: which are awake, which start again after a crash, how each is reached."""
+"""All rooms of a process: which are awake, which start again after a crash, which wait for which."""
 
 from __future__ import annotations
 

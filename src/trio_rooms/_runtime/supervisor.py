@@ -6,8 +6,9 @@ import contextvars
 import logging
 from collections import deque
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -17,9 +18,12 @@ from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import first_error
 from trio_rooms._room.actor import Actor
+from trio_rooms._room.answers import Answer
 from trio_rooms._room.dispatcher import refuse
+from trio_rooms._room.handles import Handles, Program
 from trio_rooms._room.lifecycle import Stage, Step
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail, cause_of
+from trio_rooms._room.placement import RoomInfo
 from trio_rooms._room.shared import Shared, roster_of
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.hub import SocketHub
@@ -29,6 +33,7 @@ from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StoreError
 from trio_rooms.stores.base import Store
 
+from .circles import Circles, room_task_of
 from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
 
 __all__ = ["Supervisor", "SupervisorStatistics"]
@@ -68,6 +73,7 @@ class Supervisor:
         deadlines: those of all that is under it.
         max_awake: rooms that may be awake before the ones that are quiet longest are sent
             to sleep early; None for any number.
+        app: what their handlers are to find as ``ctx.app``.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Supervisor:
         store: Store,
         deadlines: Deadlines,
         max_awake: int | None,
+        app: Any = None,
     ) -> None:
         self._definitions = definitions
         self._hub = hub
@@ -91,6 +98,10 @@ class Supervisor:
         self._records: dict[str, PersistentState] = {}
         """What the store has of each room that is awake, or of which something is still on its way there."""
         self._restarts = Restarts(deadlines)
+        self._circles = Circles()
+        self.handles: Handles = Handles(definitions, self, store)
+        """How its rooms are reached."""
+        self._program = Program(app, self.handles)
         self._undelivered: deque[tuple[str, Mail]] = deque()
         self._stopping = False
         self._none_left = trio.Event()
@@ -153,6 +164,27 @@ class Supervisor:
         roster = self._hub.rosters.get(key)
         return 0 if roster is None else self._hub.broadcast(roster, message, channel)
 
+    def waiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
+        """See `Placement`."""
+        assert self._nursery is not None
+        task = room_task_of(trio.lowlevel.current_task(), self._nursery)
+        # The name is that of a room; the runtime's own tasks, which ask nothing, have others.
+        return nullcontext() if task is None else self._circles.waiting(task.name, key, answer)
+
+    def info(self, key: str) -> RoomInfo:
+        """See `Placement`."""
+        roster = self._hub.rosters.get(key)
+        actor = self._actors.get(key)
+        doing = None if actor is None else actor.info()
+        return RoomInfo(
+            key,
+            self.stage(key),
+            len(roster.links) if roster is not None else 0,
+            tuple(roster.channels or ()) if roster is not None else (),
+            doing.mailbox if doing is not None else 0,
+            doing.held if doing is not None else (),
+        )
+
     def _deliver_next(self) -> None:
         """Deliver the oldest of what must not keep messages waiting."""
         if self._undelivered:  # Else all of it was delivered at the stop.
@@ -173,7 +205,7 @@ class Supervisor:
             failure = RoomFailed(key, "it crashed too often and is left alone for a while")
             definition = self._definition(key)
             roster = roster_of(self._hub, definition, key)
-            refuse(Shared(definition, roster, self._hub), mail, failure)
+            refuse(Shared(definition, roster, self._hub, self._program), mail, failure)
             self._hub.forget(roster)
         else:
             actor = self._new_actor(key, cause_of(mail))
@@ -219,7 +251,7 @@ class Supervisor:
             record = self._records[key] = PersistentState(key, definition, self._store)
         return Actor(
             record,
-            Shared(definition, roster, self._hub),
+            Shared(definition, roster, self._hub, self._program),
             self._deadlines,
             cause=cause,
             slept=None if roster.asleep_since is None else trio.current_time() - roster.asleep_since,

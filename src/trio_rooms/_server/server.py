@@ -16,8 +16,8 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._room.lifecycle import Stage
+from trio_rooms._room.placement import Placement
 from trio_rooms._room.shared import roster_of
-from trio_rooms._runtime.placement import Placement
 from trio_rooms._sockets.acceptor import Acceptor, Newcomer
 from trio_rooms._sockets.flags import BINARY
 from trio_rooms._sockets.hub import SocketHub

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+import math
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_rooms import Context, Room, RoomHandle, Rooms, open_rooms
+from trio_rooms import AskTimeout, Context, Room, RoomHandle, RoomInfo, Rooms, Stage, open_rooms
+from trio_rooms._room.answers import Answer
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail
 from trio_rooms._sockets.fanout import Message
 
@@ -16,10 +19,16 @@ async def _keep(ctx: Context[list[Any]], data: Any) -> list[Any]:
     return ctx.state
 
 
+async def _take(ctx: Context[list[Any]], data: float) -> None:
+    await trio.sleep(data)
+    ctx.state.append(data)
+
+
 def shelf() -> Room[list[Any]]:
     """A room that keeps what it is given."""
     room: Room[list[Any]] = Room("shelf", state=list)
     room.on("keep")(_keep)
+    room.on("take")(_take)
     return room
 
 
@@ -47,6 +56,15 @@ class Elsewhere:
         self.handed.append(("deliver_soon", key, type(mail)))
         mail.answer.succeed(True)
 
+    def waiting(self, key: str, answer: Answer) -> contextlib.AbstractContextManager[None]:
+        """Nobody waits for long."""
+        return contextlib.nullcontext()
+
+    def info(self, key: str) -> RoomInfo:
+        """Note it."""
+        self.handed.append(("info", key, None))
+        return RoomInfo(key, Stage.AWAKE, 1, (), 0, ())
+
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """Note it."""
         self.handed.append(("emit", key, channel))
@@ -55,9 +73,7 @@ class Elsewhere:
 
 def elsewhere(rooms: Rooms, placement: Elsewhere) -> RoomHandle:
     """A handle on a room that is not in this process."""
-    return RoomHandle(
-        "shelf/x", rooms._definitions["shelf"], placement, rooms._hub, rooms._supervisor, rooms._store
-    )
+    return RoomHandle("shelf/x", rooms._definitions["shelf"], placement, rooms._store)
 
 
 async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock: MockClock) -> None:
@@ -69,11 +85,13 @@ async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock
         assert await room.hibernate() is True
         await room.destroy()
         assert room.emit("kept", channel="red") == 42
+        assert room.info().stage is Stage.AWAKE
         assert placement.handed == [
             ("deliver", "shelf/x", Ask),
             ("deliver_soon", "shelf/x", Hibernate),
             ("deliver", "shelf/x", Destroy),
             ("emit", "shelf/x", "red"),
+            ("info", "shelf/x", None),
         ]
         assert rooms.statistics().supervisor.wakes == 0
 
@@ -110,3 +128,29 @@ async def test_a_handle_outlives_what_it_is_a_handle_on(autojump_clock: MockCloc
         assert await one.ask("keep", 2) == [2]
         await trio.sleep(1000)
         assert await two.ask("keep", 3) == [2, 3]
+
+
+async def test_who_asks_waits_half_a_minute(autojump_clock: MockClock) -> None:
+    """Then an error says so, and what was asked is handled all the same."""
+    async with open_rooms([shelf()]) as rooms:
+        room = rooms.get("shelf", "x")
+        began = trio.current_time()
+        with pytest.raises(AskTimeout, match=r"room shelf/x has not answered 'take' within 30 s") as caught:
+            await room.ask("take", 40)
+        assert isinstance(caught.value, TimeoutError)
+        assert trio.current_time() - began == pytest.approx(30)
+        with pytest.raises(AskTimeout, match="within 5 s"):
+            await room.ask("keep", 1, timeout=5)
+        assert await room.ask("keep", 2) == [40.0, 1, 2]
+        await room.ask("take", 1000, timeout=math.inf)
+
+
+@pytest.mark.parametrize(("timeout", "error"), [(-1, ValueError), (math.nan, ValueError), (None, TypeError)])
+async def test_a_time_that_is_none_is_refused_at_the_call(
+    timeout: Any, error: type[Exception], autojump_clock: MockClock
+) -> None:
+    """Nothing is asked."""
+    async with open_rooms([shelf()]) as rooms:
+        with pytest.raises(error, match="timeout is a number"):
+            await rooms.get("shelf", "x").ask("keep", 1, timeout=timeout)
+        assert await rooms.get("shelf", "x").ask("keep", 2) == [2]

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
-from trio_rooms._room.mail import Mail
+import attrs
+
 from trio_rooms._sockets.fanout import Message
 
-__all__ = ["Placement"]
+from .answers import Answer
+from .lifecycle import Stage
+from .mail import Mail
+
+__all__ = ["Placement", "RoomInfo"]
+
+
+@attrs.frozen
+class RoomInfo:
+    """One room as it is now, without waking it."""
+
+    key: str
+    stage: Stage
+    connections: int
+    channels: tuple[str, ...]
+    mailbox: int
+    """Mail that waits; 0 for a room that sleeps."""
+    held: tuple[str, ...]
+    """Why it must not sleep now: the reasons given to ``keep_awake``."""
 
 
 class Placement(Protocol):
@@ -26,5 +46,15 @@ class Placement(Protocol):
     def deliver_soon(self, key: str, mail: Mail) -> None:
         """Hand over mail that must not keep messages waiting, however many rooms get some at once."""
 
+    def waiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
+        """The calling task waits inside the block for what it asked of a room.
+
+        Raises:
+            AskCircle: at once, where the answer would wait for the handler that the task works for.
+        """
+
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """Send to all connections of a room, or of a channel, and wake nobody; returns to how many."""
+
+    def info(self, key: str) -> RoomInfo:
+        """A room as it is now; wakes nobody."""

@@ -1,70 +1,68 @@
-"""One room, as the program around it sees it."""
+"""One room as the program around it and other rooms see it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import trio
 
-from trio_rooms._arguments import text
+from trio_rooms._arguments import number, text
 from trio_rooms._definition.definition import Definition
-from trio_rooms._room.answers import Answer
-from trio_rooms._room.lifecycle import Stage
-from trio_rooms._room.mail import Ask, Destroy, Hibernate
+from trio_rooms._keys import make_key
 from trio_rooms._sockets.fanout import PlainMessage
-from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._wire import envelope
+from trio_rooms.errors import AskTimeout, UnknownRoom
 from trio_rooms.stores.base import Store
 
-from .placement import Placement
-from .supervisor import Supervisor
+from .answers import Answer
+from .mail import Ask, Destroy, Hibernate
+from .placement import Placement, RoomInfo
 
-__all__ = ["RoomHandle", "RoomInfo"]
-
-
-@attrs.frozen
-class RoomInfo:
-    """One room as it is now, without waking it."""
-
-    key: str
-    stage: Stage
-    connections: int
-    channels: tuple[str, ...]
-    mailbox: int
-    """Mail that waits; 0 for a room that sleeps."""
-    held: tuple[str, ...]
-    """Why it must not sleep now: the reasons given to ``keep_awake``."""
+__all__ = ["Handles", "Program", "RoomHandle"]
 
 
 @attrs.frozen
 class RoomHandle:
-    """One room, as the program around it sees it. Getting a handle neither makes nor wakes the room."""
+    """One room as the program around it and other rooms see it.
+
+    Getting a handle neither makes nor wakes the room.
+    """
 
     key: str
     _definition: Definition
     _placement: Placement
-    _hub: SocketHub
-    _supervisor: Supervisor
     _store: Store
 
-    async def ask(self, event: str, data: Any = None) -> Any:
+    async def ask(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        timeout: float = 30.0,  # noqa: ASYNC109 (a default that one can do without)
+    ) -> Any:
         """Have the room handle an event, waking it if need be, and return what its handler returned.
 
-        A cancelled caller stops waiting; what was asked is handled all the same.
+        A caller that is cancelled, or whose time is over, stops waiting; what was asked is handled
+        all the same.
 
         Args:
             event: the name of the event.
             data: what a client could send, or classes and other things that become that.
+            timeout: seconds to wait for the answer; ``math.inf`` for as long as it takes.
 
         Returns:
             A copy of the handler's result as a client would get it: classes come as dicts,
             tuples and sets as lists, dates as strings.
 
         Raises:
-            TypeError, ValueError: the event is no string, or the data has no form in CBOR; the room heard
-                nothing of it.
+            TypeError, ValueError: the event is no string, the data has no form in CBOR, or ``timeout``
+                is no number of seconds; the room heard nothing of it.
+            AskCircle: a handler asks, and the room waits for what this handler does; at once.
+            AskTimeout: there was no answer in time.
             EventError: refused, by the handler or because there is none or the data does not fit.
             HandlerFailed: the handler raised.
             RoomFailed: the room cannot be loaded, or crashed too often.
@@ -74,9 +72,13 @@ class RoomHandle:
             msg = f"room {self._definition.name} is plain: it has no events that one could ask"
             raise TypeError(msg)
         text("event", event)
+        number("timeout", timeout)
         answer = Answer()
-        self._placement.deliver(self.key, Ask(event, as_sent(data), answer))
-        return await answer.wait()
+        mail = Ask(event, as_sent(data), answer)
+        with trio.move_on_after(timeout), self._placement.waiting(self.key, answer):
+            self._placement.deliver(self.key, mail)
+            return await answer.wait()
+        raise AskTimeout(self.key, event, timeout)
 
     def emit(self, event: str, data: Any = None, *, channel: str | None = None) -> int:
         """Send an event to all connections of the room, or to those in a channel; wakes nobody.
@@ -103,17 +105,7 @@ class RoomHandle:
 
     def info(self) -> RoomInfo:
         """The room as it is now; wakes nobody."""
-        roster = self._hub.rosters.get(self.key)
-        actor = self._supervisor.actor(self.key)
-        doing = None if actor is None else actor.info()
-        return RoomInfo(
-            self.key,
-            self._supervisor.stage(self.key),
-            len(roster.links) if roster is not None else 0,
-            tuple(roster.channels or ()) if roster is not None else (),
-            doing.mailbox if doing is not None else 0,
-            doing.held if doing is not None else (),
-        )
+        return self._placement.info(self.key)
 
     async def peek(self) -> Any:
         """The room's state as its newest snapshot has it, a copy; None for a room that was never saved.
@@ -133,10 +125,14 @@ class RoomHandle:
 
         Returns:
             Whether it sleeps; not so if mail came, something holds it awake, or it could not be saved.
+
+        Raises:
+            AskCircle: as `ask`.
         """
         answer = Answer()
-        self._placement.deliver_soon(self.key, Hibernate(answer))
-        return bool(await answer.wait())
+        with self._placement.waiting(self.key, answer):
+            self._placement.deliver_soon(self.key, Hibernate(answer))
+            return bool(await answer.wait())
 
     async def destroy(self) -> None:
         """Delete everything of the room and close its connections with 1000.
@@ -146,7 +142,49 @@ class RoomHandle:
         Raises:
             StoreError: it could not be deleted; the room goes on.
             RoomFailed: it cannot be loaded, so that its on_destroy could not be called.
+            AskCircle: as `ask`; a handler destroys its own room with ``ctx.room.destroy()``.
         """
         answer = Answer()
-        self._placement.deliver(self.key, Destroy(answer))
-        await answer.wait()
+        with self._placement.waiting(self.key, answer):
+            self._placement.deliver(self.key, Destroy(answer))
+            await answer.wait()
+
+
+@attrs.frozen
+class Handles:
+    """The rooms that are open, by name and id: what ``ctx.rooms`` is."""
+
+    _definitions: Mapping[str, Definition]
+    _placement: Placement
+    _store: Store
+
+    def get(self, name: str, id: str) -> RoomHandle:  # noqa: A002 (what rooms call it)
+        """A handle on one room.
+
+        Raises:
+            UnknownRoom: no room of that name is served here, or the id is not allowed.
+        """
+        definition, key = self.find(name, id)
+        return RoomHandle(key, definition, self._placement, self._store)
+
+    def find(self, name: str, id_: str) -> tuple[Definition, str]:
+        """The definition of a room that is served here, and its key.
+
+        Raises:
+            UnknownRoom: as `get`.
+        """
+        definition = self._definitions.get(name)
+        if definition is None:
+            served = ", ".join(sorted(self._definitions))
+            msg = f"no room named {name!r} is served here, only: {served}"
+            raise UnknownRoom(msg)
+        return definition, make_key(name, id_)
+
+
+@attrs.frozen
+class Program:
+    """What the handlers of all rooms find around them."""
+
+    app: Any
+    """What ``open_rooms`` was given for them."""
+    rooms: Handles
