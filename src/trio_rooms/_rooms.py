@@ -22,11 +22,10 @@ from ._room.shared import roster_of
 from ._runtime.supervisor import Supervisor, SupervisorStatistics
 from ._server.admission import ConnectRequest, authenticate, chosen_subprotocol, request_of
 from ._server.server import Address, Server, ServerStatistics
-from ._sockets.flags import BINARY
 from ._sockets.hub import HubStatistics, SocketHub
 from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
 from ._wire.close_codes import CloseCode
-from ._wire.envelope import SUBPROTOCOLS, welcome
+from ._wire.envelope import welcome
 from ._wire.frames import encode_close
 from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
 from .stores.base import Store, StoreStatistics
@@ -199,11 +198,11 @@ class Rooms:
                 404 if isinstance(error, UnknownRoom) else 503 if isinstance(error, RoomsClosed) else 500
             )
             raise
-        chosen = chosen_subprotocol(definition, list(request.proposed_subprotocols))
+        chosen, flags = chosen_subprotocol(definition, request.proposed_subprotocols)
         websocket = await request.accept(subprotocol=chosen)
         roster = roster_of(self._hub, definition, key)
-        link = WebSocketLink(self._hub.new_id(), roster, encoded, _kind(chosen), websocket)
-        await self._run_link(link, chosen)
+        link = WebSocketLink(self._hub.new_id(), roster, encoded, flags, websocket)
+        await self._run_link(link, definition, chosen)
 
     async def serve_stream(
         self,
@@ -245,22 +244,22 @@ class Rooms:
             else:
                 known = None if attachment is _UNSET else attachment
                 encoded = encode_attachment(key, known, definition.attachment_limit)
-            offered = request.headers.get("sec-websocket-protocol", "") if request is not None else ""
-            chosen = chosen_subprotocol(definition, [one.strip() for one in offered.split(",")])
+            chosen, flags = chosen_subprotocol(definition, () if request is None else request.subprotocols)
             roster = roster_of(self._hub, definition, key)
-            link = StreamLink(self._hub.new_id(), roster, encoded, _kind(chosen), stream)
-            await self._run_link(link, chosen, task_status)
+            link = StreamLink(self._hub.new_id(), roster, encoded, flags, stream)
+            await self._run_link(link, definition, chosen, task_status)
         finally:
             await trio.aclose_forcefully(stream)
 
     async def _run_link(
         self,
         link: TaskLink,
+        definition: Definition,
         subprotocol: str | None,
         task_status: trio.TaskStatus[str | None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Let a connection into its room, and serve it until it ends or the rooms close."""
-        if subprotocol is not None:
+        if subprotocol is not None and not definition.plain:
             self._hub.send(link, welcome(link.id))
         with trio.CancelScope() as scope:
             self._links.add(scope)
@@ -328,11 +327,6 @@ class Rooms:
         if self._closing:
             msg = "the rooms are closing, nothing new is taken"
             raise RoomsClosed(msg)
-
-
-def _kind(subprotocol: str | None) -> int:
-    """The flags of a connection that begins with a subprotocol."""
-    return BINARY if subprotocol is not None and SUBPROTOCOLS[subprotocol] else 0
 
 
 @asynccontextmanager

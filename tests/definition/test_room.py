@@ -189,6 +189,35 @@ def test_a_good_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        "mqtt",
+        [""],
+        ["a b"],
+        ["a,b"],
+        ["é"],
+        [5],
+        ["mqtt", "mqtt"],
+        ["trio-rooms.v1.json"],
+        map(str, range(16)),
+    ],
+)
+def test_subprotocols_that_cannot_be_chosen_are_refused(names: Any) -> None:
+    """They are different words of a header, and not those of envelopes."""
+    refused(lambda: Room("r", subprotocols=names), "subprotocols")
+
+
+def test_subprotocols_are_for_plain_rooms() -> None:
+    """One with events has those of envelopes, and no others."""
+    plain = Room[None]("r", subprotocols=(str(number) for number in range(15)))
+    plain.on_message(handle)
+    assert plain.seal().subprotocols == tuple(map(str, range(15)))
+    with_events = Room[None]("r", subprotocols=["mqtt"])
+    with_events.on("say")(handle)
+    refused(with_events.seal, "only a room with @room.on_message has subprotocols of its own")
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"idle_timeout": -1},

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
@@ -328,6 +329,31 @@ def binary(message: str | bytes) -> bytes:
 def test_counter_in_cbor(client: str, counter: str) -> None:
     """A client that negotiates the CBOR subprotocol is spoken to in CBOR from the first message on."""
     run(client, use_counter_in_cbor, f"{counter}/{client}%20cbor")
+
+
+BROKER = """
+from trio_rooms import Room
+room = Room("broker", subprotocols=["mqtt", "graphql-transport-ws"])
+@room.on_message
+async def packet(ctx, message):
+    ctx.connection.send(ctx.connection.subprotocol or "")
+"""
+
+
+async def use_subprotocol(connect: Connect, url: str) -> None:
+    """Ask what is spoken."""
+    for offered in ("mqtt",), ("graphql-transport-ws", "mqtt"), ():
+        async with connect(url, *offered) as socket:
+            await socket.send("?")
+            assert await socket.receive() == (offered[0] if offered else "")
+            await socket.close(1000)
+
+
+def test_subprotocols_of_a_plain_room(client: str, serve: Serve, tmp_path: Path) -> None:
+    """Every client gets the subprotocol that it asks for, and takes it."""
+    program = tmp_path / "broker.py"
+    program.write_text(BROKER)
+    run(client, use_subprotocol, f"{serve(program).url}/broker/x")
 
 
 async def see_restart(connect: Connect, served: Served) -> None:

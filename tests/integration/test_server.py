@@ -196,6 +196,57 @@ async def test_the_attachment_is_what_authenticate_returned() -> None:
         assert attachment == {"user": "eve", "agent": "test"}
 
 
+spoken: Room[None] = Room("spoken", subprotocols=["mqtt", "v2", "v1"], idle_timeout=0)
+
+
+@spoken.authenticate
+async def on_spoken(request: ConnectRequest) -> list[str]:
+    """Write down what was offered."""
+    return list(request.subprotocols)
+
+
+@spoken.on_message
+async def on_spoken_message(ctx: Context[None], message: str) -> None:
+    """Say what was chosen, and what was offered."""
+    ctx.connection.send(json.dumps([ctx.connection.subprotocol, ctx.connection.attachment]))
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (None, None),
+        ("mqtt", "mqtt"),
+        ("v1, v2", "v1"),
+        ("odd,v2 ,\tv1", "v2"),
+        ("odd, trio-rooms.v1.json", None),
+        ("MQTT", None),
+        (", ,", None),
+    ],
+)
+async def test_the_first_that_the_client_offers_is_chosen(offered: str | None, chosen: str | None) -> None:
+    """Of the room's subprotocols, in the client's order; none is forced on a client, and none refuses it."""
+    async with serving(spoken) as served, served.connection() as client:
+        await client.send(request("/spoken/x", Sec_WebSocket_Protocol=offered))
+        status, headers, _ = await client.answer(body=False)
+        assert status == 101
+        assert headers.get("sec-websocket-protocol") == chosen
+        names = [] if offered is None else [one.strip() for one in offered.split(",") if one.strip()]
+        for _ in range(2):
+            await client.send(frame(TEXT, b"?"))
+            assert json.loads((await client.frame())[1]) == [chosen, names]
+            await soon(lambda: served.rooms.get("spoken", "x").info().stage is Stage.ASLEEP)
+
+
+async def test_subprotocols_in_two_headers_are_one_list() -> None:
+    """As in any list of HTTP."""
+    sent = request("/spoken/x", Sec_WebSocket_Protocol="odd")
+    sent = sent.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: v2\r\n\r\n")
+    async with serving(spoken) as served, served.connection() as client:
+        await client.send(sent)
+        _, headers, _ = await client.answer(body=False)
+        assert headers["sec-websocket-protocol"] == "v2"
+
+
 @pytest.mark.parametrize(
     ("origin", "status"),
     [

@@ -19,15 +19,20 @@ from trio_rooms._sockets.flags import (
     BINARY,
     CLOSING,
     GONE,
+    PAUSED,
     RELEASED,
     RULES,
     UNGREETED,
     UNREPORTED,
+    opening_flags,
+    subprotocol_of,
 )
 from trio_rooms._sockets.links import SocketLink
 from trio_rooms._sockets.roster import Disconnected
+from trio_rooms._wire.handshake import MOST_SUBPROTOCOLS
 
 NAMES = {getattr(module, name): name for name in module.__all__ if isinstance(getattr(module, name), int)}
+SUBPROTOCOLS = tuple(f"v{number}" for number in range(MOST_SUBPROTOCOLS))
 STEPS = 60
 BACKLOG = 50_000
 
@@ -40,10 +45,21 @@ def named(flags: int) -> str:
 def test_each_flag_has_a_bit_and_a_rule() -> None:
     """No two share a bit, and a rule names only flags that there are."""
     assert set(RULES) == set(NAMES)
-    assert sum(RULES) == (1 << len(RULES)) - 1
+    assert sum(RULES).bit_count() == len(RULES)
     for flag, rule in RULES.items():
         assert not (rule.needs | rule.excludes) & ~sum(RULES)
         assert not (rule.needs | rule.excludes) & flag
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("chosen", [None, *SUBPROTOCOLS])
+def test_the_flags_have_the_subprotocol(chosen: str | None, binary: bool) -> None:
+    """Beside all flags, and a parked record's are an integer that Python keeps anyway."""
+    flags = opening_flags(SUBPROTOCOLS, chosen, binary=binary)
+    assert flags & sum(RULES) == (BINARY if binary else 0)
+    assert flags | PAUSED | UNGREETED <= 256
+    assert subprotocol_of(flags | sum(RULES), SUBPROTOCOLS) == chosen
+    assert subprotocol_of(flags & ~sum(RULES), SUBPROTOCOLS) == chosen
 
 
 @attrs.define(eq=False)
@@ -56,6 +72,8 @@ class Life:
     trace: list[str]
     """What has happened, for people."""
     links: list[SocketLink] = attrs.field(factory=list)
+    chosen: list[str | None] = attrs.field(factory=list)
+    """The subprotocol of each."""
     clients: list[socket.socket] = attrs.field(factory=list)
     seen: int = 0
     at_the_stop: list[SocketLink] = attrs.field(factory=list)
@@ -67,7 +85,9 @@ class Life:
         """A client comes."""
         greets = self.chance.random() < 0.5
         key = "greeting/x" if greets else "room/x"
-        flags = self.chance.choice((0, BINARY))
+        chosen = self.chance.choice((None, *SUBPROTOCOLS))
+        flags = opening_flags(SUBPROTOCOLS, chosen, binary=self.chance.random() < 0.5)
+        self.chosen.append(chosen)
         client, link = self.made.client(key, flags, greets=greets, buffer=4096)
         self.clients.append(client)
         self.links.append(link)
@@ -152,9 +172,10 @@ class Life:
     def check(self) -> None:
         """Each record obeys the rules, and is where its flags say that it is."""
         hub = self.made.hub
-        for link in self.links:
+        for link, chosen in zip(self.links, self.chosen, strict=True):
             flags = link.flags
             self.seen |= flags
+            assert subprotocol_of(flags, SUBPROTOCOLS) == chosen
             for flag, rule in RULES.items():
                 if flags & flag:
                     assert not flags & rule.excludes, named(flags)

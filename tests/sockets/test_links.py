@@ -58,6 +58,21 @@ async def on_disconnect(ctx: Context[None], left: Disconnect) -> None:
     LEFT[ctx.room.id].send_nowait(left)
 
 
+spoken: Room[None] = Room("spoken", subprotocols=["mqtt", "v2"], idle_timeout=0)
+
+
+@spoken.authenticate
+async def on_spoken(asked: ConnectRequest) -> list[str]:
+    """Write down what was offered."""
+    return list(asked.subprotocols)
+
+
+@spoken.on_message
+async def on_spoken_message(ctx: Context[None], message: str) -> None:
+    """Say what was chosen, and what was offered."""
+    ctx.connection.send(f"{ctx.connection.subprotocol} {ctx.connection.attachment}")
+
+
 events: Room[None] = Room("events")
 
 
@@ -260,7 +275,7 @@ async def adopting(
     """An application's own trio-websocket server, whose handler hands everybody over."""
     failures: list[BaseException] = []
     with trio.fail_after(30):
-        async with open_rooms([room, events], **options) as rooms, trio.open_nursery() as nursery:
+        async with open_rooms([room, events, spoken], **options) as rooms, trio.open_nursery() as nursery:
 
             async def handle(asked: trio_websocket.WebSocketRequest) -> None:
                 try:
@@ -457,6 +472,20 @@ async def test_the_subprotocol_of_an_adopted_connection() -> None:
         assert isinstance(await websocket.get_message(), bytes)
         await websocket.send_message('{"event": "say", "data": 1, "id": 1}')
         assert isinstance(await websocket.get_message(), str)
+        assert failures == []
+
+
+async def test_the_subprotocol_of_an_adopted_connection_to_a_plain_room() -> None:
+    """The room's own, in the client's order; there is no welcome, and sleep takes nothing of it."""
+    async with (
+        adopting() as (rooms, url, failures),
+        opened(f"{url}/spoken/x", ("odd", "v2", "mqtt")) as websocket,
+    ):
+        assert websocket.subprotocol == "v2"
+        for _ in range(2):
+            await websocket.send_message("?")
+            assert await websocket.get_message() == "v2 ['odd', 'v2', 'mqtt']"
+            assert await rooms.get("spoken", "x").hibernate()
         assert failures == []
 
 

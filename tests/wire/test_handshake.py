@@ -131,7 +131,7 @@ def test_an_upgrade_answers_the_key(subprotocol: str | None) -> None:
     )
     head = head_of(sent)
     assert head is not None
-    assert head.subprotocols == ["other", "trio-rooms.v1.json"]
+    assert head.subprotocols == ("other", "trio-rooms.v1.json")
     oracle = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
     oracle.receive_data(sent)
     wanted = oracle.send(wsproto.events.AcceptConnection(subprotocol=subprotocol))

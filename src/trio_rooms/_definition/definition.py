@@ -50,6 +50,8 @@ class Definition:
     page: str | None
     public: bool
     """Whether clients may connect."""
+    subprotocols: tuple[str, ...]
+    """Those of which one is chosen for a client that offers some."""
     auto_respond: Mapping[str | bytes, bytes]
     """Messages that need no room, with the frames that answer them."""
     events: Mapping[str, EventHandler]

@@ -7,13 +7,15 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 from trio_rooms._state.codec import Codec, Migration
 from trio_rooms._values.classes import is_class
 from trio_rooms._values.lenient import document
+from trio_rooms._wire.envelope import SUBPROTOCOLS
 from trio_rooms._wire.frames import encode_message
+from trio_rooms._wire.handshake import MOST_SUBPROTOCOLS
 from trio_rooms.errors import DefinitionError
 
 from .definition import Definition, Handler
@@ -24,6 +26,8 @@ __all__ = ["Room"]
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""What a subprotocol's name is (RFC 6455, 4.1)."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -47,6 +51,9 @@ class Room(Generic[S]):
         page: HTML that the server answers ``GET /`` with.
         public: whether clients may connect. A room that is not public is to them as one that
             does not exist; the program and other rooms reach it through a `RoomHandle`.
+        subprotocols: what a plain room speaks, such as ``["mqtt"]``: at most 15 names. For a client
+            that offers several of them the first that it names is chosen, see
+            `Connection.subprotocol`. One that offers none, or only others, gets none.
 
     A room with `on_message` is plain: it gets each message as it came, `str` or `bytes`.
     A room with `on` or `on_any` speaks envelopes. It cannot be both.
@@ -65,6 +72,7 @@ class Room(Generic[S]):
         attachment_limit: int = 16 * 1024,
         page: str | None = None,
         public: bool = True,
+        subprotocols: Iterable[str] = (),
     ) -> None:
         if not _is(name, str) or not _NAME.fullmatch(name):
             msg = f"a room's name has 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
@@ -97,6 +105,7 @@ class Room(Generic[S]):
         self.attachment_limit: Final = attachment_limit
         self.page: Final = page
         self.public: Final = public
+        self.subprotocols: Final = self._names_of_subprotocols(subprotocols)
         self._events: dict[str, Handler] = {}
         self._internal: set[str] = set()
         self._any: Handler | None = None
@@ -255,6 +264,12 @@ class Room(Generic[S]):
             raise DefinitionError(msg)
         if not self.public:
             self._check_private()
+        if self.subprotocols and self._message is None:
+            msg = (
+                f"room {self.name}: only a room with @room.on_message has subprotocols of its own; one with "
+                f"@room.on or @room.on_any speaks {' and '.join(SUBPROTOCOLS)}"
+            )
+            raise DefinitionError(msg)
         for before, (after, _) in self._migrations.items():
             if after > self.version:
                 msg = (
@@ -294,6 +309,7 @@ class Room(Generic[S]):
             attachment_limit=self.attachment_limit,
             page=self.page,
             public=self.public,
+            subprotocols=self.subprotocols if self._message is not None else tuple(SUBPROTOCOLS),
             auto_respond={message: encode_message(answer) for message, answer in self.auto_respond.items()},
             events=events,
             for_clients={event: None if one.internal else one for event, one in events.items()},
@@ -353,6 +369,23 @@ class Room(Generic[S]):
             msg = f"room {self.name}: {what} is a number from 0 on, not {number!r}"
             raise DefinitionError(msg)
         return float(number)
+
+    def _names_of_subprotocols(self, names: Iterable[str]) -> tuple[str, ...]:
+        if isinstance(names, str):
+            msg = f"room {self.name}: subprotocols is a list of names; write subprotocols=[{names!r}]"
+            raise DefinitionError(msg)
+        found = tuple(names)
+        wrong = [
+            one for one in found if not _is(one, str) or not _TOKEN.fullmatch(one) or one in SUBPROTOCOLS
+        ]
+        if wrong or len(found) != len(set(found)) or len(found) > MOST_SUBPROTOCOLS:
+            msg = (
+                f"room {self.name}: subprotocols are at most {MOST_SUBPROTOCOLS} different names without "
+                f"spaces, commas and the like, and none of {' and '.join(SUBPROTOCOLS)}, which are those of "
+                f"envelopes; not {list(found)!r:.300}"
+            )
+            raise DefinitionError(msg)
+        return found
 
     def _open(self, what: str) -> None:
         if self._sealed is not None:

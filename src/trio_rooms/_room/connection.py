@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 from trio_rooms._arguments import text
-from trio_rooms._sockets.flags import CLOSING, GONE, UNGREETED
+from trio_rooms._sockets.flags import CLOSING, GONE, UNGREETED, subprotocol_of
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.codec import decode_value, encode_value
 from trio_rooms._wire import envelope
@@ -70,6 +70,11 @@ class Connection:
         encoded = encode_attachment(self._shared.key, value, self._shared.definition.attachment_limit)
         self._attachment = value
         self._link.attachment = self._encoded = encoded
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was chosen for it, or None; see `Room`."""
+        return subprotocol_of(self._link.flags, self._shared.definition.subprotocols)
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl
 
 import attrs
@@ -11,7 +11,9 @@ import trio_websocket
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._room.connection import encode_attachment
+from trio_rooms._sockets.flags import opening_flags
 from trio_rooms._wire.envelope import SUBPROTOCOLS
+from trio_rooms._wire.handshake import offered_subprotocols
 from trio_rooms.errors import AttachmentError
 
 __all__ = ["ConnectRequest", "authenticate", "chosen_subprotocol", "parameters", "request_of"]
@@ -35,6 +37,11 @@ class ConnectRequest:
     """The address of the other side, as ``host:port``."""
 
     @property
+    def subprotocols(self) -> tuple[str, ...]:
+        """The subprotocols that the client offers, in its order; one of them may be chosen."""
+        return offered_subprotocols(self.headers)
+
+    @property
     def key(self) -> str:
         """The room's key, ``"name/id"``."""
         return f"{self.room}/{self.id}"
@@ -49,6 +56,8 @@ def request_of(request: trio_websocket.WebSocketRequest, name: str, id_: str) ->
     """What `Room.authenticate` is asked for a request of a trio-websocket server."""
     path, _, query = request.path.partition("?")
     headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in request.headers}
+    if request.proposed_subprotocols:  # It has taken them out of the headers.
+        headers["sec-websocket-protocol"] = ", ".join(request.proposed_subprotocols)
     remote = request.remote
     where = remote if isinstance(remote, str) else f"{remote.address}:{remote.port}"
     return ConnectRequest(name, id_, path, parameters(query), headers, where)
@@ -73,8 +82,13 @@ async def authenticate(definition: Definition, request: ConnectRequest) -> bytes
         raise
 
 
-def chosen_subprotocol(definition: Definition, offered: list[str]) -> str | None:
-    """The first of the subprotocols that a client offers which is known here; none in a plain room."""
-    if definition.plain:
-        return None
-    return next((one for one in offered if one in SUBPROTOCOLS), None)
+def chosen_subprotocol(definition: Definition, offered: Iterable[str]) -> tuple[str | None, int]:
+    """The first of the subprotocols that a client offers which its room has, and its connection's flags.
+
+    A client none of whose subprotocols are known is let in without one; whether it stays is up to it
+    (RFC 6455, 4.1).
+    """
+    known = definition.subprotocols
+    chosen = next((one for one in offered if one in known), None)
+    binary = chosen is not None and not definition.plain and SUBPROTOCOLS[chosen]
+    return chosen, opening_flags(known, chosen, binary=binary)

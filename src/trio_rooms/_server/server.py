@@ -19,10 +19,9 @@ from trio_rooms._room.lifecycle import Stage
 from trio_rooms._room.placement import Placement
 from trio_rooms._room.shared import roster_of
 from trio_rooms._sockets.acceptor import Acceptor, Newcomer
-from trio_rooms._sockets.flags import BINARY
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.listeners import open_listeners
-from trio_rooms._wire.envelope import SUBPROTOCOLS, welcome
+from trio_rooms._wire.envelope import welcome
 from trio_rooms._wire.handshake import BadRequestError, Head, Response, accept, refusal_of
 from trio_rooms.errors import Refused, UnknownRoom
 
@@ -188,10 +187,9 @@ class Server:
         self, newcomer: Newcomer, head: Head, definition: Definition, key: str, attachment: bytes | None
     ) -> None:
         """Response 101 and park the socket."""
-        subprotocol = chosen_subprotocol(definition, head.subprotocols)
+        subprotocol, flags = chosen_subprotocol(definition, head.subprotocols)
         opening = accept(head, subprotocol)
-        flags = BINARY if subprotocol is not None and SUBPROTOCOLS[subprotocol] else 0
-        greet = None if subprotocol is None else welcome
+        greet = None if subprotocol is None or definition.plain else welcome
         self._opened += 1
         roster = roster_of(self.hub, definition, key)
         link = self.hub.park(roster, newcomer.fd, attachment, flags, opening, greet)

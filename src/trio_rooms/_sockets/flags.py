@@ -1,11 +1,12 @@
 """The nine flags of a connection, as data: who sets each, and which may stand together.
 
-A record has one small integer for all of them. The hub and the links set them where the
-table says, and nowhere else; tests hold every record of the hub against it.
+A record has one small integer for all of them, and for its subprotocol. The hub and the links set
+the flags where the table says, and nowhere else; tests hold every record of the hub against it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -23,27 +24,50 @@ __all__ = [
     "UNGREETED",
     "UNREPORTED",
     "Rule",
+    "opening_flags",
+    "subprotocol_of",
 ]
 
-# Python keeps the integers up to 256 once for all, so all but a released record cost nothing for theirs.
+# Python keeps the integers up to 256 once for all, so a parked record costs nothing for its own:
+# the lowest bits are those that it may have.
 BINARY: Final = 1
 """The client spoke binary last, and is answered in kind."""
-CLOSING: Final = 2
-"""It has left its room; nothing more of it is handed on, nothing more is sent to it but the close frame."""
-CLOSE_SENT: Final = 4
-"""The close frame was handed to the link, after which nothing may follow (RFC 6455, 5.5.1)."""
-DISCARD_INPUT: Final = 8
-"""What comes is read and thrown away: the other side has closed, or broke the protocol."""
-PAUSED: Final = 16
+_SUBPROTOCOL: Final = 0b11110
+"""Not a flag, but a number: that of its subprotocol among those of its room, from 1 on."""
+PAUSED: Final = 1 << 5
 """Nothing is read: its room has to catch up first, or the server stops."""
-UNGREETED: Final = 32
+UNGREETED: Final = 1 << 6
 """Its on_connect has not begun: what goes to everybody does not go to it yet."""
-UNREPORTED: Final = 64
+CLOSING: Final = 1 << 8
+"""It has left its room; nothing more of it is handed on, nothing more is sent to it but the close frame."""
+CLOSE_SENT: Final = 1 << 9
+"""The close frame was handed to the link, after which nothing may follow (RFC 6455, 5.5.1)."""
+DISCARD_INPUT: Final = 1 << 10
+"""What comes is read and thrown away: the other side has closed, or broke the protocol."""
+UNREPORTED: Final = 1 << 11
 """The room is not to be told when the connection ends."""
-GONE: Final = 128
+GONE: Final = 1 << 12
 """The end was announced, or is not to be; nothing is sent or heard any more."""
-RELEASED: Final = 256
+RELEASED: Final = 1 << 13
 """Its descriptor is closed, and may be somebody else's."""
+
+
+def opening_flags(subprotocols: Sequence[str], chosen: str | None, *, binary: bool) -> int:
+    """The flags that a connection begins with.
+
+    Args:
+        subprotocols: those of its room, `handshake.MOST_SUBPROTOCOLS` at most.
+        chosen: its own, if it has one.
+        binary: whether it is spoken to in CBOR.
+    """
+    number = 0 if chosen is None else subprotocols.index(chosen) + 1
+    return number << 1 | (BINARY if binary else 0)
+
+
+def subprotocol_of(flags: int, subprotocols: Sequence[str]) -> str | None:
+    """The subprotocol of a connection with some flags; ``subprotocols`` are those of its room."""
+    number = (flags & _SUBPROTOCOL) >> 1
+    return subprotocols[number - 1] if number else None
 
 
 @attrs.frozen

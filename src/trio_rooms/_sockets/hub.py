@@ -189,7 +189,7 @@ class SocketHub:
             roster: the room that it goes to.
             fd: its descriptor, which nobody else has.
             attachment: what is known of it, as CBOR.
-            flags: `BINARY` if the client is spoken to in CBOR, or 0.
+            flags: what it begins with, see `flags.opening_flags`.
             opening: what is sent before all else.
             greet: makes the first message to the client from the number of its connection.
 

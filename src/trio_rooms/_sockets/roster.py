@@ -67,7 +67,7 @@ class Link(abc.ABC):
         number: its id, see `SocketHub.new_id`.
         roster: the room that it belongs to.
         attachment: what the application knows of it, as CBOR; None for None.
-        flags: `BINARY` or 0 at first; see `flags`.
+        flags: what `flags.opening_flags` says at first.
     """
 
     __slots__ = ("attachment", "channels", "flags", "id", "roster", "unfinished")

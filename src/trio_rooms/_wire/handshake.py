@@ -19,10 +19,22 @@ from typing import Final
 import attrs
 import h11
 
-__all__ = ["HEAD_LIMIT", "BadRequestError", "Head", "HeadReader", "Response", "accept", "refusal_of"]
+__all__ = [
+    "HEAD_LIMIT",
+    "MOST_SUBPROTOCOLS",
+    "BadRequestError",
+    "Head",
+    "HeadReader",
+    "Response",
+    "accept",
+    "offered_subprotocols",
+    "refusal_of",
+]
 
 HEAD_LIMIT: Final = 16 * 1024
 """Bytes that a request's head may have; browsers stay under 8 KiB."""
+MOST_SUBPROTOCOLS: Final = 15
+"""Subprotocols that a room may have: a connection's record has four bits for its own."""
 _GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """What RFC 6455, 1.3 puts behind a client's key."""
 
@@ -90,10 +102,15 @@ class Head:
         return "websocket" in _tokens(self.headers.get("upgrade", ""))
 
     @property
-    def subprotocols(self) -> list[str]:
+    def subprotocols(self) -> tuple[str, ...]:
         """The subprotocols that the client offers, in its order."""
-        offered = self.headers.get("sec-websocket-protocol", "")
-        return [name for name in (part.strip() for part in offered.split(",")) if name]
+        return offered_subprotocols(self.headers)
+
+
+def offered_subprotocols(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """The subprotocols that a request's headers, by lower-case name, offer, in the client's order."""
+    offered = headers.get("sec-websocket-protocol", "")
+    return tuple(name for name in (part.strip() for part in offered.split(",")) if name)
 
 
 def _tokens(header: str) -> list[str]:
