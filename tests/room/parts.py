@@ -25,7 +25,7 @@ from trio_rooms._room.members import Members
 from trio_rooms._room.saver import Saver
 from trio_rooms._room.shared import Shared
 from trio_rooms._sockets.fanout import Message
-from trio_rooms._sockets.flags import CLOSING, GONE
+from trio_rooms._sockets.flags import CLOSING, DISMISSED, GONE, UNREPORTED
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms._wire.frames import decode_message
@@ -45,6 +45,8 @@ class Wire:
         """What was sent to whom, decoded."""
         self.closed: list[tuple[Link, int, bool]] = []
         """Who was closed, with which code, and whether the room is to hear of the end."""
+        self.reasons: list[str] = []
+        """Why, in the same order."""
 
     def send(self, link: Link, message: Message) -> None:
         """Note it; a message that has no form raises, as it does at the hub."""
@@ -74,6 +76,14 @@ class Wire:
         if not link.flags & CLOSING:
             link.flags |= CLOSING
             self.closed.append((link, int(code), report))
+            self.reasons.append(reason)
+        link.flags |= DISMISSED if report else DISMISSED | UNREPORTED
+
+    def close_room(self, roster: Roster, code: int, reason: str, *, but: int = 0) -> None:
+        """Close each."""
+        for link in roster.links.values():
+            if not link.flags & but:
+                self.close(link, code, reason, report=False)
 
 
 @attrs.define(eq=False)

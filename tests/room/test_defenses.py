@@ -254,45 +254,6 @@ async def test_a_room_may_destroy_itself_on_its_way_to_sleep(autojump_clock: Moc
         assert await store.keys() == []
 
 
-async def test_a_room_that_destroys_itself_as_it_wakes_handles_a_message_first(
-    autojump_clock: MockClock,
-) -> None:
-    """Else the message would begin another room, which does the same, and be handled never."""
-    lives = 0
-    room: Room[State] = Room("room", state=State, idle_timeout=IDLE)
-
-    @room.on_create
-    async def created(ctx: Context[State]) -> None:
-        nonlocal lives
-        lives += 1
-        if lives < 10:
-            ctx.room.destroy()
-            ctx.room.destroy()
-
-    @room.on("count")
-    async def count(ctx: Context[State]) -> int:
-        return lives
-
-    @room.on_destroy
-    async def destroyed(ctx: Context[State]) -> None:
-        journal.hooks.append("destroyed")
-
-    store = FaultyStore(MemoryStore())
-    async with open_rooms([room], store=store) as rooms:
-        handle, answers = rooms.get("room", "x"), []
-
-        async def ask() -> None:
-            answers.append(await handle.ask("count"))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            nursery.start_soon(ask)
-        await wait_all_tasks_blocked()
-        assert answers == [1, 2]
-        assert journal.hooks == ["destroyed", "destroyed"]
-        assert await store.keys() == []
-
-
 async def test_on_destroy_need_not_destroy(autojump_clock: MockClock) -> None:
     """A room that could not be destroyed goes on, also where its on_destroy asks for it again."""
     room: Room[State] = Room("room", state=State, idle_timeout=IDLE)

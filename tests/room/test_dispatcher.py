@@ -8,11 +8,11 @@ import pytest
 
 from tests.room.parts import Parts, wired
 from tests.sockets.bench import Line
-from trio_rooms import Context, Disconnect, EventError, HandlerFailed, Room, RoomFailed, StoreFull
+from trio_rooms import Context, Disconnect, EventError, HandlerFailed, Refused, Room, RoomFailed, StoreFull
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.dispatcher import refuse
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail, SaveFailed
-from trio_rooms._sockets.flags import UNGREETED
+from trio_rooms._sockets.flags import CLOSING, GONE, UNGREETED
 from trio_rooms._sockets.roster import Connected, Disconnected
 
 
@@ -28,6 +28,10 @@ class Journal:
     """What on_error heard, and whether a connection was the cause."""
     left: list[Disconnect] = attrs.field(factory=list)
     on_error_raises: bool = False
+    groups: int = 0
+    """In how many groups a handler raises its refusal."""
+    beside: list[Exception] = attrs.field(factory=list)
+    """What else is in them."""
 
 
 journal = Journal()
@@ -55,6 +59,13 @@ async def _raise(ctx: Context[None]) -> None:
 
 async def _refuse(_ctx: Context[None]) -> None:
     raise EventError("sold_out", "come back tomorrow")
+
+
+async def _group(_ctx: Context[None]) -> None:
+    error: Exception = EventError("sold_out", "come back tomorrow")
+    for _ in range(journal.groups):
+        error = ExceptionGroup("a nursery", [error, *journal.beside])
+    raise error
 
 
 async def _strange(_ctx: Context[None]) -> object:
@@ -92,6 +103,7 @@ def hall(*hooks: str) -> Room[None]:
     room.on("whole")(_whole)
     room.on("raise")(_raise)
     room.on("refuse")(_refuse)
+    room.on("group")(_group)
     room.on("strange")(_strange)
     room.on("spoil")(_spoil)
     room.on("channel")(_channel)
@@ -193,17 +205,90 @@ async def test_what_a_handler_edited_before_it_raised_is_kept() -> None:
         assert parts.members.connection(line).attachment == ["edited", "before it raised"]
 
 
-async def test_a_plain_handler_that_raises_says_nothing_to_its_client() -> None:
-    """A plain room has no form for an error: only on_error hears of it."""
+@pytest.mark.parametrize("groups", [0, 1, 3])
+async def test_an_error_of_the_application_may_come_out_of_nurseries(groups: int) -> None:
+    """A group of one is that one, for a client, the program, and a connection that comes."""
+    journal.groups = groups
+    async with wired(hall()) as parts:
+        line, answer = parts.line(), Answer()
+        (said,) = await told(parts, line, envelope("group", id=1))
+        assert said == {"ack": 1, "error": {"code": "sold_out", "message": "come back tomorrow"}}
+        await parts.dispatcher.handle(Ask("group", None, answer))
+        with pytest.raises(EventError, match="sold_out"):
+            await answer.wait()
+        assert causes() == []
+
+
+async def test_a_group_of_several_is_a_defect() -> None:
+    """A refusal must not hide what else was raised."""
+    journal.groups, journal.beside = 1, [Broken()]
+    async with wired(hall()) as parts:
+        (said,) = await told(parts, parts.line(), envelope("group", id=1))
+        assert said["error"]["code"] == "internal_error"
+        assert causes() == [ExceptionGroup]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "heard"),
+    [
+        (Broken("secret"), 1011, "the room failed", True),
+        (EventError("sold_out", "come back tomorrow"), 1008, "come back tomorrow", False),
+        (EventError("sold_out"), 1008, "sold_out", False),
+        (ExceptionGroup("", [EventError("sold_out")]), 1008, "sold_out", False),
+        (Refused(403, "not you"), 1008, "not you", False),
+        (ExceptionGroup("", [EventError("sold_out"), Broken()]), 1011, "the room failed", True),
+    ],
+)
+async def test_a_connection_that_has_no_answers_is_closed(
+    error: Exception, code: int, reason: str, heard: bool
+) -> None:
+    """One of a plain room whose handler raised, or whose on_connect did; on_error hears of defects."""
     room = plain()
     room.on_error(_failed)
     async with wired(room) as parts:
         line = parts.line()
-        await parts.dispatcher.failed(parts.members.context_for(line), "on_message", Broken())
+        await parts.dispatcher.turn_away(parts.members.context_for(line), "on_message", error)
         assert not parts.output.said
-        assert not parts.output.closed
-        assert journal.errors[0][0]
-        assert causes() == [Broken]
+        assert parts.output.closed == [(line, code, True)]
+        assert parts.output.reasons == [reason]
+        assert len(journal.errors) == heard
+
+
+@pytest.mark.parametrize("event", ["rooms.welcome", "rooms."])
+async def test_what_the_library_keeps_for_itself_does_not_reach_a_room(event: str) -> None:
+    """Neither from a client nor from the program, also where on_any takes everything."""
+    room = hall()
+    room.on_any(_echo)
+    async with wired(room) as parts:
+        (said,) = await told(parts, parts.line(), envelope(event, id=1))
+        assert said["error"]["code"] == "unknown_event"
+        answer = Answer()
+        await parts.dispatcher.handle(Ask(event, None, answer))
+        with pytest.raises(EventError, match="unknown_event"):
+            await answer.wait()
+        assert await told(parts, parts.line(), envelope("roomsy", id=2)) == [{"ack": 2, "data": "roomsy"}]
+
+
+async def test_who_was_closed_is_not_heard_any_more() -> None:
+    """What it had sent before is nobody's, and has no answer."""
+    async with wired(hall()) as parts:
+        line = parts.line()
+        parts.output.close(line, 4000, "")
+        assert await told(parts, line, envelope("raise", id=1)) == []
+        assert causes() == []
+
+
+async def test_the_end_of_who_was_not_greeted_is_nobodys() -> None:
+    """Where a room failed before its on_connect began, also if the client has left of its own accord."""
+    async with wired(hall()) as parts:
+        line = parts.line()
+        line.flags |= CLOSING | GONE
+        refuse(parts.shared, Connected(line), FAILURE)
+        departure = Disconnected(line, 1000, "", clean=True)
+        refuse(parts.shared, departure, FAILURE)
+        assert parts.roster.departed is None
+        await parts.dispatcher.handle(departure)
+        assert journal.left == []
 
 
 # What a program, a connection and the store are told.
@@ -327,6 +412,7 @@ def mail_for(line: Line, answer: Answer | None = None) -> dict[str, Mail]:
 
 
 FAILURE = RoomFailed("hall/x", "it failed")
+FAILURE.__cause__ = Broken("why")
 
 
 @pytest.mark.parametrize("began", [False, True])
@@ -360,7 +446,9 @@ async def test_a_program_whose_wish_is_not_handled_is_told(kind: str, began: boo
             refuse(parts.shared, mail, FAILURE)
         with pytest.raises(RoomFailed) as caught:
             await answer.wait()
-        assert caught.value is FAILURE
+        assert str(caught.value) == str(FAILURE)
+        assert caught.value.__cause__ is FAILURE.__cause__
+        assert caught.value is not FAILURE  # Others may be told of it too, and each raises its own.
 
 
 @pytest.mark.parametrize("began", [False, True])

@@ -76,11 +76,18 @@ class Definition:
 
     def handler(self, event: str) -> EventHandler | None:
         """The handler of an event that the program asks for, `on_any` included."""
-        return self.events.get(event) or self.any_event
+        return self.events.get(event) or self._other(event)
 
     def client_handler(self, event: str) -> EventHandler | None:
         """The handler of an event that a client sent; not even `on_any` is told of an internal one."""
-        return self.for_clients.get(event, self.any_event)
+        try:
+            return self.for_clients[event]
+        except KeyError:
+            return self._other(event)
+
+    def _other(self, event: str) -> EventHandler | None:
+        """What handles an event without a handler of its own, if it is not one that the library keeps."""
+        return None if event.startswith("rooms.") else self.any_event
 
     def new_state(self) -> Any:
         """The state of a room that did not exist.

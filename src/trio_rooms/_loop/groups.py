@@ -1,26 +1,47 @@
-"""Unwrap nurseries' exception groups at the public boundary: whoever calls this library gets one error."""
+"""Exception groups are how nurseries speak; a caller, and a room, are told of errors."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import Any, Final
 
 import trio
 
-__all__ = ["first_error"]
+__all__ = ["alone", "first_error", "parted"]
 
-E = TypeVar("E", bound=BaseException)
+_PASSING: Final = (trio.Cancelled, KeyboardInterrupt, SystemExit)
+"""What is not about whoever raised it: a cancellation from around, and what ends the program."""
 
 
-def first_error(error: E) -> E:
-    """The first error in a group that is not a cancellation; an error that is no group is itself."""
-    while isinstance(error, BaseExceptionGroup):
-        found = [inner for inner in error.exceptions if not _only_cancelled(inner)]
-        error = (found or error.exceptions)[0]  # type: ignore[assignment]  # a group of E holds Es
+def alone(error: BaseException) -> BaseException:
+    """The one error in a group of one, however deep; a group of several, and any other error, is itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     return error
 
 
-def _only_cancelled(error: BaseException) -> bool:
-    """Whether an error is a cancellation, or a group of nothing else."""
+def parted(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """What of an error must go on, whoever it meets, and the rest of it; None for what there is not."""
     if isinstance(error, BaseExceptionGroup):
-        return all(_only_cancelled(inner) for inner in error.exceptions)
-    return isinstance(error, trio.Cancelled)
+        return error.split(_PASSING)
+    return (error, None) if isinstance(error, _PASSING) else (None, error)
+
+
+def first_error(error: BaseException) -> BaseException:
+    """What a group of errors is about; an error that is no group is itself.
+
+    The first that ends the program, or else the first that is not a cancellation.
+    """
+    leaves = [*_leaves(error)]
+    ends = (leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt | SystemExit))
+    news = (leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled))
+    return next(ends, None) or next(news, leaves[0])
+
+
+def _leaves(error: BaseException | BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    """The errors in a group and in its groups, in order."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -12,19 +12,20 @@ import trio
 
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.turn import TURN
-from trio_rooms._sockets.roster import Connected, Disconnected
+from trio_rooms._sockets.flags import DISMISSED, UNGREETED
+from trio_rooms._sockets.roster import Disconnected
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, StaleWrite, StoreError
 
-from .answers import Answer
+from .answers import Answer, own
 from .background import Background
 from .context import Context
 from .dispatcher import Dispatcher, disconnect_of, refuse
 from .idleness import Idleness
 from .lifecycle import Stage, Step, next_stage
 from .live import LiveRoom
-from .mail import Destroy, Hibernate, Mail, SaveFailed
+from .mail import Ask, Destroy, Hibernate, Mail, link_of
 from .mailbox import Mailbox
 from .members import Members
 from .reports import WakeReport
@@ -87,6 +88,7 @@ class Actor:
         "_wake",
         "background",
         "dispatcher",
+        "fruitless",
         "idleness",
         "killed",
         "mailbox",
@@ -129,6 +131,8 @@ class Actor:
         self.dispatcher: Dispatcher = Dispatcher(shared, self.members)
         self.killed: bool = False
         """Whether it was cancelled by `kill`, and its state is kept whatever its tasks raise then."""
+        self.fruitless: bool = False
+        """Whether the one before it, and at its end this one, destroyed itself before it handled anything."""
         self._wake = _Wake(cause, slept)
         self._asked: tuple[Answer, ...] = ()
         """Who wants to know whether it sleeps."""
@@ -168,7 +172,7 @@ class Actor:
         for mail in ([] if current is None else [current]) + self.mailbox.drain():
             refuse(self.shared, mail, error)
 
-    def crashed(self, error: Exception) -> None:
+    def crashed(self, error: BaseException) -> None:
         """Drop state and tasks, fail the current message, keep the mailbox."""
         current, self.mailbox.current = self.mailbox.current, None
         failure = RoomFailed(self.key, "it crashed")
@@ -311,13 +315,14 @@ class Actor:
                     persistent.touch()
                 if type(mail) is tuple and on_message is not None:
                     link, message = mail
-                    context = contexts.get(link.id) or members.context_for(link)
-                    try:
-                        await on_message(context, message)
-                        if edited:
-                            members.settle()
-                    except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
-                        await dispatcher.failed(context, "on_message", error)
+                    if not link.flags & DISMISSED:
+                        context = contexts.get(link.id) or members.context_for(link)
+                        try:
+                            await on_message(context, message)
+                            if edited:
+                                members.settle()
+                        except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
+                            await dispatcher.turn_away(context, "on_message", error)
                 elif type(mail) is Hibernate:
                     self._asked += (mail.answer,)
                 elif type(mail) is Destroy:
@@ -397,9 +402,9 @@ class Actor:
 
     async def _destroy(self, mail: Destroy) -> bool:
         """Delete the room and end it; False where it could not be deleted and goes on."""
-        definition, roster, output = self.shared.definition, self.shared.roster, self.shared.output
-        if definition.on_destroy is not None:
-            await definition.on_destroy(self.members.own)
+        on_destroy = self.shared.definition.on_destroy
+        if on_destroy is not None:
+            await on_destroy(self.members.own)
         try:
             await self.saver.persistent.destroy()
         except StaleWrite:
@@ -410,25 +415,43 @@ class Actor:
                 mail.answer.fail(error)
             return False
         self.mailbox.current = None
-        for link in list(roster.links.values()):
-            output.close(link, CloseCode.NORMAL, "the room was destroyed", report=False)
-        for context in self.members.contexts.values():
-            context.connection.link.stop_reporting()  # Closed by a handler before, and not gone yet.
-        # Who was told by the old room is nobody to the new one that other mail may begin.
-        destroyed = [mail.answer]
-        for left in self.mailbox.drain():
-            if isinstance(left, Destroy):
-                destroyed.append(left.answer)
-            elif isinstance(left, Hibernate):
-                self._asked += (left.answer,)
-            elif not isinstance(left, Connected | Disconnected | SaveFailed):
-                self.mailbox.mail.append(left)
+        before, self.fruitless = self.fruitless, mail.answer is None and not self.idleness.handled
+        hopeless = before and self.fruitless
+        # A room that ends before it has begun has nothing of those who are just coming.
+        but = UNGREETED if self.fruitless and not hopeless else 0
+        self.shared.output.close_room(self.shared.roster, CloseCode.NORMAL, "the room was destroyed", but=but)
+        self.mailbox.mail.extend(self._outliving(self.mailbox.drain(), hopeless=hopeless))
+        asleep = not self.mailbox.mail
         self._end(Step.DESTROYED)
-        for answer in destroyed:
-            if answer is not None:
-                answer.succeed(None)
-        self._answer_asked(True)
+        if mail.answer is not None:
+            mail.answer.succeed(None)
+        self._answer_asked(asleep)
         return True
+
+    def _outliving(self, waited: list[Mail], *, hopeless: bool) -> list[Mail]:
+        """What waited behind a destruction and begins a new room; what only asked for the end is answered.
+
+        Of those who were in the old room nothing is heard any more, however far their own end is.
+
+        Args:
+            waited: all of it.
+            hopeless: whether a new room would end in the same way, and so on for ever.
+        """
+        outlives: list[Mail] = []
+        for mail in waited:
+            link = link_of(mail)
+            if link is not None:
+                if link.flags & UNGREETED:
+                    outlives.append(mail)
+            elif isinstance(mail, Ask | Destroy | Hibernate) and mail.answer is not None:
+                if hopeless and isinstance(mail, Ask):
+                    why = "it destroys itself whenever it wakes, before it handles anything"
+                    mail.answer.fail(RoomFailed(self.key, why))
+                elif outlives or isinstance(mail, Ask):
+                    outlives.append(mail)
+                else:
+                    mail.answer.succeed(True)
+        return outlives
 
     def _end(self, step: Step) -> None:
         """Leave the tables in the step that decides it; after this nothing of the room may be changed."""
@@ -450,4 +473,4 @@ class Actor:
             if isinstance(answer, bool):
                 waiting.succeed(answer)
             else:
-                waiting.fail(answer)
+                waiting.fail(own(answer))

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, TypeVar
 
 import trio
 
-__all__ = ["Answer"]
+__all__ = ["Answer", "own"]
+
+E = TypeVar("E", bound=Exception)
+
+
+def own(error: E) -> E:
+    """The same error once more, for one of many who are told of it: each raises one of its own.
+
+    Raising writes the traceback and the context into an error, so two tasks cannot share one.
+    """
+    another = copy.copy(error)
+    another.__cause__ = error.__cause__
+    return another
 
 
 class Answer:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
 import trio
 
 from trio_rooms._arguments import text
+from trio_rooms._loop.groups import parted
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms.errors import RoomFailed
 
 from .idleness import Idleness
 
 __all__ = ["Background"]
+
+logger = logging.getLogger("trio_rooms")
 
 
 class Background:
@@ -77,13 +81,18 @@ class Background:
             if hold is not None:
                 self._idleness.release(hold)
 
-    def fail(self, error: Exception) -> None:
-        """Crash the room; nothing where it has ended."""
-        if self.nursery is not None:
-            self.nursery.start_soon(_raise, error)
+    def fail(self, error: BaseException) -> None:
+        """Crash the room, unless it has ended; what is not about the room is raised."""
+        passing, crash = parted(error)
+        if passing is not None:
+            raise passing
+        if self.nursery is None:
+            logger.error("room %s: what it had still to do raised", self._key, exc_info=crash)
+        elif crash is not None:
+            self.nursery.start_soon(_raise, crash)
 
 
-async def _raise(error: Exception) -> NoReturn:
+async def _raise(error: BaseException) -> NoReturn:
     """Raise in the room's nursery."""
     try:
         raise error

@@ -6,14 +6,17 @@ import logging
 from typing import Any
 
 from trio_rooms._definition.definition import Definition, EventHandler
+from trio_rooms._loop.groups import alone
+from trio_rooms._sockets.flags import DISMISSED, UNREPORTED
 from trio_rooms._sockets.roster import Connected, Disconnected, Link
 from trio_rooms._state.codec import decode_value
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import EventError, HandlerFailed, RoomFailed
+from trio_rooms.errors import EventError, HandlerFailed, Refused, RoomFailed
 
+from .answers import own
 from .connection import Connection
 from .context import Context
 from .mail import Ask, Destroy, Hibernate, Mail, SaveFailed
@@ -59,6 +62,21 @@ class Dispatcher:
         elif isinstance(mail, SaveFailed):
             await self._report(self._members.own, mail.error)
 
+    async def turn_away(self, context: Context[Any], event: str, error: Exception) -> None:
+        """A handler raised for a connection that its close alone can tell of it."""
+        refusal = alone(error)
+        if isinstance(refusal, EventError):
+            self._members.settle_quietly()
+            code, reason = CloseCode.POLICY, refusal.message or refusal.code
+        elif isinstance(refusal, Refused):
+            self._members.settle_quietly()
+            code, reason = CloseCode.POLICY, refusal.reason
+        else:
+            await self.failed(context, event, error)
+            code, reason = CloseCode.INTERNAL_ERROR, "the room failed"
+        # After on_error, which may close it with a code of its own.
+        self._output.close(context.connection.link, code, reason)
+
     async def failed(self, context: Context[Any], event: str, error: Exception) -> None:
         """A handler raised: log it, keep what it edited, tell on_error."""
         logger.error("room %s: the handler of %r raised", self._shared.key, event, exc_info=error)
@@ -79,6 +97,8 @@ class Dispatcher:
 
     async def _envelope(self, link: Link, message: str | bytes) -> None:
         """Handle a client's event, and acknowledge it if it has a number; exactly one answer goes out."""
+        if link.flags & DISMISSED:
+            return
         context = self._members.contexts.get(link.id) or self._members.context_for(link)
         number, name = None, ""
         try:
@@ -95,13 +115,22 @@ class Dispatcher:
                 self._members.settle()
             if number is not None:
                 self._output.send(link, envelope.acknowledge(number, result))
-        except EventError as error:
-            self._members.settle_quietly()
-            _send_error(self._shared, link, number, error.code, error.message)
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
-            await self.failed(context, name, error)
-            # At the very end: whoever ends a message before answers it, see `interrupted`.
-            _send_error(self._shared, link, number, "internal_error", "the room could not handle this")
+            await self._not_handled(context, number, name, error)
+
+    async def _not_handled(
+        self, context: Context[Any], number: int | None, event: str, error: Exception
+    ) -> None:
+        """Tell a client that its event was refused, or that its handler raised."""
+        refusal = alone(error)
+        if isinstance(refusal, EventError):
+            self._members.settle_quietly()
+            code, message = refusal.code, refusal.message
+        else:
+            await self.failed(context, event, error)
+            code, message = "internal_error", "the room could not handle this"
+        # At the very end: whoever ends a message before answers it, see `interrupted`.
+        _send_error(self._shared, context.connection.link, number, code, message)
 
     async def _dispatch(
         self, context: Context[Any], handler: EventHandler | None, event: str, data: Any
@@ -131,10 +160,16 @@ class Dispatcher:
             result = await self._dispatch(self._members.own, handler, mail.event, mail.data)
             self._members.settle()
             mail.answer.succeed(as_sent(result))
-        except EventError as error:
-            self._members.settle_quietly()
-            mail.answer.fail(error)
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
+            await self._not_answered(mail, error)
+
+    async def _not_answered(self, mail: Ask, error: Exception) -> None:
+        """Tell the program that what it asked was refused, or that the handler raised."""
+        refusal = alone(error)
+        if isinstance(refusal, EventError):
+            self._members.settle_quietly()
+            mail.answer.fail(refusal)
+        else:
             mail.answer.fail(_handler_failed(self._shared.key, mail.event, error))
             await self.failed(self._members.own, mail.event, error)
 
@@ -149,14 +184,13 @@ class Dispatcher:
             await hook(context)
             self._members.settle()
         except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
-            self._output.close(link, CloseCode.INTERNAL_ERROR, "the room failed")
-            await self.failed(context, "on_connect", error)
+            await self.turn_away(context, "on_connect", error)
 
     async def _disconnected(self, mail: Disconnected) -> None:
         """Forget a connection, and tell on_disconnect."""
         hook = self._definition.on_disconnect
         context = self._members.contexts.pop(mail.link.id, None)
-        if hook is None:
+        if hook is None or mail.link.flags & UNREPORTED:
             return
         context = context or self._members.new_context(Connection(self._shared, mail.link))
         try:
@@ -182,11 +216,15 @@ def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
             _send_error(shared, link, _number_of(message), "room_failed", "the room failed; try again later")
     elif isinstance(mail, Ask | Hibernate | Destroy):
         if mail.answer is not None:
-            mail.answer.fail(error)
+            mail.answer.fail(own(error))
     elif isinstance(mail, Connected):
-        # Of a connection that the room was never told of it does not hear the end either.
+        # Of a connection that the room was never told of it does not hear the end either, whoever ends it.
         shared.output.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed", report=False)
-    elif isinstance(mail, Disconnected) and shared.definition.on_disconnect is not None:
+    elif (
+        isinstance(mail, Disconnected)
+        and shared.definition.on_disconnect is not None
+        and not mail.link.flags & UNREPORTED
+    ):
         shared.roster.note_departure(mail)
 
 

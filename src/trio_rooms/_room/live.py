@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from itertools import islice
 from typing import Any
 
 from trio_rooms._arguments import text
@@ -160,14 +159,14 @@ class LiveRoom:
     def destroy(self) -> None:
         """Delete everything of this room when the current message is done, and close its connections.
 
-        In `Room.on_create` and `Room.on_wake` that is the message that the room woke for. Called
-        again before that, or in `Room.on_destroy`, it does nothing.
+        In `Room.on_create` and `Room.on_wake` there is none: the room is gone before the message
+        that it woke for, which begins a new one. Called again before that, or in
+        `Room.on_destroy`, it does nothing.
         """
         mailbox = self._mailbox
-        following = islice(mailbox.mail, 2)
-        if not isinstance(mailbox.current, Destroy) and all(mail != Destroy(None) for mail in following):
-            # Each room handles a message at least: else those that wait could begin new ones for ever.
-            mailbox.put_next(Destroy(None))
+        current, following = mailbox.current, mailbox.mail[0] if mailbox.mail else None
+        if not isinstance(current, Destroy) and following != Destroy(None):
+            mailbox.put_back([Destroy(None)])
 
 
 def _ids(connections: Connection | Iterable[Connection]) -> frozenset[int]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import attrs
 
-from trio_rooms._sockets.roster import Connected, Disconnected, SocketEvent
+from trio_rooms._sockets.roster import Connected, Disconnected, Link, SocketEvent
 
 from .answers import Answer
 
-__all__ = ["Ask", "Destroy", "Hibernate", "Mail", "SaveFailed", "cause_of"]
+__all__ = ["Ask", "Destroy", "Hibernate", "Mail", "SaveFailed", "cause_of", "link_of"]
 
 
 @attrs.frozen
@@ -44,6 +44,13 @@ class SaveFailed:
 
 
 Mail = SocketEvent | Ask | Hibernate | Destroy | SaveFailed
+
+
+def link_of(mail: Mail) -> Link | None:
+    """The connection that mail is of; None for what comes from the program or the room itself."""
+    if isinstance(mail, tuple):
+        return mail[0]
+    return mail.link if isinstance(mail, Connected | Disconnected) else None
 
 
 def cause_of(mail: Mail) -> str:

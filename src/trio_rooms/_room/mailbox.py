@@ -60,11 +60,6 @@ class Mailbox:
         self.mail.extendleft(reversed([*mail]))
         self.poke()
 
-    def put_next(self, mail: Mail) -> None:
-        """Put mail in behind the message that is being handled, or else behind the one that comes next."""
-        self.mail.insert(0 if self.current is not None else 1, mail)
-        self.poke()
-
     def poke(self) -> None:
         """Let the task go on that waits, if there is one, though there may be no mail."""
         task = self.waiter

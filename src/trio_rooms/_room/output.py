@@ -33,3 +33,6 @@ class Output(Protocol):
 
     def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
         """Close a connection after everything that was sent to it, and tell the room of its end or not."""
+
+    def close_room(self, roster: Roster, code: int, reason: str, *, but: int = 0) -> None:
+        """Close all connections of a room that ends, but those with some flags; it hears no more of any."""

@@ -219,5 +219,5 @@ class Saver:
         try:
             if self._active and not self.persistent.large:
                 await self.save(quiescent=False)
-        except Exception as error:  # noqa: BLE001 (a store that breaks its contract crashes this room and no other)
+        except BaseException as error:  # noqa: BLE001 (whatever a store or a state raises crashes this room alone)
             self._background.fail(error)

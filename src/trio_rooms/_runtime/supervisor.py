@@ -16,7 +16,7 @@ import trio
 from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
-from trio_rooms._loop.groups import first_error
+from trio_rooms._loop.groups import alone, first_error, parted
 from trio_rooms._room.actor import Actor
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.dispatcher import refuse
@@ -289,8 +289,8 @@ class Supervisor:
             while True:
                 try:
                     await actor.run()
-                except Exception as group:  # noqa: BLE001 (whatever ends a room ends no other)
-                    delay = self._after_crash(actor, first_error(group))
+                except BaseException as error:  # noqa: BLE001 (whatever ends a room ends no other)
+                    delay = self._after_crash(actor, error)
                     if delay is None:
                         return
                     await trio.sleep(delay)
@@ -302,11 +302,22 @@ class Supervisor:
             actor.dispose()
             self._forget_record(actor.key)
 
-    def _after_crash(self, actor: Actor, error: Exception) -> float | None:
-        """Decide what becomes of a room that ended with an error: seconds to its next try, or None."""
-        if actor.killed or self._actors.get(actor.key) is not actor:
-            logger.error("room %s: a task raised while it was cancelled", actor.key, exc_info=error)
+    def _after_crash(self, actor: Actor, raised: BaseException) -> float | None:
+        """Decide what becomes of a room that ended with an error: seconds to its next try, or None.
+
+        Raises:
+            BaseException: what of it is not about this room, such as a cancellation.
+        """
+        passing, crash = parted(raised)
+        cancelled = passing is not None or actor.killed or self._actors.get(actor.key) is not actor
+        if crash is not None and cancelled:
+            logger.error("room %s: a task raised while it was cancelled", actor.key, exc_info=alone(crash))
+        if passing is not None:
+            # The runtime ends. The room's state stays as it is, and is saved.
+            raise passing
+        if cancelled or crash is None:
             return None
+        error = first_error(crash)
         if actor.stage is Stage.WAKING and isinstance(error, SnapshotError | StoreError):
             self._unloadable(actor, error)
             return None
@@ -315,7 +326,9 @@ class Supervisor:
         if delay is None:
             self._give_up(actor, error)
         else:
-            logger.error("room %s crashed and is started again in %.2f s", actor.key, delay, exc_info=error)
+            logger.error(
+                "room %s crashed and is started again in %.2f s", actor.key, delay, exc_info=alone(crash)
+            )
         return delay
 
     def _unloadable(self, actor: Actor, error: Exception) -> None:
@@ -327,7 +340,7 @@ class Supervisor:
         actor.take(Step.UNLOADABLE)
         self._drop(actor)
 
-    def _give_up(self, actor: Actor, error: Exception) -> None:
+    def _give_up(self, actor: Actor, error: BaseException) -> None:
         """Close a room that crashed too often, until it has cooled down."""
         logger.critical(
             "room %s crashed more than %d times in %.0f s and is closed for %.0f s",
@@ -337,10 +350,7 @@ class Supervisor:
         failure.__cause__ = error
         actor.refuse_all(failure)
         actor.take(Step.GIVEN_UP)
-        roster = actor.shared.roster
-        for link in list(roster.links.values()):
-            self._hub.close(link, CloseCode.INTERNAL_ERROR, "the room failed", report=False)
-        roster.departed = None
+        self._hub.close_room(actor.shared.roster, CloseCode.INTERNAL_ERROR, "the room failed")
         self._drop(actor)
 
     def _remove(self, actor: Actor) -> None:
@@ -352,6 +362,7 @@ class Supervisor:
         if left:
             successor = self._new_actor(actor.key, cause_of(left[0]))
             successor.mailbox.mail.extend(left)
+            successor.fruitless = actor.fruitless
             if self._stopping:
                 successor.stop()
             self._start(successor)

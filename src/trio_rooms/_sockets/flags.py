@@ -1,4 +1,4 @@
-"""The nine flags of a connection, as data: who sets each, and which may stand together.
+"""The ten flags of a connection, as data: who sets each, and which may stand together.
 
 A record has one small integer for all of them, and for its subprotocol. The hub and the links set
 the flags where the table says, and nowhere else; tests hold every record of the hub against it.
@@ -17,6 +17,7 @@ __all__ = [
     "CLOSE_SENT",
     "CLOSING",
     "DISCARD_INPUT",
+    "DISMISSED",
     "GONE",
     "PAUSED",
     "RELEASED",
@@ -50,6 +51,8 @@ GONE: Final = 1 << 12
 """The end was announced, or is not to be; nothing is sent or heard any more."""
 RELEASED: Final = 1 << 13
 """Its descriptor is closed, and may be somebody else's."""
+DISMISSED: Final = 1 << 14
+"""Its room, or the program, has closed it: what it sent, and is not handled yet, is not handled any more."""
 
 
 def opening_flags(subprotocols: Sequence[str], chosen: str | None, *, binary: bool) -> int:
@@ -89,9 +92,10 @@ RULES: Final = MappingProxyType(
         DISCARD_INPUT: Rule("the other side's close frame, a violation", needs=CLOSING),
         PAUSED: Rule("Link.pause_reading"),
         UNGREETED: Rule("SocketHub.enter, where the room greets", excludes=CLOSING | GONE),
-        UNREPORTED: Rule("SocketHub.close(report=False), Link.stop_reporting", needs=CLOSING | GONE),
+        UNREPORTED: Rule("SocketHub.close(report=False), SocketHub.close_room", needs=CLOSING | GONE),
         GONE: Rule("the announcement of the end, and SocketHub.release"),
         RELEASED: Rule("SocketHub.release", needs=GONE),
+        DISMISSED: Rule("SocketHub.close, SocketHub.close_room", needs=CLOSING | GONE),
     }
 )
 """Each flag with its rule."""

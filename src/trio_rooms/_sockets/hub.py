@@ -30,6 +30,7 @@ from .flags import (
     CLOSE_SENT,
     CLOSING,
     DISCARD_INPUT,
+    DISMISSED,
     GONE,
     PAUSED,
     RELEASED,
@@ -109,6 +110,8 @@ class SocketHub:
         self._serial = secrets.randbits(39)
         self._open = 0
         self._closing = 0
+        self._leaving: dict[str, dict[int, Link]] = {}
+        """By room, the connections that it has closed, until it is told how they ended."""
         self._all_closed: trio.Event | None = None
         self._received = 0
         self._answered = 0
@@ -224,7 +227,8 @@ class SocketHub:
         """Begin the closing handshake, after everything sent before; the link leaves its room at once.
 
         Args:
-            link: the connection; nothing where it is closing already.
+            link: the connection. Where it is closing already it goes on to do so, but what it sent
+                before is not handled any more.
             code: one that may be sent, see `close_codes.is_close_code`.
             reason: cut to the 123 bytes that there is room for.
             report: whether the room is to hear how it ended.
@@ -233,11 +237,30 @@ class SocketHub:
             TypeError, ValueError: no such code may be sent, or the reason is no string.
         """
         frame = frames.encode_close(code, reason)
-        if link.flags & CLOSING:
+        flags = link.flags
+        link.flags = flags | (CLOSING | DISMISSED if report else CLOSING | DISMISSED | UNREPORTED)
+        if flags & CLOSING:
             return
-        link.flags |= CLOSING if report else CLOSING | UNREPORTED
+        if report:
+            self._leaving.setdefault(link.roster.key, {})[link.id] = link
         self._remove(link)
         self._fan_out.do(link.roster, partial(self._send_close, link, frame))
+
+    def close_room(self, roster: Roster, code: int, reason: str, *, but: int = 0) -> None:
+        """Close all connections of a room that ends, which hears nothing more of any that it ever had.
+
+        Args:
+            roster: the room's.
+            code: see `close`.
+            reason: see `close`.
+            but: flags; a connection that has one of these stays in the room.
+        """
+        for link in list(roster.links.values()):
+            if not link.flags & but:
+                self.close(link, code, reason, report=False)
+        for link in self._leaving.pop(roster.key, {}).values():
+            link.flags |= UNREPORTED
+        roster.departed = None
 
     def _send_close(self, link: Link, frame: bytes, _: float = 0) -> bool:
         """Send the close frame, and begin to wait for the other side's."""
@@ -259,6 +282,7 @@ class SocketHub:
     def slow_consumer(self, link: Link) -> None:
         """Close a connection that does not read what it is sent; only the close frame still goes out."""
         link.flags |= CLOSING
+        self._leaving.setdefault(link.roster.key, {})[link.id] = link
         self._remove(link)
         reason = "too slow: too much is waiting to be read"
         self._send_close(link, frames.encode_close(CloseCode.TRY_AGAIN_LATER, reason))
@@ -293,6 +317,9 @@ class SocketHub:
             return
         link.flags |= GONE
         link.partial = None
+        leaving = self._leaving.get(link.roster.key)
+        if leaving is not None and leaving.pop(link.id, None) is not None and not leaving:
+            del self._leaving[link.roster.key]
         if not link.flags & UNREPORTED:
             # The room may have gone to sleep since the link left it, and its record with it.
             link.roster = self.rosters.setdefault(link.roster.key, link.roster)

@@ -17,7 +17,7 @@ import attrs
 from trio_rooms._arguments import text
 from trio_rooms._wire import frames
 
-from .flags import GONE, UNGREETED, UNREPORTED
+from .flags import GONE, UNGREETED
 from .pollers import Poller
 from .unfinished import Output, Unfinished
 
@@ -104,10 +104,6 @@ class Link(abc.ABC):
         """Keep what is under way, in an object that there is only while something is."""
         idle = partial is None and output is None
         self.unfinished = None if idle else Unfinished(partial, output)
-
-    def stop_reporting(self) -> None:
-        """Tell nobody when the connection ends: the room that it was in is no more."""
-        self.flags |= UNREPORTED
 
     @abc.abstractmethod
     def send(self, frame: bytes) -> None:
