@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.clients import connect
 from trio_rooms import (
     Context,
+    HandlerFailed,
     MemoryStore,
     Room,
     RoomFailed,
@@ -22,6 +24,7 @@ from trio_rooms import (
     RoomsClosed,
     Stage,
     StaleWrite,
+    StoreError,
     open_rooms,
 )
 from trio_rooms._state.persistent import PersistentState
@@ -339,3 +342,153 @@ async def test_a_commit_in_flight_at_a_crash_is_waited_for(autojump_clock: MockC
         assert await run.room.hibernate()
         assert await run.number() == 2
         assert run.rooms.statistics().supervisor.crashes == 1
+
+
+# What a room raises is its own.
+
+
+class Odd(BaseException):
+    """What is no exception."""
+
+
+RAISED: dict[str, Callable[[], BaseException]] = {
+    "an error": ValueError,
+    "no exception": Odd,
+    "the end of a generator": GeneratorExit,
+    "both": lambda: BaseExceptionGroup("", [Odd(), ValueError()]),
+}
+
+
+async def _untidy_task(error: BaseException, seconds: float) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(seconds)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            raise error
+
+
+async def _untidy_tasks(ctx: Context[State], data: str) -> None:
+    ctx.room.start_soon(trio.sleep_forever)
+    for seconds in (0, 3):
+        ctx.room.start_soon(_untidy_task, RAISED[data](), seconds)
+
+
+async def _raise_in_task(ctx: Context[State], data: str) -> None:
+    ctx.room.start_soon(_raise_this, RAISED[data]())
+    await trio.sleep(0.1)
+
+
+async def _raise_this(error: BaseException) -> None:
+    raise error
+
+
+async def _raise_in_handler(_ctx: Context[State], data: str) -> None:
+    error = RAISED[data]()
+    raise error
+
+
+async def _hang(_ctx: Context[State]) -> None:
+    await trio.sleep_forever()
+
+
+async def _hang_shielded(_ctx: Context[State]) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep(30)
+
+
+@pytest.mark.parametrize("raised", RAISED)
+@pytest.mark.parametrize(
+    "end", ["sleep", "destroy", "task", "handler", "stop", "hang", "hang shielded", "cancel"]
+)
+async def test_nothing_that_a_room_raises_leaves_it(raised: str, end: str, autojump_clock: MockClock) -> None:
+    """Also what its tasks raise as they are cancelled: the other rooms go on, and all are saved."""
+    room = book()
+    room.on("untidy tasks")(_untidy_tasks)
+    room.on("task")(_raise_in_task)
+    room.on("handler")(_raise_in_handler)
+    room.on("hang")(_hang)
+    room.on("hang shielded")(_hang_shielded)
+    store = MemoryStore()
+
+    async def ask(event: str, data: str | None = None) -> None:
+        with contextlib.suppress(HandlerFailed, RoomFailed, RoomsClosed):
+            await handle.ask(event, data)
+
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery, open_rooms([room], store=store, stop_timeout=2) as rooms:
+            handle, other = rooms.get("book", "x"), rooms.get("book", "y")
+            assert await other.ask("note", "before") == ["before"]
+            await handle.ask("untidy tasks", raised)
+            if end in ("sleep", "destroy"):
+                await (handle.hibernate() if end == "sleep" else handle.destroy())
+            elif end in ("task", "handler"):
+                await ask(end, raised)
+            elif end in ("hang", "hang shielded"):
+                nursery.start_soon(ask, end)
+                await trio.sleep(0.1)
+            if end in ("sleep", "destroy", "task", "handler"):
+                await trio.sleep(5)
+            assert await other.ask("note", "after") == ["before", "after"]
+            if end == "cancel":
+                nursery.cancel_scope.cancel()
+    async with open_rooms([room], store=store) as rooms:
+        assert (await rooms.get("book", "y").peek())["notes"] == ["before", "after"]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+async def test_what_ends_the_program_ends_it_in_order(
+    end: type[BaseException], autojump_clock: MockClock
+) -> None:
+    """Also beside another error, and where tasks raise as they are cancelled: all rooms are saved."""
+    room = book()
+    room.on("untidy tasks")(_untidy_tasks)
+
+    @room.on("end")
+    async def end_it(ctx: Context[State]) -> None:
+        ctx.state["notes"].append("last")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_raise_this, ValueError())
+            nursery.start_soon(_raise_this, end())
+
+    store = MemoryStore()
+    with pytest.raises(end):  # noqa: PT012 (the block is what is tested)
+        async with open_rooms([room], store=store) as rooms:
+            for name in "xy":
+                await rooms.get("book", name).ask("note", name)
+                await rooms.get("book", name).ask("untidy tasks", "an error")
+            await rooms.get("book", "x").ask("end")
+    async with open_rooms([room], store=store) as rooms:
+        assert (await rooms.get("book", "x").peek())["notes"] == ["x", "last"]
+        assert (await rooms.get("book", "y").peek())["notes"] == ["y"]
+
+
+async def test_everybody_who_is_told_of_a_failure_raises_an_error_of_his_own(
+    autojump_clock: MockClock,
+) -> None:
+    """With the same cause: an error that two tasks raise has the traceback of both."""
+    store, told = FaultyStore(MemoryStore()), list[RoomFailed]()
+
+    async def ask(what: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await what()
+        except RoomFailed as error:
+            told.append(error)
+
+    async with open_rooms([book()], store=store) as rooms:
+        room = rooms.get("book", "x")
+        store.fail_loads(lambda: StoreError("on purpose"), 100)
+        async with trio.open_nursery() as nursery:
+            for what in (
+                partial(room.ask, "names"),
+                partial(room.ask, "names"),
+                room.hibernate,
+                room.destroy,
+            ):
+                nursery.start_soon(ask, what)
+                await wait_all_tasks_blocked()
+    assert len(told) == len({*map(id, told)}) == 4
+    assert len({*map(str, told)}) == 1
+    assert {type(error.__cause__) for error in told} == {StoreError}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl
 
@@ -10,6 +11,7 @@ import trio
 import trio_websocket
 
 from trio_rooms._definition.definition import Definition
+from trio_rooms._loop.groups import alone, parted
 from trio_rooms._room.connection import encode_attachment
 from trio_rooms._sockets.flags import opening_flags
 from trio_rooms._wire.envelope import SUBPROTOCOLS
@@ -17,6 +19,8 @@ from trio_rooms._wire.handshake import offered_subprotocols
 from trio_rooms.errors import AttachmentError
 
 __all__ = ["ConnectRequest", "authenticate", "chosen_subprotocol", "parameters", "request_of"]
+
+logger = logging.getLogger("trio_rooms")
 
 
 @attrs.frozen
@@ -67,19 +71,37 @@ async def authenticate(definition: Definition, request: ConnectRequest) -> bytes
     """Ask a room whether it lets a client in; the attachment, encoded. A checkpoint.
 
     Raises:
-        Refused: it does not.
+        Refused: it does not; also where that came out of a nursery as a group of one.
         AttachmentError: what it returned cannot be an attachment.
         Exception: the hook raised.
     """
     await trio.lowlevel.checkpoint()
     if definition.authenticate is None:
         return None
-    attachment = await definition.authenticate(request)
+    try:
+        attachment = await definition.authenticate(request)
+    except BaseException as error:  # noqa: BLE001 (raised again, as one)
+        raise _plainly(request.key, error)  # noqa: B904 (nearly always it is the same)
     try:
         return encode_attachment(request.key, attachment, definition.attachment_limit)
     except AttachmentError as error:
         error.add_note("it is what @room.authenticate returned")
         raise
+
+
+def _plainly(key: str, raised: BaseException) -> BaseException:
+    """What the hook raised, as whoever called it can take it: a cancellation alone, or one exception."""
+    passing, failed = parted(raised)
+    if passing is not None:
+        if failed is not None:
+            logger.error("room %s: authenticate raised while it was cancelled", key, exc_info=failed)
+        return passing
+    error = alone(raised)
+    if isinstance(error, Exception):
+        return error
+    defect = RuntimeError(f"room {key}: authenticate raised what is no exception: {type(error).__name__}")
+    defect.__cause__ = error
+    return defect
 
 
 def chosen_subprotocol(definition: Definition, offered: Iterable[str]) -> tuple[str | None, int]:
