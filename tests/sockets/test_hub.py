@@ -6,6 +6,7 @@ import contextlib
 import math
 import random
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -615,3 +616,54 @@ async def test_a_descriptor_that_cannot_be_watched_is_closed(monkeypatch: pytest
             made.client()
         assert made.clients[0].recv(1) == b""
         assert made.hub.statistics().sockets == 0
+
+
+class Turns(trio.abc.Instrument):
+    """Notes how long a task went on without letting another one run, in seconds of CPU."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._began = time.thread_time()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """It has its turn."""
+        self._began = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Its turn is over."""
+        self.longest = max(self.longest, time.thread_time() - self._began)
+
+
+OPENING = frame(TEXT, b"a", final=False)
+
+
+@pytest.mark.parametrize(
+    ("opened", "piece"),
+    [
+        pytest.param(b"", frame(PING), id="pings"),
+        pytest.param(b"", frame(PONG), id="pongs"),
+        pytest.param(b"", frame(TEXT), id="messages"),
+        pytest.param(b"", frame(TEXT, b"ping"), id="automatic responses"),
+        pytest.param(OPENING, frame(PING), id="pings inside of a message"),
+        pytest.param(OPENING, frame(CONTINUATION, b"a", final=False), id="fragments"),
+    ],
+)
+async def test_nothing_that_one_client_sends_keeps_the_others_waiting(opened: bytes, piece: bytes) -> None:
+    """However small the frames are, and so however many of them a read could find."""
+    turns = Turns()
+
+    async def flood(client: Client) -> None:
+        await client.send(opened + piece * (1 << 15))
+        await client.send(close_frame() if not opened else frame(CONTINUATION) + close_frame())
+
+    async with (
+        serving(sleeper) as served,
+        served.client("/sleeper/x") as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(flood, client)
+        trio.lowlevel.add_instrument(turns)
+        while await client.stream.receive_some(1 << 16):
+            pass
+        trio.lowlevel.remove_instrument(turns)
+    assert turns.longest < 0.02

@@ -47,9 +47,13 @@ _FIRST_READ: Final = 960
 """Bytes read at first, which most of what comes is less than. The C library has a fast way to
 allocate up to a kilobyte, and 16 KiB for each message were one of the dearest steps of an echo."""
 _READ_SIZE: Final = 16 * 1024
-"""Bytes read at a time: more would let one socket keep the others waiting."""
+"""Bytes read beside them, where what came of such a read so far was no more than a turn's work."""
+_LEAST_READ: Final = 2 * 1024
+"""The same where it was more: nothing but the smallest frames, which cost as much as large ones."""
 _LARGE_READ: Final = 64 * 1024
-"""The same while a large message is on its way."""
+"""Bytes read at most, of a frame that has so many; a frame is little work, whatever it has."""
+_JOINED: Final = 64 * 1024
+"""Bytes of answers from which on they are not kept for the end of a read, to be written at once."""
 _AT_ONCE: Final = 64
 """Connections closed between two turns of the event loop."""
 
@@ -116,6 +120,7 @@ class SocketHub:
         self._received = 0
         self._answered = 0
         self._sent = 0
+        self._read_size = _READ_SIZE
         self._fan_out = FanOut(self.forget)
 
     def statistics(self) -> HubStatistics:
@@ -334,21 +339,52 @@ class SocketHub:
         return inbox.post(event) if inbox is not None else self.deliver(roster.key, event)
 
     def data_received(self, link: Link, data: bytes) -> None:
-        """Bytes came from a connection."""
+        """Bytes came from a connection: hand on the messages in them, and answer what needs no room."""
         if link.flags & DISCARD_INPUT:
             return
+        began = perf_counter()
         received, link.partial = frames.parse(data, link.partial, self._limit)
+        auto_respond = link.roster.auto_respond
+        answers: list[bytes] = []
+        size = 0
         for message in received:
-            self.message_received(link, message)
+            if isinstance(message, str | bytes):
+                answer = auto_respond.get(message)
+                if answer is None:
+                    self.take(link, message)
+                    continue
+                if isinstance(message, bytes) is not (link.flags & BINARY == BINARY):
+                    link.flags ^= BINARY
+            elif isinstance(message, frames.Ping):
+                answer = frames.encode_pong(message.payload)
+            elif isinstance(message, frames.Pong):
+                continue
+            else:
+                self._answer(link, answers)  # Before the close frame, after which nothing may follow.
+                self.message_received(link, message)
+                return
+            answers.append(answer)
+            size += len(answer)
+            if size > _JOINED:
+                self._answer(link, answers)
+                answers, size = [], 0
+        self._answer(link, answers)
+        took = perf_counter() - began
+        if took > TURN:
+            self._read_size = max(self._read_size // 2, _LEAST_READ)
+        elif took < TURN / 4 and len(data) >= self._read_size < _READ_SIZE:
+            self._read_size *= 2
+
+    def _answer(self, link: Link, answers: list[bytes]) -> None:
+        """Send what answers a connection without its room, as one piece."""
+        if answers and not link.flags & CLOSING:
+            self._answered += len(answers)
+            link.send(b"".join(answers))
 
     def message_received(self, link: Link, message: frames.Received) -> None:
         """A message, or another thing that frames carry, came from a connection."""
         if isinstance(message, str | bytes):
             self.take(link, message)
-        elif isinstance(message, frames.Ping):
-            if not link.flags & CLOSING:
-                self._answered += 1
-                link.send(frames.encode_pong(message.payload))
         elif isinstance(message, frames.Close):
             self._closed_by_peer(link, message)
         elif isinstance(message, frames.Violation):
@@ -482,9 +518,11 @@ class SocketHub:
             if link.unfinished is None:
                 data = os.read(fd, _FIRST_READ)
                 if len(data) == _FIRST_READ:
-                    data += _read_more(fd)
+                    data += _read_more(fd, max(self._read_size, min(frames.lacking(data), _LARGE_READ)))
             else:
-                data = os.read(fd, _LARGE_READ)
+                partial = link.partial
+                wanted = 0 if partial is None else partial.remaining
+                data = os.read(fd, max(self._read_size, min(wanted, _LARGE_READ)))
         except BlockingIOError:
             return
         except OSError:
@@ -536,9 +574,9 @@ class SocketHub:
         return [link for roster in self.rosters.values() for link in roster.links.values()]
 
 
-def _read_more(fd: int) -> bytes:
+def _read_more(fd: int, size: int) -> bytes:
     """What else there is to read after a first read that was full."""
     try:
-        return os.read(fd, _READ_SIZE)
+        return os.read(fd, size)
     except OSError:
         return b""  # Nothing more, or what the next read tells.

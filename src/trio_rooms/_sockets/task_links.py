@@ -19,6 +19,10 @@ from .unfinished import held
 
 __all__ = ["StreamLink", "TaskLink", "WebSocketLink"]
 
+_READ_SIZE: Final = 64 * 1024
+"""Bytes read from a stream at a time."""
+_AT_ONCE: Final = 4 * 1024
+"""Bytes of them looked at in one go, as of a socket."""
 _CLOSE: Final = 0x88
 """The first byte of a close frame."""
 
@@ -131,9 +135,11 @@ class StreamLink(TaskLink):
         self._stream = stream
 
     async def _read(self) -> bool:
-        received = await self._stream.receive_some()
-        if received:
-            self.roster.hub.data_received(self, bytes(received))
+        received = await self._stream.receive_some(_READ_SIZE)
+        for start in range(0, len(received), _AT_ONCE):
+            if start:
+                await self._may_read.wait()  # Whoever else is ready has its turn, and the room its say.
+            self.roster.hub.data_received(self, bytes(received[start : start + _AT_ONCE]))
         return bool(received)
 
     async def _transmit(self, frame: bytes) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "encode_ping",
     "encode_pong",
     "encode_text",
+    "lacking",
     "parse",
     "parse_one",
 ]
@@ -191,6 +192,14 @@ def parse_one(data: bytes, limit: int) -> str | bytes | None:
         if first == _FINAL_BINARY:
             return payload
     return None
+
+
+def lacking(data: bytes) -> int:
+    """How many bytes of its first frame are not in what was read; ``data`` has its header at least."""
+    said = data[1] & 0x7F
+    size = 2 if said == _LENGTH_16 else 8 if said == _LENGTH_64 else 0
+    length = int.from_bytes(data[2 : 2 + size]) if size else said
+    return max(2 + size + _KEY + length - len(data), 0)
 
 
 def parse(data: bytes, partial: Partial | None, limit: int) -> tuple[list[Received], Partial | None]:
