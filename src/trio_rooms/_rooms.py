@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from types import TracebackType
 from typing import Any, Final
 
 import attrs
 import trio
 import trio_websocket
+from trio.lowlevel import enable_ki_protection
 
 from ._arguments import number, text, whole
 from ._definition.definition import Definition
@@ -19,6 +21,7 @@ from ._loop.groups import first_error
 from ._room.connection import encode_attachment
 from ._room.handles import RoomHandle
 from ._room.shared import roster_of
+from ._runtime.runtime import Runtime
 from ._runtime.supervisor import Supervisor, SupervisorStatistics
 from ._server.admission import ConnectRequest, authenticate, chosen_subprotocol, request_of
 from ._server.server import Address, Server, ServerStatistics
@@ -35,6 +38,8 @@ __all__ = ["Rooms", "RoomsStatistics", "open_rooms"]
 
 _UNSET: Final = object()
 _LAST_PORT: Final = 65535
+_PATIENCE: Final = 1.0
+"""Seconds for a client that is let in and told to leave in the same moment."""
 
 
 @attrs.frozen
@@ -53,22 +58,14 @@ class Rooms:
     def __init__(
         self,
         definitions: Mapping[str, Definition],
-        supervisor: Supervisor,
-        hub: SocketHub,
-        deadlines: Deadlines,
-        store: Store,
-        stop_timeout: float,
+        runtime: Runtime,
     ) -> None:
         self._definitions = definitions
-        self._supervisor = supervisor
-        self._hub = hub
-        self._deadlines = deadlines
-        self._store = store
-        self._stop_timeout = stop_timeout
-        self._servers: dict[Server, trio.CancelScope] = {}
-        self._links: set[trio.CancelScope] = set()
-        self._closing = False
-        self._closed = trio.Event()
+        self._runtime = runtime
+        self._supervisor = runtime.supervisor
+        self._hub = runtime.hub
+        self._store = runtime.store
+        self._servers: list[Server] = []
 
     def get(self, name: str, id: str) -> RoomHandle:  # noqa: A002 (what rooms call it)
         """A handle on one room.
@@ -135,8 +132,9 @@ class Rooms:
             self._hub,
             self._supervisor,
             self._supervisor.stage,
-            self._deadlines,
+            self._runtime.deadlines,
             self.statistics,
+            self._runtime.spawn,
             prefix,
             template,
             origins,
@@ -144,13 +142,15 @@ class Rooms:
             handshake_timeout,
         )
         with trio.CancelScope() as scope:
-            self._servers[server] = scope
+            self._servers.append(server)
+            self._runtime.listening.add(scope)
             try:
                 await server.run(host, port, task_status)
             except BaseExceptionGroup as group:
                 raise first_error(group) from None
             finally:
-                del self._servers[server]
+                self._runtime.listening.discard(scope)
+                self._servers.remove(server)
 
     async def adopt(
         self,
@@ -190,6 +190,7 @@ class Rooms:
                 if attachment is _UNSET
                 else encode_attachment(key, attachment, definition.attachment_limit)
             )
+            self._check_open()  # It may have taken long.
         except Refused as refused:
             await request.reject(refused.status, body=refused.reason.encode())
             return
@@ -200,6 +201,11 @@ class Rooms:
             raise
         chosen, flags = chosen_subprotocol(definition, request.proposed_subprotocols)
         websocket = await request.accept(subprotocol=chosen)
+        stopping = self._runtime.stopping
+        if stopping is not None:
+            with trio.move_on_after(_PATIENCE):
+                await websocket.aclose(*stopping)
+            self._check_open()
         roster = roster_of(self._hub, definition, key)
         link = WebSocketLink(self._hub.new_id(), roster, encoded, flags, websocket)
         await self._run_link(link, definition, chosen)
@@ -261,16 +267,12 @@ class Rooms:
         """Let a connection into its room, and serve it until it ends or the rooms close."""
         if subprotocol is not None and not definition.plain:
             self._hub.send(link, welcome(link.id))
-        with trio.CancelScope() as scope:
-            self._links.add(scope)
-            self._hub.enter(link)
-            task_status.started(subprotocol)
-            try:
-                await link.run()
-            except BaseExceptionGroup as group:
-                raise first_error(group) from None
-            finally:
-                self._links.discard(scope)
+        self._hub.enter(link)
+        task_status.started(subprotocol)
+        try:
+            await link.run()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
 
     def statistics(self) -> RoomsStatistics:
         """What the runtime holds and has done until now."""
@@ -286,9 +288,9 @@ class Rooms:
     ) -> None:
         """Stop: accept nothing new, let rooms handle their mail, save each, close every connection.
 
-        Bounded by the ``stop_timeout`` of `open_rooms`. The end of `open_rooms`'s block
-        does it, with 1001; call it to close with another code. A second call waits for the first.
-        A cancellation does not shorten it.
+        At most the ``stop_timeout`` of `open_rooms` and once its ``close_timeout``, whatever hangs. The end
+        of the block of `open_rooms` does it, with 1001; call it to close with another code. A second
+        call waits for the first. A cancellation does not shorten it.
 
         Args:
             code: what connections are closed with, as `Connection.close` takes it.
@@ -298,21 +300,9 @@ class Rooms:
             ValueError: no such code may be sent; nothing is closed.
         """
         encode_close(code, reason)
-        if self._closing:
-            await self._closed.wait()
-            return
-        self._closing = True
-        try:
-            with trio.CancelScope(shield=True):
-                for scope in self._servers.values():
-                    scope.cancel()
-                self._hub.stop_reading()
-                await self._supervisor.stop(self._stop_timeout)
-                await self._hub.close_all(code, reason)
-                for scope in self._links:
-                    scope.cancel()
-        finally:
-            self._closed.set()  # However it ended: the end of the block waits for it.
+        self._runtime.stop(code, reason)
+        with trio.CancelScope(shield=True):
+            await self._runtime.wait_stopped()
 
     def _find_public(self, name: str, id_: str) -> tuple[Definition, str]:
         """The definition and the key of a room that a client is to be let into."""
@@ -324,13 +314,12 @@ class Rooms:
 
     def _check_open(self) -> None:
         """Refuse what comes after the close has begun."""
-        if self._closing:
+        if self._runtime.stopping is not None:
             msg = "the rooms are closing, nothing new is taken"
             raise RoomsClosed(msg)
 
 
-@asynccontextmanager
-async def open_rooms(
+def open_rooms(
     rooms: Iterable[Room[Any]],
     *,
     store: Store | None = None,
@@ -341,13 +330,15 @@ async def open_rooms(
     close_timeout: float = 5.0,
     gc_thresholds: tuple[int, int, int] | None = None,
     app: Any = None,
-) -> AsyncIterator[Rooms]:
+) -> AbstractAsyncContextManager[Rooms]:
     """Run rooms as long as a block lasts.
 
     ``async with open_rooms([chat], store=DiskStore("data")) as rooms: ...``.
 
-    When the block ends, however it ends, every room is saved and every connection closed.
-    A cancellation waits for that too, at most ``stop_timeout`` and twice ``close_timeout``.
+    When the block ends, however it ends, every room is saved and every connection closed. That
+    takes at most ``stop_timeout`` and twice ``close_timeout``, whatever hangs: a handler, a hook, a
+    task, a thread, the store. What is not saved by then is named in the log, and so is what does not
+    end although it was cancelled; it is left behind. A cancellation waits for the end, and so does Ctrl-C.
 
     Args:
         rooms: the definitions to serve; they are sealed.
@@ -358,7 +349,9 @@ async def open_rooms(
             message counts with 64 more than it has, which it takes while it waits.
         max_awake: rooms that may be awake before quiet ones are sent to sleep early.
         stop_timeout: seconds for the rooms to come to rest at the end.
-        close_timeout: seconds for a client to answer a closing handshake.
+        close_timeout: seconds for a client to answer a closing handshake; at the end, also for rooms that
+            had to be cancelled to be saved, and then for the store to close. For these it counts as
+            1 at least.
         gc_thresholds: how often the garbage collector looks at the objects of the whole program
             inside the block, as `gc.set_threshold` takes it; None leaves that as it is. The command
             runs with ``(3000, 20, 1_000_000)``.
@@ -388,51 +381,38 @@ async def open_rooms(
             msg = f"two rooms are named {room.name!r}; a name is part of the key and must be given once"
             raise DefinitionError(msg)
         definitions[room.name] = room.seal()
+    deadlines = Deadlines()
     used = MemoryStore() if store is None else store
-    with thresholds(gc_thresholds):
-        async with used:
-            deadlines = Deadlines()
-            hub = SocketHub(
-                deadlines,
-                max_message_size=max_message_size,
-                backlog=max_unsent,
-                close_timeout=close_timeout,
-            )
-            supervisor = Supervisor(definitions, hub, used, deadlines, max_awake, app)
-            hub.deliver = supervisor.deliver
-            opened = Rooms(definitions, supervisor, hub, deadlines, used, stop_timeout)
-            failure: BaseException | None = None
-            try:
-                async with trio.open_nursery() as nursery:
-                    runtime = await nursery.start(_run_shielded, (deadlines.run, hub.run, supervisor.run))
-                    try:
-                        yield opened
-                    except BaseException as error:  # noqa: BLE001 (raised again below)
-                        failure = error
-                    try:
-                        # Shielded also where somebody else's close is only waited for.
-                        with trio.CancelScope(shield=True):
-                            await opened.aclose()
-                    finally:
-                        runtime.cancel()
-            except BaseException as group:  # noqa: BLE001 (raised again, or a cancellation that the news goes before)
-                first = first_error(group)
-                if failure is None or not isinstance(first, trio.Cancelled):
-                    # What went wrong in the runtime itself cancelled the block, and is the news.
-                    raise first from None
-            finally:
-                hub.dispose()
-            if failure is not None:
-                raise failure
+    hub = SocketHub(
+        deadlines, max_message_size=max_message_size, backlog=max_unsent, close_timeout=close_timeout
+    )
+    supervisor = Supervisor(definitions, hub, used, deadlines, max_awake, app)
+    hub.deliver = supervisor.deliver
+    runtime = Runtime(deadlines, hub, supervisor, used, stop_timeout, close_timeout)
+    return _Opened(Rooms(definitions, runtime), runtime, thresholds(gc_thresholds))
 
 
-async def _run_shielded(
-    tasks: Iterable[Callable[[], Awaitable[Any]]], task_status: trio.TaskStatus[trio.CancelScope]
-) -> None:
-    """Run the runtime's tasks out of reach of a cancellation from around, which first reaches the block."""
-    with trio.CancelScope(shield=True) as scope:
-        async with trio.open_nursery() as nursery:
-            for task in tasks:
-                nursery.start_soon(task)
-            await trio.lowlevel.checkpoint()
-            task_status.started(scope)
+@attrs.define(eq=False)
+class _Opened(AbstractAsyncContextManager[Rooms]):
+    """The block of `open_rooms`."""
+
+    _rooms: Rooms
+    _runtime: Runtime
+    _thresholds: AbstractContextManager[None]
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Rooms:
+        with ExitStack() as entered:
+            entered.enter_context(self._thresholds)
+            await self._runtime.__aenter__()
+            entered.pop_all()
+        return self._rooms
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        try:
+            return await self._runtime.__aexit__(kind, error, traceback)
+        finally:
+            self._thresholds.__exit__(None, None, None)

@@ -93,6 +93,7 @@ class Actor:
         "killed",
         "mailbox",
         "members",
+        "parted",
         "saver",
         "shared",
         "stage",
@@ -133,6 +134,8 @@ class Actor:
         """Whether it was cancelled by `kill`, and its state is kept whatever its tasks raise then."""
         self.fruitless: bool = False
         """Whether the one before it, and at its end this one, destroyed itself before it handled anything."""
+        self.parted: bool = False
+        """Whether on_hibernate was called at the stop: there it is called only once."""
         self._wake = _Wake(cause, slept)
         self._asked: tuple[Answer, ...] = ()
         """Who wants to know whether it sleeps."""
@@ -146,9 +149,14 @@ class Actor:
 
     # What the supervisor asks of it.
 
-    def stop(self) -> None:
-        """Sleep as soon as the mail is handled, whatever holds it awake."""
+    def stop(self, *, called: bool = False) -> None:
+        """Sleep as soon as the mail is handled, whatever holds it awake.
+
+        Args:
+            called: whether on_hibernate was called at this stop already.
+        """
         self.idleness.stopping = True
+        self.parted = called
         self.mailbox.poke()
 
     @property
@@ -189,11 +197,12 @@ class Actor:
         self.idleness.reset()
         self.saver.reset()
 
-    async def kill(self, grace: float) -> None:
+    async def kill(self, grace: float, refused: Callable[[str], None]) -> None:
         """Cancel what it does and save its state as it is then; for a room that does not come to rest.
 
         Args:
             grace: seconds that what is cancelled has to end.
+            refused: called with the room's key when all its mail is answered, before it is saved.
         """
         logger.warning("room %s did not come to rest in time: its handler is cancelled", self.key)
         self.killed = True
@@ -202,14 +211,15 @@ class Actor:
             nursery.cancel_scope.cancel()
             with trio.move_on_after(grace):
                 await self.wait_ended()
+        closing = RoomsClosed("the rooms are closing")
+        self._answer_asked(closing)
+        self.refuse_all(closing)
+        refused(self.key)
         if self.stage in (Stage.AWAKE, Stage.HIBERNATING):
             try:
                 await self.saver.persistent.save(self.saver.give_state)
             except RoomsError as error:
                 logger.critical("room %s: what was not saved is lost: %s", self.key, error)
-        closing = RoomsClosed("the rooms are closing")
-        self._answer_asked(closing)
-        self.refuse_all(closing)
 
     async def wait_ended(self) -> None:
         """Wait until nothing of it runs any more."""
@@ -376,7 +386,9 @@ class Actor:
         saver, box, background = self.saver, self.mailbox.mail, self.background
         on_hibernate = self.shared.definition.on_hibernate
         saved = await saver.save()
-        if saved and on_hibernate is not None and not box:
+        if saved and on_hibernate is not None and not box and not self.parted:
+            # Two rooms that ask each other here would else never come to rest.
+            self.parted = self.idleness.stopping
             # Saved before as well, so that a hook that raises costs nobody's changes.
             await on_hibernate(self.members.own)
             self.members.settle_quietly()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._arguments import text
 from trio_rooms._loop.groups import parted
@@ -71,6 +72,7 @@ class Background:
         self.tasks += 1
         self.nursery.start_soon(self._run, task, label if keep_awake else None, name=f"{self._key}: {label}")
 
+    @enable_ki_protection
     async def _run(self, task: Awaitable[Any], hold: str | None) -> None:
         """One task, counted until it has unwound."""
         try:

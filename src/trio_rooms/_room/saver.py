@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadline, Deadlines
@@ -214,6 +215,7 @@ class Saver:
         else:
             self._spawn(self._save_in_background)
 
+    @enable_ki_protection
     async def _save_in_background(self) -> None:
         """Save between two steps of the event loop, whatever a handler waits for."""
         try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
@@ -44,6 +45,7 @@ _MOST_DEPARTED: Final = 1000
 """Departures that a sleeping room remembers; one with on_disconnect is then woken to hear of them."""
 _GRACE: Final = 1.0
 """Seconds that a cancelled handler has to end."""
+_CLOSING: Final = "the rooms are closing, nothing new is taken"
 _LOOKS: Final = 64
 """Rooms looked at for one that is quiet; a scan of all would cost more than the room it saves."""
 
@@ -103,7 +105,17 @@ class Supervisor:
         """How its rooms are reached."""
         self._program = Program(app, self.handles)
         self._undelivered: deque[tuple[str, Mail]] = deque()
+        self.failed: Callable[[BaseException], None]
+        """Told of what ends the whole program, such as a SystemExit; the runtime sets it."""
+        self._accepting = True
         self._stopping = False
+        self._killing = False
+        self._at_rest: Callable[[str], None] = _nothing
+        """Told of each room that has come to rest, while the program stops."""
+        self._first: set[str] = set()
+        """Rooms awake since before the stop, and not at rest yet: others may be woken for them."""
+        self._parted: set[str] = set()
+        """Rooms whose on_hibernate was called at the stop."""
         self._none_left = trio.Event()
         self._wakes = 0
         self._hibernations = 0
@@ -141,7 +153,7 @@ class Supervisor:
 
     def accepts(self, key: str) -> bool:
         """See `Placement`."""
-        return not self._stopping and not self._restarts.given_up(key)
+        return self._accepting and not self._restarts.given_up(key)
 
     def deliver(self, key: str, mail: Mail) -> bool:
         """See `Placement`."""
@@ -198,9 +210,9 @@ class Supervisor:
             pass  # Nobody would hear of it.
         elif isinstance(mail, Hibernate):
             mail.answer.succeed(True)
-        elif self._stopping:
+        elif self._stopping and not (self._first and isinstance(mail, Ask | Destroy)):
             if isinstance(mail, Ask | Destroy) and mail.answer is not None:
-                mail.answer.fail(RoomsClosed("the rooms are closing, nothing new is taken"))
+                mail.answer.fail(RoomsClosed(_CLOSING))
         elif self._restarts.given_up(key):
             failure = RoomFailed(key, "it crashed too often and is left alone for a while")
             definition = self._definition(key)
@@ -266,6 +278,8 @@ class Supervisor:
             self._evict_idle()
         self._actors[actor.key] = actor
         actor.shared.roster.inbox = actor.mailbox
+        if self._stopping:
+            actor.stop(called=actor.key in self._parted)
         self._wakes += 1
         # Not in the context of whoever happened to wake it, which others' mail would then see.
         start = partial(self._nursery.start_soon, self._supervise, actor, name=actor.key)
@@ -280,6 +294,7 @@ class Supervisor:
                 actor.idleness.sleep_now()
                 return
 
+    @enable_ki_protection
     async def _supervise(self, actor: Actor) -> None:
         """Run a room, again and again while it crashes, until it sleeps or is given up."""
         before = self._ending.get(actor.key)
@@ -297,6 +312,12 @@ class Supervisor:
                     actor.take(Step.RETRIED)
                 else:
                     return
+        except BaseException as passing:
+            ends = first_error(passing)
+            if isinstance(ends, trio.Cancelled):
+                raise
+            self.failed(ends)  # SystemExit, for one: the program ends, in order.
+            await self._kill(actor, 0)
         finally:
             self._ending.pop(actor.key, None)
             actor.dispose()
@@ -358,13 +379,15 @@ class Supervisor:
         self._hibernations += 1
         self._ending[actor.key] = actor
         actor.shared.roster.asleep_since = trio.current_time()
+        if self._stopping and actor.parted:
+            self._parted.add(actor.key)
+        if self._killing:
+            actor.refuse_all(RoomsClosed(_CLOSING))
         left = actor.mailbox.drain()
         if left:
             successor = self._new_actor(actor.key, cause_of(left[0]))
             successor.mailbox.mail.extend(left)
             successor.fruitless = actor.fruitless
-            if self._stopping:
-                successor.stop()
             self._start(successor)
         else:
             self._drop(actor)
@@ -378,8 +401,11 @@ class Supervisor:
             roster.inbox = None
         roster.resume_reading()
         self._hub.forget(roster)
-        if self._stopping and not self._actors:
-            self._none_left.set()
+        if self._stopping:
+            self._first.discard(actor.key)
+            self._at_rest(actor.key)
+            if not self._actors:
+                self._none_left.set()
 
     def _forget_record(self, key: str) -> None:
         """Let go of a record that nobody uses, and of which nothing is on its way to the store."""
@@ -389,30 +415,63 @@ class Supervisor:
 
     # The end.
 
-    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 (a phase of it, not of a caller)
-        """Let every room handle its mail and save itself; cancel those that take longer.
+    def refuse_newcomers(self) -> None:
+        """Take no more connections."""
+        self._accepting = False
+
+    async def rest(self, timeout: float, at_rest: Callable[[str], None]) -> None:  # noqa: ASYNC109 (a phase of it, not of a caller)
+        """Let every room handle its mail and save itself.
+
+        A room that sleeps is woken for one that still does so and asks it something, but for nothing
+        else. So the rooms may tell each other what they have to, and cannot go on for ever.
 
         Args:
             timeout: seconds for all of it.
+            at_rest: called with the key of each room that is done.
         """
-        self._stopping = True
         while self._undelivered:
             self._deliver_next()
+        self._stopping, self._at_rest = True, at_rest
+        self._first = set(self._actors)
+        for actor in list(self._actors.values()):
+            actor.stop()
         if self._actors:
-            for actor in list(self._actors.values()):
-                actor.stop()
             with trio.move_on_after(timeout):
                 await self._none_left.wait()
-        # Once more for a room that came to rest in time all the same, and whose mail began it anew.
-        while self._actors:
-            async with trio.open_nursery() as nursery:
-                for actor in list(self._actors.values()):
-                    nursery.start_soon(self._kill, actor)
+
+    async def kill(self, until: float) -> None:
+        """Cancel the rooms that have not come to rest, and save them as they are then.
+
+        Args:
+            until: when what is not saved is given up, on Trio's clock.
+        """
         assert self._nursery is not None
+        self._killing = True
+        self._first.clear()
+        if self._actors:
+            grace = min(_GRACE, (until - trio.current_time()) / 2)
+            for actor in list(self._actors.values()):
+                self._nursery.start_soon(self._kill, actor, grace)
+            with trio.move_on_at(until):
+                await self._none_left.wait()
+            for actor in list(self._actors.values()):
+                logger.critical("room %s: what was not saved is lost: the store does not answer", actor.key)
+                self._drop(actor)
+        for record in self._records.values():
+            record.abandon()
+        self._at_rest = _nothing
         self._nursery.cancel_scope.cancel()
 
-    async def _kill(self, actor: Actor) -> None:
-        """Cancel one room at the end of the program."""
-        await actor.kill(_GRACE)
+    @enable_ki_protection
+    async def _kill(self, actor: Actor, grace: float) -> None:
+        """Cancel one room at the end of the program, and save it. May hang, with the store."""
+        try:
+            await actor.kill(grace, self._at_rest)
+        except Exception:
+            logger.critical("room %s: what was not saved is lost", actor.key, exc_info=True)
         self._drop(actor)
         self._forget_record(actor.key)
+
+
+def _nothing(_: str) -> None:
+    """Nobody is to be told."""

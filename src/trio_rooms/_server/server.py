@@ -81,6 +81,7 @@ class Server:
         stage: where a room is in its life, by its key; for ``/stats``.
         deadlines: for clients that never send their request.
         statistics: what ``/stats`` shows.
+        spawn: starts a task that outlives the server where it refuses to be cancelled.
         prefix: what paths begin with, such as ``"/rooms"``.
         template: the rest of a room's path, with ``{room}`` and ``{id}``.
         origins: who may send browsers here; None for anybody.
@@ -94,6 +95,7 @@ class Server:
     stage: Callable[[str], Stage]
     deadlines: Deadlines
     statistics: Callable[[], Any]
+    spawn: Callable[..., None]
     prefix: str = ""
     template: str = "/{room}/{id}"
     origins: Collection[str] | None = None
@@ -102,11 +104,10 @@ class Server:
     _paths: Paths = attrs.field(init=False)
     _pages: Pages = attrs.field(init=False)
     _acceptor: Acceptor = attrs.field(init=False)
-    _nursery: trio.Nursery = attrs.field(init=False)
+    _attending: set[trio.CancelScope] = attrs.field(init=False, factory=set)
+    """Those of newcomers with a task of their own."""
     _opened: int = attrs.field(init=False, default=0)
     _refused: int = attrs.field(init=False, default=0)
-    _attended: int = attrs.field(init=False, default=0)
-    """Newcomers with a task of their own."""
     _admitting: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
@@ -119,7 +120,7 @@ class Server:
 
     def own_statistics(self) -> ServerStatistics:
         """What this server has done until now."""
-        handshaking = len(self._acceptor) + self._attended
+        handshaking = len(self._acceptor) + len(self._attending)
         return ServerStatistics(self._acceptor.accepted, self._opened, self._refused, handshaking)
 
     async def run(
@@ -132,16 +133,15 @@ class Server:
         listeners = await open_listeners(host, port)
         try:
             name = listeners[0].getsockname()
-            async with trio.open_nursery() as self._nursery:
+            async with trio.open_nursery() as nursery:
                 for listener in listeners:
-                    self._nursery.start_soon(self._acceptor.accept, listener)
+                    nursery.start_soon(self._acceptor.accept, listener)
                 task_status.started(Address(name[0], name[1]))
-                try:
-                    await trio.sleep_forever()
-                finally:
-                    # As long as there is a nursery for whom they would be admitted to.
-                    self._acceptor.dispose()
+                await trio.sleep_forever()
         finally:
+            self._acceptor.dispose()
+            for scope in self._attending:
+                scope.cancel()
             for listener in listeners:
                 listener.close()
 
@@ -199,17 +199,22 @@ class Server:
     def _start(self, newcomer: Newcomer, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Go on with a newcomer in a task of its own, for what has to wait."""
         self.hub.unwatch(newcomer.fd)
-        self._attended += 1
-        self._nursery.start_soon(self._attend, newcomer, function, *arguments)
+        scope = trio.CancelScope(deadline=newcomer.deadline)
+        self._attending.add(scope)
+        self.spawn(self._attend, scope, newcomer, function, *arguments)
 
     async def _attend(
-        self, newcomer: Newcomer, function: Callable[..., Awaitable[None]], *arguments: Any
+        self,
+        scope: trio.CancelScope,
+        newcomer: Newcomer,
+        function: Callable[..., Awaitable[None]],
+        *arguments: Any,
     ) -> None:
         """A newcomer's task: bounded by its deadline, and its socket is closed or given away at the end."""
         try:
             with (
                 trio.socket.from_stdlib_socket(socket.socket(fileno=newcomer.fd)) as client,
-                trio.move_on_at(newcomer.deadline),
+                scope,
             ):
                 await function(client, *arguments)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -217,7 +222,7 @@ class Server:
         except Exception:
             logger.exception("a handshake failed")
         finally:
-            self._attended -= 1
+            self._attending.discard(scope)
 
     async def _authenticate(
         self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, definition: Definition, key: str
@@ -233,9 +238,11 @@ class Server:
             logger.exception("room %s: authenticate raised", key)
             response = Response.text(500, "the room could not decide whether to let you in")
         else:
-            client.detach()  # Nothing awaits from here on: the socket is this task's or the hub's.
-            self._open(newcomer, head, definition, key, attachment)
-            return
+            if self.placement.accepts(key):  # It may have taken long.
+                client.detach()  # Nothing awaits from here on: the socket is this task's or the hub's.
+                self._open(newcomer, head, definition, key, attachment)
+                return
+            response = Response.text(503, "this room is closed at the moment", Retry_After="30")
         finally:
             self._admitting -= 1
         await self._respond(client, response)

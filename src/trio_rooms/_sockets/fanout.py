@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Final, Protocol
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._loop.turn import TURN
 from trio_rooms._wire.frames import encode_message
@@ -71,6 +72,7 @@ class FanOut:
         self._waiting[roster.key] = roster
         self._more.set()
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Write what was too much for one slice, until cancelled."""
         while True:

@@ -105,6 +105,8 @@ class SocketHub:
 
         The runtime sets it, before there is any socket.
         """
+        self.guests: set[Link] = set()
+        """See `LinkOwner`."""
         self._deadlines = deadlines
         self._limit = max_message_size
         self._close_timeout = close_timeout
@@ -547,23 +549,28 @@ class SocketHub:
             if not link.flags & PAUSED:
                 link.pause_reading()
 
-    async def close_all(self, code: int, reason: str) -> None:
-        """Close every connection, and wait until each is gone or had its time for it."""
-        for number, link in enumerate(self._all()):
-            self.close(link, code, reason)
+    async def close_rooms(self, rosters: Iterable[Roster], code: int, reason: str) -> None:
+        """Begin to close every connection of some rooms, which hear nothing of it."""
+        links = [link for roster in rosters for link in roster.links.values()]
+        for number, link in enumerate(links, 1):
+            self.close(link, code, reason, report=False)
             if number % _AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
+
+    async def close_all(self, code: int, reason: str) -> None:
+        """Close every connection, and wait until each is gone or had its time for it."""
+        await self.close_rooms(list(self.rosters.values()), code, reason)
         with trio.move_on_after(self._close_timeout):
             while self._closing:
                 self._all_closed = trio.Event()
                 await self._all_closed.wait()
-        for socket in self._sockets:
-            if socket is not None:
-                socket.abort()
+        for link in [*self._sockets, *self.guests]:
+            if link is not None:
+                link.abort()
 
     def dispose(self) -> None:
         """Close all that is left, and the poller."""
-        for link in self._sockets:
+        for link in [*self._sockets, *self.guests]:
             if link is not None:
                 self._remove(link)
                 link.abort()

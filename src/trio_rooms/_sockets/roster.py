@@ -43,6 +43,8 @@ class LinkOwner(Protocol):
     """Bytes that what waits for a connection may take before it is a slow consumer, see `unfinished.held`."""
     poller: Poller
     """What watches descriptors."""
+    guests: set[Link]
+    """Links with a task of their own: they end with the hub."""
 
     def data_received(self, link: Link, data: bytes) -> None:
         """Bytes came."""

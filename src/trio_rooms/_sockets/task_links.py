@@ -79,6 +79,8 @@ class TaskLink(Link):
 
     async def run(self) -> None:
         """Read and write until the connection has ended."""
+        hub = self.roster.hub
+        hub.guests.add(self)
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -89,8 +91,9 @@ class TaskLink(Link):
                             self._over = not await self._read()
                     nursery.cancel_scope.cancel()
         finally:
-            self.roster.hub.connection_lost(self)
-            self.roster.hub.release(self)
+            hub.guests.discard(self)
+            hub.connection_lost(self)
+            hub.release(self)
 
     async def _write(self) -> None:
         """Write frames in their order, until nothing may follow or the connection breaks."""

@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
-from trio_rooms.errors import SnapshotCorrupt, StaleWrite, StateError
+from trio_rooms.errors import SnapshotCorrupt, StaleWrite, StateError, StoreError
 from trio_rooms.stores.base import Commit, Store, StoredSnapshot
 
 from .codec import LARGE, Codec
@@ -134,6 +134,8 @@ class PersistentState:
     """
     _epoch: int = attrs.field(init=False, default=attrs.Factory(lambda self: self._store.epoch, True))
     """That of the store when the room was last loaded: what its commits are fenced by."""
+    _shield: trio.CancelScope | None = attrs.field(init=False, default=None)
+    """What keeps the commit in flight from being cancelled."""
     _busy: bool = attrs.field(init=False, default=False)
     """Whether somebody has the turn to read or write the room in the store."""
     _queue: trio.lowlevel.ParkingLot | None = attrs.field(init=False, default=None)
@@ -240,8 +242,9 @@ class PersistentState:
         await self._take()
         try:
             if writes is self._writes:
-                with trio.CancelScope(shield=True):
+                with trio.CancelScope(shield=True) as self._shield:
                     await self._save(state, writes, in_thread=in_thread)
+                self._check_answered()
         finally:
             self._give()
 
@@ -296,12 +299,28 @@ class PersistentState:
         """
         await self._take()
         try:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True) as self._shield:
                 self.dirty = True
                 await self._commit(None, {}, destroy=True)
+            self._check_answered()
             self.discard()
         finally:
             self._give()
+
+    def abandon(self) -> None:
+        """Wait no longer for the commit in flight, if there is one; whoever waited gets a StoreError."""
+        if self._shield is not None:
+            self._shield.cancel()
+
+    def _check_answered(self) -> None:
+        """Let go of what shielded a commit.
+
+        Raises:
+            StoreError: it was abandoned.
+        """
+        shield, self._shield = self._shield, None
+        if shield is not None and shield.cancelled_caught:
+            raise StoreError(f"the store has not answered whether room {self.key} is written")
 
     async def _take(self) -> None:
         """Wait for the turn; without a turn of the event loop where it is free, which would be one a room."""
