@@ -671,3 +671,10 @@ def test_bad_migrations_are_refused() -> None:
 def test_a_room_says_what_it_is() -> None:
     """Its representation has its name and version."""
     assert repr(room(version=3)) == "<Room 'chat' version 3>"
+
+
+def test_a_room_that_wakes_for_departures_hears_of_them() -> None:
+    """Else it would wake for nothing."""
+    room: Room[None] = Room("room", wake_on_disconnect=True)
+    with pytest.raises(DefinitionError, match="on_disconnect"):
+        room.seal()

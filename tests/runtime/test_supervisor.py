@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.clients import connect
 from trio_rooms import (
     Context,
+    Disconnect,
     HandlerFailed,
     MemoryStore,
     Room,
@@ -492,3 +493,87 @@ async def test_everybody_who_is_told_of_a_failure_raises_an_error_of_his_own(
     assert len(told) == len({*map(id, told)}) == 4
     assert len({*map(str, told)}) == 1
     assert {type(error.__cause__) for error in told} == {StoreError}
+
+
+# Who leaves a room that sleeps.
+
+
+async def _seen(ctx: Context[State]) -> None:
+    ctx.state.setdefault("here", []).append(ctx.connection.attachment)
+
+
+async def _missed(ctx: Context[State], left: Disconnect) -> None:
+    await trio.sleep(0.1)
+    ctx.state["here"].remove(left.attachment)
+    ctx.room.emit("here", ctx.state["here"])
+
+
+def presence(**options: Any) -> Room[State]:
+    """Shows who is there."""
+    room: Room[State] = Room("presence", state=dict, idle_timeout=10, snapshot_interval=INTERVAL, **options)
+    room.on_connect(_seen)
+    room.on_disconnect(_missed)
+    return room
+
+
+@pytest.mark.parametrize("many", [1, 50])
+@pytest.mark.parametrize("wakes", [False, True])
+async def test_a_departure_wakes_a_room_that_is_to_hear_of_it_at_once(
+    wakes: bool, many: int, autojump_clock: MockClock
+) -> None:
+    """Those who stay are told then, and not when something else wakes it; many at once wake it once."""
+    async with open_rooms([presence(wake_on_disconnect=wakes)]) as rooms:
+        room = rooms.get("presence", "x")
+        async with connect(rooms, "presence", "x", attachment="stays") as stays:
+            async with contextlib.AsyncExitStack() as leave:
+                for number in range(many):
+                    await leave.enter_async_context(connect(rooms, "presence", "x", attachment=number))
+                await wait_all_tasks_blocked()
+                await room.hibernate()
+                woken = rooms.statistics().supervisor.wakes
+            await trio.sleep(60)
+            assert room.info().stage is Stage.ASLEEP
+            assert rooms.statistics().supervisor.wakes == woken + wakes
+            assert len((await room.peek())["here"]) == 1 + (0 if wakes else many)
+            if wakes:
+                assert (await stays.receive_many(many))[-1]["data"] == ["stays"]
+        await trio.sleep(60)
+        assert (await room.peek())["here"] == []
+
+
+async def test_a_departure_wakes_nobody_at_the_stop(autojump_clock: MockClock) -> None:
+    """Who ends with the server is told to nobody; an awake room hears of those that left before."""
+    store = MemoryStore()
+    async with open_rooms([presence(wake_on_disconnect=True)], store=store) as rooms:
+        for id_ in "xy":
+            handle = rooms.get("presence", id_)
+            async with connect(rooms, "presence", id_, attachment="stays") as stays:
+                async with connect(rooms, "presence", id_, attachment="leaves"):
+                    await wait_all_tasks_blocked()
+                    if id_ == "x":
+                        await handle.hibernate()
+                if id_ == "y":
+                    await rooms.aclose()
+                    assert await stays.receive() == {"event": "here", "data": ["stays"]}
+            if id_ == "x":
+                await trio.sleep(60)
+                assert (await handle.peek())["here"] == []
+    async with open_rooms([presence()], store=store) as rooms:
+        assert (await rooms.get("presence", "y").peek())["here"] == ["stays"]
+
+
+async def test_a_departure_of_a_room_that_cannot_be_loaded_is_kept(autojump_clock: MockClock) -> None:
+    """Until it can; it was woken for it, and is not tried again for that alone."""
+    store = FaultyStore(MemoryStore())
+    async with open_rooms([presence(wake_on_disconnect=True)], store=store) as rooms:
+        room = rooms.get("presence", "x")
+        async with connect(rooms, "presence", "x", attachment="stays"):
+            async with connect(rooms, "presence", "x", attachment="leaves"):
+                await wait_all_tasks_blocked()
+                await room.hibernate()
+                store.fail_loads(lambda: StoreError("on purpose"), 5)
+            await trio.sleep(60)
+            assert len((await room.peek())["here"]) == 2
+            async with connect(rooms, "presence", "x", attachment="third"):
+                await trio.sleep(60)
+                assert (await room.peek())["here"] == ["stays", "third"]

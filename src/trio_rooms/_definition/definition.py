@@ -50,6 +50,8 @@ class Definition:
     page: str | None
     public: bool
     """Whether clients may connect."""
+    wake_on_disconnect: bool
+    """Whether on_disconnect is called at once, also where the room sleeps."""
     subprotocols: tuple[str, ...]
     """Those of which one is chosen for a client that offers some."""
     auto_respond: Mapping[str | bytes, bytes]

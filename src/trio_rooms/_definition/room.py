@@ -54,6 +54,8 @@ class Room(Generic[S]):
         subprotocols: what a plain room speaks, such as ``["mqtt"]``: at most 15 names. For a client
             that offers several of them the first that it names is chosen, see
             `Connection.subprotocol`. One that offers none, or only others, gets none.
+        wake_on_disconnect: whether a room that sleeps is woken at once when a connection of it
+            ends, so that `on_disconnect` is called then and not with the next wake.
 
     A room with `on_message` is plain: it gets each message as it came, `str` or `bytes`.
     A room with `on` or `on_any` speaks envelopes. It cannot be both.
@@ -73,6 +75,7 @@ class Room(Generic[S]):
         page: str | None = None,
         public: bool = True,
         subprotocols: Iterable[str] = (),
+        wake_on_disconnect: bool = False,
     ) -> None:
         if not _is(name, str) or not _NAME.fullmatch(name):
             msg = f"a room's name has 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
@@ -106,6 +109,7 @@ class Room(Generic[S]):
         self.page: Final = page
         self.public: Final = public
         self.subprotocols: Final = self._names_of_subprotocols(subprotocols)
+        self.wake_on_disconnect: Final = wake_on_disconnect
         self._events: dict[str, Handler] = {}
         self._internal: set[str] = set()
         self._any: Handler | None = None
@@ -177,8 +181,8 @@ class Room(Generic[S]):
     def on_disconnect(self, function: F) -> F:
         """Called once for each connection that went away: ``async def gone(ctx, left: Disconnect)``.
 
-        A departure does not wake a room. One that slept is told when it wakes, before its
-        next message, or at once when the last connection has left.
+        A departure does not wake a room, unless it has ``wake_on_disconnect=True``. One that slept
+        is told when it wakes, before its next message, or at once when the last connection has left.
         """
         return self._hook("on_disconnect", function)
 
@@ -270,6 +274,9 @@ class Room(Generic[S]):
                 f"@room.on or @room.on_any speaks {' and '.join(SUBPROTOCOLS)}"
             )
             raise DefinitionError(msg)
+        if self.wake_on_disconnect and "on_disconnect" not in self._hooks:
+            msg = f"room {self.name}: wake_on_disconnect=True is of no use without an on_disconnect"
+            raise DefinitionError(msg)
         for before, (after, _) in self._migrations.items():
             if after > self.version:
                 msg = (
@@ -309,6 +316,7 @@ class Room(Generic[S]):
             attachment_limit=self.attachment_limit,
             page=self.page,
             public=self.public,
+            wake_on_disconnect=self.wake_on_disconnect,
             subprotocols=self.subprotocols if self._message is not None else tuple(SUBPROTOCOLS),
             auto_respond={message: encode_message(answer) for message, answer in self.auto_respond.items()},
             events=events,

@@ -232,7 +232,8 @@ class Supervisor:
             noted = roster.note_departure(mail)
             if roster.links and not listens:
                 del noted[:-_MOST_DEPARTED]
-        if roster.links and (not listens or len(roster.departed or ()) < _MOST_DEPARTED):
+        few = not definition.wake_on_disconnect and len(roster.departed or ()) < _MOST_DEPARTED
+        if roster.links and (not listens or few):
             return
         if listens and not self._stopping and not self._restarts.given_up(key):
             # Nobody may ever come again, and a record that waits for that is a leak.
