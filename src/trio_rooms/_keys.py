@@ -19,9 +19,13 @@ def check_id(id: str) -> str:  # noqa: A002 (what rooms call it)
     """Return a room's id if it is one.
 
     Raises:
-        UnknownRoom: it is empty, longer than 256 characters, or has control characters.
+        UnknownRoom: it is empty, longer than 256 characters, has control characters, or is ``.`` or
+            ``..``, which browsers and proxies take out of a path, however they are encoded.
     """
     text = isinstance(id, str)  # Whatever it is annotated as, it may come from anywhere.
+    if text and id in {".", ".."}:
+        msg = f"a room's id is not {id!r}: browsers would take it out of the room's address"
+        raise UnknownRoom(msg)
     if not text or not 1 <= len(id) <= _LONGEST_ID or _CONTROL.search(id):
         msg = f"a room's id has 1 to {_LONGEST_ID} characters and no control characters, not {id!r:.300}"
         raise UnknownRoom(msg)

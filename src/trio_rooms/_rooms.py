@@ -23,7 +23,7 @@ from ._room.handles import RoomHandle
 from ._room.shared import roster_of
 from ._runtime.runtime import Runtime
 from ._runtime.supervisor import Supervisor, SupervisorStatistics
-from ._server.admission import ConnectRequest, authenticate, chosen_subprotocol, request_of
+from ._server.admission import ConnectRequest, authenticate, chosen_subprotocol, headers_of, request_of
 from ._server.server import Address, Server, ServerStatistics
 from ._sockets.hub import HubStatistics, SocketHub
 from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
@@ -192,7 +192,7 @@ class Rooms:
             )
             self._check_open()  # It may have taken long.
         except Refused as refused:
-            await request.reject(refused.status, body=refused.reason.encode())
+            await self._reject(request, self._definitions[name], refused)
             return
         except Exception as error:
             await request.reject(
@@ -209,6 +209,22 @@ class Rooms:
         roster = roster_of(self._hub, definition, key)
         link = WebSocketLink(self._hub.new_id(), roster, encoded, flags, websocket)
         await self._run_link(link, definition, chosen)
+
+    async def _reject(
+        self, request: trio_websocket.WebSocketRequest, definition: Definition, refused: Refused
+    ) -> None:
+        """Answer a client that `Room.authenticate` refused."""
+        if refused.close is None:
+            headers = [
+                (name.encode(), value.encode("latin-1")) for name, value in headers_of(refused).items()
+            ]
+            await request.reject(refused.status, extra_headers=headers, body=refused.reason.encode())
+            return
+        chosen, _ = chosen_subprotocol(definition, request.proposed_subprotocols)
+        websocket = await request.accept(subprotocol=chosen)
+        frame = encode_close(refused.close, refused.reason)
+        with trio.move_on_after(_PATIENCE):
+            await websocket.aclose(refused.close, frame[4:].decode())
 
     async def serve_stream(
         self,

@@ -30,6 +30,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Final
+
 __all__ = [
     "AskCircle",
     "AskTimeout",
@@ -71,23 +75,58 @@ class UnknownRoom(RoomsError):
 
 
 class Refused(RoomsError):
-    """Raised by ``authenticate`` to turn a client away before its WebSocket is opened.
+    """Raised by ``authenticate`` to turn a client away before it is in its room.
+
+    The client gets an HTTP response and no WebSocket. A page in a browser cannot see its status: all
+    that it is told is that the connection failed, and it tries again. With ``close`` its WebSocket
+    is opened and closed at once, with a code and a reason that it can see. No room hears of either.
 
     Args:
-        status: the HTTP status of the answer, 400 to 599; usually 401 or 403.
-        reason: one line of text that the client gets as the body of the answer.
+        status: the HTTP status of the response, 400 to 599; usually 401 or 403.
+        reason: one line of text that the client gets, as the body of the response or as the
+            reason of the close; as that, it is cut to 123 bytes of UTF-8.
+        close: a close code in the place of a response: 1008, 1013, or 3000 to 4999.
+        headers: more headers of the response, by name. A 401 without a ``WWW-Authenticate`` says
+            ``Bearer``.
+
+    Raises:
+        ValueError: no such status, code or header may be sent.
     """
 
-    def __init__(self, status: int = 403, reason: str = "") -> None:
+    def __init__(
+        self,
+        status: int = 403,
+        reason: str = "",
+        *,
+        close: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         if not 400 <= status <= 599:
             msg = f"a client is refused with an HTTP status from 400 to 599, not {status}"
+            raise ValueError(msg)
+        if close is not None and close not in (1008, 1013) and not 3000 <= close <= 4999:
+            msg = f"a client is refused with the close code 1008, 1013, or one from 3000 to 4999, not {close}"
             raise ValueError(msg)
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
+        self.close = close
+        self.headers: Mapping[str, str] = dict(headers or {})
+        for name, value in self.headers.items():
+            if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or name.lower() in _KEPT:
+                msg = f"no such header may be sent in a response: {name!r:.100}: {value!r:.100}"
+                raise ValueError(msg)
 
     def __str__(self) -> str:
-        return f"refused with {self.status}: {self.reason}" if self.reason else f"refused with {self.status}"
+        how = f"{self.status}" if self.close is None else f"the close code {self.close}"
+        return f"refused with {how}: {self.reason}" if self.reason else f"refused with {how}"
+
+
+_NAME: Final = re.compile("[!#$%&'*+\\-.^_`|~0-9A-Za-z]+")
+_VALUE: Final = re.compile("[\t\x20-\x7e\x80-\xff]*")
+"""What a header's name and value may be (RFC 9110, 5)."""
+_KEPT: Final = frozenset(("connection", "content-length", "content-type", "date", "transfer-encoding"))
+"""Headers that the library writes itself."""
 
 
 class EventError(RoomsError):

@@ -114,6 +114,11 @@ async def test_a_private_room_is_as_one_that_is_not_there() -> None:
         (request("/echo/a%7F"), 400),
         (request("/echo/%C2%85"), 400),
         (request("/echo/%ff"), 400),
+        (request("/echo/.."), 400),
+        (request("/echo/%2e%2E"), 400),
+        (request("/echo/."), 400),
+        (request("/echo/x", Content_Length="5") + b"hello", 400),
+        (request("/echo/x", Transfer_Encoding="chunked") + b"0\r\n\r\n", 400),
         (request("/echo/%ED%A0%80"), 400),
         (request("/%ff/x"), 400),
         (request("/echo/x", Upgrade=None), 426),
@@ -150,9 +155,11 @@ async def test_who_is_turned_away_is_told_why(
         assert headers["connection"].startswith("close")
         assert int(headers["content-length"]) > 0
         if status == 426:
-            assert headers.get("upgrade") == "websocket" or headers["sec-websocket-version"] == "13"
+            assert headers["upgrade"] == "websocket"
         elif status == 405:
-            assert headers["allow"] == "GET"
+            assert headers["allow"] == "GET, OPTIONS"
+        elif status == 401:
+            assert headers["www-authenticate"] == "Bearer"
         elif b"as=4" in sent:
             assert body == b"not you\n"
         assert b"database" not in body
@@ -171,7 +178,8 @@ async def test_who_is_turned_away_is_told_why(
         ("/who/%C3%A9%F0%9F%98%80", "é😀"),
         ("/who/a+b", "a+b"),
         ("/who/%2525", "%25"),
-        ("/who/..", ".."),
+        ("/who/...", "..."),
+        ("/who/..x", "..x"),
         ("/wh%6F/x", "x"),
         ("/who/" + "x" * 256, "x" * 256),
         ("/who/" + "%F0%9F%98%80" * 256, "😀" * 256),
@@ -300,7 +308,9 @@ async def test_pages() -> None:
     async with serving(echo) as served:
         status, headers, body = await served.ask(request("/", Upgrade=None))
         assert (status, headers["content-type"], body) == (200, "text/html; charset=utf-8", b"<h1>hello</h1>")
-        assert await served.ask(b"GET /healthz HTTP/1.0\r\n\r\n") == (
+        status, headers, body = await served.ask(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert headers.pop("date").endswith(" GMT")
+        assert (status, headers, body) == (
             200,
             {"content-type": "text/plain; charset=utf-8", "content-length": "3", "connection": "close"},
             b"ok\n",
@@ -315,7 +325,34 @@ async def test_pages() -> None:
             status, headers, _ = await client.answer(body=False)
             assert (status, headers["content-length"]) == (200, "14")
             assert await client.rest() == b""
-        assert (await served.ask(request("/healthz", "POST", Upgrade=None)))[0] == 404
+        status, headers, _ = await served.ask(request("/healthz", "POST", Upgrade=None))
+        assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+@pytest.mark.parametrize(
+    ("sent", "allowed"),
+    [
+        (b"OPTIONS / HTTP/1.0\r\n\r\n", "GET, HEAD, OPTIONS"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "GET, HEAD, OPTIONS"),
+        (b"OPTIONS http://x HTTP/1.1\r\nHost: x\r\n\r\n", "GET, HEAD, OPTIONS"),
+        (b"OPTIONS /stats/echo/x HTTP/1.1\r\nHost: x\r\n\r\n", "GET, HEAD, OPTIONS"),
+        (b"OPTIONS /echo/x HTTP/1.1\r\nHost: x\r\n\r\n", "GET, OPTIONS"),
+    ],
+)
+async def test_options_says_what_there_is(sent: bytes, allowed: str) -> None:
+    """A load balancer's bare check asks with OPTIONS, and finds the server well."""
+    async with serving(echo) as served:
+        status, headers, body = await served.ask(sent)
+        assert (status, headers["allow"], body) == (200, allowed, b"")
+        assert (await served.ask(sent.replace(b"OPTIONS", b"POST")))[0] in (404, 405)
+
+
+async def test_each_response_is_the_last() -> None:
+    """Requests are not kept alive: what comes behind the first is not answered, and resets nothing."""
+    async with serving(echo) as served:
+        sent = request("/healthz", Upgrade=None, Connection=None)
+        status, headers, body = await served.ask(sent * 3)
+        assert (status, headers["connection"], body) == (200, "close", b"ok\n")
 
 
 async def test_an_answer_survives_a_request_with_a_body() -> None:
@@ -335,6 +372,21 @@ async def test_prefix_and_template() -> None:
         assert (await served.ask(request("/ws/v1/xXwho")))[0] == 404
 
 
+NO_ORIGINS = [
+    *("*", "example.org", "localhost:3000", "https://*.example.org", "https://example.org/", "https://a.b/c"),
+    *("https://Example.org", "HTTPS://example.org", "https://example.org:443", "http://example.org:80", ""),
+    *(
+        "wss://example.org",
+        "ws://example.org",
+        "https://bücher.example",
+        "https://a.b?c",
+        "https://u@a.b",
+        "https://",
+    ),
+    *("https://a.b, https://c.d", " https://a.b", "//a.b", "https:/a.b", "http://a.b:0080", "http://::1"),
+]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -342,6 +394,9 @@ async def test_prefix_and_template() -> None:
         {"template": "/{room}/{id}/{id}"},
         {"prefix": "ws"},
         {"origins": "https://one"},
+        {"origins": [None]},
+        {"origins": [b"https://one"]},
+        *({"origins": ["https://good.example", one]} for one in NO_ORIGINS),
     ],
 )
 async def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
@@ -350,6 +405,102 @@ async def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> 
         async with serving(echo, serve=options):
             pass
     assert caught.group_contains((ValueError, TypeError))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://a.b",
+        "http://localhost:3000",
+        "http://[::1]:8000",
+        "http://127.0.0.1",
+        "chrome-extension://abc",
+        "null",
+        "file://",
+        "https://xn--bcher-kva.example",
+        "https://x:80",
+        "http://x:443",
+        "capacitor://localhost",
+    ],
+)
+async def test_what_browsers_send_is_an_origin(origin: str) -> None:
+    """Whoever sends just that is let in."""
+    async with serving(echo, serve={"origins": [origin]}) as served:
+        async with served.client("/echo/x", Origin=origin):
+            pass
+        assert (await served.ask(request("/echo/x", Origin="https://other")))[0] == 403
+
+
+no: Room[None] = Room("no", subprotocols=["mqtt"])
+REFUSED: dict[str, Refused] = {}
+
+
+@no.authenticate
+async def on_no(request: ConnectRequest) -> None:
+    """Refuse everybody, as the test says."""
+    raise REFUSED[request.id]
+
+
+@no.on_connect
+@no.on_disconnect
+@no.on_message
+async def never(ctx: Context[None]) -> None:
+    """What nobody is let into hears of nobody."""
+    pytest.fail("the room was told")
+
+
+async def refused_with(refused: Refused, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """What a client gets that a room refuses so."""
+    REFUSED["x"] = refused
+    async with serving(no) as served, served.connection() as client:
+        await client.send(request("/no/x", **headers))
+        answer = await client.answer()
+        if answer[0] == 101:
+            assert await client.closed() == (refused.close, refused.reason)
+        else:
+            assert await client.rest() == b""
+        statistics = served.rooms.statistics()
+        assert statistics.servers[0].refused == 1
+        assert statistics.servers[0].opened == statistics.supervisor.wakes == 0
+        assert statistics.hub.rosters == statistics.hub.sockets == statistics.hub.closing == 0
+    return answer
+
+
+async def test_a_refusal_has_its_headers() -> None:
+    """Those that the application gives; a 401 always says how to authenticate."""
+    _, headers, body = await refused_with(
+        Refused(401, "who?", headers={"www-authenticate": 'Basic realm="x"'})
+    )
+    assert headers["www-authenticate"] == 'Basic realm="x"'
+    assert body == b"who?\n"
+    status, headers, _ = await refused_with(Refused(429, headers={"Retry-After": "7", "X-Name": "é"}))
+    assert (status, headers["retry-after"], headers["x-name"]) == (429, "7", "é")
+    assert "www-authenticate" not in headers
+
+
+async def test_a_refusal_can_be_a_close() -> None:
+    """A page cannot see a status, but a close code; the WebSocket is opened for that, and nobody is woken."""
+    status, headers, _ = await refused_with(
+        Refused(403, "no", close=4403), Sec_WebSocket_Protocol="odd, mqtt"
+    )
+    assert (status, headers["sec-websocket-protocol"]) == (101, "mqtt")
+    await refused_with(Refused(close=1008))
+
+
+async def test_who_was_refused_with_a_close_and_stays_is_cut_off() -> None:
+    """It takes no place, and may send what it likes for a while."""
+    REFUSED["x"] = Refused(reason="é" * 100, close=4403)
+    async with (
+        serving(no, echo, serve={"max_connections": 1}) as served,
+        served.connection() as client,
+    ):
+        await client.send(request("/no/x") + frame(TEXT, b"hello"))
+        await client.answer(body=False)
+        assert await client.closed() == (4403, "é" * 61)
+        async with served.client("/echo/x") as other:
+            await works(other)
+        await client.send(frame(TEXT, b"hello"))
+        await soon(lambda: served.rooms.statistics().servers[0].handshaking == 0)
 
 
 FIRST = (b"zero", b"one" * 20_000, b"two")
@@ -469,8 +620,8 @@ async def test_who_leaves_during_authenticate_is_not_let_in() -> None:
         assert served.rooms.statistics().hub.rosters == 0
 
 
-async def test_authenticate_has_the_handshake_timeout() -> None:
-    """A hook that hangs costs its own client alone."""
+async def test_authenticate_has_the_handshake_timeout(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that hangs costs its own client alone, which is told, and so is the log."""
     ASKED["hang"], ALLOWED["hang"] = trio.Event(), trio.Event()
     async with (
         serving(guarded, echo, serve={"handshake_timeout": 0.2}) as served,
@@ -478,8 +629,13 @@ async def test_authenticate_has_the_handshake_timeout() -> None:
         served.client("/echo/x") as other,
     ):
         await client.send(request("/guarded/hang?as=slow"))
+        status, headers, body = await client.answer()
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert b"in time" in body
         assert await client.rest() == b""
         await works(other)
+        assert served.rooms.statistics().servers[0].refused == 1
+    assert "room guarded/hang: authenticate took longer than the 0.2 s" in caplog.text
 
 
 async def test_a_server_that_stops_listening_keeps_its_connections() -> None:

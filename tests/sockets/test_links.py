@@ -30,7 +30,13 @@ room: Room[None] = Room("room", idle_timeout=math.inf, auto_respond={"ping": "po
 async def authenticate(asked: ConnectRequest) -> str:
     """Refuse who asks for it."""
     if "refuse" in asked.query:
-        raise Refused(int(asked.query["refuse"]), "not you")
+        close = asked.query.get("close")
+        raise Refused(
+            int(asked.query["refuse"]),
+            "not you",
+            close=None if close is None else int(close),
+            headers={"X-Why": "so"},
+        )
     return asked.query.get("as", "")
 
 
@@ -410,8 +416,23 @@ async def test_authenticate_refuses_a_request() -> None:
     async with adopting() as (rooms, url, failures):
         answer = await _ask(f"{url}/room/x?refuse=401")
         assert (answer[0], answer[2]) == (401, b"not you")
+        assert (answer[1]["x-why"], answer[1]["www-authenticate"]) == ("so", "Bearer")
         assert failures == []
         assert rooms.statistics().hub.rosters == 0
+
+
+async def test_authenticate_closes_what_it_refuses() -> None:
+    """The client sees the code, and no room hears of it."""
+    async with (
+        adopting() as (rooms, url, failures),
+        opened(f"{url}/room/x?refuse=403&close=4403", ("odd",)) as websocket,
+    ):
+        with pytest.raises(trio_websocket.ConnectionClosed):
+            await websocket.get_message()
+        assert websocket.closed is not None
+        assert (websocket.closed.code, websocket.closed.reason) == (4403, "not you")
+        assert failures == []
+        assert rooms.statistics().hub.rosters == rooms.statistics().supervisor.wakes == 0
 
 
 @pytest.mark.parametrize(

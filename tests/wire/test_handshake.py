@@ -70,6 +70,9 @@ def test_what_is_no_whole_head_asks_nothing(sent: bytes) -> None:
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
         (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * HEAD_LIMIT, 431),
         (b"x" * (HEAD_LIMIT + 1), 431),
@@ -109,6 +112,13 @@ def test_the_limit_of_a_head_is_exact(spare: int) -> None:
         (request("/", Sec_WebSocket_Version="7"), 426),
         (request("/", Sec_WebSocket_Version="13, 7"), 426),
         (request("/", Sec_WebSocket_Key=None), 400),
+        (request("/", Content_Length="0"), None),
+        (request("/", Content_Length="00"), None),
+        (request("/", Content_Length="10"), 400),
+        (request("/", Content_Length="5, 5"), 400),
+        (request("/", Transfer_Encoding="chunked"), 400),
+        (request("/", "GET", "1.2"), 400),
+        (request("/", "get"), 405),
         (request("/", Sec_WebSocket_Key="é"), 400),
         (request("/", Sec_WebSocket_Key=base64.b64encode(b"x" * 15).decode()), 400),
     ],
@@ -119,6 +129,28 @@ def test_what_is_no_good_handshake_is_refused(sent: bytes, status: int | None) -
     assert head is not None
     refusal = refusal_of(head)
     assert (None if refusal is None else refusal.status) == status
+
+
+@pytest.mark.parametrize("before", [b"\r\n", b"\r\n\r\n", b"\n", b"\r"])
+def test_empty_lines_before_a_request_are_none_of_it(before: bytes) -> None:
+    """Some clients send one after a body (RFC 9112, 2.2); they may come alone."""
+    sent = request("/chat/lobby")
+    for pieces in ((before + sent,), (before, sent), (before[:1], before[1:] + sent[:1], sent[1:])):
+        head = head_of(*pieces)
+        assert head is not None
+        assert (head.target, head.rest) == ("/chat/lobby", b"")
+
+
+def test_every_426_says_what_to_upgrade_to() -> None:
+    """As RFC 9110, 15.5.22 demands, whatever was wrong."""
+    for sent in (request("/", Upgrade=None), request("/", Sec_WebSocket_Version="8")):
+        head = head_of(sent)
+        assert head is not None
+        refusal = refusal_of(head)
+        assert refusal is not None
+        assert refusal.status == 426
+        assert refusal.headers["Upgrade"] == "websocket"
+        assert "Upgrade" in refusal.headers["Connection"]
 
 
 @pytest.mark.parametrize("subprotocol", [None, "trio-rooms.v1.json"])
@@ -170,10 +202,10 @@ def _outcome(*pieces: bytes) -> Head | int | None:
 def test_an_answer_is_http() -> None:
     """An answer has its length, says that the connection ends, and can do without its body."""
     response = Response.text(503, "later", Retry_After="5")
-    whole = response.encode()
-    assert whole.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    whole = response.encode(784111777)
+    assert whole.startswith(b"HTTP/1.1 503 Service Unavailable\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n")
     assert b"\r\nRetry-After: 5\r\n" in whole
     assert b"\r\nContent-Length: 6\r\nConnection: close\r\n" in whole
     assert whole.endswith(b"\r\n\r\nlater\n")
-    assert response.encode(head_only=True) == whole[:-6]
-    assert Response(599).encode().startswith(b"HTTP/1.1 599 Refused\r\n")
+    assert response.encode(784111777, head_only=True) == whole[:-6]
+    assert Response(599).encode(0).startswith(b"HTTP/1.1 599 Refused\r\n")

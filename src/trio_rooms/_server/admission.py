@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 from urllib.parse import parse_qsl
 
 import attrs
@@ -16,9 +18,17 @@ from trio_rooms._room.connection import encode_attachment
 from trio_rooms._sockets.flags import opening_flags
 from trio_rooms._wire.envelope import SUBPROTOCOLS
 from trio_rooms._wire.handshake import offered_subprotocols
-from trio_rooms.errors import AttachmentError
+from trio_rooms.errors import AttachmentError, Refused
 
-__all__ = ["ConnectRequest", "authenticate", "chosen_subprotocol", "parameters", "request_of"]
+__all__ = [
+    "ConnectRequest",
+    "authenticate",
+    "check_origins",
+    "chosen_subprotocol",
+    "headers_of",
+    "parameters",
+    "request_of",
+]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -102,6 +112,48 @@ def _plainly(key: str, raised: BaseException) -> BaseException:
     defect = RuntimeError(f"room {key}: authenticate raised what is no exception: {type(error).__name__}")
     defect.__cause__ = error
     return defect
+
+
+def headers_of(refused: Refused) -> dict[str, str]:
+    """The headers of the response that refuses a client.
+
+    A 401 names what would let it in (RFC 9110, 15.5.2).
+    """
+    headers = dict(refused.headers)
+    if refused.status == 401 and "www-authenticate" not in map(str.lower, headers):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def check_origins(origins: Collection[str]) -> frozenset[str]:
+    """The origins from which browsers may come.
+
+    Raises:
+        TypeError: they are no collection of strings.
+        ValueError: no browser sends one of them, so that it could let nobody in.
+    """
+    if isinstance(origins, str):
+        msg = f"origins is a list of origins, not one string: [{origins!r}]"
+        raise TypeError(msg)
+    for origin in origins:
+        if not isinstance(origin, str):
+            msg = f"an origin is a string, not {origin!r:.100}"
+            raise TypeError(msg)
+        if origin not in _WITHOUT_HOST and (not _ORIGIN.fullmatch(origin) or _NEVER.search(origin)):
+            msg = (
+                f"no browser sends the origin {origin!r:.200}: an origin is like 'https://example.org' or "
+                "'http://localhost:3000', in lower case, without a path or a slash at its end, without the "
+                "scheme's own port, and there are no wildcards; origins=None lets in everybody"
+            )
+            raise ValueError(msg)
+    return frozenset(origins)
+
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._~-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?")
+"""What browsers send (RFC 6454, 6.2): names of other scripts as ``xn--``."""
+_NEVER: Final = re.compile(r"^wss?:|^http:.*[^:]:80$|^https:.*[^:]:443$")
+_WITHOUT_HOST: Final = ("null", "file://")
+"""What pages without a host send: those in a sandbox, and in some apps those of a file."""
 
 
 def chosen_subprotocol(definition: Definition, offered: Iterable[str]) -> tuple[str | None, int]:

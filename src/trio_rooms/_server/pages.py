@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -18,9 +18,12 @@ from .paths import Paths
 
 __all__ = ["Pages"]
 
+_METHODS: Final = "GET, HEAD, OPTIONS"
+"""What pages can be asked with."""
+
 
 class Pages:
-    """Answers GET and HEAD for what is no room.
+    """Answers GET and HEAD for what is no room, and says to OPTIONS that it does.
 
     Args:
         definitions: the rooms that clients may know of, by name.
@@ -45,6 +48,15 @@ class Pages:
         self._hub = hub
         self._stage = stage
         self._statistics = statistics
+
+    def answer(self, method: str, path: str) -> Response | None:
+        """What a request without a WebSocket is answered, or None where there is no page."""
+        page = None if method == "OPTIONS" and path == "*" else self.page(path)
+        if method in ("GET", "HEAD") or (page is None and path != "*"):
+            return page
+        if method == "OPTIONS":
+            return Response(200, headers={"Allow": _METHODS})
+        return Response.text(405, "a page is only read", Allow=_METHODS)
 
     def page(self, path: str) -> Response | None:
         """What is at a path, or None."""

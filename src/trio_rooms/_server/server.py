@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from time import time
 from typing import Any, Final
 
 import attrs
@@ -22,10 +23,18 @@ from trio_rooms._sockets.acceptor import Acceptor, Newcomer
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.listeners import open_listeners
 from trio_rooms._wire.envelope import welcome
+from trio_rooms._wire.frames import encode_close
 from trio_rooms._wire.handshake import BadRequestError, Head, Response, accept, refusal_of
 from trio_rooms.errors import Refused, UnknownRoom
 
-from .admission import ConnectRequest, authenticate, chosen_subprotocol, parameters
+from .admission import (
+    ConnectRequest,
+    authenticate,
+    check_origins,
+    chosen_subprotocol,
+    headers_of,
+    parameters,
+)
 from .pages import Pages
 from .paths import MalformedPath, Paths
 
@@ -37,6 +46,8 @@ _LINGER: Final = 1.0
 """Seconds that a client that was turned away may go on sending before it is cut off."""
 _ABSOLUTE: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)
 """What a request's target may begin with (RFC 6455, 4.2.1)."""
+
+_CLOSED_ROOM: Final = Response.text(503, "this room is closed at the moment", Retry_After="30")
 
 
 @attrs.frozen
@@ -65,7 +76,7 @@ class ServerStatistics:
     opened: int
     """Of these, WebSockets that were opened."""
     refused: int
-    """Requests answered with a status of 400 or more, before any WebSocket."""
+    """Requests answered with a status of 400 or more, or with a WebSocket that was closed at once."""
     handshaking: int
     """Connections that have not finished their request now."""
 
@@ -84,7 +95,7 @@ class Server:
         spawn: starts a task that outlives the server where it refuses to be cancelled.
         prefix: what paths begin with, such as ``"/rooms"``.
         template: the rest of a room's path, with ``{room}`` and ``{id}``.
-        origins: who may send browsers here; None for anybody.
+        origins: who may send browsers here, see `check_origins`; None for anybody.
         max_connections: sockets from which on new ones are refused; None for any number.
         handshake_timeout: seconds for a client to send its request, and for `authenticate`.
     """
@@ -111,8 +122,8 @@ class Server:
     _admitting: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
-        if isinstance(self.origins, str):
-            raise TypeError(f"origins is a list of origins, not one string: [{self.origins!r}]")
+        if self.origins is not None:
+            self.origins = check_origins(self.origins)
         public = {name: one for name, one in self.definitions.items() if one.public}
         self._paths = Paths(public, self.prefix, self.template)
         self._pages = Pages(public, self._paths, self.hub, self.stage, self.statistics)
@@ -170,8 +181,8 @@ class Server:
     def _wanted(self, head: Head) -> Response | tuple[Definition, str]:
         """The room that a client asks to be let into, or what it is answered."""
         path, _ = _path_and_query(head)
-        if not head.wants_websocket and head.method in {"GET", "HEAD"}:
-            page = self._pages.page(path)
+        if not head.wants_websocket:
+            page = self._pages.answer(head.method, path)
             if page is not None:
                 return page
         try:
@@ -180,6 +191,8 @@ class Server:
             return Response.text(400, str(error))
         except UnknownRoom as error:
             return Response.text(404, str(error))
+        if head.method == "OPTIONS":
+            return Response(200, headers={"Allow": "GET, OPTIONS"})
         refusal = refusal_of(head) or self._overload(key) or self._foreign(head)
         return (definition, key) if refusal is None else refusal
 
@@ -199,7 +212,7 @@ class Server:
     def _start(self, newcomer: Newcomer, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Go on with a newcomer in a task of its own, for what has to wait."""
         self.hub.unwatch(newcomer.fd)
-        scope = trio.CancelScope(deadline=newcomer.deadline)
+        scope = trio.CancelScope()
         self._attending.add(scope)
         self.spawn(self._attend, scope, newcomer, function, *arguments)
 
@@ -210,7 +223,7 @@ class Server:
         function: Callable[..., Awaitable[None]],
         *arguments: Any,
     ) -> None:
-        """A newcomer's task: bounded by its deadline, and its socket is closed or given away at the end."""
+        """A newcomer's task; its socket is closed or given away at the end."""
         try:
             with (
                 trio.socket.from_stdlib_socket(socket.socket(fileno=newcomer.fd)) as client,
@@ -231,39 +244,65 @@ class Server:
         try:
             path, query = _path_and_query(head)
             request = ConnectRequest(*split_key(key), path, parameters(query), head.headers, newcomer.remote)
-            attachment = await authenticate(definition, request)
-        except Refused as refused:
-            response = Response.text(refused.status, refused.reason)
-        except Exception:
-            logger.exception("room %s: authenticate raised", key)
-            response = Response.text(500, "the room could not decide whether to let you in")
-        else:
-            if self.placement.accepts(key):  # It may have taken long.
+            with trio.move_on_after(self.handshake_timeout) as scope:
+                attachment = await authenticate(definition, request)
+            if scope.cancelled_caught:
+                logger.error(
+                    "room %s: authenticate took longer than the %g s of handshake_timeout",
+                    key,
+                    self.handshake_timeout,
+                )
+                why = "the room could not decide in time whether to let you in"
+                last = Response.text(503, why, Retry_After="5").encode(time())
+            elif not self.placement.accepts(key):  # It may have taken long.
+                last = _CLOSED_ROOM.encode(time())
+            else:
                 client.detach()  # Nothing awaits from here on: the socket is this task's or the hub's.
                 self._open(newcomer, head, definition, key, attachment)
                 return
-            response = Response.text(503, "this room is closed at the moment", Retry_After="30")
+        except Refused as refused:
+            last = self._refusal(head, definition, refused)
+        except Exception:
+            logger.exception("room %s: authenticate raised", key)
+            last = Response.text(500, "the room could not decide whether to let you in").encode(time())
         finally:
             self._admitting -= 1
-        await self._respond(client, response)
+        self._refused += 1
+        await self._part_with(client, last)
+
+    def _refusal(self, head: Head, definition: Definition, refused: Refused) -> bytes:
+        """What a client gets that is refused: a response, or a WebSocket that is closed at once."""
+        if refused.close is None:
+            response = Response.text(refused.status, refused.reason)
+            return attrs.evolve(response, headers=headers_of(refused)).encode(time())
+        subprotocol, _ = chosen_subprotocol(definition, head.subprotocols)
+        return accept(head, subprotocol) + encode_close(refused.close, refused.reason)
 
     async def _respond(
         self, client: trio.socket.SocketType, response: Response, head_only: bool = False
     ) -> None:
-        """Response in plain HTTP, and close."""
+        """Respond in plain HTTP, and close."""
         self._refused += response.status >= 400
+        await self._part_with(client, response.encode(time(), head_only=head_only))
+
+    async def _part_with(self, client: trio.socket.SocketType, last: bytes) -> None:
+        """Send a client the last that it gets, and wait a while until it has left.
+
+        What is still unread when a socket is closed resets the connection, and the other side may
+        never read what was sent before.
+        """
         stream = trio.SocketStream(client)
-        await stream.send_all(response.encode(head_only=head_only))
-        # What is still unread would reset the connection before the response is read.
-        await stream.send_eof()
-        with trio.move_on_after(_LINGER):
-            while await stream.receive_some():
-                pass
+        with trio.move_on_after(self.handshake_timeout):
+            await stream.send_all(last)
+            await stream.send_eof()
+            with trio.move_on_after(_LINGER):
+                while await stream.receive_some():
+                    pass
 
     def _overload(self, key: str) -> Response | None:
         """Why no more connections are taken now, or None."""
         if not self.placement.accepts(key):
-            return Response.text(503, "this room is closed at the moment", Retry_After="30")
+            return _CLOSED_ROOM
         taken = self.hub.sockets + self._admitting
         if self.max_connections is not None and taken >= self.max_connections:
             return Response.text(503, "too many connections", Retry_After="5")
@@ -280,4 +319,4 @@ class Server:
 def _path_and_query(head: Head) -> tuple[str, str]:
     """The two parts of a request's target, without scheme and host."""
     path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
-    return path, query
+    return path or "/", query

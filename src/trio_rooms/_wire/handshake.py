@@ -13,6 +13,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
@@ -55,17 +56,23 @@ class Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return cls(status, f"{line}\n".encode(), named)
 
-    def encode(self, *, head_only: bool = False) -> bytes:
+    def encode(self, now: float, *, head_only: bool = False) -> bytes:
         """The bytes of the response.
 
         Args:
+            now: the time, in seconds since 1970.
             head_only: leave the body out, as a HEAD request wants it.
         """
         try:
             phrase = HTTPStatus(self.status).phrase
         except ValueError:
             phrase = "Refused"
-        fields = {"Content-Type": self.kind, "Content-Length": str(len(self.body)), "Connection": "close"}
+        fields = {
+            "Date": formatdate(now, usegmt=True),
+            "Content-Type": self.kind,
+            "Content-Length": str(len(self.body)),
+            "Connection": "close",
+        }
         lines = [f"HTTP/1.1 {self.status} {phrase}"]
         lines += [f"{name}: {value}" for name, value in {**fields, **self.headers}.items()]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -100,6 +107,11 @@ class Head:
     def wants_websocket(self) -> bool:
         """Whether it asks for an upgrade to WebSocket."""
         return "websocket" in _tokens(self.headers.get("upgrade", ""))
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows it, which would have to be read before anything else."""
+        return "transfer-encoding" in self.headers or self.headers.get("content-length", "").strip("0") != ""
 
     @property
     def subprotocols(self) -> tuple[str, ...]:
@@ -138,6 +150,10 @@ class HeadReader:
             head = _read_usual(data)
             if head is not None:
                 return head
+            # Empty lines before a request are left by clients that put one behind a body (RFC 9112, 2.2).
+            data = data.lstrip(b"\r\n")
+            if not data:
+                return None
             parser = self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
         received = self._received = self._received + data
         try:
@@ -152,6 +168,8 @@ class HeadReader:
             raise BadRequestError(Response.text(431, f"the head of a request has at most {HEAD_LIMIT} bytes"))
         if not isinstance(event, h11.Request):
             return None
+        if not event.http_version.startswith(b"1."):
+            raise BadRequestError(Response.text(505, "this server speaks HTTP/1.1"))
         headers: dict[str, str] = {}
         for name, value in event.headers:
             _add(headers, name.decode("ascii"), value.decode("latin-1"))
@@ -196,15 +214,16 @@ def _add(headers: dict[str, str], name: str, value: str) -> None:
 def refusal_of(head: Head) -> Response | None:
     """Why a request to a room is not a good WebSocket handshake (RFC 6455, 4.2.1), or None if it is."""
     if head.method != "GET":
-        return Response.text(405, "a WebSocket is opened with GET", Allow="GET")
+        return Response.text(405, "a WebSocket is opened with GET", Allow="GET, OPTIONS")
     if not head.wants_websocket:
-        return Response.text(
-            426, "a room is spoken to over WebSocket", Upgrade="websocket", Connection="close, Upgrade"
-        )
+        return _upgrade("a room is spoken to over WebSocket")
     if "upgrade" not in _tokens(head.headers.get("connection", "")) or head.version != "1.1":
         return Response.text(400, "a WebSocket handshake is HTTP/1.1 with 'Connection: Upgrade'")
     if head.headers.get("sec-websocket-version") != "13":
-        return Response.text(426, "this server speaks WebSocket version 13", Sec_WebSocket_Version="13")
+        return _upgrade("this server speaks WebSocket version 13", Sec_WebSocket_Version="13")
+    if head.has_body:
+        # Nobody could tell the body from the first frames.
+        return Response.text(400, "a WebSocket handshake has no body")
     try:
         nonce = base64.b64decode(head.headers.get("sec-websocket-key", ""), validate=True)
     except ValueError:
@@ -212,6 +231,11 @@ def refusal_of(head: Head) -> Response | None:
     if len(nonce) != 16:
         return Response.text(400, "Sec-WebSocket-Key is 16 bytes in base64")
     return None
+
+
+def _upgrade(text: str, **headers: str) -> Response:
+    """The response that asks for a WebSocket of this server's version (RFC 9110, 15.5.22)."""
+    return Response.text(426, text, Upgrade="websocket", Connection="close, Upgrade", **headers)
 
 
 def accept(head: Head, subprotocol: str | None) -> bytes:
