@@ -361,11 +361,13 @@ def open_rooms(
         store: where snapshots are kept; it is opened and closed here. Without one they are
             kept in memory and end with the block.
         max_message_size: bytes of the largest message that is taken from a client.
-        max_unsent: bytes that may wait for one connection before it is closed as too slow; a
-            message counts with 64 more than it has, which it takes while it waits.
+        max_unsent: bytes that may wait for one connection, behind the message that is on its way,
+            before it is closed as too slow; a message counts with 64 more than it has, which it
+            takes while it waits.
         max_awake: rooms that may be awake before quiet ones are sent to sleep early.
         stop_timeout: seconds for the rooms to come to rest at the end.
-        close_timeout: seconds for a client to answer a closing handshake; at the end, also for rooms that
+        close_timeout: seconds for a client to answer a closing handshake, which begin anew as long as it
+            reads on what was sent to it before; at the end, for all of that, also for rooms that
             had to be cancelled to be saved, and then for the store to close. For these it counts as
             1 at least.
         gc_thresholds: how often the garbage collector looks at the objects of the whole program

@@ -21,7 +21,6 @@ class Line(Link):
     """A connection without a socket, that does nothing."""
 
     __slots__ = ()
-    unsent = 0
 
     def send(self, frame: bytes) -> None:
         """Nothing."""
@@ -94,10 +93,10 @@ async def soon(true: Callable[[], object]) -> None:
     pytest.fail("it did not come to pass")
 
 
-def ready(client: socket.socket) -> bytes:
-    """What a client can read now."""
+def ready(client: socket.socket, most: int = 1 << 62) -> bytes:
+    """What a client can read now, or so many bytes of it."""
     received = b""
     with contextlib.suppress(BlockingIOError):
-        while data := client.recv(1 << 20):
+        while data := client.recv(min(1 << 20, most - len(received))):
             received += data
     return received

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 import socket
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from tests.raw import (
     BINARY,
@@ -32,8 +32,11 @@ from tests.sockets.bench import Bench, bench, ready
 from trio_rooms import Context, Disconnect, Room
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._sockets.fanout import PlainMessage
+from trio_rooms._sockets.flags import RELEASED
+from trio_rooms._sockets.links import SocketLink
 from trio_rooms._sockets.roster import Disconnected, Link, Roster
-from trio_rooms._wire.frames import encode_text
+from trio_rooms._wire import frames
+from trio_rooms._wire.frames import encode_binary, encode_text
 
 sleeper: Room[None] = Room(
     "sleeper",
@@ -63,6 +66,8 @@ async def on_message(ctx: Context[None], message: str | bytes) -> None:
     elif command == "flood":
         for number in range(int(rest)):
             ctx.connection.send(payload(number))
+    elif command == "large":
+        ctx.connection.send(b"x" * int(rest))
     elif command == "all":
         ctx.room.send(payload(int(rest)))
     elif command == "wait":
@@ -350,15 +355,52 @@ async def test_who_does_not_read_is_closed_as_too_slow() -> None:
             assert (await departures.one())[::2] == (1013, True)
 
 
-async def test_pings_of_who_does_not_read_are_limited_too() -> None:
-    """Pongs count as unsent output: a client that only pings is closed, not stored."""
-    async with serving(room, max_unsent=100_000, close_timeout=0.2) as served:
+async def test_pings_of_who_does_not_read_cost_one_pong() -> None:
+    """A client that only pings may do so for ever; when it reads, the last of its pings is answered."""
+    async with serving(room, max_unsent=1000) as served, served.client("/room/x", buffer=4096) as client:
+        (link,) = served.rooms._hub.rosters["room/x"].links.values()
+        number = 0
+        while link.output is None or number < 20_000:
+            await client.send(b"".join(frame(PING, b"%0100d" % (number + i)) for i in range(100)))
+            number += 100
+            await trio.lowlevel.checkpoint()
+        await soon(lambda: served.rooms.statistics().hub.answered == number)
+        assert link.output.size < 20_000  # What one read brought, and one pong.
+        await client.send(frame(TEXT, b"still here"))
+        answered: list[int] = []
+        while (got := await client.frame())[0] == PONG:
+            answered.append(int(got[1]))
+        assert got == (TEXT, b"still here")
+        assert answered == sorted(set(answered))
+        assert answered[-1] == number - 1
+
+
+async def test_what_follows_a_message_larger_than_the_limit_is_not_lost() -> None:
+    """What is in flight counts for nothing: a client that reads it gets all that comes behind it."""
+    async with serving(room, max_unsent=100_000) as served, served.client("/room/x", buffer=4096) as client:
+        await client.send(frame(TEXT, b"large 8000000") + frame(TEXT, b"flood 3"))
+        await soon(lambda: served.rooms.statistics().hub.sent == 4)
+        await client.send(frame(PING, b"?") + frame(TEXT, b"close 4000 done"))
+        await soon(lambda: served.rooms.statistics().hub.closing == 1)
+        assert await client.frame() == (BINARY, b"x" * 8_000_000)
+        assert await client.frame() == (PONG, b"?")
+        for number in range(3):
+            assert await client.frame() == (BINARY, payload(number))
+        assert await client.frame() == (CLOSE, (4000).to_bytes(2) + b"done")
+
+
+async def test_who_is_too_slow_is_told_so_behind_any_message() -> None:
+    """The close frame with 1013 comes, also behind a message that is larger than all that may wait."""
+    async with serving(room, max_unsent=100_000) as served, served.client("/room/x", buffer=4096) as client:
         departures = Departures("x")
-        async with served.client("/room/x", buffer=4096) as client:
-            with contextlib.suppress(trio.BrokenResourceError):
-                while served.rooms.statistics().hub.sockets:
-                    await client.send(frame(PING, b"x" * 125) * 100)
-            assert (await departures.one())[::2] == (1006, False)
+        await client.send(frame(TEXT, b"large 8000000") + frame(TEXT, b"large 200000") * 2)
+        await soon(lambda: served.rooms.statistics().hub.closing == 1)
+        assert await client.frame() == (BINARY, b"x" * 8_000_000)
+        kind, content = await client.frame()
+        assert (kind, content[:2]) == (CLOSE, (1013).to_bytes(2))
+        await client.send(close_frame(1013))
+        assert (await departures.one())[::2] == (1013, True)
+        assert served.rooms.statistics().hub.closes == {1013: 1}
 
 
 async def test_a_busy_room_is_not_flooded() -> None:
@@ -422,8 +464,6 @@ class Slow(Link):
         self.sent: list[bytes] = []
         self.dropped = False
         self._pause = pause
-
-    unsent = 0
 
     def send(self, frame: bytes) -> None:
         """Note it."""
@@ -506,6 +546,94 @@ async def test_a_violation_while_its_close_waits_is_answered() -> None:
         made.hub.data_received(link, frame(TEXT, b"x", masked=False))
         await _pushed(roster)
         assert [sent[:4] for sent in link.sent] == [link.sent[0][:2] + b"\x03\xea"]
+
+
+ENDINGS: dict[str, Callable[[Bench, SocketLink], object]] = {
+    "closed by its room": lambda made, link: made.hub.close(link, 4000, "enough"),
+    "closed by the other side": lambda made, link: made.hub.data_received(link, close_frame(4000, "enough")),
+    "in breach of the protocol": lambda made, link: made.hub.data_received(link, frame(TEXT, masked=False)),
+    "too slow": lambda made, link: made.hub.slow_consumer(link),
+}
+
+
+async def passes(clock: MockClock, seconds: float) -> None:
+    """Let time pass, and whatever is due be done."""
+    for _ in range(round(seconds * 10)):
+        clock.jump(0.1)
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_who_reads_is_not_cut_off(ending: str, mock_clock: MockClock) -> None:
+    """However long it takes, and however it ends: all that was sent arrives, and then the close frame."""
+    async with bench(backlog=1 << 30, patience=1e6) as made:
+        client, link = made.client(buffer=4096)
+        sent = [encode_binary(payload(number)) for number in range(50)]
+        for one in sent:
+            link.send(one)
+        ENDINGS[ending](made, link)
+        size = sum(map(len, sent))
+        received = b""
+        while len(received) < size + 2 or len(received) < size + 2 + received[size + 1]:
+            received += ready(client, 20_000)
+            await passes(mock_clock, 3)
+        assert received[:size] == b"".join(sent)
+        assert received[size] == frames.CLOSE_FRAME
+        assert len(received) == size + 2 + received[size + 1]
+        assert trio.current_time() > 100
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("reads", [0, 1])
+async def test_who_does_not_read_on_is_cut_off(ending: str, reads: int, mock_clock: MockClock) -> None:
+    """Once nothing has moved for the close timeout, or a fifth of it longer."""
+    async with bench(backlog=1 << 30, patience=1e6) as made:
+        client, link = made.client(buffer=4096)
+        for number in range(50):
+            link.send(encode_binary(payload(number)))
+        ENDINGS[ending](made, link)
+        for _ in range(reads):
+            await passes(mock_clock, 4)
+            ready(client, 20_000)
+        await passes(mock_clock, 4.8)
+        assert not link.flags & RELEASED
+        await passes(mock_clock, 2)
+        assert link.flags & RELEASED
+        assert len([mail for _, mail in made.mail if isinstance(mail, Disconnected)]) == 1
+
+
+async def test_the_time_for_an_answer_begins_when_the_close_frame_is_there(mock_clock: MockClock) -> None:
+    """And not when it was put behind what the client has still to read."""
+    async with bench(backlog=1 << 30, patience=1e6) as made:
+        client, link = made.client(buffer=4096)
+        link.send(encode_binary(bytes(20_000)))
+        made.hub.close(link, 4000, "")
+        await passes(mock_clock, 4.5)
+        received = b""
+        while len(received) < 20_000 + 4 + 4:
+            received += ready(client)
+            await passes(mock_clock, 0.1)
+        await passes(mock_clock, 4.8)
+        client.send(close_frame(4000))
+        await passes(mock_clock, 0.1)
+        assert [mail for _, mail in made.mail if isinstance(mail, Disconnected)] == [
+            Disconnected(link, 4000, "", clean=True)
+        ]
+
+
+async def test_the_end_of_the_hub_does_not_wait_for_ever_for_who_reads(mock_clock: MockClock) -> None:
+    """At the stop nobody has longer than the close timeout."""
+    async with bench(backlog=1 << 30, patience=1e6) as made, trio.open_nursery() as nursery:
+        client, link = made.client(buffer=4096)
+        link.send(encode_binary(bytes(10_000_000)))
+        nursery.start_soon(made.hub.close_all, 1001, "")
+        for _ in range(48):
+            ready(client, 4096)
+            await passes(mock_clock, 0.1)
+        assert not link.flags & RELEASED
+        await passes(mock_clock, 0.4)
+        assert link.flags & RELEASED
 
 
 async def test_others_have_their_turn_while_many_flood() -> None:

@@ -50,6 +50,8 @@ async def on_message(ctx: Context[None], message: str | bytes) -> None:
     elif command == "flood":
         for number in range(int(rest)):
             ctx.connection.send(b"%09d" % number + b"x" * 10_000)
+    elif command == "large":
+        ctx.connection.send(b"x" * int(rest))
     elif command == "who":
         ctx.connection.send(ctx.connection.attachment)
     elif command == "wait":
@@ -106,7 +108,7 @@ class Departures:
 @contextlib.asynccontextmanager
 async def streaming(stream: trio.abc.Stream, theirs: trio.abc.Stream, **options: Any) -> AsyncIterator[Any]:
     """A room that is served on a stream; the client, and the task that serves it."""
-    with trio.fail_after(30):
+    with trio.fail_after(1000):
         async with open_rooms([room], **options) as rooms, trio.open_nursery() as nursery:
             over = trio.Event()
 
@@ -124,7 +126,7 @@ async def streaming(stream: trio.abc.Stream, theirs: trio.abc.Stream, **options:
 
 @pytest.mark.parametrize("kind", ["socket", "task"])
 async def test_what_waits_takes_no_more_memory_than_it_may(kind: str) -> None:
-    """Of a pong there are two bytes to send, and fifty in memory: the bound is for the memory."""
+    """Of an empty message there are two bytes to send, and fifty in memory: the bound is for the memory."""
     limit = 1_000_000
     async with bench(backlog=limit) as made:
         link: Link = made.client(buffer=4096)[1]
@@ -135,7 +137,8 @@ async def test_what_waits_takes_no_more_memory_than_it_may(kind: str) -> None:
         tracemalloc.start()
         try:
             while not link.flags & CLOSING:
-                made.hub.data_received(link, frame(PING) * 100)
+                for _ in range(100):
+                    link.send(bytes((0x81, 0)))
             held = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -218,6 +221,41 @@ async def test_a_stream_whose_reader_is_slow(autojump_clock: trio.testing.MockCl
         await client.send(close_frame(1013))
         assert (await departures.one())[::2] == (1013, True)
         await over.wait()
+
+
+async def test_a_stream_that_is_read_on_is_not_cut_off(autojump_clock: trio.testing.MockClock) -> None:
+    """However slowly, and in the middle of a message too; then there is the close timeout for the answer."""
+    departures = Departures()
+    async with streaming(*trio.testing.lockstep_stream_pair(), close_timeout=7) as (client, _, over):
+        await client.send(
+            frame(TEXT, b"large 1000000") + frame(TEXT, b"flood 5") + frame(TEXT, b"close 4001")
+        )
+        received = b""
+        size = 10 + 1_000_000 + 5 * (4 + 10_009) + 4
+        while len(received) < size:
+            await trio.sleep(6)
+            received += await client.stream.receive_some(20_000)
+        assert received[-4:] == b"\x88\x02\x0f\xa1"
+        assert trio.current_time() > 150
+        await trio.sleep(6)
+        await client.send(close_frame(4001))
+        await over.wait()
+        assert await departures.one() == (4001, "", True)
+
+
+async def test_what_follows_a_large_message_on_a_stream_is_not_lost(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What is being written is not held against the reader; a pong comes before what has not begun."""
+    async with streaming(*trio.testing.lockstep_stream_pair(), max_unsent=100_000) as (client, _, _):
+        await client.send(frame(TEXT, b"large 1000000") + frame(TEXT, b"flood 5"))
+        await trio.testing.wait_all_tasks_blocked()
+        await client.send(frame(PING, b"1") + frame(PING, b"2"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert await client.frame() == (BINARY, b"x" * 1_000_000)
+        assert await client.frame() == (PONG, b"2")
+        for number in range(5):
+            assert await client.frame() == (BINARY, b"%09d" % number + b"x" * 10_000)
 
 
 async def test_a_stream_is_not_read_while_its_room_is_busy(autojump_clock: trio.testing.MockClock) -> None:

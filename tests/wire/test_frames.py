@@ -22,6 +22,7 @@ from trio_rooms._wire.frames import (
     Pong,
     Received,
     Violation,
+    decode_close,
     decode_message,
     encode_binary,
     encode_close,
@@ -695,6 +696,7 @@ def test_a_close_frame_is_encoded_with_what_fits_of_its_reason(code: int, reason
     assert closed.code == code
     assert reason.startswith(closed.reason)
     assert len(closed.reason.encode()) <= 123
+    assert decode_close(encode_close(code, reason)) == closed
     if closed.reason != reason:
         assert len(reason[: len(closed.reason) + 1].encode()) > 123
 
@@ -708,6 +710,7 @@ def test_codes_that_stand_for_no_code_make_an_empty_close_frame() -> None:
     """1005 and 1006 are never on the wire (section 7.4.1)."""
     for code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL):
         assert encode_close(code, "not sent") == b"\x88\x00"
+        assert decode_close(encode_close(code)) == Close(1005, "")
 
 
 @pytest.mark.parametrize("code", [-1, 0, 999, 1004, 1015, 1016, 2999, 5000, 70000])

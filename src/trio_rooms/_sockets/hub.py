@@ -24,6 +24,7 @@ from trio_rooms._loop.turn import TURN
 from trio_rooms._wire import frames
 from trio_rooms._wire.close_codes import CloseCode
 
+from .closes import Closes
 from .fanout import Broadcast, FanOut, Message, SendLater
 from .flags import (
     BINARY,
@@ -56,6 +57,8 @@ _JOINED: Final = 64 * 1024
 """Bytes of answers from which on they are not kept for the end of a read, to be written at once."""
 _AT_ONCE: Final = 64
 """Connections closed between two turns of the event loop."""
+_LOOKS: Final = 5
+"""How often within the close timeout it is looked whether a connection that closes still moves."""
 
 
 @attrs.frozen
@@ -74,6 +77,8 @@ class HubStatistics:
     """Messages and pings answered without a room."""
     sent: int
     """Messages sent to connections."""
+    closes: Mapping[int, int]
+    """Connections that this side closed, by the code that they were closed with."""
 
 
 class SocketHub:
@@ -85,8 +90,9 @@ class SocketHub:
     Args:
         deadlines: for closing handshakes that nobody answers.
         max_message_size: bytes of the largest message that is taken.
-        backlog: bytes that what waits for a socket may take before it is closed as too slow.
-        close_timeout: seconds that the other side has for its half of a closing handshake.
+        backlog: bytes that may wait for a socket behind the frame in flight, before it is closed as too slow.
+        close_timeout: seconds that a socket that closes may stand still: none of what waits moves on,
+            and the other side's half of the handshake does not come.
     """
 
     def __init__(
@@ -123,12 +129,19 @@ class SocketHub:
         self._answered = 0
         self._sent = 0
         self._read_size = _READ_SIZE
+        self._closes = Closes()
         self._fan_out = FanOut(self.forget)
 
     def statistics(self) -> HubStatistics:
         """What the hub holds and has done until now."""
         return HubStatistics(
-            self._open, self._closing, len(self.rosters), self._received, self._answered, self._sent
+            self._open,
+            self._closing,
+            len(self.rosters),
+            self._received,
+            self._answered,
+            self._sent,
+            dict(self._closes.counts),
         )
 
     # Coming and going.
@@ -274,16 +287,34 @@ class SocketHub:
         if link.flags & (CLOSE_SENT | GONE):
             return True
         link.flags |= CLOSE_SENT
-        link.send(frame)
+        self._closes.note(link.roster.key, link.id, frames.decode_close(frame))
+        link.send_control(frame)
         if link.flags & PAUSED:
             link.resume_reading()  # Else the answer would not be seen.
-        self._deadlines.set(trio.current_time() + self._close_timeout, partial(self._close_overdue, link))
+        self._await_end(link)
         return True
 
-    def _close_overdue(self, link: Link) -> None:
-        """The other side had its time to answer."""
-        if not link.flags & GONE:
-            self._announce(link, CloseCode.ABNORMAL, "the closing handshake was not answered", clean=False)
+    def _await_end(self, link: Link, before: int = 0, still: int = 0) -> None:
+        """Give a connection that closes its time: the close timeout from when what it was sent moved last.
+
+        Args:
+            link: the connection.
+            before: bytes that were in flight at the last look.
+            still: looks in a row at which these were as many as before.
+        """
+        when = trio.current_time() + self._close_timeout / _LOOKS
+        self._deadlines.set(when, partial(self._look, link, before, still))
+
+    def _look(self, link: Link, before: int, still: int) -> None:
+        """Let go of a connection that closes, once it has stood still for long enough."""
+        if link.flags & RELEASED:
+            return
+        waiting = link.in_flight
+        still = still + 1 if waiting == before else 0
+        if still < _LOOKS:
+            self._await_end(link, waiting, still)
+            return
+        self._announce(link, CloseCode.ABNORMAL, "the closing handshake was not answered", clean=False)
         link.abort()
 
     def slow_consumer(self, link: Link) -> None:
@@ -317,6 +348,8 @@ class SocketHub:
         if link.roster.remove(link):
             self._open -= 1
             self._closing += 1
+            if link.output is not None:
+                link.output.tell()
 
     def _announce(self, link: Link, code: int, reason: str, *, clean: bool) -> None:
         """Say how a connection ended, once, unless nobody is to hear of it."""
@@ -359,6 +392,10 @@ class SocketHub:
                     link.flags ^= BINARY
             elif isinstance(message, frames.Ping):
                 answer = frames.encode_pong(message.payload)
+                if link.output is not None and not link.flags & CLOSING:
+                    self._answered += 1
+                    link.send_control(answer)
+                    continue
             elif isinstance(message, frames.Pong):
                 continue
             else:
@@ -421,27 +458,23 @@ class SocketHub:
         link.flags |= CLOSING | DISCARD_INPUT | CLOSE_SENT
         self._remove(link)
         if not answered:
-            link.send(frames.encode_close(close.code, close.reason))
+            link.send_control(frames.encode_close(close.code, close.reason))
         self._announce(link, close.code, close.reason, clean=True)
-        if link.unsent:
+        if link.output is not None:
             link.send_eof()
-            self._deadlines.set(trio.current_time() + self._close_timeout, link.abort)
+            if not answered:
+                self._await_end(link)
         else:
             link.abort()
 
     def _fail(self, link: Link, code: int, reason: str) -> None:
         """Close after a violation: nothing that comes can be understood any more."""
-        answered = link.flags & CLOSE_SENT
-        link.flags |= CLOSING | DISCARD_INPUT | CLOSE_SENT
+        link.flags |= CLOSING | DISCARD_INPUT
         self._remove(link)
-        if not answered:
-            link.send(frames.encode_close(code, reason))
+        self._send_close(link, frames.encode_close(code, reason))
         # To close now would reset the connection, and the close frame might never be read.
         link.send_eof()
-        if link.flags & PAUSED:
-            link.resume_reading()
         self._announce(link, code, reason, clean=False)
-        self._deadlines.set(trio.current_time() + self._close_timeout, link.abort)
 
     # Out.
 
@@ -558,7 +591,7 @@ class SocketHub:
                 await trio.lowlevel.checkpoint()
 
     async def close_all(self, code: int, reason: str) -> None:
-        """Close every connection, and wait until each is gone or had its time for it."""
+        """Close every connection, and wait until each is gone or the time is over, whoever still reads."""
         await self.close_rooms(list(self.rosters.values()), code, reason)
         with trio.move_on_after(self._close_timeout):
             while self._closing:

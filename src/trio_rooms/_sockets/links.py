@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
+import sys
+import termios
 
 from .flags import PAUSED, RELEASED
 from .pollers import READ, WRITE
@@ -29,9 +32,8 @@ class SocketLink(Link):
         return self.id & MOST_DESCRIPTORS
 
     @property
-    def unsent(self) -> int:
-        output = self.output
-        return output.size if output is not None else 0
+    def in_flight(self) -> int:
+        return super().in_flight + _in_kernel(self.fd)
 
     def send(self, frame: bytes) -> None:
         output = None if self.unfinished is None else self.unfinished.output
@@ -39,7 +41,7 @@ class SocketLink(Link):
             if output.add(frame, self.roster.hub.backlog):
                 return
             # Whoever does not read this much will not read more, and everything that waits
-            # for it is memory. The frame that is half out is finished: then the reason.
+            # for it is memory. A frame that is half out is finished: then the reason.
             output.cut()
             self.roster.hub.slow_consumer(self)
             return
@@ -104,3 +106,13 @@ class SocketLink(Link):
         """Have the poller watch for what is wanted now."""
         interest = 0 if self.flags & PAUSED else READ
         self.roster.hub.poller.modify(self.fd, interest if self.output is None else interest | WRITE)
+
+
+def _in_kernel(fd: int) -> int:
+    """Bytes that the kernel has taken, and that the other side has not acknowledged; 0 where nobody knows."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0

@@ -40,7 +40,7 @@ class LinkOwner(Protocol):
     """What a link asks of whoever holds it: the hub."""
 
     backlog: int
-    """Bytes that what waits for a connection may take before it is a slow consumer, see `unfinished.held`."""
+    """Bytes that may wait for a connection behind what is in flight, before it is a slow consumer."""
     poller: Poller
     """What watches descriptors."""
     guests: set[Link]
@@ -109,7 +109,15 @@ class Link(abc.ABC):
 
     @abc.abstractmethod
     def send(self, frame: bytes) -> None:
-        """Send a whole frame, after everything sent before. Never blocks, never raises."""
+        """Send a whole message, after everything sent before. Never blocks, never raises."""
+
+    def send_control(self, frame: bytes) -> None:
+        """Send a control frame, however much waits; a pong before what waits, see `Output.add_control`."""
+        output = self.output
+        if output is None:
+            self.send(frame)
+        else:
+            output.add_control(frame)
 
     @abc.abstractmethod
     def send_eof(self) -> None:
@@ -128,9 +136,10 @@ class Link(abc.ABC):
         """Read again."""
 
     @property
-    @abc.abstractmethod
-    def unsent(self) -> int:
-        """Bytes that were sent and that the kernel has not taken."""
+    def in_flight(self) -> int:
+        """Bytes that were sent and have not arrived, as far as can be told: it changes while they move."""
+        output = self.output
+        return 0 if output is None else output.size
 
 
 @attrs.frozen

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections import deque
-from typing import Final
+import sys
+from typing import ClassVar, Final
 
 import trio
 import trio_websocket
@@ -15,7 +15,7 @@ from trio_rooms._wire.close_codes import CloseCode
 
 from .flags import CLOSE_SENT, PAUSED
 from .roster import Link, Roster
-from .unfinished import held
+from .unfinished import Output
 
 __all__ = ["StreamLink", "TaskLink", "WebSocketLink"]
 
@@ -23,20 +23,18 @@ _READ_SIZE: Final = 64 * 1024
 """Bytes read from a stream at a time."""
 _AT_ONCE: Final = 4 * 1024
 """Bytes of them looked at in one go, as of a socket."""
-_CLOSE: Final = 0x88
-"""The first byte of a close frame."""
 
 
 class TaskLink(Link):
     """A connection with a task of its own, because no poller can watch it."""
 
-    __slots__ = ("_ended", "_may_read", "_over", "_queue", "_scope", "_size", "_to_write")
+    __slots__ = ("_ended", "_may_read", "_over", "_scope", "_to_write")
     flags: int
+    most: ClassVar[int] = sys.maxsize
+    """Bytes that are written in one step."""
 
     def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int) -> None:
         super().__init__(number, roster, attachment, flags)
-        self._queue: deque[bytes] = deque()
-        self._size = 0
         self._ended = False
         self._over = False
         self._to_write = trio.Event()
@@ -44,23 +42,17 @@ class TaskLink(Link):
         self._may_read.set()
         self._scope = trio.CancelScope()
 
-    @property
-    def unsent(self) -> int:
-        return self._size
-
     def send(self, frame: bytes) -> None:
         if self._ended:
             return
-        if held(self._size, len(self._queue)) > self.roster.hub.backlog:
+        output = self.output
+        if output is None:
+            self.output = Output(frame, 0)
+            self._to_write.set()
+        elif not output.add(frame, self.roster.hub.backlog):
             # The first is being written, and must be written to its end.
-            first = self._queue[0]
-            self._queue = deque((first,))
-            self._size = len(first)
+            output.cut(begun=True)
             self.roster.hub.slow_consumer(self)
-            return
-        self._queue.append(frame)
-        self._size += len(frame)
-        self._to_write.set()
 
     def send_eof(self) -> None:
         self._ended = True
@@ -98,17 +90,16 @@ class TaskLink(Link):
     async def _write(self) -> None:
         """Write frames in their order, until nothing may follow or the connection breaks."""
         try:
-            while not (self._ended and not self._queue):
-                if not self._queue:
+            while (output := self.output) is not None or not self._ended:
+                if output is None:
                     self._to_write = trio.Event()
                     await self._to_write.wait()
                     continue
-                frame = self._queue[0]
+                part = output.next_part(self.most)
                 # Cancelled here only when the connection is given up as a whole.
-                await self._transmit(frame)
-                if self._queue and self._queue[0] is frame:
-                    self._queue.popleft()
-                    self._size -= len(frame)
+                await self._transmit(part)
+                if output.sent(len(part)):
+                    self.output = None
             await self._finish()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # The reader finds out as well.
@@ -118,8 +109,8 @@ class TaskLink(Link):
         """Read once and hand what came to the hub; False at the end."""
 
     @abc.abstractmethod
-    async def _transmit(self, frame: bytes) -> None:
-        """Write one frame."""
+    async def _transmit(self, part: bytes | memoryview) -> None:
+        """Write one frame, or the next ``most`` bytes of it."""
 
     @abc.abstractmethod
     async def _finish(self) -> None:
@@ -130,6 +121,7 @@ class StreamLink(TaskLink):
     """Any Trio stream that speaks WebSocket frames, such as a memory stream."""
 
     __slots__ = ("_stream",)
+    most = 16 * 1024  # So that it is seen to move while a large message is on its way.
 
     def __init__(
         self, number: int, roster: Roster, attachment: bytes | None, flags: int, stream: trio.abc.Stream
@@ -145,8 +137,8 @@ class StreamLink(TaskLink):
             self.roster.hub.data_received(self, bytes(received[start : start + _AT_ONCE]))
         return bool(received)
 
-    async def _transmit(self, frame: bytes) -> None:
-        await self._stream.send_all(frame)
+    async def _transmit(self, part: bytes | memoryview) -> None:
+        await self._stream.send_all(part)
 
     async def _finish(self) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
@@ -185,13 +177,14 @@ class WebSocketLink(TaskLink):
         self.roster.hub.message_received(self, message)
         return True
 
-    async def _transmit(self, frame: bytes) -> None:
+    async def _transmit(self, part: bytes | memoryview) -> None:
+        frame = bytes(part)
         # Closed by the other side meanwhile: the reader finds out as well.
         with contextlib.suppress(trio_websocket.ConnectionClosed):
-            if frame[0] == _CLOSE:
-                code = int.from_bytes(frame[2:4]) or CloseCode.NO_STATUS
+            if frame[0] == frames.CLOSE_FRAME:
+                close = frames.decode_close(frame)
                 try:
-                    await self._socket.aclose(code, frame[4:].decode() or None)
+                    await self._socket.aclose(close.code, close.reason or None)
                 finally:
                     self._closed.set()
             else:

@@ -18,12 +18,15 @@ import attrs
 from .close_codes import CloseCode, is_close_code
 
 __all__ = [
+    "CLOSE_FRAME",
+    "PONG_FRAME",
     "Close",
     "Partial",
     "Ping",
     "Pong",
     "Received",
     "Violation",
+    "decode_close",
     "decode_message",
     "encode_binary",
     "encode_close",
@@ -34,6 +37,7 @@ __all__ = [
     "lacking",
     "parse",
     "parse_one",
+    "too_big",
 ]
 
 
@@ -115,6 +119,9 @@ _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0
 _OPCODES = (_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG)
 _CONTROL = 0x08  # the bit that all opcodes of control frames have, and no others
 _FINAL = 0x80
+CLOSE_FRAME = _FINAL | _CLOSE
+PONG_FRAME = _FINAL | _PONG
+"""The first bytes of frames that this side sends."""
 _MASKED = 0x80
 _FINAL_TEXT = _FINAL | _TEXT
 _FINAL_BINARY = _FINAL | _BINARY
@@ -287,8 +294,7 @@ def _read_frame(data: bytes, at: int, partial: Partial, limit: int) -> tuple[Rec
         if opcode & _CONTROL:
             return _read_control(opcode, _unmask(data[start:stop], key)), stop
         if len(partial.payload) + stop - start > limit:
-            reason = f"A message was longer than {limit} bytes, which is the most that is accepted here."
-            raise _BrokenError(reason, CloseCode.TOO_BIG)
+            raise _BrokenError(too_big(limit).reason, CloseCode.TOO_BIG)
         partial.opcode = partial.opcode or opcode
         partial.final = data[at] >= _FINAL
         partial.key = key
@@ -308,6 +314,12 @@ def _read_frame(data: bytes, at: int, partial: Partial, limit: int) -> tuple[Rec
     message = partial.payload.decode() if partial.opcode == _TEXT else bytes(partial.payload)
     partial.opcode = 0
     return message, at
+
+
+def too_big(limit: int) -> Violation:
+    """What is wrong with a message of more than ``limit`` bytes."""
+    reason = f"A message was longer than {limit} bytes, which is the most that is accepted here."
+    return Violation(CloseCode.TOO_BIG, reason)
 
 
 def _read_header(data: bytes, at: int, opened: int) -> tuple[int, int] | None:
@@ -471,6 +483,12 @@ def encode_close(code: int, reason: str = "") -> bytes:
     # "replace": a reason is often an error's text, and a connection must close all the same.
     cut = reason.encode(errors="replace")[:_MAX_REASON].decode(errors="ignore").encode()
     return _encode_control(_CLOSE, code.to_bytes(2) + cut)
+
+
+def decode_close(frame: bytes) -> Close:
+    """Give code and reason back of which :func:`encode_close` made this frame; 1005 where it has no code."""
+    code = int.from_bytes(frame[2:4]) if len(frame) > 2 else CloseCode.NO_STATUS
+    return Close(code, frame[4:].decode())
 
 
 def _encode_control(opcode: int, payload: bytes) -> bytes:
