@@ -9,6 +9,7 @@
     ├── EventError              the client: what it sent is refused; it is told code and message
     ├── NoConnection            the application: a message that came from the program has no connection
     ├── AttachmentError         the application: an attachment is too big or not CBOR-able
+    ├── StaleContext            the application: a context was used after its room had gone to sleep
     ├── HandlerFailed           the application: a handler raised; its exception is the cause
     ├── AskCircle               the application: a room would wait for itself
     ├── AskTimeout              a room did not answer in time
@@ -51,6 +52,7 @@ __all__ = [
     "SnapshotCorrupt",
     "SnapshotError",
     "SnapshotTooNew",
+    "StaleContext",
     "StaleWrite",
     "StateError",
     "StoreClosed",
@@ -162,6 +164,26 @@ class NoConnection(RoomsError):
 
 class AttachmentError(RoomsError):
     """An attachment is larger than the room allows, or holds what CBOR cannot."""
+
+
+class StaleContext(RoomsError):
+    """A context, or what came from one, was used after the life of the room that it belongs to.
+
+    It lasts until the room sleeps, is destroyed or stops, and the tasks that were started in it have
+    ended; while a room starts again after a crash it has no state, and what was known of its connections
+    is over. The program reaches the room at any time with ``rooms.get(name, id)``.
+    """
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(key, what)
+        self.key = key
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"room {self.key}: {self.what} through a context whose life is over, since the room has fallen "
+            "asleep, crashed or ended; use rooms.get(name, id), which reaches it at any time"
+        )
 
 
 class HandlerFailed(RoomsError):

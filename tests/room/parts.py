@@ -112,8 +112,12 @@ class Parts:
         # Nothing here asks the owner of a link for anything.
         self.roster = Roster(None, key, {}, greets=False)  # type: ignore[arg-type]
         self.shared = Shared(self.definition, self.roster, self.output, NOTHING)
+        self.shared.over = False
         self.idleness = Idleness(self.mailbox, self.definition, self.deadlines)
-        self.background = Background(key, self.idleness, self.persistent)
+        self.members = Members(self.shared)
+        self.background = Background(
+            key, self.mailbox, self.members.settle_quietly, self.idleness, self.persistent
+        )
         self.saver = Saver(
             self.definition,
             self.persistent,
@@ -123,7 +127,6 @@ class Parts:
             self.deadlines,
             self.runtime.start_soon,
         )
-        self.members = Members(self.shared)
         self.live = LiveRoom(
             self.shared,
             self.members.connection,

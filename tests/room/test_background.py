@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.room.parts import Parts, wired
-from trio_rooms import Room, RoomFailed
+from trio_rooms import Room, StaleContext
 
 
 class Broken(Exception):
@@ -54,10 +54,12 @@ async def _blocked() -> None:
 
 
 async def test_what_a_task_did_is_looked_at_when_it_ends(autojump_clock: MockClock) -> None:
-    """It may have changed the state, so there is something to save."""
+    """It may have changed the state, so there is something to save; so it is looked at when it begins."""
     async with wired(den()) as parts:
         gate = trio.Event()
         parts.background.start(gate.wait, (), None, keep_awake=False)
+        assert parts.persistent.dirty
+        parts.persistent.dirty = False
         await wait_all_tasks_blocked()
         assert not parts.persistent.dirty
         gate.set()
@@ -113,7 +115,7 @@ async def test_a_room_that_goes_to_sleep_starts_no_more_tasks() -> None:
     """Whoever wants one is told, and nothing is counted or held for it."""
     async with wired(den()) as parts:
         parts.background.nursery = None
-        with pytest.raises(RoomFailed, match="going to sleep"):
+        with pytest.raises(StaleContext, match="no task can be started"):
             parts.background.start(trio.sleep_forever, (), "late", keep_awake=True)
         assert (parts.background.tasks, parts.idleness.holds) == (0, {})
 

@@ -278,30 +278,6 @@ async def test_on_destroy_need_not_destroy(autojump_clock: MockClock) -> None:
         assert journal.hooks == ["destroyed"]
 
 
-kept: list[Context[State]] = []
-
-
-async def _keep(ctx: Context[State]) -> None:
-    kept.append(ctx)
-
-
-async def test_a_context_that_outlives_the_sleep_still_reaches_the_connections(
-    autojump_clock: MockClock,
-) -> None:
-    """A task of the program may have it; the connections are there, the room is not."""
-    room: Room[State] = Room("room", state=State, idle_timeout=IDLE)
-    room.on("keep")(_keep)
-    kept.clear()
-    async with open_rooms([room]) as rooms, connect(rooms, "room", "x", attachment="alice") as client:
-        await rooms.get("room", "x").ask("keep")
-        assert await rooms.get("room", "x").hibernate()
-        await wait_all_tasks_blocked()
-        [connection] = kept.pop().room.connections
-        assert connection.attachment == "alice"
-        connection.emit("hello")
-        assert (await client.receive())["event"] == "hello"
-
-
 async def test_a_hook_that_raised_is_not_called_again_at_once(autojump_clock: MockClock) -> None:
     """A room that crashed on its way to sleep is idle for its timeout before it tries again."""
     async with open_rooms([make_room("on_hibernate")]) as rooms:

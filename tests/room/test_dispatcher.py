@@ -202,6 +202,7 @@ async def test_what_a_handler_edited_before_it_raised_is_kept() -> None:
         line = parts.line()
         await told(parts, line, envelope("raise"))
         parts.members.clear()
+        parts.shared.over = False  # It is loaded again.
         assert parts.members.connection(line).attachment == ["edited", "before it raised"]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.room.parts import Parts, wired
 from tests.sockets.bench import Line
-from trio_rooms import AttachmentError, Room
+from trio_rooms import AttachmentError, Room, StaleContext
 from trio_rooms._state.codec import decode_value, encode_value
 
 LIMIT = 100
@@ -123,6 +123,9 @@ async def test_views_and_edits_are_forgotten_together() -> None:
         before.attachment.append("lost")
         parts.members.clear()
         parts.members.settle()
+        with pytest.raises(StaleContext):
+            before.attachment = ["lost"]
+        parts.shared.over = False  # It is loaded again.
         after = parts.members.connection(line)
         assert after is not before
         assert after.attachment == kept(line) == ["kept"]

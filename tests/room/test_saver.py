@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.room.parts import Parts, wired
 from trio_rooms import Context, MemoryStore, Room, StaleWrite, StateError, StoreError, StoreFull
+from trio_rooms._room import saver
 from trio_rooms._room.mail import SaveFailed
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms.testing import FaultyStore
@@ -110,6 +111,37 @@ async def test_much_that_was_written_to_the_storage_is_saved_at_once(autojump_cl
         parts.live.storage.put("big", b"x" * (1 << 22))
         await wait_all_tasks_blocked()
         assert commits(store) == 1
+
+
+@pytest.mark.parametrize("interval", [0.0, 0.01])
+async def test_a_state_is_looked_at_now_and_then_while_tasks_may_change_it(
+    interval: float, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle task costs next to nothing, however short the interval; what is told is saved at once."""
+    looks = 0
+    save = PersistentState.save
+
+    async def counting(self: PersistentState, state: Any, *, in_thread: bool = True) -> None:
+        nonlocal looks
+        looks += 1
+        await save(self, state, in_thread=in_thread)
+
+    monkeypatch.setattr(PersistentState, "save", counting)
+    monkeypatch.setattr(saver, "_ENCODING_SHARE", 0)  # What encoding takes is real time.
+    room: Room[dict[str, Any]] = Room("shelf", state=dict, snapshot_interval=interval)
+    async with wired(room, FaultyStore(MemoryStore())) as parts:
+        await parts.saver.load()
+        parts.saver.begin()
+        parts.background.start(trio.sleep_forever, (), None, keep_awake=False)
+        await trio.sleep(10)
+        assert 50 < looks <= 102
+        parts.saver.state["untold"] = True
+        await trio.sleep(0.1)
+        assert await stored(parts) == {"untold": True}
+        put(parts, "told")
+        await trio.sleep(interval)
+        await wait_all_tasks_blocked()
+        assert await stored(parts) == {"untold": True, "told": True}
 
 
 @pytest.mark.parametrize("suspended", ["a handler", "a task"])
@@ -226,7 +258,7 @@ async def test_after_the_end_nothing_is_saved_by_itself(end: str, autojump_clock
     async with awake(store) as parts:
         put(parts, "lost")
         getattr(parts.saver, end)()
-        assert parts.saver.state == ({"lost": True} if end == "close" else None)
+        assert getattr(parts.saver, "state", None) == ({"lost": True} if end == "close" else None)
         parts.persistent.touch()
         await trio.sleep(10 * INTERVAL)
         assert commits(store) == 0

@@ -299,7 +299,7 @@ async def test_a_room_that_cools_down_costs_nothing_for_what_it_refuses(autojump
 async def test_the_next_actor_takes_over_the_record_of_one_that_still_unwinds(
     autojump_clock: MockClock,
 ) -> None:
-    """It counts on from the same commit, and what the old one's tasks write too late is in nobody's way."""
+    """It counts on from the same commit, which has what the old one's tasks wrote until they had ended."""
     async with running() as run:
         await run.room.ask("note", "one")
         await run.room.ask("untidy", 5)
@@ -310,21 +310,21 @@ async def test_the_next_actor_takes_over_the_record_of_one_that_still_unwinds(
         assert await run.room.ask("note", "two") == ["one", "two"]
         assert trio.current_time() - began == pytest.approx(5)
         assert run.rooms._supervisor._records["book/x"] is record
-        assert await run.room.ask("names") == []
+        assert await run.room.ask("names") == ["too late"]
         await run.room.ask("put", "in time")
         await run.room.hibernate()
-        assert [name for name, _ in await run.store.list("book/x")] == ["in time"]
-        assert await run.number() == number + 1
+        assert [name for name, _ in await run.store.list("book/x")] == ["in time", "too late"]
+        assert await run.number() == number + 2
         assert run.rooms.statistics().supervisor.crashes == 0
 
 
-async def test_a_task_that_writes_too_late_leaves_no_record(autojump_clock: MockClock) -> None:
-    """What a task writes while its sleeping room cancels it is not kept, and neither is anything for it."""
+async def test_a_task_that_writes_as_it_is_cancelled_leaves_no_record(autojump_clock: MockClock) -> None:
+    """What a task writes while its sleeping room cancels it is kept, and nothing stays in memory for it."""
     async with running() as run:
         await run.room.ask("untidy", 1)
         assert await run.room.hibernate()
         await trio.sleep(30)
-        assert await run.store.list("book/x") == []
+        assert [name for name, _ in await run.store.list("book/x")] == ["too late"]
         assert run.rooms._supervisor._records == {}
         assert run.rooms._supervisor._ending == {}
 

@@ -115,11 +115,13 @@ class Actor:
         self.stage: Stage = next_stage(Stage.ASLEEP, Step.MAIL)
         self.mailbox: Mailbox = Mailbox()
         self.idleness: Idleness = Idleness(self.mailbox, definition, deadlines)
-        self.background: Background = Background(shared.key, self.idleness, persistent)
+        self.members: Members = Members(shared)
+        self.background: Background = Background(
+            shared.key, self.mailbox, self.members.settle_quietly, self.idleness, persistent
+        )
         self.saver: Saver = Saver(
             definition, persistent, self.mailbox, self.idleness, self.background, deadlines, spawn
         )
-        self.members: Members = Members(shared)
         live = LiveRoom(
             shared,
             self.members.connection,
@@ -220,6 +222,9 @@ class Actor:
                 await self.saver.persistent.save(self.saver.give_state)
             except RoomsError as error:
                 logger.critical("room %s: what was not saved is lost: %s", self.key, error)
+        # What is cancelled may still run; from here on it cannot change what nobody would save.
+        self.shared.end()
+        self.saver.dispose()
 
     async def wait_ended(self) -> None:
         """Wait until nothing of it runs any more."""
@@ -254,10 +259,17 @@ class Actor:
         try:
             async with trio.open_nursery() as nursery:
                 self.background.nursery = nursery
-                await self._begin()
-                await self._work()
+                try:
+                    await self._begin()
+                    sleeps = await self._work()
+                except BaseException:
+                    if not self.killed:
+                        self.saver.abandon()  # Now: to unwind its tasks may take as long as a save.
+                    raise
                 if nursery.child_tasks:
                     nursery.cancel_scope.cancel()
+            if self.background.started and sleeps:
+                await self._keep_last_changes()
         finally:
             self.background.nursery = None
             self.saver.close()  # Nothing may queue up behind what is waited for here.
@@ -275,6 +287,7 @@ class Actor:
             self.members.own,
         )
         loaded = await self.saver.load()
+        self.shared.over = False
         departed, roster.departed = roster.departed or [], None
         if definition.on_disconnect is not None:
             self.mailbox.put_back(departed)
@@ -294,8 +307,8 @@ class Actor:
         self.idleness.begin()
         self.saver.begin()
 
-    async def _work(self) -> None:
-        """Handle mail until the room sleeps or is destroyed."""
+    async def _work(self) -> bool:
+        """Handle mail until the room sleeps, or is destroyed; whether it sleeps."""
         # Each message goes through the inner loop and each batch through the outer one, so what
         # these look up they look up once.
         shared, roster, idleness, saver, mailbox = (
@@ -337,7 +350,7 @@ class Actor:
                     self._asked += (mail.answer,)
                 elif type(mail) is Destroy:
                     if await self._destroy(mail):
-                        return
+                        return False
                 else:
                     await dispatcher.handle(mail)
                 if not persistent.dirty:
@@ -361,7 +374,7 @@ class Actor:
                 continue
             if idleness.stopping or ((idleness.due or self._asked) and not idleness.holds):
                 if await self._hibernate():
-                    return
+                    return True
                 if box or idleness.stopping or saver.requested:
                     continue  # Something came while it was busy, and so found nobody to wake.
             elif self._asked:
@@ -383,8 +396,10 @@ class Actor:
     async def _hibernate(self) -> bool:
         """Save the room and end it; False where it has to go on."""
         self.take(Step.QUIET)
-        saver, box, background = self.saver, self.mailbox.mail, self.background
+        saver, box = self.saver, self.mailbox.mail
         on_hibernate = self.shared.definition.on_hibernate
+        if self.shared.edited:
+            self.members.settle_quietly()
         saved = await saver.save()
         if saved and on_hibernate is not None and not box and not self.parted:
             # Two rooms that ask each other here would else never come to rest.
@@ -394,14 +409,15 @@ class Actor:
             self.members.settle_quietly()
             saver.persistent.dirty = True
             saved = await saver.save()
+        restless = saved and saver.unsaved
         for _ in range(_LAST_TRIES):
-            if not saved or box or not background.tasks or not saver.unsaved:
+            if box or not restless:
                 break
-            saved = await saver.save()  # A background task changed something during the commit.
+            saved = await saver.save()  # Something was changed during the commit, by a task for instance.
+            restless = saved and saver.unsaved
         self.idleness.due = False
         # One step: nothing is awaited between this look at the mailbox and the removal.
         stopping = self.idleness.stopping
-        restless = background.tasks and saved and saver.unsaved
         if not saved or box or ((self.idleness.holds or restless) and not stopping):
             self.take(Step.INTERRUPTED)
             self._answer_asked(False)
@@ -411,6 +427,23 @@ class Actor:
         self._end(Step.COMMITTED)
         self._answer_asked(True)
         return True
+
+    async def _keep_last_changes(self) -> None:
+        """Keep what tasks changed until they had ended: only then may the room be loaded again."""
+        await self.members.settle_all()
+        saver, failure = self.saver, None
+        # Out of reach of a cancellation: the room is in no table any more, and nobody else would save it.
+        with trio.CancelScope(shield=True):
+            for _ in range(_LAST_TRIES):
+                if not saver.unsaved:
+                    return
+                try:
+                    await saver.persistent.save(saver.give_state)
+                except RoomsError as error:
+                    failure = str(error)
+                    await trio.sleep(_RETRY_STOP)
+        if failure is not None:
+            logger.critical("room %s: what its tasks changed last is lost: %s", self.key, failure)
 
     async def _destroy(self, mail: Destroy) -> bool:
         """Delete the room and end it; False where it could not be deleted and goes on."""
@@ -435,6 +468,8 @@ class Actor:
         self.mailbox.mail.extend(self._outliving(self.mailbox.drain(), hopeless=hopeless))
         asleep = not self.mailbox.mail
         self._end(Step.DESTROYED)
+        self.members.clear()
+        self.saver.dispose()
         if mail.answer is not None:
             mail.answer.succeed(None)
         self._answer_asked(asleep)

@@ -12,9 +12,10 @@ from trio.lowlevel import enable_ki_protection
 from trio_rooms._arguments import text
 from trio_rooms._loop.groups import parted
 from trio_rooms._state.persistent import PersistentState
-from trio_rooms.errors import RoomFailed
+from trio_rooms.errors import StaleContext
 
 from .idleness import Idleness
+from .mailbox import Mailbox
 
 __all__ = ["Background"]
 
@@ -26,16 +27,29 @@ class Background:
 
     Args:
         key: the room.
-        idleness: is told of those that keep the room awake.
-        persistent: is told when one ends, since it may have changed the state.
+        mailbox: says whether a handler runs, and may be editing.
+        settle: keeps the attachments that a task has edited; synchronous, and raises nothing.
+        idleness: is told of tasks that keep the room awake.
+        persistent: is told when one begins or ends, since it may change the state.
     """
 
-    __slots__ = ("_idleness", "_key", "_persistent", "nursery", "tasks")
+    __slots__ = ("_idleness", "_key", "_mailbox", "_persistent", "_settle", "nursery", "started", "tasks")
 
-    def __init__(self, key: str, idleness: Idleness, persistent: PersistentState) -> None:
+    def __init__(
+        self,
+        key: str,
+        mailbox: Mailbox,
+        settle: Callable[[], None],
+        idleness: Idleness,
+        persistent: PersistentState,
+    ) -> None:
         self._key = key
+        self._mailbox = mailbox
+        self._settle = settle
         self._idleness = idleness
         self._persistent = persistent
+        self.started: bool = False
+        """Whether there was any in this life."""
         self.nursery: trio.Nursery | None = None
         """Where they run; None before the room wakes and as soon as it is certain that it sleeps."""
         self.tasks: int = 0
@@ -53,10 +67,9 @@ class Background:
 
         Raises:
             TypeError: it is no async function, or does not take these arguments; ``name`` is no string.
-            RoomFailed: the room is going to sleep.
+            StaleContext: the room sleeps, or is certain to.
         """
-        if self.nursery is None:
-            raise RoomFailed(self._key, "it is going to sleep, and starts no more tasks")
+        nursery = self.check_life("no task can be started")
         label = str(getattr(function, "__qualname__", function)) if name is None else text("name", name)
         if isinstance(function, Coroutine):
             function.close()  # Else Python warns that it was never awaited.
@@ -70,7 +83,9 @@ class Background:
         if keep_awake:
             self._idleness.hold(label)
         self.tasks += 1
-        self.nursery.start_soon(self._run, task, label if keep_awake else None, name=f"{self._key}: {label}")
+        self.started = True
+        self._persistent.touch()
+        nursery.start_soon(self._run, task, label if keep_awake else None, name=f"{self._key}: {label}")
 
     @enable_ki_protection
     async def _run(self, task: Awaitable[Any], hold: str | None) -> None:
@@ -80,8 +95,20 @@ class Background:
         finally:
             self.tasks -= 1
             self._persistent.touch()
+            if self._mailbox.current is None:  # Else it is settled with what a handler is editing.
+                self._settle()
             if hold is not None:
                 self._idleness.release(hold)
+
+    def check_life(self, what: str) -> trio.Nursery:
+        """The nursery of the tasks, as long as it is not certain that the room ends.
+
+        Raises:
+            StaleContext: it is.
+        """
+        if self.nursery is None:
+            raise StaleContext(self._key, what)
+        return self.nursery
 
     def fail(self, error: BaseException) -> None:
         """Crash the room, unless it has ended; what is not about the room is raised."""

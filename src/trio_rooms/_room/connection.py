@@ -11,13 +11,15 @@ from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.codec import decode_value, encode_value
 from trio_rooms._wire import envelope
 from trio_rooms._wire.frames import encode_message
-from trio_rooms.errors import AttachmentError, RoomsError
+from trio_rooms.errors import AttachmentError, RoomsError, StaleContext
 
 from .shared import Shared
 
 __all__ = ["Connection", "Connections", "encode_attachment"]
 
 _UNREAD: Final = object()
+_OVER: Final = b"over"
+"""Stands, as itself, for what is encoded of a view whose life is over: its attachment is unread for ever."""
 _UNCHANGING: Final = (str, bytes, int, float, type(None))
 """What cannot be edited in place, so that nobody need look whether it was."""
 
@@ -56,8 +58,12 @@ class Connection:
         """What is known of this connection: anything CBOR can hold, edits included.
 
         It survives hibernation. It is checked when the handler that touched it has ended.
+
+        Raises:
+            StaleContext: the room has fallen asleep or crashed since; what is edited would be lost.
         """
         if self._attachment is _UNREAD:
+            self._check_life("an attachment cannot be read")
             encoded = self._link.attachment
             self._attachment = None if encoded is None else decode_value(encoded)
             self._encoded = encoded
@@ -67,9 +73,12 @@ class Connection:
 
     @attachment.setter
     def attachment(self, value: Any) -> None:
+        self._check_life("an attachment cannot be set")
         encoded = encode_attachment(self._shared.key, value, self._shared.definition.attachment_limit)
         self._attachment = value
         self._link.attachment = self._encoded = encoded
+        if not isinstance(value, _UNCHANGING):
+            self._shared.edited.add(self)  # Who has assigned it has it, and may edit it still.
 
     @property
     def subprotocol(self) -> str | None:
@@ -86,8 +95,10 @@ class Connection:
 
         Raises:
             TypeError, ValueError: no channel can have this name.
+            StaleContext: the room has fallen asleep or crashed since.
         """
         text("channel", channel)
+        self._check_life("no channel can be joined")
         self._link.roster.join(self._link, channel)
 
     def leave(self, channel: str) -> None:
@@ -95,8 +106,10 @@ class Connection:
 
         Raises:
             TypeError, ValueError: no channel can have this name.
+            StaleContext: the room has fallen asleep or crashed since.
         """
         text("channel", channel)
+        self._check_life("no channel can be left")
         self._link.roster.leave(self._link, channel)
 
     def emit(self, event: str, data: Any = None) -> None:
@@ -128,6 +141,24 @@ class Connection:
             TypeError, ValueError: no such code may be sent, or the reason is no string; nothing is closed.
         """
         self._shared.output.close(self._link, code, reason)
+
+    def _check_life(self, what: str) -> None:
+        """Refuse what the room's next life would not know of, or overwrite.
+
+        Raises:
+            StaleContext: the life of this view is over.
+        """
+        if self._encoded is _OVER:
+            raise StaleContext(self._shared.key, what)
+
+    def end(self) -> None:
+        """The life of the room is over, and this view with it; the connection itself goes on."""
+        self._attachment, self._encoded = _UNREAD, _OVER
+
+    @property
+    def editable(self) -> bool:
+        """Whether somebody may have its attachment, and edit it in place."""
+        return self._attachment is not _UNREAD and not isinstance(self._attachment, _UNCHANGING)
 
     def settle(self) -> None:
         """Keep an attachment that was edited in place.

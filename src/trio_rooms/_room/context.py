@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
-from trio_rooms.errors import NoConnection
+from trio_rooms.errors import NoConnection, StaleContext
 
 from .connection import Connection
 from .handles import Handles
@@ -34,12 +34,27 @@ class Context(Generic[S]):
 
     @property
     def state(self) -> S:
-        """The room's state. Change it in place, or assign a new one."""
-        return self._saver.state  # type: ignore[no-any-return]
+        """The room's state. Change it in place, or assign a new one.
+
+        Raises:
+            StaleContext: the room has fallen asleep since, or is starting again after a crash.
+        """
+        saver = self._saver
+        try:
+            state: S = saver.state
+        except AttributeError:
+            raise StaleContext(self.room.key, "there is no state") from None
+        if not saver.persistent.dirty:
+            saver.persistent.touch()  # Whoever asks for it may change it, and need not be a handler.
+        return state
 
     @state.setter
     def state(self, value: S) -> None:
-        self._saver.state = value
+        saver = self._saver
+        if not hasattr(saver, "state"):
+            raise StaleContext(self.room.key, "the state cannot be set")
+        saver.state = value
+        saver.persistent.touch()
 
     @property
     def connection(self) -> Connection:

@@ -192,7 +192,10 @@ class Dispatcher:
         context = self._members.contexts.pop(mail.link.id, None)
         if hook is None or mail.link.flags & UNREPORTED:
             return
-        context = context or self._members.new_context(Connection(self._shared, mail.link))
+        if context is None:
+            context = self._members.new_context(Connection(self._shared, mail.link))
+        elif self._shared.edited:
+            self._members.settle_quietly()  # A task may have edited what the hook is told.
         try:
             await hook(context, disconnect_of(mail))
             self._members.settle()

@@ -67,17 +67,27 @@ class LiveRoom:
     @property
     def storage(self) -> Storage:
         """What is too big to load at each wake."""
-        return Storage(self._shared.key, self._persistent)
+        return Storage(self._shared, self._persistent)
 
     @property
     def connections(self) -> Connections:
-        """Every open connection."""
+        """Every open connection.
+
+        Raises:
+            StaleContext: the room has fallen asleep since.
+        """
+        self._shared.check_life("its connections cannot be looked at")
         roster = self._shared.roster
         return Connections(roster, roster.links, self._view)
 
     @property
     def channels(self) -> Mapping[str, Connections]:
-        """The channels that somebody is in, by name."""
+        """The channels that somebody is in, by name.
+
+        Raises:
+            StaleContext: the room has fallen asleep since.
+        """
+        self._shared.check_life("its channels cannot be looked at")
         roster = self._shared.roster
         return {
             name: Connections(roster, links, self._view) for name, links in (roster.channels or {}).items()
@@ -96,6 +106,7 @@ class LiveRoom:
         Raises:
             TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded;
                 nothing was sent.
+            StaleContext: the room has fallen asleep since.
         """
         shared = self._shared
         if shared.plain:
@@ -124,8 +135,8 @@ class LiveRoom:
     ) -> None:
         """Run a task in the room's nursery, until it ends or the room sleeps.
 
-        A task that raises crashes the room, as it would any nursery. A room that sleeps
-        cancels its tasks after its last snapshot, so what they change then is not kept.
+        A task that raises crashes the room, as it would any nursery. A room that sleeps cancels
+        its tasks, and waits for their ends; what they change until then is kept.
 
         Args:
             function: an async function.
@@ -136,6 +147,7 @@ class LiveRoom:
         Raises:
             TypeError: it is no async function (a plain one was called by then), or does not take these
                 arguments. Nothing was started.
+            StaleContext: the room sleeps, or is certain to.
         """
         self._background.start(function, arguments, name, keep_awake=keep_awake)
 
@@ -144,12 +156,14 @@ class LiveRoom:
 
         Raises:
             TypeError, ValueError: the reason is no string; ``info().held`` shows it.
+            StaleContext: the room sleeps, or is certain to.
         """
         return self._kept_awake(text("reason", reason))
 
     @contextlib.contextmanager
     def _kept_awake(self, reason: str) -> Iterator[None]:
         """Hold it as long as the block lasts."""
+        self._background.check_life("it cannot be kept awake")
         self._idleness.hold(reason)
         try:
             yield
@@ -162,7 +176,11 @@ class LiveRoom:
         In `Room.on_create` and `Room.on_wake` there is none: the room is gone before the message
         that it woke for, which begins a new one. Called again before that, or in
         `Room.on_destroy`, it does nothing.
+
+        Raises:
+            StaleContext: the room sleeps, or is certain to.
         """
+        self._background.check_life("it cannot be destroyed")
         mailbox = self._mailbox
         current, following = mailbox.current, mailbox.mail[0] if mailbox.mail else None
         if not isinstance(current, Destroy) and following != Destroy(None):

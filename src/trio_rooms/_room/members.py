@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
+
+import trio
 
 from trio_rooms._sockets.roster import Link
 from trio_rooms.errors import RoomsError
@@ -16,6 +18,9 @@ __all__ = ["Members"]
 
 logger = logging.getLogger("trio_rooms")
 
+_AT_ONCE: Final = 64
+"""Attachments that are encoded between two turns of the event loop; a few milliseconds."""
+
 
 class Members:
     """Makes one `Connection` and one `Context` for each link that a handler meets, and keeps what it edits.
@@ -25,11 +30,10 @@ class Members:
         edited: see `Shared.edited`.
     """
 
-    __slots__ = ("_disposed", "_shared", "contexts", "edited", "own")
+    __slots__ = ("_shared", "contexts", "edited", "own")
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._disposed = False
         self.edited: set[Editable] = shared.edited
         self.contexts: dict[int, Context[Any]] = {}
         """Those that were made, by the id of the link."""
@@ -48,9 +52,12 @@ class Members:
         return self.own._for(connection)
 
     def connection(self, link: Link) -> Connection:
-        """The view on a link that all handlers share; one of its own for a context kept beyond the sleep."""
-        if self._disposed:
-            return Connection(self._shared, link)
+        """The view on a link that all handlers share.
+
+        Raises:
+            StaleContext: who asks has kept what is over.
+        """
+        self._shared.check_life("its connections cannot be looked at")
         return self.context_for(link).connection
 
     def settle(self) -> None:
@@ -70,13 +77,25 @@ class Members:
             except RoomsError as error:
                 logger.error("%s", error)  # noqa: TRY400
 
+    async def settle_all(self) -> None:
+        """Keep what was edited at any time, by tasks that held on to attachments settled before."""
+        for number, context in enumerate([*self.contexts.values()]):
+            if context.connection.editable:
+                self.edited.add(context.connection)
+                self.settle_quietly()
+            if number % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+
     def clear(self) -> None:
-        """Forget all views and edits."""
+        """Forget all views and edits: those who kept some find out."""
+        self._shared.over = True
+        for context in self.contexts.values():
+            context.connection.end()
         self.contexts.clear()
         self.edited.clear()
 
     def dispose(self) -> None:
         """Make no more of them, and hold nothing that holds this."""
         self.clear()
-        self._disposed = True
+        self._shared.end()
         del self.own

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms.errors import StaleContext
 
-__all__ = ["Output"]
+__all__ = ["Farewell", "Output"]
 
 
 class Output(Protocol):
@@ -36,3 +37,41 @@ class Output(Protocol):
 
     def close_room(self, roster: Roster, code: int, reason: str, *, but: int = 0) -> None:
         """Close all connections of a room that ends, but those with some flags; it hears no more of any."""
+
+
+class Farewell:
+    """What a context speaks to that was kept beyond the life of its room.
+
+    Connections outlive that, and can be spoken to. The room as a whole cannot: its next life has other
+    connections, and may be under way.
+    """
+
+    __slots__ = ("_key", "_output")
+
+    def __init__(self, output: Output, key: str) -> None:
+        self._output = output
+        self._key = key
+
+    def send(self, link: Link, message: Message) -> None:
+        """See `Output`."""
+        self._output.send(link, message)
+
+    def send_frame(self, link: Link, frame: bytes) -> None:
+        """See `Output`."""
+        self._output.send_frame(link, frame)
+
+    def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
+        """See `Output`."""
+        self._output.close(link, code, reason, report=report)
+
+    def close_room(self, roster: Roster, code: int, reason: str, *, but: int = 0) -> None:
+        """See `Output`."""
+        self._output.close_room(roster, code, reason, but=but)
+
+    def broadcast(self, *_: object) -> NoReturn:
+        """Refuse it.
+
+        Raises:
+            StaleContext: in any case.
+        """
+        raise StaleContext(self._key, "nothing can be sent to the room")

@@ -28,7 +28,9 @@ _RETRY_FIRST: Final = 0.1
 _RETRY_LAST: Final = 30.0
 """Seconds between two tries to load or save, doubled each time from the first to the last."""
 _ENCODING_SHARE: Final = 10
-"""How many times as long as encoding a large state takes it is left alone afterwards."""
+"""How many times as long as encoding a state takes it is left alone afterwards."""
+_WATCH: Final = 0.1
+"""Seconds between two looks at a state that tasks may change unseen, however short the snapshot interval."""
 
 
 class Saver:
@@ -53,7 +55,9 @@ class Saver:
         "_failures",
         "_idleness",
         "_mailbox",
+        "_resting_until",
         "_spawn",
+        "_watch",
         "persistent",
         "requested",
         "state",
@@ -69,7 +73,8 @@ class Saver:
         deadlines: Deadlines,
         spawn: Callable[..., None],
     ) -> None:
-        self.state: Any = None
+        self.state: Any
+        """What there is to save; missing while there is none, so that a context finds out at no cost."""
         self.persistent: PersistentState = persistent
         self.requested: bool = False
         """Whether the actor is to call `save` between two messages, because the state is large."""
@@ -79,6 +84,11 @@ class Saver:
         self._background = background
         self._deadlines = deadlines
         self._deadline: Deadline | None = None
+        """When what is known to have changed is saved."""
+        self._watch: Deadline | None = None
+        """When it is looked whether something has changed that nobody tells of."""
+        self._resting_until = 0.0
+        """Until when the state is not encoded again."""
         self._active = False
         """Whether it saves by itself: neither half of what on_create does, nor after the end."""
         self._spawn = spawn
@@ -131,16 +141,23 @@ class Saver:
         if self._failures:
             logger.info("room %s: its state is saved again", self._key)
             self._failures = 0
-        if self._mailbox.current is not None or self._background.tasks:
-            persistent.dirty = True  # What is suspended now may change something when it goes on.
+        self._resting_until = trio.current_time() + _ENCODING_SHARE * persistent.encoding_took
         if persistent.dirty:
-            self._arm(max(self._definition.snapshot_interval / 2, _ENCODING_SHARE * persistent.encoding_took))
+            self._arm(self._definition.snapshot_interval / 2)
+        if self._suspended and self._watch is None and self._active:
+            when = trio.current_time() + max(self._definition.snapshot_interval / 2, _WATCH)
+            self._watch = self._deadlines.set(max(when, self._resting_until), self._look)
         return True
 
     @property
     def unsaved(self) -> bool:
-        """Whether the state differs from the saved one."""
-        return self.persistent.unsaved(self.state)
+        """Whether something is not in the store, as far as is told, or tasks may have changed it untold."""
+        return (self.persistent.dirty or self._background.tasks > 0) and self.persistent.unsaved(self.state)
+
+    @property
+    def _suspended(self) -> bool:
+        """Whether something may change the state unseen, when it goes on."""
+        return self._mailbox.current is not None or self._background.tasks > 0
 
     def begin(self) -> None:
         """The room is awake from now on: save what its hooks have changed, and what changes later."""
@@ -150,23 +167,33 @@ class Saver:
 
     def reset(self) -> None:
         """Let go of a state that is in doubt, after a crash: it and what was to be saved of it."""
-        self.close()
-        self.state = None
+        self.abandon()
+        self._forget_state()
         self.requested = False
+
+    def abandon(self) -> None:
+        """Save nothing more of a state that is in doubt, not even what waits for its turn in the store."""
+        self.close()
         self.persistent.discard()
 
     def close(self) -> None:
         """Save nothing more by itself; the state is kept."""
         self._active = False
         self._deadlines.cancel(self._deadline)
-        self._deadline = None
+        self._deadlines.cancel(self._watch)
+        self._deadline = self._watch = None
 
     def dispose(self) -> None:
         """Let go of the state, and of what tasks wrote to the storage too late to be saved."""
         self.close()
         self.persistent.wanted = None
         self.persistent.discard()
-        self.state = None
+        self._forget_state()
+
+    def _forget_state(self) -> None:
+        """There is no state from here on."""
+        if hasattr(self, "state"):
+            del self.state
 
     @property
     def _key(self) -> str:
@@ -201,13 +228,24 @@ class Saver:
     def _arm(self, delay: float) -> None:
         """Save so many seconds from now, unless a save is due before."""
         if self._deadline is None and self._active:
-            self._deadline = self._deadlines.set(trio.current_time() + delay, self._is_due)
+            when = max(trio.current_time() + delay, self._resting_until)
+            self._deadline = self._deadlines.set(when, self._is_due)
 
     def _is_due(self) -> None:
-        """Save now: here, or in the actor where the state is large."""
+        """Save what is known to have changed."""
         self._deadline = None
-        if not self.persistent.dirty:
-            return
+        if self.persistent.dirty:
+            self._save_soon()
+
+    def _look(self) -> None:
+        """Save what may have changed unseen; what has not is not written."""
+        self._watch = None
+        if self._suspended:
+            self.persistent.dirty = True
+            self._save_soon()
+
+    def _save_soon(self) -> None:
+        """Save now: here, or in the actor where the state is large."""
         if self.persistent.large:
             # Encoded in a thread while the actor waits, since a state must not change under it.
             self.requested = True

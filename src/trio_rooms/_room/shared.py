@@ -7,9 +7,10 @@ from typing import Protocol
 from trio_rooms._definition.definition import Definition
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Roster
+from trio_rooms.errors import StaleContext
 
 from .handles import Program
-from .output import Output
+from .output import Farewell, Output
 
 __all__ = ["Editable", "Shared", "roster_of"]
 
@@ -35,7 +36,7 @@ class Shared:
         program: what is around it, for its handlers.
     """
 
-    __slots__ = ("definition", "edited", "key", "output", "plain", "program", "roster")
+    __slots__ = ("definition", "edited", "key", "output", "over", "plain", "program", "roster")
 
     def __init__(self, definition: Definition, roster: Roster, output: Output, program: Program) -> None:
         self.key: str = roster.key
@@ -46,6 +47,23 @@ class Shared:
         self.program: Program = program
         self.edited: set[Editable] = set()
         """Attachments that a handler looked at, and may have edited, since they were last settled."""
+        self.over: bool = True
+        """Whether there is nothing now that a context could change: before the room is loaded, after a
+        crash, and once it has ended."""
+
+    def check_life(self, what: str) -> None:
+        """Refuse what would be written into nothing, or into another life of the room.
+
+        Raises:
+            StaleContext: this life is over.
+        """
+        if self.over:
+            raise StaleContext(self.key, what)
+
+    def end(self) -> None:
+        """Nothing of the room runs any more: whoever kept a context finds out."""
+        self.over = True
+        self.output = Farewell(self.output, self.key)
 
 
 def roster_of(hub: SocketHub, definition: Definition, key: str) -> Roster:

@@ -8,6 +8,8 @@ from trio_rooms._arguments import text, whole
 from trio_rooms._state.codec import decode_value, encode_value
 from trio_rooms._state.persistent import PersistentState
 
+from .shared import Shared
+
 __all__ = ["Storage"]
 
 D = TypeVar("D")
@@ -18,12 +20,14 @@ class Storage:
 
     What is written is seen at once by what reads after it, and becomes durable in one
     transaction with the next snapshot.
+
+    All of it raises `StaleContext` once the room has fallen asleep.
     """
 
-    __slots__ = ("_key", "_persistent")
+    __slots__ = ("_persistent", "_shared")
 
-    def __init__(self, key: str, persistent: PersistentState) -> None:
-        self._key = key
+    def __init__(self, shared: Shared, persistent: PersistentState) -> None:
+        self._shared = shared
         self._persistent = persistent
 
     @overload
@@ -38,6 +42,7 @@ class Storage:
             StoreError: it could not be read.
         """
         text("a name in a storage", name)
+        self._shared.check_life(f"{name!r} cannot be read")
         encoded = await self._persistent.get(name)
         return default if encoded is None else decode_value(encoded)
 
@@ -49,7 +54,8 @@ class Storage:
             StateError: it holds what CBOR cannot; the message says where.
         """
         text("a name in a storage", name)
-        self._persistent.write(name, encode_value(self._key, f"storage[{name!r}]", value))
+        self._shared.check_life(f"{name!r} cannot be kept")
+        self._persistent.write(name, encode_value(self._shared.key, f"storage[{name!r}]", value))
 
     def delete(self, name: str) -> None:
         """Remove a value; nothing where there is none.
@@ -58,6 +64,7 @@ class Storage:
             TypeError, ValueError: no value can have this name.
         """
         text("a name in a storage", name)
+        self._shared.check_life(f"{name!r} cannot be deleted")
         self._persistent.write(name, None)
 
     async def list(
@@ -79,5 +86,6 @@ class Storage:
             text("after", after)
         if limit is not None:
             whole("limit", limit)
+        self._shared.check_life("the storage cannot be listed")
         found = await self._persistent.list(prefix, after, limit)
         return {name: decode_value(encoded) for name, encoded in found}

@@ -273,11 +273,9 @@ class PersistentState:
             writes.sent = None
 
     def unsaved(self, state: Any) -> bool:
-        """Whether a state differs from the saved one, where that is cheap to tell; else what `dirty` says."""
+        """Whether a state differs from the saved one, or a write waits; found out by encoding it."""
         if self._writes.new:
             return True
-        if self.large:
-            return self.dirty
         try:
             return _digest(self._definition.codec.encode(self.key, state)) != self._saved
         except StateError:
