@@ -519,7 +519,9 @@ class Process:
             self.unanswered += 1
             task_status.started()
             try:
-                result = await self.rooms.get(*letter.key.split("/")).ask("do", [letter.name])
+                result = await self.rooms.get(*letter.key.split("/")).ask(
+                    "do", [letter.name], timeout=math.inf
+                )
                 answer = "ok" if result == letter.name else "wrong"
             except EventError:
                 answer = "refused"

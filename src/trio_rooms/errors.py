@@ -11,6 +11,7 @@
     ├── AttachmentError         the application: an attachment is too big or not CBOR-able
     ├── StaleContext            the application: a context was used after its room had gone to sleep
     ├── HandlerFailed           the application: a handler raised; its exception is the cause
+    ├── HandlerTimeout          the application: a handler took longer than its room allows
     ├── AskCircle               the application: a room would wait for itself
     ├── AskTimeout              a room did not answer in time
     ├── RoomFailed              a room could not be started, or crashed too often
@@ -43,6 +44,7 @@ __all__ = [
     "DefinitionError",
     "EventError",
     "HandlerFailed",
+    "HandlerTimeout",
     "MigrationError",
     "NoConnection",
     "Refused",
@@ -196,6 +198,31 @@ class HandlerFailed(RoomsError):
 
     def __str__(self) -> str:
         return f"room {self.key}: the handler of {self.event!r} raised"
+
+
+class HandlerTimeout(RoomsError, TimeoutError):
+    """A handler took longer than its room's ``handler_timeout``, and was cancelled.
+
+    Attributes:
+        key: the room.
+        handler: the event, or the name of the hook.
+        seconds: what it had.
+        place: ``"file:line"`` of the application that it waited at; empty where that is not known.
+    """
+
+    def __init__(self, key: str, handler: str, seconds: float, place: str = "") -> None:
+        super().__init__(key, handler, seconds, place)
+        self.key = key
+        self.handler = handler
+        self.seconds = seconds
+        self.place = place
+
+    def __str__(self) -> str:
+        where = f", at {self.place}" if self.place else ""
+        return (
+            f"room {self.key}: the handler {self.handler!r} was cancelled{where}: it took longer than "
+            f"handler_timeout={self.seconds:g}"
+        )
 
 
 class AskCircle(RoomsError):

@@ -73,7 +73,9 @@ class Elsewhere:
 
 def elsewhere(rooms: Rooms, placement: Elsewhere) -> RoomHandle:
     """A handle on a room that is not in this process."""
-    return RoomHandle("shelf/x", rooms._definitions["shelf"], placement, rooms._store)
+    return RoomHandle(
+        "shelf/x", rooms._definitions["shelf"], placement, rooms._store, rooms._supervisor._deadlines
+    )
 
 
 async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock: MockClock) -> None:

@@ -29,9 +29,10 @@ def hall(name: str, **options: Any) -> Room[None]:
 async def pages(*rooms: Room[None], prefix: str = "") -> AsyncIterator[tuple[Pages, Rooms]]:
     """The pages of rooms that are open."""
     async with open_rooms(rooms) as opened:
-        paths = Paths(opened._definitions, prefix, "/{room}/{id}")
+        public = {name: one for name, one in opened._definitions.items() if one.public}
+        paths = Paths(public, prefix, "/{room}/{id}")
         yield (
-            Pages(opened._definitions, paths, opened._hub, opened._supervisor.stage, opened.statistics),
+            Pages(public, paths, opened._hub, opened._supervisor.stage, opened.statistics),
             opened,
         )
 
@@ -77,3 +78,26 @@ async def test_nothing_else_is_a_page(autojump_clock: MockClock) -> None:
     async with pages(hall("hall")) as (made, _):
         for path in ("", "/hall/x", "/healthz/", "/stat", "//"):
             assert made.page(path) is None
+
+
+async def _hang(_ctx: Context[None]) -> None:
+    await trio.sleep(60)
+
+
+async def test_a_hanging_handler_is_shown_but_for_private_rooms(autojump_clock: MockClock) -> None:
+    """With the room's key, the event and the seconds; of a private room the count alone is told."""
+    made = [Room[None]("open"), Room[None]("vault", public=False)]
+    for one in made:
+        one.on("hang")(_hang)
+    async with pages(*made) as (shown, rooms), trio.open_nursery() as nursery:
+        for name in ("open", "vault"):
+            nursery.start_soon(rooms.get(name, "x").ask, "hang")
+        await trio.sleep(20)
+        answer = shown.page("/stats")
+        assert answer is not None
+        doing = json.loads(answer.body)["supervisor"]
+        assert doing["slow"] == 2
+        assert [(one["key"], one["handler"]) for one in doing["hanging"]] == [("open/x", "hang")]
+        assert 18 < doing["hanging"][0]["seconds"] <= 20
+        assert b"vault" not in answer.body
+        nursery.cancel_scope.cancel()

@@ -49,6 +49,8 @@ class Definition:
     attachment_limit: int
     page: str | None
     public: bool
+    slow_handler: float
+    """Seconds after which a handler that still runs is warned of."""
     """Whether clients may connect."""
     wake_on_disconnect: bool
     """Whether on_disconnect is called at once, also where the room sleeps."""

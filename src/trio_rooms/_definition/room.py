@@ -10,6 +10,8 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
+import attrs
+
 from trio_rooms._state.codec import Codec, Migration
 from trio_rooms._values.classes import is_class
 from trio_rooms._values.lenient import document
@@ -18,8 +20,8 @@ from trio_rooms._wire.frames import encode_message
 from trio_rooms._wire.handshake import MOST_SUBPROTOCOLS
 from trio_rooms.errors import DefinitionError
 
-from .definition import Definition, Handler
-from .signatures import HOOKS, event_handler, name_of, taking_all, why_not_static
+from .definition import Definition, EventHandler, Handler
+from .signatures import HOOKS, event_handler, limited, name_of, taking_all, why_not_static
 
 __all__ = ["Room"]
 
@@ -51,6 +53,10 @@ class Room(Generic[S]):
         page: HTML that the server answers ``GET /`` with.
         public: whether clients may connect. A room that is not public is to them as one that
             does not exist; the program and other rooms reach it through a `RoomHandle`.
+        slow_handler: seconds after which a handler or hook that still runs is warned of in the log,
+            with the line that it waits at; ``math.inf`` for never. Looked at once a second.
+        handler_timeout: seconds after which a handler or hook (but `authenticate`) is cancelled, as if
+            it had raised `HandlerTimeout`; ``math.inf`` for never.
         subprotocols: what a plain room speaks, such as ``["mqtt"]``: at most 15 names. For a client
             that offers several of them the first that it names is chosen, see
             `Connection.subprotocol`. One that offers none, or only others, gets none.
@@ -74,6 +80,8 @@ class Room(Generic[S]):
         attachment_limit: int = 16 * 1024,
         page: str | None = None,
         public: bool = True,
+        slow_handler: float = 5.0,
+        handler_timeout: float = math.inf,
         subprotocols: Iterable[str] = (),
         wake_on_disconnect: bool = False,
     ) -> None:
@@ -108,6 +116,8 @@ class Room(Generic[S]):
         self.attachment_limit: Final = attachment_limit
         self.page: Final = page
         self.public: Final = public
+        self.slow_handler: Final = self._number("slow_handler", slow_handler)
+        self.handler_timeout: Final = self._number("handler_timeout", handler_timeout)
         self.subprotocols: Final = self._names_of_subprotocols(subprotocols)
         self.wake_on_disconnect: Final = wake_on_disconnect
         self._events: dict[str, Handler] = {}
@@ -291,20 +301,8 @@ class Room(Generic[S]):
             except Exception as error:
                 msg = f"room {self.name}: the state class {name_of(kind)} cannot be built from data: {error}"
                 raise DefinitionError(msg) from error
-        hooks: dict[str, Handler | None] = {
-            name: taking_all(self.name, self._hooks[name], name, given) if name in self._hooks else None
-            for name, given in HOOKS.items()
-        }
-        events = {
-            event: event_handler(
-                self.name,
-                function,
-                f"the handler of {event!r}",
-                named=False,
-                internal=event in self._internal,
-            )
-            for event, function in self._events.items()
-        }
+        hooks = {name: self._sealed_hook(name, self._hooks.get(name), given) for name, given in HOOKS.items()}
+        events = {event: self._sealed_event(event, function) for event, function in self._events.items()}
         return Definition(
             name=self.name,
             version=self.version,
@@ -317,16 +315,32 @@ class Room(Generic[S]):
             page=self.page,
             public=self.public,
             wake_on_disconnect=self.wake_on_disconnect,
+            slow_handler=self.slow_handler,
             subprotocols=self.subprotocols if self._message is not None else tuple(SUBPROTOCOLS),
             auto_respond={message: encode_message(answer) for message, answer in self.auto_respond.items()},
             events=events,
             for_clients={event: None if one.internal else one for event, one in events.items()},
-            any_event=event_handler(self.name, self._any, "on_any", named=True) if self._any else None,
-            on_message=taking_all(self.name, self._message, "on_message", ("ctx", "message"))
-            if self._message
-            else None,
+            any_event=self._sealed_event(None, self._any) if self._any is not None else None,
+            on_message=self._sealed_hook("on_message", self._message, ("ctx", "message")),
             **hooks,
         )
+
+    def _sealed_event(self, event: str | None, function: Handler) -> EventHandler:
+        """The handler of an event, or of those without one of their own, as it is called."""
+        what = "on_any" if event is None else f"the handler of {event!r}"
+        handler = event_handler(
+            self.name, function, what, named=event is None, internal=event in self._internal
+        )
+        bounded = limited(handler.function, event or "on_any", self.handler_timeout)
+        return attrs.evolve(handler, function=bounded)
+
+    def _sealed_hook(self, name: str, function: Handler | None, given: tuple[str, ...]) -> Handler | None:
+        """A hook as it is called: with all that it may be given."""
+        if function is None:
+            return None
+        taking = taking_all(self.name, function, name, given)
+        # Who asks whether a client is let in is not the room, and has a time limit of its own.
+        return taking if name == "authenticate" else limited(taking, name, self.handler_timeout)
 
     def _check_private(self) -> None:
         """Refuse what a room without clients would never call."""

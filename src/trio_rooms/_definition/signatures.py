@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import enum
 import inspect
+import math
+import traceback
 import types
 import typing
 from collections.abc import Callable
 from typing import Any, Final
 
+import trio
+
+from trio_rooms._loop.places import innermost
 from trio_rooms._values.strict import wire
-from trio_rooms.errors import DefinitionError
+from trio_rooms.errors import DefinitionError, HandlerTimeout
 
 from .definition import EventHandler, Handler
 
-__all__ = ["HOOKS", "arity", "event_handler", "name_of", "taking_all", "why_not_static"]
+__all__ = ["HOOKS", "arity", "event_handler", "limited", "name_of", "taking_all", "why_not_static"]
 
 _CONSTANTS: Final = (str, bytes, int, float, bool, type(None), enum.Enum, types.ModuleType, type)
 HOOKS: Final = {
@@ -106,6 +111,28 @@ def taking_all(room: str, function: Handler, what: str, given: tuple[str, ...]) 
         return await function(*arguments[:taken])
 
     return fewer
+
+
+def limited(function: Handler, name: str, seconds: float) -> Handler:
+    """A handler that is cancelled when it takes longer than allowed; itself where it may take any time.
+
+    It raises `HandlerTimeout` then.
+    """
+    if seconds == math.inf:
+        return function
+
+    async def bounded(ctx: Any, *rest: Any) -> Any:
+        place = ""
+        with trio.move_on_after(seconds) as scope:
+            try:
+                return await function(ctx, *rest)
+            except BaseException as error:
+                if scope.cancel_called:
+                    place = innermost(traceback.walk_tb(error.__traceback__))
+                raise
+        raise HandlerTimeout(ctx.room.key, name, seconds, place)
+
+    return bounded
 
 
 def event_handler(

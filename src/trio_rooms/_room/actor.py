@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from time import perf_counter
 from typing import Final
@@ -79,6 +80,7 @@ class Actor:
         slept: seconds that it slept in this process, if it did.
         removed: takes it out of the table of awake rooms; synchronous.
         spawn: starts a task that belongs to the runtime and not to this room.
+        watch: is told, with the count of handled mail or None, when it begins to do something.
     """
 
     __slots__ = (
@@ -86,6 +88,7 @@ class Actor:
         "_ended",
         "_removed",
         "_wake",
+        "_watch",
         "background",
         "dispatcher",
         "fruitless",
@@ -97,6 +100,7 @@ class Actor:
         "saver",
         "shared",
         "stage",
+        "watched",
     )
 
     def __init__(
@@ -109,6 +113,7 @@ class Actor:
         slept: float | None,
         removed: Callable[[Actor], None],
         spawn: Callable[..., None],
+        watch: Callable[[Actor, int | None], None],
     ) -> None:
         definition = shared.definition
         self.shared: Shared = shared
@@ -142,6 +147,9 @@ class Actor:
         self._asked: tuple[Answer, ...] = ()
         """Who wants to know whether it sleeps."""
         self._removed = removed
+        self._watch = watch
+        self.watched: bool = definition.slow_handler == math.inf
+        """Whether somebody looks how long its handlers take, or never does; whoever does sets it."""
         self._ended: trio.Event | None = None
 
     @property
@@ -256,6 +264,7 @@ class Actor:
             Exception: it crashed.
         """
         persistent = self.saver.persistent
+        self._be_watched()
         try:
             async with trio.open_nursery() as nursery:
                 self.background.nursery = nursery
@@ -295,11 +304,11 @@ class Actor:
         if loaded is None:
             self.saver.persistent.dirty = True
             if definition.on_create is not None:
-                await definition.on_create(own)
+                await self.shared.run("on_create", definition.on_create, own)
         elif definition.on_wake is not None:
             disconnects = tuple(disconnect_of(one) for one in wake.untold)
             report = WakeReport(wake.cause, wake.slept, disconnects, loaded.restarted, loaded.fell_back)
-            await definition.on_wake(own, report)
+            await self.shared.run("on_wake", definition.on_wake, own, report)
             self.saver.persistent.dirty = True
         wake.untold = ()
         self.members.settle()
@@ -329,6 +338,8 @@ class Actor:
             pause_at = 0.0
             if box:
                 idleness.due = False
+                if not self.watched:
+                    self._watch(self, idleness.handled)
             while box:
                 while roster.jobs:
                     await trio.lowlevel.checkpoint()  # What it sends is written faster than it is made.
@@ -386,6 +397,11 @@ class Actor:
             mail = message = None  # What was handled is not kept in memory while the room waits.
             await mailbox.wait(task)
 
+    def _be_watched(self) -> None:
+        """Have somebody look how long the hooks take that may run now."""
+        if not self.watched:
+            self._watch(self, None)
+
     async def _save_large(self) -> None:
         """Save a large state while no handler runs."""
         self.saver.requested = False
@@ -396,6 +412,7 @@ class Actor:
     async def _hibernate(self) -> bool:
         """Save the room and end it; False where it has to go on."""
         self.take(Step.QUIET)
+        self._be_watched()
         saver, box = self.saver, self.mailbox.mail
         on_hibernate = self.shared.definition.on_hibernate
         if self.shared.edited:
@@ -405,7 +422,7 @@ class Actor:
             # Two rooms that ask each other here would else never come to rest.
             self.parted = self.idleness.stopping
             # Saved before as well, so that a hook that raises costs nobody's changes.
-            await on_hibernate(self.members.own)
+            await self.shared.run("on_hibernate", on_hibernate, self.members.own)
             self.members.settle_quietly()
             saver.persistent.dirty = True
             saved = await saver.save()
@@ -449,7 +466,7 @@ class Actor:
         """Delete the room and end it; False where it could not be deleted and goes on."""
         on_destroy = self.shared.definition.on_destroy
         if on_destroy is not None:
-            await on_destroy(self.members.own)
+            await self.shared.run("on_destroy", on_destroy, self.members.own)
         try:
             await self.saver.persistent.destroy()
         except StaleWrite:

@@ -14,7 +14,7 @@ from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import EventError, HandlerFailed, Refused, RoomFailed
+from trio_rooms.errors import EventError, HandlerFailed, HandlerTimeout, Refused, RoomFailed
 
 from .answers import own
 from .connection import Connection
@@ -128,7 +128,7 @@ class Dispatcher:
             code, message = refusal.code, refusal.message
         else:
             await self.failed(context, event, error)
-            code, message = "internal_error", "the room could not handle this"
+            code, message = _told(error)
         # At the very end: whoever ends a message before answers it, see `interrupted`.
         _send_error(self._shared, context.connection.link, number, code, message)
 
@@ -181,7 +181,7 @@ class Dispatcher:
         context = self._members.context_for(link)
         link.roster.greeted(link)
         try:
-            await hook(context)
+            await self._shared.run("on_connect", hook, context)
             self._members.settle()
         except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
             await self.turn_away(context, "on_connect", error)
@@ -197,7 +197,7 @@ class Dispatcher:
         elif self._shared.edited:
             self._members.settle_quietly()  # A task may have edited what the hook is told.
         try:
-            await hook(context, disconnect_of(mail))
+            await self._shared.run("on_disconnect", hook, context, disconnect_of(mail))
             self._members.settle()
         except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
             await self.failed(context, "on_disconnect", error)
@@ -205,7 +205,7 @@ class Dispatcher:
     async def _report(self, context: Context[Any], error: Exception) -> None:
         """Tell on_error; what it raises crashes the room."""
         if self._definition.on_error is not None:
-            await self._definition.on_error(context, error)
+            await self._shared.run("on_error", self._definition.on_error, context, error)
             self._members.settle_quietly()
 
 
@@ -239,6 +239,13 @@ def _send_error(shared: Shared, link: Link, number: int | None, code: str, messa
         logger.exception("room %s: the error %r cannot be sent", shared.key, code)
         answer = envelope.refuse(number, "internal_error", "the room could not handle this")
         shared.output.send(link, answer)
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """The code and the text that a client is told of a handler that raised: nothing of the error itself."""
+    if isinstance(error, HandlerTimeout):
+        return "handler_timeout", "the room took too long for this"
+    return "internal_error", "the room could not handle this"
 
 
 def _handler_failed(key: str, event: str, error: Exception) -> HandlerFailed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -11,6 +12,7 @@ import trio
 from trio_rooms._arguments import number, text
 from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import make_key
+from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms._values.cbor import as_sent
@@ -36,6 +38,7 @@ class RoomHandle:
     _definition: Definition
     _placement: Placement
     _store: Store
+    _deadlines: Deadlines
 
     async def ask(
         self,
@@ -75,10 +78,19 @@ class RoomHandle:
         number("timeout", timeout)
         answer = Answer()
         mail = Ask(event, as_sent(data), answer)
-        with trio.move_on_after(timeout), self._placement.waiting(self.key, answer):
-            self._placement.deliver(self.key, mail)
-            return await answer.wait()
-        raise AskTimeout(self.key, event, timeout)
+        late = partial(self._late, answer, event, timeout)
+        # A cancel scope would do as well, but Trio keeps some hundred of those whose time is not over yet.
+        deadline = self._deadlines.set(trio.current_time() + timeout, late)
+        try:
+            with self._placement.waiting(self.key, answer):
+                self._placement.deliver(self.key, mail)
+                return await answer.wait()
+        finally:
+            self._deadlines.cancel(deadline)
+
+    def _late(self, answer: Answer, event: str, timeout: float) -> None:
+        """There was no answer in time; one that comes later finds this."""
+        answer.fail(AskTimeout(self.key, event, timeout))
 
     def emit(self, event: str, data: Any = None, *, channel: str | None = None) -> int:
         """Send an event to all connections of the room, or to those in a channel; wakes nobody.
@@ -157,6 +169,7 @@ class Handles:
     _definitions: Mapping[str, Definition]
     _placement: Placement
     _store: Store
+    _deadlines: Deadlines
 
     def get(self, name: str, id: str) -> RoomHandle:  # noqa: A002 (what rooms call it)
         """A handle on one room.
@@ -165,7 +178,7 @@ class Handles:
             UnknownRoom: no room of that name is served here, or the id is not allowed.
         """
         definition, key = self.find(name, id)
-        return RoomHandle(key, definition, self._placement, self._store)
+        return RoomHandle(key, definition, self._placement, self._store, self._deadlines)
 
     def find(self, name: str, id_: str) -> tuple[Definition, str]:
         """The definition of a room that is served here, and its key.

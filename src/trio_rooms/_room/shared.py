@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from trio_rooms._definition.definition import Definition
+import trio
+
+from trio_rooms._definition.definition import Definition, Handler
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Roster
 from trio_rooms.errors import StaleContext
@@ -36,7 +38,7 @@ class Shared:
         program: what is around it, for its handlers.
     """
 
-    __slots__ = ("definition", "edited", "key", "output", "over", "plain", "program", "roster")
+    __slots__ = ("definition", "edited", "hook", "key", "output", "over", "plain", "program", "roster")
 
     def __init__(self, definition: Definition, roster: Roster, output: Output, program: Program) -> None:
         self.key: str = roster.key
@@ -50,6 +52,16 @@ class Shared:
         self.over: bool = True
         """Whether there is nothing now that a context could change: before the room is loaded, after a
         crash, and once it has ended."""
+        self.hook: tuple[str, float] | None = None
+        """The hook that runs now, and since when on Trio's clock."""
+
+    async def run(self, name: str, hook: Handler, *arguments: Any) -> None:
+        """Run a hook, and have `hook` say so meanwhile."""
+        self.hook = (name, trio.current_time())
+        try:
+            await hook(*arguments)
+        finally:
+            self.hook = None
 
     def check_life(self, what: str) -> None:
         """Refuse what would be written into nothing, or into another life of the room.

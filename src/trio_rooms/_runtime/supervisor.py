@@ -36,6 +36,7 @@ from trio_rooms.stores.base import Store
 
 from .circles import Circles, room_task_of
 from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
+from .watch import Hanging, Watch
 
 __all__ = ["Supervisor", "SupervisorStatistics"]
 
@@ -63,6 +64,10 @@ class SupervisorStatistics:
     crashes: int
     failed: int
     """Rooms that were given up and are cooling down."""
+    slow: int
+    """Handlers that took longer than their room's ``slow_handler``."""
+    hanging: tuple[Hanging, ...]
+    """Those that still run; ten at most, those that do so longest."""
 
 
 class Supervisor:
@@ -101,7 +106,9 @@ class Supervisor:
         """What the store has of each room that is awake, or of which something is still on its way there."""
         self._restarts = Restarts(deadlines)
         self._circles = Circles()
-        self.handles: Handles = Handles(definitions, self, store)
+        self._watch = Watch(deadlines)
+        self._watch_actor = self._watch.add  # Bound once, and not for each room.
+        self.handles: Handles = Handles(definitions, self, store, deadlines)
         """How its rooms are reached."""
         self._program = Program(app, self.handles)
         self._undelivered: deque[tuple[str, Mail]] = deque()
@@ -132,6 +139,8 @@ class Supervisor:
             self._hibernations,
             self._restarts.total,
             len(self._restarts),
+            self._watch.slow,
+            self._watch.hanging(),
         )
 
     def actor(self, key: str) -> Actor | None:
@@ -270,6 +279,7 @@ class Supervisor:
             slept=None if roster.asleep_since is None else trio.current_time() - roster.asleep_since,
             removed=self._remove,
             spawn=self._nursery.start_soon,
+            watch=self._watch_actor,
         )
 
     def _start(self, actor: Actor) -> None:
@@ -321,6 +331,7 @@ class Supervisor:
             await self._kill(actor, 0)
         finally:
             self._ending.pop(actor.key, None)
+            self._watch.discard(actor)
             actor.dispose()
             self._forget_record(actor.key)
 

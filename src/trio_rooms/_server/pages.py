@@ -9,6 +9,7 @@ from typing import Any, Final
 import attrs
 
 from trio_rooms._definition.definition import Definition
+from trio_rooms._keys import split_key
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._wire.handshake import Response
@@ -65,7 +66,7 @@ class Pages:
         if path == "/healthz":
             return Response.text(200, "ok")
         if path == "/stats":
-            return _json(attrs.asdict(self._statistics()))
+            return self._all()
         if path.startswith("/stats/"):
             return self._room(path.removeprefix("/stats"))
         return None
@@ -77,6 +78,13 @@ class Pages:
         if page is not None:
             return Response(200, page.encode(), kind="text/html; charset=utf-8")
         return Response.text(200, f"rooms at {self._paths.form}: {', '.join(sorted(self._definitions))}")
+
+    def _all(self) -> Response:
+        """What the statistics have, without the names of rooms that clients are not to know of."""
+        shown = attrs.asdict(self._statistics())
+        doing = shown["supervisor"]
+        doing["hanging"] = [one for one in doing["hanging"] if split_key(one["key"])[0] in self._definitions]
+        return _json(shown)
 
     def _room(self, path: str) -> Response:
         """One room as it is now; asking does not wake it."""

@@ -1,0 +1,201 @@
+"""Handlers that take long: a hung one is said aloud, with its room, its name and its line."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import attrs
+import trio
+
+from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.places import innermost
+from trio_rooms._room.actor import Actor
+from trio_rooms._room.lifecycle import Stage
+from trio_rooms._room.mail import Ask
+from trio_rooms._wire import envelope
+from trio_rooms.errors import EventError
+
+__all__ = ["Hanging", "Watch"]
+
+logger = logging.getLogger("trio_rooms")
+
+_LOOK: Final = 1.0
+"""Seconds between two looks at the rooms that are busy."""
+_AT_ONCE: Final = 200
+"""Rooms looked at between two turns of the event loop."""
+_MOST_LINES: Final = 20
+"""Handlers that are told of in one round, each in a line of its own; where a database hangs, all rooms do."""
+_MOST_SHOWN: Final = 10
+"""Hanging handlers that statistics show, those first that hang longest."""
+
+
+@attrs.frozen
+class Hanging:
+    """A handler that runs for longer than `Room` has it as ``slow_handler``."""
+
+    key: str
+    """The room's."""
+    handler: str
+    """The event, or the name of the hook."""
+    seconds: float
+    """For how long, at least."""
+
+
+@attrs.define(eq=False)
+class _Watched:
+    """A room that is busy, as it was at the last look."""
+
+    task: trio.lowlevel.Task
+    doing: object
+    """What tells one handler's run from the next; None where none ran."""
+    since: float
+    """When it began, or was first seen, on Trio's clock."""
+    warn_after: float
+    """Seconds from then on after which it is told, or told again."""
+    name: str | None = None
+    """The handler, once it was told."""
+
+
+class Watch:
+    """Looks at the busy rooms once a second, and warns of handlers that do not end.
+
+    A message costs nothing. A room says once that it is busy, and is looked at until it is found
+    at rest; one that was busy with the same message at two looks has been so in between. While no
+    room is busy nobody looks.
+
+    Args:
+        deadlines: where the next look is noted.
+    """
+
+    __slots__ = ("_deadlines", "_lines", "_looking", "_round", "_watched", "slow")
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._watched: dict[Actor, _Watched] = {}
+        self._round: list[Actor] = []
+        """Who is still to be looked at in this round."""
+        self._lines = 0
+        """Handlers that were to be told of in this round."""
+        self._looking = False
+        """Whether the next look is noted."""
+        self.slow: int = 0
+        """Handlers that were told of until now."""
+
+    def add(self, actor: Actor, doing: int | None) -> None:
+        """A room is busy from now on; called in its own task.
+
+        Args:
+            actor: the room.
+            doing: its count of handled mail where it begins with a message, or None.
+        """
+        actor.watched = True
+        now = trio.current_time()
+        slow = actor.shared.definition.slow_handler
+        self._watched[actor] = _Watched(trio.lowlevel.current_task(), doing, now, slow)
+        if not self._looking:
+            self._looking = True
+            self._deadlines.set(now + _LOOK, self._look)
+
+    def discard(self, actor: Actor) -> None:
+        """Nothing of a room runs any more."""
+        watched = self._watched.pop(actor, None)
+        if watched is not None:
+            self._end(actor, watched, trio.current_time())
+
+    def hanging(self) -> tuple[Hanging, ...]:
+        """The handlers that hang now, as far as they were told of; those that hang longest."""
+        now = trio.current_time()
+        told = sorted(
+            (watched.since, actor.key, watched.name)
+            for actor, watched in self._watched.items()
+            if watched.name is not None
+        )
+        return tuple(Hanging(key, name, now - since) for since, key, name in told[:_MOST_SHOWN])
+
+    def _look(self) -> None:
+        """Look at some of the rooms, and note when to go on."""
+        now = trio.current_time()
+        if not self._round:
+            self._round = list(self._watched)
+        for _ in range(min(_AT_ONCE, len(self._round))):
+            actor = self._round.pop()
+            watched = self._watched.get(actor)
+            if watched is not None:
+                self._look_at(actor, watched, now)
+        if not self._round:
+            if self._lines > _MOST_LINES:
+                logger.warning("%d more handlers have been running for too long", self._lines - _MOST_LINES)
+            self._lines = 0
+        self._looking = bool(self._round or self._watched)
+        if self._looking:
+            self._deadlines.set(now if self._round else now + _LOOK, self._look)
+
+    def _look_at(self, actor: Actor, watched: _Watched, now: float) -> None:
+        """Warn, note what the room does now, or let it go."""
+        doing = _doing(actor)
+        if doing is not None and doing == watched.doing:
+            if now - watched.since >= watched.warn_after:
+                self._warn(actor, watched, now - watched.since)
+            return
+        self._end(actor, watched, now)
+        watched.doing = doing
+        watched.since = doing[1] if isinstance(doing, tuple) else now
+        watched.warn_after = actor.shared.definition.slow_handler
+        resting = actor.mailbox.waiter is not None or actor.stage in (Stage.ASLEEP, Stage.FAILED)
+        if doing is None and resting:
+            actor.watched = False
+            del self._watched[actor]
+
+    def _end(self, actor: Actor, watched: _Watched, now: float) -> None:
+        """What ran at the last look has ended: say so, if it was told of."""
+        if watched.name is not None:
+            took = now - watched.since
+            logger.info("room %s: %s has ended, after %.0f s", actor.key, _called(watched.name), took)
+            watched.name = None
+
+    def _warn(self, actor: Actor, watched: _Watched, seconds: float) -> None:
+        """Tell of a handler that takes long, and when to tell again."""
+        if watched.name is None:
+            watched.name = _name(actor)
+            self.slow += 1
+        watched.warn_after = 2 * seconds
+        self._lines += 1
+        if self._lines > _MOST_LINES:
+            return
+        place = innermost(watched.task.iter_await_frames())
+        logger.warning(
+            "room %s: %s has been running for %.0f s%s; %d messages wait behind it",
+            actor.key, _called(watched.name), seconds, place and f", at {place}", len(actor.mailbox.mail),
+        )  # fmt: skip
+
+
+def _doing(actor: Actor) -> tuple[str, float] | int | None:
+    """What tells the handler that runs now from all others of its room; None where none runs."""
+    hook = actor.shared.hook
+    if hook is not None:
+        return hook
+    mail = actor.mailbox.current
+    return actor.idleness.handled if type(mail) is tuple or isinstance(mail, Ask) else None
+
+
+def _name(actor: Actor) -> str:
+    """The event, or the name of the hook, that a room handles now."""
+    hook = actor.shared.hook
+    if hook is not None:
+        return hook[0]
+    mail = actor.mailbox.current
+    if isinstance(mail, Ask):
+        return mail.event
+    if actor.shared.plain or not isinstance(mail, tuple):
+        return "on_message"
+    try:
+        received = envelope.decode(mail[1])
+    except EventError:
+        received = None
+    return "" if received is None else received.event
+
+
+def _called(name: str) -> str:
+    """What a handler is called in the log."""
+    return name if name.startswith("on_") else f"the handler of {name[:100]!r}"
