@@ -167,3 +167,27 @@ def test_counter(serve: Serve, browser: webdriver.Chrome) -> None:
     first.wait_for("#value", "10")
     first.find("button[data-amount='-1']").click()
     second.wait_for("#value", "9")
+
+
+GUARDED = """
+from trio_rooms import Refused, Room
+room = Room("guarded", page="<p>", subprotocols=["mqtt"])
+@room.authenticate
+async def who(request):
+    raise Refused(403, "not you", close=4403 if "close" in request.query else None)
+@room.on_message
+async def message(ctx, message): pass
+"""
+
+
+def test_a_page_sees_why_it_was_refused(serve: Serve, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """Of a close code, which a clean close carries; of an HTTP status it sees nothing."""
+    program = tmp_path / "guarded.py"
+    program.write_text(GUARDED)
+    browser.get(f"http://127.0.0.1:{serve(program).port}/")
+    connect = """
+        const [query, done] = arguments, socket = new WebSocket(`ws://${location.host}/guarded/x${query}`, "mqtt");
+        socket.onclose = (event) => done([event.code, event.reason, event.wasClean, socket.protocol]);
+    """
+    assert browser.execute_async_script(connect, "?close") == [4403, "not you", True, "mqtt"]
+    assert browser.execute_async_script(connect, "") == [1006, "", False, ""]

@@ -332,8 +332,12 @@ def test_counter_in_cbor(client: str, counter: str) -> None:
 
 
 BROKER = """
-from trio_rooms import Room
+from trio_rooms import Refused, Room
 room = Room("broker", subprotocols=["mqtt", "graphql-transport-ws"])
+@room.authenticate
+async def who(request):
+    if request.query:
+        raise Refused(403, "not you", close=4403)
 @room.on_message
 async def packet(ctx, message):
     ctx.connection.send(ctx.connection.subprotocol or "")
@@ -347,10 +351,12 @@ async def use_subprotocol(connect: Connect, url: str) -> None:
             await socket.send("?")
             assert await socket.receive() == (offered[0] if offered else "")
             await socket.close(1000)
+    async with connect(f"{url}?refuse=1", "mqtt") as socket:
+        assert await socket.closed() == 4403
 
 
 def test_subprotocols_of_a_plain_room(client: str, serve: Serve, tmp_path: Path) -> None:
-    """Every client gets the subprotocol that it asks for, and takes it."""
+    """Every client gets the subprotocol that it asks for, and takes it; one that is refused sees the code."""
     program = tmp_path / "broker.py"
     program.write_text(BROKER)
     run(client, use_subprotocol, f"{serve(program).url}/broker/x")
