@@ -186,7 +186,8 @@ def test_a_page_sees_why_it_was_refused(serve: Serve, browser: webdriver.Chrome,
     program.write_text(GUARDED)
     browser.get(f"http://127.0.0.1:{serve(program).port}/")
     connect = """
-        const [query, done] = arguments, socket = new WebSocket(`ws://${location.host}/guarded/x${query}`, "mqtt");
+        const [query, done] = arguments;
+        const socket = new WebSocket(`ws://${location.host}/guarded/x${query}`, "mqtt");
         socket.onclose = (event) => done([event.code, event.reason, event.wasClean, socket.protocol]);
     """
     assert browser.execute_async_script(connect, "?close") == [4403, "not you", True, "mqtt"]
