@@ -89,19 +89,6 @@ async def test_what_is_put_back_comes_before_all_other_and_in_its_order(nursery:
     await reader.finish()
 
 
-def test_post_says_when_the_box_is_nearly_full() -> None:
-    """From a thousand on whoever posts is asked to spare the room; what it posted is kept all the same."""
-    box = Mailbox()
-    assert [box.post(letter(number)) for number in range(1002)] == [True] * 999 + [False] * 3
-    assert [name_of(mail) for mail in box.mail] == list(range(1002))
-    for _ in range(3):
-        box.mail.popleft()
-    assert box.post(letter("there is room again")) is False
-    box.mail.popleft()
-    box.mail.popleft()
-    assert box.post(letter("there is room again")) is True
-
-
 def test_drain_takes_all_of_it_out() -> None:
     """In its order; the box is empty and takes mail again."""
     box = Mailbox()

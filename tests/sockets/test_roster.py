@@ -112,10 +112,16 @@ def test_who_was_paused_is_read_again_once_and_only_while_it_is_there() -> None:
     """Whoever is gone is left alone: its descriptor may be somebody else's."""
     roster, _ = roster_of(0)
     here, gone = Paused(1, roster, None, 0), Paused(2, roster, None, GONE)
-    roster.paused = [here, gone]
-    roster.resume_reading()
-    roster.resume_reading()
-    assert (here.resumed, gone.resumed) == (1, 0)
+    other = Paused(3, roster, None, 0)
+    roster.paused = dict.fromkeys((here, gone, other))
+    for _ in range(2):
+        roster.resume_reading(other)
+    assert (here.resumed, gone.resumed, other.resumed) == (0, 0, 1)
+    for _ in range(2):
+        roster.resume_reading()
+    assert (here.resumed, gone.resumed, other.resumed) == (1, 0, 1)
+    roster.resume_reading(here)
+    assert here.resumed == 1
 
 
 def test_departures_are_kept_in_their_order() -> None:

@@ -176,9 +176,7 @@ class Actor:
 
     def info(self) -> ActorInfo:
         """What it does now."""
-        return ActorInfo(
-            self.stage, len(self.mailbox.mail), self.idleness.handled, tuple(self.idleness.holds)
-        )
+        return ActorInfo(self.stage, self.mailbox.waiting, self.idleness.handled, tuple(self.idleness.holds))
 
     def take(self, step: Step) -> None:
         """Go on to the next stage of the room's life."""
@@ -334,6 +332,8 @@ class Actor:
         task, clock = trio.lowlevel.current_task(), trio.lowlevel.current_clock()
         mail: Mail | None = None
         message: str | bytes | None = None
+        if not box:
+            mailbox.refill()  # After a crash in the last of a round.
         while True:
             pause_at = 0.0
             if box:
@@ -370,7 +370,7 @@ class Actor:
                 idleness.handled += 1
                 if saver.requested:
                     await self._save_large()
-                if not box:
+                if not box and not mailbox.refill():
                     break
                 now = perf_counter()
                 if not pause_at:

@@ -8,12 +8,15 @@ from typing import Any, Final
 
 import trio
 
-from .mail import Mail
+from .mail import Mail, link_of
+from .turns import MOST, MOST_BYTES, Turns
 
 __all__ = ["Mailbox"]
 
-_HIGH: Final = 1000
-"""Mail in the box from which on the room's sockets are not read until it has caught up."""
+_SHORT: Final = 32
+"""Mail that is handled in the order in which it came, however long that takes."""
+_FULL: Final = 4
+"""A room with so many times what its connections may have in line takes no new ones."""
 
 
 class _Woken:
@@ -34,9 +37,12 @@ class Mailbox:
     Its reader takes mail from `mail` itself, message by message, and calls `wait` when there
     is none. Between the look at `mail` and the wait nothing may be awaited: then whatever comes
     later finds the task waiting.
+
+    Where the room cannot keep up, what connections send takes turns (see `turns`). Then `mail` has
+    what comes next, and is empty only while the last of it is handled: the reader calls `refill`.
     """
 
-    __slots__ = ("current", "mail", "waiter")
+    __slots__ = ("_large", "_short", "_turns", "current", "mail", "waiter")
 
     def __init__(self) -> None:
         self.mail: deque[Mail] = deque()
@@ -44,16 +50,85 @@ class Mailbox:
         """What is being handled."""
         self.waiter: trio.lowlevel.Task | None = None
         """The task that waits; there is at most one."""
+        self._turns: Turns | None = None
+        """What is not in `mail` yet, while the room cannot keep up."""
+        self._short = _SHORT
+        """Mail up to which nothing else needs to be looked at; none while there are turns."""
+        self._large = 0
+        """Bytes of large messages that came since they were last looked at, handled or not."""
+
+    @property
+    def waiting(self) -> int:
+        """How much mail there is."""
+        return len(self.mail) if self._turns is None else len(self.mail) + self._turns.count
+
+    @property
+    def full(self) -> bool:
+        """Whether there is more than its connections may have in line, because they come and go."""
+        turns = self._turns
+        return turns is not None and (turns.count > _FULL * MOST or turns.size > _FULL * MOST_BYTES)
 
     def post(self, mail: Mail) -> bool:
-        """Put mail in at the end; False when the box is nearly full."""
+        """Put mail in at the end; False asks to be spared more of this connection for a while."""
         box = self.mail
+        if len(box) >= self._short and (
+            # A handler that waits is slow; what runs without a wait is done with all of it soon.
+            self.current is not None or self._turns is not None or len(box) >= MOST
+        ):
+            return self._post_in_turn(mail)
         box.append(mail)
         task = self.waiter
         if task is not None:
             self.waiter = None
             trio.lowlevel.reschedule(task, _WOKEN)
-        return len(box) < _HIGH
+        return True
+
+    def weigh(self, size: int) -> None:
+        """A message of so many bytes is about to be posted; for those that are large."""
+        self._large += size
+        if self._large > MOST_BYTES:
+            self._large = 0
+            if self._turns is None:
+                self._begin_turns()  # Which count what is there.
+
+    def _begin_turns(self) -> Turns:
+        """Let connections take turns from now on; what is of no connection keeps its place in the box."""
+        turns = self._turns = Turns()
+        self._short = 0
+        box = self.mail
+        for _ in range(len(box)):
+            mail = box.popleft()
+            link = link_of(mail)
+            if link is None:
+                box.append(mail)
+            else:
+                turns.put(link, mail)
+        return turns
+
+    def _post_in_turn(self, mail: Mail) -> bool:
+        """Put mail in where connections take turns."""
+        turns = self._turns or self._begin_turns()
+        link = link_of(mail)
+        goes_on = True
+        if link is None:
+            self.mail.append(mail)
+        else:
+            goes_on = turns.put(link, mail)
+            if not self.mail:
+                self.refill()
+        self.poke()
+        return goes_on
+
+    def refill(self) -> bool:
+        """Put the next mail of each connection into `mail`, which is empty; False where there is none."""
+        turns = self._turns
+        if turns is None:
+            return False
+        self.mail.extend(turns.take())
+        if not turns.count:
+            self._turns = None
+            self._short = _SHORT
+        return bool(self.mail)
 
     def put_back(self, mail: Iterable[Mail]) -> None:
         """Put mail in before all other, in its order."""
@@ -84,6 +159,8 @@ class Mailbox:
 
     def drain(self) -> list[Mail]:
         """Take out all mail."""
-        drained = [*self.mail]
-        self.mail.clear()
+        drained: list[Mail] = []
+        while self.mail or self.refill():
+            drained += self.mail
+            self.mail.clear()
         return drained

@@ -162,7 +162,9 @@ class Supervisor:
 
     def accepts(self, key: str) -> bool:
         """See `Placement`."""
-        return self._accepting and not self._restarts.given_up(key)
+        actor = self._actors.get(key)
+        crowded = actor is not None and actor.mailbox.full
+        return self._accepting and not crowded and not self._restarts.given_up(key)
 
     def deliver(self, key: str, mail: Mail) -> bool:
         """See `Placement`."""

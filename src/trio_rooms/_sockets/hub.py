@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from sys import getsizeof
 from time import perf_counter
 from typing import Final
 
@@ -55,6 +56,8 @@ _LARGE_READ: Final = 64 * 1024
 """Bytes read at most, of a frame that has so many; a frame is little work, whatever it has."""
 _JOINED: Final = 64 * 1024
 """Bytes of answers from which on they are not kept for the end of a read, to be written at once."""
+_WEIGHED: Final = 1024
+"""Characters or bytes of a message that is counted with its bytes, too, while it waits for its room."""
 _AT_ONCE: Final = 64
 """Connections closed between two turns of the event loop."""
 _LOOKS: Final = 5
@@ -386,6 +389,8 @@ class SocketHub:
             if isinstance(message, str | bytes):
                 answer = auto_respond.get(message)
                 if answer is None:
+                    if len(message) > _WEIGHED:
+                        self._weigh(link, message)
                     self.take(link, message)
                     continue
                 if isinstance(message, bytes) is not (link.flags & BINARY == BINARY):
@@ -423,11 +428,18 @@ class SocketHub:
     def message_received(self, link: Link, message: frames.Received) -> None:
         """A message, or another thing that frames carry, came from a connection."""
         if isinstance(message, str | bytes):
+            self._weigh(link, message)
             self.take(link, message)
         elif isinstance(message, frames.Close):
             self._closed_by_peer(link, message)
         elif isinstance(message, frames.Violation):
             self._fail(link, message.code, message.reason)
+
+    def _weigh(self, link: Link, message: str | bytes) -> None:
+        """Say what a message takes to the room that it is for: others count by their number alone."""
+        inbox = link.roster.inbox
+        if inbox is not None:
+            inbox.weigh(getsizeof(message))
 
     def take(self, link: Link, message: str | bytes) -> None:
         """A message came from a connection."""
@@ -448,8 +460,8 @@ class SocketHub:
         goes_on = inbox.post(event) if inbox is not None else self.deliver(roster.key, event)
         if not goes_on and not link.flags & (PAUSED | GONE):
             if roster.paused is None:
-                roster.paused = []
-            roster.paused.append(link)
+                roster.paused = {}
+            roster.paused[link] = None
             link.pause_reading()
 
     def _closed_by_peer(self, link: Link, close: frames.Close) -> None:
@@ -541,7 +553,10 @@ class SocketHub:
                 else:
                     if events & WRITE:
                         link.flush()
-                    if events & ~WRITE:
+                    if link.flags & PAUSED:
+                        if events & ~(READ | WRITE):
+                            self.connection_lost(link)  # Reset: what it had sent must not come in now.
+                    elif events & ~WRITE:
                         self._read(link, fd)
                 if perf_counter() > pause_at:
                     await trio.lowlevel.checkpoint()

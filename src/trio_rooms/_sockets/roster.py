@@ -171,7 +171,10 @@ class Inbox(Protocol):
     """Where what happens on the sockets of an awake room goes."""
 
     def post(self, mail: SocketEvent) -> bool:
-        """Take it; False asks to be spared for a while."""
+        """Take it; False asks to be spared more of this connection for a while."""
+
+    def weigh(self, size: int) -> None:
+        """Hear how many bytes a message takes that is posted next, where they are many."""
 
 
 class Roster:
@@ -215,19 +218,28 @@ class Roster:
         """Who went away while the room slept; the supervisor's to keep."""
         self.jobs: deque[Callable[[float], bool]] | None = None
         """Output that has still to be written, in order; the fan-out's to keep."""
-        self.paused: list[Link] | None = None
+        self.paused: dict[Link, None] | None = None
         """Who is not read from until the room has caught up; the hub's to keep."""
         self.inbox: Inbox | None = None
         """Where its mail goes while it is awake; the supervisor's to set."""
         self.asleep_since: float | None = None
         """When it fell asleep, on Trio's clock, if that was in this process; the supervisor's to set."""
 
-    def resume_reading(self) -> None:
-        """Read again from those who were too fast for the room."""
-        paused, self.paused = self.paused, None
-        for link in paused or ():
-            if not link.flags & GONE:
-                link.resume_reading()
+    def resume_reading(self, link: Link | None = None) -> None:
+        """Read again from those who were too fast for the room, or from one of them."""
+        paused = self.paused
+        if not paused:
+            return
+        if link is None:
+            self.paused = None
+        elif link in paused:
+            del paused[link]
+            paused = {link: None}
+        else:
+            return
+        for one in paused:
+            if not one.flags & GONE:
+                one.resume_reading()
 
     def note_departure(self, departure: Disconnected) -> list[Disconnected]:
         """Keep a departure until the room is awake to hear of it; returns all that are kept."""
