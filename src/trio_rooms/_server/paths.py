@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from trio_rooms._definition.definition import Definition
@@ -11,6 +12,12 @@ from trio_rooms._keys import make_key
 from trio_rooms.errors import UnknownRoom
 
 __all__ = ["MalformedPath", "Paths"]
+
+# Where a template has both in one part of a path, to find where one ends takes the product of the two.
+_LONGEST_NAME: Final = 64 * len("%41")
+"""Characters of a room's name in a path at most, percent-encoded."""
+_LONGEST_ID: Final = 256 * len("%F0%9F%98%80")
+"""The same of an id."""
 
 
 class MalformedPath(UnknownRoom):
@@ -40,8 +47,8 @@ class Paths:
             msg = f"the template of a room's path has {{room}} and {{id}} once each, not {template!r}"
             raise ValueError(msg)
         escaped = re.escape(prefix.rstrip("/") + template)
-        for name in ("room", "id"):
-            escaped = escaped.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>[^/]+)")
+        for name, longest in (("room", _LONGEST_NAME), ("id", _LONGEST_ID)):
+            escaped = escaped.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>[^/]{{1,{longest}}})")
         self._definitions = definitions
         self._pattern = re.compile(escaped)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, Final
 
 import cattrs
@@ -23,12 +25,25 @@ def describe(error: BaseException) -> str:
     Args:
         error: what a converter raised.
     """
-    found = []
-    for line in cattrs.transform_error(error, path="data", format_exception=_describe_one)[:NAMED_AT_MOST]:
-        what, _, where = line.rpartition(" @ data")
-        field = _cut(where.removeprefix("."))
-        found.append(f"{field}: {_cut(what)}" if field else _cut(what))
-    return "; ".join(found)
+    faults = itertools.islice(_faults(error, "", None), NAMED_AT_MOST)
+    return "; ".join(f"{field.removeprefix('.')}: {what}" if field else what for what, field in faults)
+
+
+def _faults(error: BaseException, field: str, kind: type | None) -> Iterator[tuple[str, str]]:
+    """What is wrong, and where, one after the other.
+
+    `cattrs.transform_error` gives all at once, each with its whole path: a megabyte of long keys in one
+    another became gigabytes.
+    """
+    if not isinstance(error, cattrs.ClassValidationError | cattrs.IterableValidationError):
+        yield _cut(_describe_one(error, kind)), field
+        return
+    placed, others = error.group_exceptions()
+    for inner, note in placed:
+        place = f".{note.name}" if isinstance(note, cattrs.AttributeValidationNote) else f"[{note.index!r}]"
+        yield from _faults(inner, _cut(field + place), note.type)
+    for inner in others:
+        yield from _faults(inner, field, None)
 
 
 def _cut(text: str) -> str:
