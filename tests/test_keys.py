@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from trio_rooms._keys import check_id, make_key, split_key
 from trio_rooms.errors import UnknownRoom
 
-IDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=256)
+IDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=256).filter(
+    lambda id_: id_ not in {".", ".."}
+)
 
 
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True), IDS)
@@ -27,7 +29,14 @@ def test_what_is_no_id_is_refused(id_: Any) -> None:
         make_key("chat", id_)
 
 
-@pytest.mark.parametrize("id_", ["a", "a" * 256, "a/b", "/", " ", "é", "😀"])
+@pytest.mark.parametrize("id_", [".", ".."])
+def test_what_browsers_take_out_of_a_path_is_no_id(id_: str) -> None:
+    """They would ask for another room, however it is encoded."""
+    with pytest.raises(UnknownRoom, match="browsers would take it out"):
+        make_key("chat", id_)
+
+
+@pytest.mark.parametrize("id_", ["...", ".a", "a/..", "a", "a" * 256, "a/b", "/", " ", "é", "😀"])
 def test_an_id_is_returned_as_it_is(id_: str) -> None:
     """What is an id is neither trimmed nor changed."""
     assert check_id(id_) == id_

@@ -11,7 +11,9 @@ from trio_rooms import Room, UnknownRoom
 from trio_rooms._server.paths import MalformedPath, Paths
 
 DEFINITIONS = {name: Room[None](name).seal() for name in ("chat", "a.b-c_1")}
-ids = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=256)
+ids = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=256).filter(
+    lambda id_: id_ not in {".", ".."}
+)
 templates = st.sampled_from(["/{room}/{id}", "/{id}/of/{room}", "/v1/{room}:{id}", "/(x|y)/{room}/{id}/"])
 prefixes = st.sampled_from(["", "/ws", "/a+b/c.d", "/[0-9]"])
 
