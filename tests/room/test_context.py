@@ -18,11 +18,13 @@ from trio_rooms import (
     Room,
     RoomHandle,
     Rooms,
+    SnapshotCorrupt,
     Stage,
     StaleContext,
     StoreError,
     open_rooms,
 )
+from trio_rooms.stores import Commit
 from trio_rooms.testing import Closed, FaultyStore, MemoryClient, connect
 
 State = dict[str, Any]
@@ -350,6 +352,26 @@ async def test_what_the_program_changes_through_a_context_is_kept(autojump_clock
             journal.context.state["c"] = 1
             gate.release()
         assert await run.room.peek() == {"a": 1, "b": 1, "c": 1}
+
+
+async def test_a_value_that_is_damaged_is_its_readers_error(autojump_clock: MockClock) -> None:
+    """It is named, whether the store finds it out or its bytes do; the room goes on."""
+    async with running() as run:
+        await run.client.emit("keep")
+        await trio.sleep(1)
+        storage = journal.context.room.storage
+        storage.put("a", 1)
+        storage.put("b", 1)
+        await trio.sleep(10)
+        number = (await run.store.load("room/x")).number
+        await run.store.commit(Commit("room/x", number + 1, 1, writes={"b": b"\xff"}))
+        run.store.damage_value("room/x", "a")
+        with pytest.raises(StoreError, match="'a' in storage is damaged"):
+            await storage.get("a")
+        for read in (storage.get("b"), storage.list("b")):
+            with pytest.raises(SnapshotCorrupt, match=r"room room/x: storage\['b'\] does not decode"):
+                await read
+        assert await run.client.ask("get") == {}
 
 
 async def test_what_tasks_changed_last_is_tried_again(

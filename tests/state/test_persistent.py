@@ -538,6 +538,41 @@ async def test_a_corrupt_generation_is_passed_over_loudly(
     assert await new_state(store).load() == Loaded(Chat(1), restarted=False, fell_back=False)
 
 
+async def test_a_generation_that_the_store_cannot_read_is_passed_over(
+    store: FaultyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is wrong with it is said; where there is no other it is the error, and the store stays so."""
+    for number in (1, 2):
+        await save_anew(store, Chat(number))
+    store.damage_snapshot(KEY, 2)
+    assert await new_state(store).load() == Loaded(Chat(1), restarted=False, fell_back=True)
+    assert (
+        "generation 2 cannot be used: room chat/lobby: its snapshot cannot be read: as the test"
+        in caplog.text
+    )
+    store.damage_snapshot(KEY, 1)
+    before = await store.load(KEY)
+    with pytest.raises(SnapshotCorrupt, match="cannot be read: as the test wants it"):
+        await new_state(store).load()
+    assert await store.load(KEY) == before
+
+
+async def test_an_old_snapshot_does_not_pass_for_a_new_one(store: FaultyStore) -> None:
+    """A snapshot says which generation it is: one that is stored as a later one is damaged."""
+    await save(new_state(store), Chat(1))
+    old = (await store.load(KEY)).snapshots[0].document
+    await save_anew(store, Chat(2))
+    await spoil(store, 3, old)
+    assert await new_state(store).load() == Loaded(Chat(2), restarted=False, fell_back=True)
+
+
+async def save_anew(store: FaultyStore, state: Chat) -> None:
+    """Save a state as whoever loads the room next does."""
+    persistent = new_state(store)
+    await persistent.load()
+    await save(persistent, state)
+
+
 async def test_nothing_usable_is_an_error_and_stays(store: FaultyStore) -> None:
     """Where no generation decodes, the newest's error is raised, and the store is left as it is."""
     await spoil(store, 1, b"one")

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,8 +22,9 @@ import trio.testing
 
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreError, StoreFull, StoreInUse, StoreReadOnly
 from trio_rooms.stores.base import Commit, StoredRoom, StoredSnapshot
-from trio_rooms.stores.sqlite import statements
+from trio_rooms.stores.sqlite import statements, writer
 from trio_rooms.stores.sqlite.database import FILE_NAME
+from trio_rooms.stores.sqlite.lock import DirectoryLock
 from trio_rooms.stores.sqlite.store import DiskStore
 
 SCRIPT = Path(__file__).with_name("store_process.py")
@@ -126,7 +128,7 @@ async def test_commits_are_synced(tmp_path: Path) -> None:
     async with DiskStore(tmp_path) as store:
         connection = writer_connection(store)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == (b"wal",)
 
 
 async def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
@@ -472,7 +474,7 @@ async def test_statements_use_an_index(tmp_path: Path, name: str) -> None:
     async with DiskStore(tmp_path) as store:
         connection = writer_connection(store)
         plan = [
-            row[3]
+            row[3].decode()
             for row in connection.execute(
                 f"EXPLAIN QUERY PLAN {statement}", [b""] * statement.count("?") or named
             )
@@ -508,6 +510,215 @@ async def test_ended_rooms_are_forgotten_at_the_next_opening(tmp_path: Path) -> 
         assert await tool.load("chat/1") == StoredRoom(2, ())
     async with DiskStore(tmp_path) as store:
         assert await store.load("chat/1") == StoredRoom(0, ())
+
+
+async def test_so_many_ended_rooms_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that ended first is forgotten first; one that has begun again and ended counts as new."""
+    monkeypatch.setattr(writer, "MOST_ENDED", 3)
+    async with DiskStore(tmp_path) as store:
+        for number in range(20):
+            await store.commit(Commit(f"chat/{number}", 1, 1, destroy=True))
+            (count,) = writer_connection(store).execute("SELECT count(*) FROM ended").fetchone()
+            assert count == min(number + 1, 3)
+        await store.commit(Commit("chat/17", 2, 1, b"again"))
+        for number, key in ((3, "chat/17"), (1, "chat/20"), (1, "chat/21")):
+            await store.commit(Commit(key, number, 1, destroy=True))
+        assert [(await store.load(f"chat/{number}")).number for number in range(16, 22)] == [0, 3, 0, 0, 1, 1]
+        await store.commit(Commit("chat/18", 1, 1, b"again"))
+        assert (await store.load("chat/18")).number == 1
+
+
+# What happens to the files under an open store.
+
+
+def gone(directory: Path) -> None:
+    """Nothing of it is left."""
+    shutil.rmtree(directory)
+
+
+def renamed(directory: Path) -> None:
+    """It is somewhere else."""
+    directory.rename(directory.with_name("moved"))
+
+
+def replaced(directory: Path) -> None:
+    """Another file has the name of the database."""
+    shutil.copy(directory / FILE_NAME, directory / "copy")
+    (directory / "copy").rename(directory / FILE_NAME)
+
+
+def without_log(directory: Path) -> None:
+    """Somebody has tidied up."""
+    (directory / f"{FILE_NAME}-wal").unlink()
+
+
+@pytest.mark.parametrize("happens", [gone, renamed, replaced, without_log])
+async def test_what_is_written_beside_the_directory_is_not_durable(
+    happens: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """A commit fails whose file is not where it will be looked for, alone or in a group; refusals stay."""
+    directory = tmp_path / "data"
+    async with DiskStore(directory) as store:
+        await store.commit(Commit("chat/1", 1, 1, b"one"))
+        happens(directory)
+        for _ in range(2):
+            with pytest.raises(StoreError, match=f"{directory}.* while it was open"):
+                await store.commit(Commit("chat/1", 2, 1, b"two"))
+        with pytest.raises(StaleWrite):
+            await store.commit(Commit("chat/1", 7, 1, b"seven"))
+        assert store.statistics().failures == 3
+        assert store.statistics().commits == 1
+
+
+async def test_a_directory_that_is_put_back_is_written_again(tmp_path: Path) -> None:
+    """With all that was written to it meanwhile."""
+    directory = tmp_path / "data"
+    async with DiskStore(directory) as store:
+        await store.commit(Commit("chat/1", 1, 1, b"one"))
+        renamed(directory)
+        with pytest.raises(StoreError):
+            await store.commit(Commit("chat/1", 2, 1, b"two"))
+        directory.with_name("moved").rename(directory)
+        await store.commit(Commit("chat/1", 2, 1, b"two"))
+        await store.commit(Commit("chat/1", 3, 1, b"three"))
+    async with DiskStore(directory) as store:
+        assert (await store.load("chat/1")).number == 3
+
+
+async def test_a_lock_that_was_removed_is_taken_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the next commit, and said; so the directory has one owner all the time."""
+    before = len([*Path("/proc/self/fd").iterdir()]) if sys.platform == "linux" else 0
+    async with DiskStore(tmp_path) as store:
+        for number in (1, 2, 3):
+            (tmp_path / "lock").unlink()
+            await store.commit(Commit("chat/1", number, 1, b"one"))
+            with pytest.raises(StoreInUse, match=f"process \\({os.getpid()}"):
+                await DiskStore(tmp_path).open()
+        assert len([one for one in caplog.records if "is taken again" in one.getMessage()]) == 3
+    async with DiskStore(tmp_path):
+        pass
+    if sys.platform == "linux":
+        assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+async def test_a_lock_that_somebody_else_has_taken_is_told(tmp_path: Path) -> None:
+    """Where the other has not opened the store yet, or does not mean to."""
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/1", 1, 1, b"one"))
+        (tmp_path / "lock").unlink()
+        other = DirectoryLock.acquire(tmp_path)
+        with pytest.raises(StoreInUse):
+            await store.commit(Commit("chat/1", 2, 1, b"two"))
+        other.release()
+        (tmp_path / "lock").unlink()
+        await store.commit(Commit("chat/1", 2, 1, b"two"))
+
+
+# What is damaged in the file.
+
+
+def change(directory: Path, statement: str, *values: object) -> None:
+    """Change the file from outside, while nobody has it open."""
+    with contextlib.closing(sqlite3.connect(directory / FILE_NAME)) as outside, outside:
+        assert outside.execute(statement, values).rowcount == 1
+
+
+@pytest.mark.parametrize("found", ["CAST(document AS TEXT)", "5", "1.5", "''"])
+async def test_a_document_of_any_type_leaves_the_other(found: str, tmp_path: Path) -> None:
+    """One flipped bit makes a TEXT of a BLOB; its bytes are read as they are, and all else is damaged."""
+    large = b"\xff" * 100_000
+    async with DiskStore(tmp_path) as store:
+        for number in (1, 2):
+            await store.commit(Commit("chat/1", number, 1, large))
+    change(tmp_path, f"UPDATE snapshots SET document = {found} WHERE generation = 2")  # noqa: S608
+    for read_only in (True, False):
+        async with DiskStore(tmp_path, read_only=read_only) as store:
+            newest, before = (await store.load("chat/1")).snapshots
+            assert before == StoredSnapshot(1, large)
+            if found.startswith("CAST"):
+                assert newest == StoredSnapshot(2, large)
+            elif found == "''":
+                assert newest == StoredSnapshot(2, b"")
+            else:
+                assert newest.document == b""
+                assert newest.damage.startswith("row 3 of the table snapshots is damaged")
+
+
+async def test_a_document_whose_pages_are_lost_leaves_the_other(tmp_path: Path) -> None:
+    """SQLite says that the file is damaged; that is said of this one, and the room goes on."""
+    large, lost = b"\x11" * 50_000, b"\x22" * 50_000
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/1", 1, 1, large))
+        await store.commit(Commit("chat/1", 2, 1, lost))
+    file = tmp_path / FILE_NAME
+    content = file.read_bytes()
+    page = content.find(b"\x22" * 4000) // 4096 * 4096  # The first of its pages that has nothing else.
+    assert page > 0
+    file.write_bytes(content[:page] + b"\xff" * 4 + content[page + 4 :])
+    async with DiskStore(tmp_path) as store:
+        newest, before = (await store.load("chat/1")).snapshots
+        assert before == StoredSnapshot(1, large)
+        assert newest.generation == 2
+        assert newest.damage
+        assert newest.document == b""
+        await store.commit(Commit("chat/1", 3, 2, large))
+        assert (await store.load("chat/1")).snapshots[0] == StoredSnapshot(3, large)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE snapshots SET generation = 'x' WHERE generation = 2", "snapshots.generation of row"),
+        ("UPDATE rooms SET number = x'00'", "rooms.number"),
+    ],
+)
+async def test_a_number_that_is_none_is_told(statement: str, message: str, tmp_path: Path) -> None:
+    """Reading and writing name the room; nothing is written under a number that is a guess."""
+    async with DiskStore(tmp_path) as store:
+        for number in (1, 2):
+            await store.commit(Commit("chat/1", number, 1, b"one"))
+    change(tmp_path, statement)
+    async with DiskStore(tmp_path) as store:
+        with pytest.raises(StoreError, match=f"room chat/1: {message}.* is damaged"):
+            await store.load("chat/1")
+        for number in (1, 2, 3):
+            with pytest.raises(StoreError, match=r"room chat/1: .* is damaged"):
+                await store.commit(Commit("chat/1", number, 2, b"three"))
+        await store.commit(Commit("chat/2", 1, 2, b"one"))
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_value_that_is_damaged_is_named(large: bool, tmp_path: Path) -> None:
+    """Of the wrong type it is an error with the room and the name; a TEXT has the bytes that were written."""
+    value = b"\xff" * (100_000 if large else 10)
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/1", 1, 1, writes={"a": value, "b": value, "c": value}))
+    change(tmp_path, "UPDATE storage SET value = 5 WHERE name = ?", b"a")
+    change(tmp_path, "UPDATE storage SET value = CAST(value AS TEXT) WHERE name = ?", b"b")
+    async with DiskStore(tmp_path) as store:
+        assert await store.get("chat/1", "b") == value
+        assert await store.list("chat/1", "b") == [("b", value)]
+        for read in (store.get("chat/1", "a"), store.list("chat/1")):
+            with pytest.raises(StoreError, match="room chat/1: the value of b'a' in storage is damaged"):
+                await read
+        await store.commit(Commit("chat/1", 2, 2, writes={"a": None}))
+        assert await store.list("chat/1") == [("b", value), ("c", value)]
+
+
+async def test_a_name_that_is_damaged_is_told(tmp_path: Path) -> None:
+    """What is no UTF-8 is no name and no key."""
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/1", 1, 1, writes={"a": b"1"}))
+    change(tmp_path, "UPDATE storage SET name = ?", b"z\xfe")
+    async with DiskStore(tmp_path) as store:
+        with pytest.raises(StoreError, match=r"room chat/1: the name of a value in storage is damaged"):
+            await store.list("chat/1", after="y")
+    change(tmp_path, "UPDATE rooms SET key = ?", b"chat/\xfe")
+    async with DiskStore(tmp_path) as store:
+        with pytest.raises(StoreError, match=r"its key is damaged: it is b'chat/\\xfe'"):
+            await store.keys()
 
 
 async def test_a_room_that_begins_again_has_ended_no_more(tmp_path: Path) -> None:

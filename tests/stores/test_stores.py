@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_rooms.errors import StaleWrite, StoreError, StoreFull
+from trio_rooms.stores import memory
 from trio_rooms.stores.base import Commit, Store, StoredRoom, StoredSnapshot
 from trio_rooms.stores.memory import MemoryStore
 from trio_rooms.stores.sqlite.store import DiskStore
@@ -28,11 +31,25 @@ class TestDiskStore(StoreConformance):
     def store(self, tmp_path: Path) -> Store:
         return DiskStore(tmp_path / "new" / "data directory?#%41")
 
+    def damage(self, store: Store, key: str, generation: int) -> bool:
+        """Make a number of the document."""
+        assert isinstance(store, DiskStore)
+        with contextlib.closing(sqlite3.connect(store.path / "rooms.sqlite3")) as outside, outside:
+            (room,) = outside.execute("SELECT id FROM rooms WHERE key = ?", (key.encode(),)).fetchone()
+            statement = "UPDATE snapshots SET document = 5 WHERE id / 2 = ? AND generation = ?"
+            return outside.execute(statement, (room, generation)).rowcount == 1
+
 
 class TestFaultyStore(StoreConformance):
     @pytest.fixture
     def store(self) -> Store:
         return FaultyStore(MemoryStore())
+
+    def damage(self, store: Store, key: str, generation: int) -> bool:
+        """Let the store say so."""
+        assert isinstance(store, FaultyStore)
+        store.damage_snapshot(key, generation)
+        return True
 
 
 class TestDelayedStore(StoreConformance):
@@ -212,3 +229,27 @@ async def test_calls_are_recorded() -> None:
         Call("keys", "chat/"),
         Call("aclose"),
     ]
+
+
+async def test_the_memory_store_forgets_ended_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that ended first is forgotten first."""
+    monkeypatch.setattr(memory, "MOST_ENDED", 3)
+    async with MemoryStore() as store:
+        for number in range(5):
+            await store.commit(Commit(f"a/{number}", 1, 1, destroy=True))
+        await store.commit(Commit("a/2", 2, 1, destroy=True))
+        await store.commit(Commit("a/5", 1, 1, destroy=True))
+        assert [(await store.load(f"a/{number}")).number for number in range(6)] == [0, 0, 2, 0, 1, 1]
+
+
+async def test_a_value_is_damaged_when_a_test_wants_it() -> None:
+    """What reads it raises, and what does not goes on."""
+    store = FaultyStore(MemoryStore())
+    async with store:
+        await store.commit(Commit("a/1", 1, 1, writes={"a": b"1", "b": b"1"}))
+        store.damage_value("a/1", "a")
+        for read in (store.get("a/1", "a"), store.list("a/1")):
+            with pytest.raises(StoreError, match="room a/1: the value of 'a' in storage is damaged"):
+                await read
+        assert await store.get("a/1", "b") == b"1"
+        assert await store.list("a/1", "b") == [("b", b"1")]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from trio_rooms._state.snapshot import Snapshot
-from trio_rooms.errors import SnapshotCorrupt
+from trio_rooms.errors import SnapshotCorrupt, StoreError
 from trio_rooms.stores.base import Store
 
 from .render import printable, quoted, show
@@ -29,14 +29,17 @@ async def list_rooms(store: Store, write: Callable[[str], object]) -> None:
 async def _line(store: Store, key: str) -> str:
     """One room's line of the table, without decoding its state, which may be large."""
     found = (await store.load(key)).snapshots
-    names = 0
-    async with aclosing(storage_of(store, key)) as values:
-        async for _ in values:
-            names += 1
-    version, note = "-", ""
+    version, note, names = "-", "", 0
+    storage = ""
+    try:
+        async with aclosing(storage_of(store, key)) as values:
+            async for _ in values:
+                names += 1
+    except StoreError as error:
+        storage = f"  ({error})"
     for stored in found:
         try:
-            version = str(Snapshot.unpack(key, stored.document).version)
+            version = str(Snapshot.of(key, stored).version)
         except SnapshotCorrupt:
             continue
         if stored is not found[0]:
@@ -46,7 +49,7 @@ async def _line(store: Store, key: str) -> str:
         note = "  (damaged)" if found else "  (no snapshot)"
     generation = f"{found[0].generation:,}" if found else "-"
     size = f"{len(found[0].document):,}" if found else "-"
-    return f"{version:>7}  {generation:>10}  {size:>11}  {names:>7,}  {printable(key)}{note}"
+    return f"{version:>7}  {generation:>10}  {size:>11}  {names:>7,}  {printable(key)}{note}{storage}"
 
 
 async def describe_room(store: Store, key: str, write: Callable[[str], object]) -> bool:

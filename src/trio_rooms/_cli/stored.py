@@ -95,7 +95,7 @@ def generations_of(key: str, found: Iterable[StoredSnapshot]) -> list[Generation
 def _examine(key: str, stored: StoredSnapshot) -> Generation:
     """Decode a snapshot with its state, or find out what is wrong with it."""
     try:
-        snapshot = Snapshot.unpack(key, stored.document)
+        snapshot = Snapshot.of(key, stored)
         return Generation(stored, snapshot, decode_value(snapshot.state))
     except SnapshotCorrupt as error:
         return Generation(stored, fault=error.why)

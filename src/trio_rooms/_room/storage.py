@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 from trio_rooms._arguments import text, whole
 from trio_rooms._state.codec import decode_value, encode_value
 from trio_rooms._state.persistent import PersistentState
+from trio_rooms.errors import SnapshotCorrupt
 
 from .shared import Shared
 
@@ -40,11 +41,12 @@ class Storage:
         Raises:
             TypeError, ValueError: no value can have this name.
             StoreError: it could not be read.
+            SnapshotCorrupt: it is damaged.
         """
         text("a name in a storage", name)
         self._shared.check_life(f"{name!r} cannot be read")
         encoded = await self._persistent.get(name)
-        return default if encoded is None else decode_value(encoded)
+        return default if encoded is None else self._decode(name, encoded)
 
     def put(self, name: str, value: Any) -> None:
         """Keep a value: anything CBOR can hold.
@@ -80,6 +82,7 @@ class Storage:
         Raises:
             TypeError, ValueError: the prefix or ``after`` is no name, or the limit no number from 0 on.
             StoreError: they could not be read.
+            SnapshotCorrupt: one is damaged.
         """
         text("prefix", prefix)
         if after is not None:
@@ -88,4 +91,15 @@ class Storage:
             whole("limit", limit)
         self._shared.check_life("the storage cannot be listed")
         found = await self._persistent.list(prefix, after, limit)
-        return {name: decode_value(encoded) for name, encoded in found}
+        return {name: self._decode(name, encoded) for name, encoded in found}
+
+    def _decode(self, name: str, encoded: bytes) -> Any:
+        """A value that the store gave.
+
+        Raises:
+            SnapshotCorrupt: it does not decode.
+        """
+        try:
+            return decode_value(encoded)
+        except Exception as error:  # (whatever a decoder raises, the bytes are at fault)
+            raise SnapshotCorrupt(self._shared.key, f"storage[{name!r}] does not decode: {error}") from error

@@ -189,7 +189,7 @@ class PersistentState:
         try:
             for one in stored:
                 try:
-                    snapshot = Snapshot.unpack(self.key, one.document)
+                    snapshot = Snapshot.of(self.key, one)
                     if len(snapshot.state) < LARGE:
                         state = self._definition.codec.decode(self.key, snapshot)
                     else:

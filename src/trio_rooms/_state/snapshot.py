@@ -15,6 +15,7 @@ import attrs
 import cbor2
 
 from trio_rooms.errors import SnapshotCorrupt
+from trio_rooms.stores.base import StoredSnapshot
 
 __all__ = ["Snapshot"]
 
@@ -38,6 +39,21 @@ class Snapshot:
         """The document that goes into the store."""
         body = cbor2.dumps({name: getattr(self, name) for name in _TYPES})
         return _HEAD.pack(_MAGIC, len(body), _checksum(body)) + body
+
+    @classmethod
+    def of(cls, key: str, stored: StoredSnapshot) -> Snapshot:
+        """What a store has of a room, in one of its generations.
+
+        Raises:
+            SnapshotCorrupt: the store cannot read it, or it is not what was written as this generation.
+        """
+        if stored.damage:
+            raise SnapshotCorrupt(key, f"its snapshot cannot be read: {stored.damage}")
+        snapshot = cls.unpack(key, stored.document)
+        if snapshot.generation != stored.generation:
+            why = f"its snapshot is generation {snapshot.generation}, stored as {stored.generation}"
+            raise SnapshotCorrupt(key, why)
+        return snapshot
 
     @classmethod
     def unpack(cls, key: str, packed: bytes) -> Snapshot:

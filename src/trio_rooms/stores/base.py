@@ -20,6 +20,8 @@ class StoredSnapshot:
     generation: int
     """The number of the commit that wrote it."""
     document: bytes
+    damage: str = ""
+    """Why the store cannot read the document, which is empty then; empty for one that it can."""
 
 
 @attrs.frozen
@@ -124,10 +126,18 @@ class Store(abc.ABC):
     async def load(self, key: str) -> StoredRoom:
         """The number of a room's last commit, and its snapshots.
 
+        One of them that cannot be read any more is given with its ``damage``, and does not keep the
+        other from being read. A failure that may pass is a StoreError: else a room would go on from
+        an older snapshot although the newest is there.
+
         The number outlives the room: once it was destroyed, or the last name of its storage
         was deleted and it had no snapshot, there are no snapshots, and the number goes on from
         where it was. It may be forgotten when the store is next opened for writing, since who
-        knew it then has a former epoch.
+        knew it then has a former epoch, and once 10,000 rooms have ended after this one: else what
+        is left of rooms that are no more would grow for ever.
+
+        Raises:
+            StoreError: it cannot be read; which room, and what of it, is in the message.
         """
 
     @abc.abstractmethod
@@ -154,7 +164,11 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def get(self, key: str, name: str) -> bytes | None:
-        """One value of a room's storage, or None."""
+        """One value of a room's storage, or None.
+
+        Raises:
+            StoreError: it is there and cannot be read; the message names it.
+        """
 
     @abc.abstractmethod
     async def list(
@@ -164,6 +178,9 @@ class Store(abc.ABC):
 
         They come in the order of the names' code points, those behind ``after`` only, at
         most ``limit`` of them.
+
+        Raises:
+            StoreError: one of them cannot be read; the message names it.
         """
 
     @abc.abstractmethod

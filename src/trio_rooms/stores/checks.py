@@ -11,8 +11,19 @@ from trio_rooms.errors import StaleWrite
 
 from .base import Commit
 
-__all__ = ["check_commit", "check_epoch", "check_limit", "differs", "encode", "encoded_range", "is_next"]
+__all__ = [
+    "MOST_ENDED",
+    "check_commit",
+    "check_epoch",
+    "check_limit",
+    "differs",
+    "encode",
+    "encoded_range",
+    "is_next",
+]
 
+MOST_ENDED = 10_000
+"""Rooms of which a store remembers nothing but the number, see `Store.load`."""
 _INTEGERS = 2**63
 """What numbers and epochs stay below: the integers that SQLite and CBOR readers elsewhere can hold."""
 

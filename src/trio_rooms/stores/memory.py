@@ -10,7 +10,7 @@ import trio
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreInUse
 
 from .base import Commit, Store, StoredRoom, StoredSnapshot, StoreStatistics
-from .checks import check_commit, check_epoch, check_limit, differs, encode, is_next
+from .checks import MOST_ENDED, check_commit, check_epoch, check_limit, differs, encode, is_next
 
 __all__ = ["MemoryStore"]
 
@@ -36,7 +36,7 @@ class MemoryStore(Store):
 
     _rooms: dict[str, _Stored] = attrs.field(factory=dict, init=False)
     _ended: dict[str, int] = attrs.field(factory=dict, init=False)
-    """The numbers of rooms of which nothing else is left."""
+    """The numbers of rooms of which nothing else is left, in the order in which they ended."""
     _epoch: int = attrs.field(default=0, init=False)
     _opened: bool = attrs.field(default=False, init=False)
     _commits: int = attrs.field(default=0, init=False)
@@ -154,7 +154,10 @@ class MemoryStore(Store):
             self._ended.pop(key, None)
         else:
             self._rooms.pop(key, None)
+            self._ended.pop(key, None)
             self._ended[key] = stored.number
+            if len(self._ended) > MOST_ENDED:
+                del self._ended[next(iter(self._ended))]
 
     def _check_open(self) -> None:
         if not self._opened:

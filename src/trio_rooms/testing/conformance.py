@@ -423,6 +423,47 @@ class StoreConformance:
             assert await store.load("chat/1") == StoredRoom(count + 1, snapshots)
             assert await store.get("chat/1", "last") == b"%d" % count
 
+    def damage(self, store: Store, key: str, generation: int) -> bool:
+        """Damage one generation of a room where the store keeps it, so that it cannot be read any more.
+
+        For the suite of a store that keeps rooms where something can happen to them to say.
+
+        Args:
+            store: one that is closed.
+            key: a room that it has.
+            generation: which of the two.
+
+        Returns:
+            Whether it was done; here nothing is.
+        """
+        del store, key, generation
+        return False
+
+    async def test_a_damaged_generation_leaves_the_other(self, store: Store) -> None:
+        """It is given as damaged, whichever it is; the other is as it was, and commits go on."""
+        for key, damaged in (("chat/1", 1), ("chat/2", 2)):
+            async with store:
+                await _commit(store, key, 1, b"one")
+                await _commit(store, key, 2, b"two", {"a": b"2"})
+            if not self.damage(store, key, damaged):
+                return
+            async with store:
+                stored = await store.load(key)
+                assert stored.number == 2
+                assert [one.generation for one in stored.snapshots] == [2, 1]
+                documents = {one.generation: one.document for one in stored.snapshots if not one.damage}
+                assert documents == ({2: b"two"} if damaged == 1 else {1: b"one"})
+                assert [one.document for one in stored.snapshots if one.damage] == [b""]
+                assert await store.get(key, "a") == b"2"
+                assert key in await store.keys()
+                await _commit(store, key, 3, b"three")
+                newest, before = (await store.load(key)).snapshots
+                assert newest == StoredSnapshot(3, b"three")
+                assert before.generation == 2
+                await _commit(store, key, 4, b"four")
+                snapshots = (StoredSnapshot(4, b"four"), StoredSnapshot(3, b"three"))
+                assert await store.load(key) == StoredRoom(4, snapshots)
+
     async def test_many_rooms_commit_at_once(self, store: Store) -> None:
         """Commits of many rooms at once all succeed but the stale ones, which spoil nothing."""
         stale: list[str] = []

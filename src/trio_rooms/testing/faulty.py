@@ -11,8 +11,8 @@ from typing import Literal
 import attrs
 import trio
 
-from trio_rooms.errors import StoreClosed
-from trio_rooms.stores.base import Commit, Store, StoredRoom, StoreStatistics
+from trio_rooms.errors import StoreClosed, StoreError
+from trio_rooms.stores.base import Commit, Store, StoredRoom, StoredSnapshot, StoreStatistics
 from trio_rooms.stores.checks import check_commit
 
 __all__ = ["Call", "FaultyStore", "Gate"]
@@ -126,6 +126,8 @@ class FaultyStore(Store):
     _commit_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
     _last: dict[str, trio.Event] = attrs.field(factory=dict, init=False)
     """By room, the end of the commit that was handed over last."""
+    _damaged: set[tuple[str, int | str]] = attrs.field(factory=set, init=False)
+    """Keys of rooms, with the generation or the name that cannot be read."""
     _opened: bool = attrs.field(default=False, init=False)
 
     def hold_loads(self, key: str | None = None) -> Gate:
@@ -171,6 +173,14 @@ class FaultyStore(Store):
         """
         self._commit_faults.append(_Fault(_maker(error), times, key, applied))
 
+    def damage_snapshot(self, key: str, generation: int) -> None:
+        """Give one generation of a room from now on as a store gives what it cannot read any more."""
+        self._damaged.add((key, generation))
+
+    def damage_value(self, key: str, name: str) -> None:
+        """Raise StoreError from now on for what is read of a value in a room's storage."""
+        self._damaged.add((key, name))
+
     @property
     def epoch(self) -> int:
         """See `Store.epoch`."""
@@ -208,7 +218,14 @@ class FaultyStore(Store):
                 gate._leave(passed)
         if fault is not None:
             raise fault.error()
-        return await self.store.load(key)
+        stored = await self.store.load(key)
+        snapshots = [
+            StoredSnapshot(one.generation, b"", "as the test wants it")
+            if (key, one.generation) in self._damaged
+            else one
+            for one in stored.snapshots
+        ]
+        return StoredRoom(stored.number, tuple(snapshots))
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""
@@ -240,7 +257,9 @@ class FaultyStore(Store):
         """See `Store.get`."""
         self._check_open()
         self.calls.append(Call("get", key))
-        return await self.store.get(key, name)
+        value = await self.store.get(key, name)
+        self._check_intact(key, [name])
+        return value
 
     async def list(
         self, key: str, prefix: str = "", *, after: str | None = None, limit: int | None = None
@@ -248,7 +267,9 @@ class FaultyStore(Store):
         """See `Store.list`."""
         self._check_open()
         self.calls.append(Call("list", key))
-        return await self.store.list(key, prefix, after=after, limit=limit)
+        values = await self.store.list(key, prefix, after=after, limit=limit)
+        self._check_intact(key, [name for name, _ in values])
+        return values
 
     async def keys(
         self, prefix: str = "", *, after: str | None = None, limit: int | None = None
@@ -284,6 +305,13 @@ class FaultyStore(Store):
             job.end.set()
             if self._last.get(job.commit.key) is job.end:
                 del self._last[job.commit.key]
+
+    def _check_intact(self, key: str, names: builtins.list[str]) -> None:
+        """Raise StoreError if one of these values is to be damaged."""
+        for name in names:
+            if (key, name) in self._damaged:
+                msg = f"room {key}: the value of {name!r} in storage is damaged, as the test wants it"
+                raise StoreError(msg)
 
     def _check_open(self) -> None:
         """Raise StoreClosed unless this store is open."""

@@ -65,6 +65,8 @@ def connect(path: Path, mode: str = "rwc", *, immutable: bool = False) -> sqlite
     """
     uri = f"{path.absolute().as_uri()}?mode={mode}&immutable={immutable:d}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    # What was written as a BLOB is read as one, also where a flipped bit says that it is a TEXT.
+    connection.text_factory = bytes
     try:
         # The log is synced at each commit. Without fullfsync, macOS leaves that in the drive's cache.
         connection.execute("PRAGMA synchronous = FULL")
@@ -128,7 +130,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> int:
         sqlite3.Error: it cannot be written.
     """
     _check_version(connection, path)
-    if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone() != (b"wal",):
         msg = f"the file system of {path} cannot share memory between readers; use a local disk"
         raise StoreError(msg)
     with transaction(connection):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import errno
 import fcntl
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import attrs
 from trio_rooms.errors import StoreError, StoreInUse
 
 __all__ = ["DirectoryLock"]
+
+logger = logging.getLogger("trio_rooms.store")
 
 _held: set[int] = set()
 
@@ -38,11 +41,39 @@ class DirectoryLock:
     is for people: only the lock counts.
     """
 
+    _directory: Path
     _descriptor: int
 
     @classmethod
     def acquire(cls, directory: Path) -> Self:
         """Take the lock or fail at once.
+
+        Raises:
+            StoreInUse, StoreError, OSError: as `_take`.
+        """
+        return cls(directory, cls._take(directory))
+
+    def ensure(self) -> None:
+        """Take the lock again where its file was removed or replaced, since it kept nobody away any more.
+
+        Raises:
+            StoreInUse: somebody else has taken it.
+            StoreError, OSError: as `acquire`.
+        """
+        ours = os.fstat(self._descriptor)
+        try:
+            there = (self._directory / "lock").stat()
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            logger.warning("the lock of %s was removed, and is taken again", self._directory)
+            former, self._descriptor = self._descriptor, self._take(self._directory)
+            _held.discard(former)
+            os.close(former)
+
+    @staticmethod
+    def _take(directory: Path) -> int:
+        """Open and lock the file; gives its descriptor.
 
         Raises:
             StoreInUse: somebody has it; the message names who.
@@ -68,7 +99,7 @@ class DirectoryLock:
             os.close(descriptor)
             raise
         _held.add(descriptor)
-        return cls(descriptor)
+        return descriptor
 
     def release(self) -> None:
         """Give the directory back."""

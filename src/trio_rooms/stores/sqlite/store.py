@@ -20,6 +20,7 @@ from trio_rooms.stores.checks import check_limit, encode, encoded_range
 from . import statements
 from .database import FILE_NAME, connect, connect_read_only, prepare, read_epoch
 from .faults import explain
+from .files import OpenFiles
 from .lock import DirectoryLock
 from .writer import DiskWriter
 
@@ -31,7 +32,6 @@ _INLINE_BYTES = 64 * 1024
 """Read in the event loop at most; copying this much takes a few microseconds, a thread some fifty."""
 _INLINE_ROWS = 64
 """Read in the event loop at most, at about a microsecond each."""
-_UNLIMITED = 2**62
 
 
 @attrs.define(eq=False)
@@ -45,6 +45,8 @@ class _Opened:
     """For the event loop alone."""
     thread_reader: sqlite3.Connection
     """For the one thread that has the limiter."""
+    files: OpenFiles | None = None
+    """None if the store is read-only."""
     resources: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack, init=False)
     """Closes the connections, then the lock."""
     limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1), init=False)
@@ -101,7 +103,8 @@ class DiskStore(Store):
         # Nothing may be awaited between the files' opening and here: a cancel would lose them.
         self._opened = opened
         if opened.write_connection is not None:
-            self._writer = DiskWriter(self._file, opened.write_connection)
+            assert opened.files is not None
+            self._writer = DiskWriter(self._file, opened.write_connection, opened.files)
 
     async def aclose(self) -> None:
         """Write what was handed over, then give the directory back, cancelled or not.
@@ -183,7 +186,7 @@ class DiskStore(Store):
         self, limit: int | None, read: Callable[[sqlite3.Connection, int, int], builtins.list[T]]
     ) -> builtins.list[T]:
         check_limit(limit)
-        wanted = _UNLIMITED if limit is None else limit
+        wanted = statements.UNLIMITED if limit is None else limit
 
         def read_some(connection: sqlite3.Connection, most_bytes: int, most_rows: int) -> builtins.list[T]:
             rows = read(connection, most_bytes, min(wanted, most_rows))
@@ -213,7 +216,7 @@ class DiskStore(Store):
             if self._opened is not opened:
                 msg = f"this DiskStore on {self._path} was closed before the read had its turn"
                 raise StoreClosed(msg)
-            return read(opened.thread_reader, _UNLIMITED, _UNLIMITED)
+            return read(opened.thread_reader, statements.UNLIMITED, statements.UNLIMITED)
 
         try:
             return await trio.to_thread.run_sync(read_in_thread, limiter=opened.limiter)
@@ -231,14 +234,15 @@ class DiskStore(Store):
 
     def _open_writing(self, resources: contextlib.ExitStack) -> _Opened:
         _make_directory(self._path)
-        resources.callback(DirectoryLock.acquire(self._path).release)
+        lock = DirectoryLock.acquire(self._path)
+        resources.callback(lock.release)
         writing = resources.enter_context(contextlib.closing(connect(self._file)))
         epoch = prepare(writing, self._file)
         # Not opened read-only: the last connection to close removes the log, if it may.
         reader, thread_reader = [
             resources.enter_context(contextlib.closing(connect(self._file, "rw"))) for _ in range(2)
         ]
-        return _Opened(epoch, writing, reader, thread_reader)
+        return _Opened(epoch, writing, reader, thread_reader, OpenFiles.of(self._file, lock))
 
     def _open_read_only(self, resources: contextlib.ExitStack) -> _Opened:
         if not self._file.is_file():

@@ -16,11 +16,12 @@ import trio
 
 from trio_rooms.errors import StaleWrite, StoreError
 from trio_rooms.stores.base import Commit, StoreStatistics
-from trio_rooms.stores.checks import check_commit
+from trio_rooms.stores.checks import MOST_ENDED, check_commit, encode
 
 from . import statements
 from .database import connect, read_epoch, transaction
 from .faults import explain
+from .files import OpenFiles
 
 __all__ = ["DiskWriter"]
 
@@ -47,10 +48,14 @@ class DiskWriter:
     Args:
         path: the database file.
         connection: one that nobody else uses; the writer closes it.
+        files: what it writes to, to be looked at after each transaction.
     """
 
     _path: Path
     _connection: sqlite3.Connection | None
+    _files: OpenFiles
+    _ended: dict[bytes, None] = attrs.field(factory=dict, init=False)
+    """The rooms that have ended since the opening, in that order, as many as the file remembers."""
     _queue: queue.SimpleQueue[_Pending | None] = attrs.field(factory=queue.SimpleQueue, init=False)
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token, init=False)
     _thread: threading.Thread = attrs.field(init=False)
@@ -143,7 +148,8 @@ class DiskWriter:
                 for pending in group:
                     pending.error = None
                     try:
-                        statements.write(self._connection, pending.commit, epoch)
+                        if statements.write(self._connection, pending.commit, epoch):
+                            self._remember_ended(self._connection, encode(pending.commit.key))
                     except StaleWrite as exc:
                         pending.error = exc
         except BaseException:
@@ -153,7 +159,17 @@ class DiskWriter:
                 connection.close()
             raise
         if any(pending.error is None for pending in group):
+            self._files.check()
             self._written += 1
+
+    def _remember_ended(self, connection: sqlite3.Connection, key: bytes) -> None:
+        """Let the file forget the number of the room that ended first, where it has enough of them."""
+        self._ended.pop(key, None)
+        self._ended[key] = None
+        if len(self._ended) > MOST_ENDED:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            statements.forget_ended(connection, oldest)
 
     def _report_soon(self, group: list[_Pending], written: int) -> None:
         # The run of Trio may have ended without closing the store.
