@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -266,6 +267,8 @@ async def test_two_rooms_of_one_name_are_refused() -> None:
     with pytest.raises(DefinitionError, match="two rooms are named 'total'"):
         async with open_rooms([total_room(), total_room()]):
             pass
+    with pytest.raises(DefinitionError, match=r"write open_rooms\(\[room\]\)"):
+        open_rooms(total_room())  # type: ignore[arg-type]
     with pytest.raises(DefinitionError, match="takes a list of rooms"):
         async with open_rooms(["total"]):  # type: ignore[list-item]
             pass
@@ -446,3 +449,41 @@ async def test_a_handler_has_the_app_and_the_other_rooms(autojump_clock: MockClo
         with pytest.raises(HandlerFailed) as caught:
             await rooms.get("office", "x").ask("hire", "ada")
         assert "'NoneType' object has no attribute 'append'" in str(caught.value.__cause__)
+
+
+def test_another_event_loop_is_named() -> None:
+    """Who runs asyncio is told to run Trio, and nothing was opened."""
+
+    async def main() -> None:
+        async with open_rooms([total_room()]):
+            pass
+
+    with pytest.raises(RuntimeError, match=r"start the program with trio\.run"):
+        asyncio.run(main())
+
+
+async def _misplaced(ctx: Any, data: str) -> None:
+    getattr(ctx, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("emit", "; there is ctx.connection.emit and ctx.room.emit"),
+        ("storage", "; there is ctx.room.storage"),
+        ("join", "; there is ctx.connection.join"),
+        ("nothing", "'Context' has no 'nothing'"),
+        ("_link", "'Context' has no '_link'"),
+    ],
+)
+async def test_what_a_context_has_not_is_said_where_it_is(
+    name: str, said: str, autojump_clock: MockClock
+) -> None:
+    """The error names the place."""
+    made: Room[None] = Room("made")
+    made.on("look")(_misplaced)
+    async with open_rooms([made]) as rooms:
+        with pytest.raises(HandlerFailed) as caught:
+            await rooms.get("made", "x").ask("look", name)
+        assert isinstance(caught.value.__cause__, AttributeError)
+        assert str(caught.value.__cause__).endswith(said)

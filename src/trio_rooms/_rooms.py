@@ -391,6 +391,9 @@ def open_rooms(
         msg = f'store is a Store, such as DiskStore("data") or MemoryStore(), not {store!r:.100}'
         raise TypeError(msg)
     definitions: dict[str, Definition] = {}
+    if isinstance(rooms, Room):
+        msg = "open_rooms takes a list of rooms: write open_rooms([room]), also for a single one"
+        raise DefinitionError(msg)
     for room in rooms:
         if not isinstance(room, Room):
             msg = f"open_rooms takes a list of rooms, not a {type(room).__name__} in it"
@@ -420,6 +423,9 @@ class _Opened(AbstractAsyncContextManager[Rooms]):
 
     @enable_ki_protection
     async def __aenter__(self) -> Rooms:
+        if not trio.lowlevel.in_trio_run():
+            msg = "rooms run on Trio, and this is another event loop; start the program with trio.run(main)"
+            raise RuntimeError(msg)
         with ExitStack() as entered:
             entered.enter_context(self._thresholds)
             await self._runtime.__aenter__()

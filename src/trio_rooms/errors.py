@@ -105,8 +105,9 @@ class Refused(RoomsError):
         close: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        if not 400 <= status <= 599:
-            msg = f"a client is refused with an HTTP status from 400 to 599, not {status}"
+        if status not in range(400, 600):
+            usual = 'a client is refused with an HTTP status from 400 to 599, as in Refused(401, "why")'
+            msg = f"{usual}, not {status!r}"
             raise ValueError(msg)
         if close is not None and close not in (1008, 1013) and not 3000 <= close <= 4999:
             msg = f"a client is refused with the close code 1008, 1013, or one from 3000 to 4999, not {close}"

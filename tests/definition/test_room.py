@@ -5,11 +5,13 @@ import enum
 import functools
 import math
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
+from trio_rooms import Context
 from trio_rooms._definition.definition import Definition
 from trio_rooms._definition.room import Room
 from trio_rooms._state.snapshot import Snapshot
@@ -373,6 +375,7 @@ def test_what_is_not_static_is_refused() -> None:
         for function, said in (
             (service.handle, "bound to a Service"),
             (service, "a Service, not a function"),
+            (Service.handle, "a method, Service.handle"),
             (functools.partial(handle, None), "a partial, not a function"),
             (Service, "a type, not a function"),
             (None, "a NoneType, not a function"),
@@ -445,6 +448,44 @@ def test_a_late_handler_is_refused() -> None:
     for define in definers(made):
         refused(functools.partial(define, handle), "after the room was first served", "open_rooms()")
     refused(lambda: made.migrate(1, 2)(up), "after the room was first served")
+
+
+def run_twice(made: Room[Any], tmp_path: Path, *names: str) -> None:
+    """Run the same lines under different names, as a script is that another module imports."""
+    file = tmp_path / "app.py"
+    file.write_text('@room.on("say")\nasync def say(ctx): ...\n')
+    for name in names:
+        exec(compile(file.read_text(), str(file), "exec"), {"__name__": name, "room": made})  # noqa: S102
+
+
+def test_a_module_that_is_run_twice_is_told_so(tmp_path: Path) -> None:
+    """Before and after the room was served: the message has the file and its names."""
+    refused(lambda: run_twice(room(), tmp_path, "__main__", "app"), "app.py", "twice", "__main__ and app")
+    refused(lambda: run_twice(room(), tmp_path, "app", "app"), "app.py", "were run twice;")
+    made = room()
+    run_twice(made, tmp_path, "__main__")
+    made.seal()
+    refused(lambda: run_twice(made, tmp_path, "app"), "'say'", "run twice", "__main__ and app")
+
+
+def test_settings_that_come_late_are_refused_if_they_differ() -> None:
+    """The message has both values; what says the same as before is no error, however often it is said."""
+    made = room(idle_timeout=3)
+    made.configure(snapshot_interval=0.5)
+    sealed = made.seal()
+    made.configure()
+    made.configure(idle_timeout=3, snapshot_interval=0.5)
+    refused(lambda: made.configure(idle_timeout=7), "idle_timeout=7", "served with 3 before", "__main__")
+    refused(lambda: made.configure(idle_timeout=-1), "idle_timeout", "-1")
+    assert made.seal() is sealed
+    assert (made.idle_timeout, made.snapshot_interval) == (3, 0.5)
+
+
+def test_a_room_is_not_derived() -> None:
+    """A method that looks like a hook would never be called; other subclasses are the application's."""
+    for name in ("on_connect", "on", "authenticate"):
+        refused(lambda name=name: type("Chat", (Room,), {name: handle}), f"Chat.{name}", f"@chat.{name}")  # type: ignore[misc]
+    assert isinstance(type("Chat", (Room,), {"helper": handle})("chat"), Room)
 
 
 def test_a_room_is_plain_or_speaks_envelopes() -> None:
@@ -528,6 +569,50 @@ def test_an_annotation_that_cannot_be_resolved_is_refused() -> None:
     made = room()
     made.on("say")(impossible)
     refused(made.seal, "'say'", "nothing can be converted to")
+
+
+async def swapped(data: Say, ctx: Context[Any]) -> None:
+    """Has its arguments the wrong way round."""
+
+
+async def undecorated(ctx: Any, data: Service) -> None:
+    """Wants a class without fields."""
+
+
+async def builtin(ctx: Any, data: any) -> None:  # type: ignore[valid-type]
+    """Means Any."""
+
+
+async def nested(ctx: Any, data: Holder) -> None:
+    """Wants a class of which one field cannot be sent."""
+
+
+@attrs.define
+class Holder:
+    service: Service
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (swapped, "Context is not in it"),
+        (undecorated, "put @attrs.define above class Service"),
+        (builtin, "without an annotation it comes as it was sent"),
+        (nested, "a field of it is the reason"),
+    ],
+)
+def test_an_annotation_that_cannot_be_is_told_what_could(function: Handler, said: str) -> None:
+    """The message says what to write instead."""
+    made = room()
+    made.on("say")(function)
+    refused(made.seal, said, "'say'")
+
+
+def test_a_name_where_a_function_belongs() -> None:
+    """Decorators other than `on` take no name."""
+    name: Any = "say"
+    refused(lambda: room().on_message(name), "takes no name", "@room.on_message", "@room.on('say')")
+    refused(lambda: room().on_connect(name), "takes no name", "@room.on_connect")
 
 
 async def call(sealed: Definition, event: str, data: Any) -> Any:

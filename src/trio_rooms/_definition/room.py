@@ -21,7 +21,7 @@ from trio_rooms._wire.handshake import MOST_SUBPROTOCOLS
 from trio_rooms.errors import DefinitionError
 
 from .definition import Definition, EventHandler, Handler
-from .signatures import HOOKS, event_handler, limited, name_of, taking_all, why_not_static
+from .signatures import HOOKS, defined_twice, event_handler, limited, name_of, taking_all, why_not_static
 
 __all__ = ["Room"]
 
@@ -128,6 +128,16 @@ class Room(Generic[S]):
         self._migrations: dict[int, tuple[int, Migration]] = {}
         self._sealed: Definition | None = None
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for name in (*HOOKS, "on", "on_any", "on_message"):
+            if name in vars(cls):
+                msg = (
+                    f"{cls.__name__}.{name} would never be called: a room is made, and not derived; write "
+                    f'chat = Room("chat"), and @chat.{name} above a function'
+                )
+                raise DefinitionError(msg)
+
     def __repr__(self) -> str:
         return f"<Room {self.name!r} version {self.version}>"
 
@@ -152,10 +162,7 @@ class Room(Generic[S]):
             raise DefinitionError(msg)
 
         def register(function: F) -> F:
-            self._admit(function, f"the handler of {event!r}")
-            if event in self._events:
-                msg = f"room {self.name}: {event!r} already has the handler {name_of(self._events[event])}"
-                raise DefinitionError(msg)
+            self._admit(function, f"the handler of {event!r}", self._events.get(event))
             self._events[event] = function
             if internal:
                 self._internal.add(event)
@@ -165,15 +172,13 @@ class Room(Generic[S]):
 
     def on_any(self, function: F) -> F:
         """Handle every event that has no handler of its own: ``async def other(ctx, event, data)``."""
-        self._admit(function, "on_any")
-        self._once("on_any", self._any)
+        self._admit(function, "on_any", self._any)
         self._any = function
         return function
 
     def on_message(self, function: F) -> F:
         """Handle every message of a plain room as it came: ``async def got(ctx, message)``."""
-        self._admit(function, "on_message")
-        self._once("on_message", self._message)
+        self._admit(function, "on_message", self._message)
         self._message = function
         return function
 
@@ -250,12 +255,25 @@ class Room(Generic[S]):
         Args:
             idle_timeout: seconds as in the definition; None leaves it as it is.
             snapshot_interval: the same.
+
+        Raises:
+            DefinitionError: what is wanted is no number of seconds; or the room was served before, and is
+                to be another now.
         """
-        self._open("a new setting")
-        if idle_timeout is not None:
-            self.idle_timeout = self._number("idle_timeout", idle_timeout)
-        if snapshot_interval is not None:
-            self.snapshot_interval = self._number("snapshot_interval", snapshot_interval)
+        wanted = {"idle_timeout": idle_timeout, "snapshot_interval": snapshot_interval}
+        for name, value in wanted.items():
+            if value is None:
+                continue
+            number = self._number(name, value)
+            if self._sealed is not None and number != getattr(self._sealed, name):
+                msg = (
+                    f"room {self.name}: {name}={value:g} comes too late, the room was served with "
+                    f"{getattr(self._sealed, name):g} before; call configure() before open_rooms(). If the "
+                    "module of the room runs it when it is imported, put that below "
+                    'if __name__ == "__main__":'
+                )
+                raise DefinitionError(msg)
+            setattr(self, name, number)
 
     def seal(self) -> Definition:
         """Check the definition as a whole, allow no more changes, and return it frozen; the same each time.
@@ -381,8 +399,7 @@ class Room(Generic[S]):
         return kind if is_class(kind) else None
 
     def _hook(self, name: str, function: F) -> F:
-        self._admit(function, name)
-        self._once(name, self._hooks.get(name))
+        self._admit(function, name, self._hooks.get(name))
         self._hooks[name] = function
         return function
 
@@ -418,24 +435,35 @@ class Room(Generic[S]):
             )
             raise DefinitionError(msg)
 
-    def _once(self, what: str, existing: Handler | None) -> None:
-        if existing is not None:
-            msg = f"room {self.name}: {what} is already {name_of(existing)}"
+    def _admit(self, function: Any, what: str, existing: Handler | None) -> None:
+        if existing is not None and defined_twice(existing, function):
+            names = sorted({existing.__module__, function.__module__})
+            under = f" under the names {' and '.join(names)}" if len(names) > 1 else ""
+            msg = (
+                f"room {self.name}: {what} comes a second time, because the same lines of "
+                f"{existing.__code__.co_filename} were run twice{under}; import it under one name, or move "
+                "the rooms into a module that is only imported"
+            )
             raise DefinitionError(msg)
-
-    def _admit(self, function: Any, what: str) -> None:
         self._open(what)
+        if isinstance(function, str) and what.isidentifier():
+            msg = f"room {self.name}: {what} takes no name; write @room.{what}, or @room.on({function!r})"
+            raise DefinitionError(msg)
         why = why_not_static(function)
         if why is not None:
             msg = (
                 f"room {self.name}: {what} is {why}. A handler outlives every object, because its room "
                 "sleeps and wakes in another process; write a function at module level that gets what it "
-                "needs from its context (ctx.state, ctx.connection.attachment, ctx.room.storage):\n\n"
+                "needs from its context (ctx.state, ctx.app, ctx.connection.attachment, "
+                "ctx.room.storage):\n\n"
                 f'    @room.on("event")\n    async def handler(ctx, data):\n        ctx.state...'
             )
             raise DefinitionError(msg)
         if not inspect.iscoroutinefunction(function):
             msg = f"room {self.name}: {what} is not async; write async def {name_of(function)}(...)"
+            raise DefinitionError(msg)
+        if existing is not None:
+            msg = f"room {self.name}: {what} is already {name_of(existing)}"
             raise DefinitionError(msg)
 
 

@@ -14,12 +14,22 @@ from typing import Any, Final
 import trio
 
 from trio_rooms._loop.places import innermost
+from trio_rooms._values.classes import is_class
 from trio_rooms._values.strict import wire
 from trio_rooms.errors import DefinitionError, HandlerTimeout
 
 from .definition import EventHandler, Handler
 
-__all__ = ["HOOKS", "arity", "event_handler", "limited", "name_of", "taking_all", "why_not_static"]
+__all__ = [
+    "HOOKS",
+    "arity",
+    "defined_twice",
+    "event_handler",
+    "limited",
+    "name_of",
+    "taking_all",
+    "why_not_static",
+]
 
 _CONSTANTS: Final = (str, bytes, int, float, bool, type(None), enum.Enum, types.ModuleType, type)
 HOOKS: Final = {
@@ -40,6 +50,13 @@ def name_of(function: Any) -> str:
     return getattr(function, "__name__", "handler")
 
 
+def defined_twice(first: Any, second: Any) -> bool:
+    """Whether two functions are the same lines, run twice."""
+    codes = [getattr(one, "__code__", None) for one in (first, second)]
+    places = [(code.co_filename, code.co_firstlineno, code.co_qualname) for code in codes if code is not None]
+    return first is not second and len(places) == 2 and places[0] == places[1]
+
+
 def why_not_static(function: Any, seen: frozenset[int] = frozenset()) -> str | None:
     """Why a handler would not survive its process, or None.
 
@@ -51,6 +68,8 @@ def why_not_static(function: Any, seen: frozenset[int] = frozenset()) -> str | N
         return f"bound to a {type(function.__self__).__qualname__}"
     if not inspect.isfunction(function):
         return f"a {type(function).__qualname__}, not a function"
+    if function.__code__.co_varnames[:1] == ("self",):
+        return f"a method, {function.__qualname__}"
     seen |= {id(function)}
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -176,6 +195,24 @@ def _conversion(room: str, function: Handler, what: str, position: int) -> Calla
     try:
         structure = wire.get_structure_hook(wanted)
     except Exception as error:
-        msg = f"room {room}: {what} wants a {wanted}, which nothing can be converted to: {error}"
+        shown = wanted.__name__ if isinstance(wanted, type) else repr(wanted)
+        msg = (
+            f"room {room}: {what} wants {shown}, which nothing can be converted to; {_instead(wanted, error)}"
+        )
         raise DefinitionError(msg) from error
     return lambda data: structure(data, wanted)
+
+
+def _instead(wanted: Any, error: Exception) -> str:
+    """What to write in the place of an annotation that nothing can be converted to."""
+    kind = typing.get_origin(wanted) or wanted
+    if is_class(kind):
+        return f"a field of it is the reason: {error}"
+    if isinstance(kind, type) and kind.__module__.startswith("trio_rooms"):
+        return f"the data is its last argument, and {kind.__name__} is not in it"
+    if isinstance(kind, type) and kind.__module__ != "builtins":
+        return f"put @attrs.define above class {kind.__name__}, or make it a dataclass"
+    return (
+        "annotate the data with an attrs class, a dataclass, a TypedDict, or plain types such as str and "
+        "list[int]; without an annotation it comes as it was sent"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from trio_rooms.errors import NoConnection, StaleContext
 
@@ -27,6 +27,15 @@ class Context(Generic[S]):
         self._connection = connection
         self.channel: str | None = None
         """The channel that the message named, if it did."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Say where something is that is not here."""
+            parts = {"connection": Connection, "room": LiveRoom}
+            found = [f"ctx.{part}.{name}" for part, kind in parts.items() if hasattr(kind, name)]
+            hint = f"; there is {' and '.join(found)}" if found and not name.startswith("_") else ""
+            raise AttributeError(f"'Context' has no {name!r}{hint}", name=name, obj=self)
 
     def _for(self, connection: Connection) -> Context[S]:
         """The same for what a connection sends."""

@@ -128,7 +128,9 @@ class Watch:
                 logger.warning("%d more handlers have been running for too long", self._lines - _MOST_LINES)
             self._lines = 0
         self._looking = bool(self._round or self._watched)
-        if self._looking:
+        if not self._looking:
+            self._watched = {}  # One that held thousands would stay as large.
+        else:
             self._deadlines.set(now if self._round else now + _LOOK, self._look)
 
     def _look_at(self, actor: Actor, watched: _Watched, now: float) -> None:
