@@ -28,6 +28,7 @@ from trio_rooms import (
     StoreError,
     open_rooms,
 )
+from trio_rooms._runtime import supervisor
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms.testing import FaultyStore
 
@@ -577,3 +578,65 @@ async def test_a_departure_of_a_room_that_cannot_be_loaded_is_kept(autojump_cloc
             async with connect(rooms, "presence", "x", attachment="third"):
                 await trio.sleep(60)
                 assert (await room.peek())["here"] == ["stays", "third"]
+
+
+def diary(version: int) -> Room[State]:
+    """Hears of everyone who leaves, and of nobody who comes."""
+    room: Room[State] = Room("diary", state=dict, version=version, idle_timeout=10)
+    room.on("nop")(_nop)
+    room.on_disconnect(_left)
+    return room
+
+
+async def _nop(_ctx: Context[State]) -> None:
+    """Nothing: it makes the room."""
+
+
+async def _left(ctx: Context[State]) -> None:
+    ctx.state["left"] = ctx.state.get("left", 0) + 1
+
+
+async def visit(rooms: Rooms, times: int) -> None:
+    """Come and go."""
+    for _ in range(times):
+        async with connect(rooms, "diary", "x"):
+            """Nothing."""
+        await wait_all_tasks_blocked()
+
+
+async def test_visits_to_a_room_that_cannot_be_read_leave_nothing() -> None:
+    """This program will never tell the room of them."""
+    store = MemoryStore()
+    async with open_rooms([diary(2)], store=store) as rooms:
+        await rooms.get("diary", "x").ask("nop")
+    async with open_rooms([diary(1)], store=store) as rooms:
+        async with connect(rooms, "diary", "x"):
+            await visit(rooms, 5)
+            with pytest.raises(RoomFailed):
+                await rooms.get("diary", "x").ask("nop")
+            assert rooms._hub.rosters["diary/x"].departed is None
+        await wait_all_tasks_blocked()
+        assert rooms.statistics().hub.rosters == 0
+        assert rooms._supervisor._records == {}
+
+
+async def test_visits_while_the_store_fails_are_remembered_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """The newest are told to the room once it can be loaded, and no more are kept however many come."""
+    monkeypatch.setattr(supervisor, "_MOST_DEPARTED", 7)
+    store = FaultyStore(MemoryStore())
+    async with open_rooms([diary(1)], store=store) as rooms:
+        room = rooms.get("diary", "x")
+        await room.ask("nop")
+        await room.hibernate()
+        store.fail_loads(lambda: StoreError("on purpose"), 1_000_000)
+        for _ in range(20):
+            await visit(rooms, 1)
+            await trio.sleep(5)
+            assert len(rooms._hub.rosters["diary/x"].departed or ()) <= 7
+        store._load_faults.clear()
+        await room.ask("nop")
+        await room.hibernate()
+        assert (await room.peek())["left"] == 7
+        assert rooms.statistics().hub.rosters == 0

@@ -43,7 +43,9 @@ __all__ = ["Supervisor", "SupervisorStatistics"]
 logger = logging.getLogger("trio_rooms")
 
 _MOST_DEPARTED: Final = 1000
-"""Departures that a sleeping room remembers; one with on_disconnect is then woken to hear of them."""
+"""Departures that a sleeping room remembers; one with on_disconnect is then woken to hear of them.
+
+One that cannot be loaded because the store fails forgets the oldest."""
 _GRACE: Final = 1.0
 """Seconds that a cancelled handler has to end."""
 _CLOSING: Final = "the rooms are closing, nothing new is taken"
@@ -373,6 +375,12 @@ class Supervisor:
         failure.__cause__ = error
         actor.refuse_all(failure)
         actor.take(Step.UNLOADABLE)
+        roster = actor.shared.roster
+        if isinstance(error, SnapshotError):
+            roster.departed = None  # Nobody will hear of them: this program cannot read what there is.
+        elif roster.departed is not None:
+            # Each visit fails anew, and while the store does, that must not grow with the visits.
+            del roster.departed[:-_MOST_DEPARTED]
         self._drop(actor)
 
     def _give_up(self, actor: Actor, error: BaseException) -> None:
