@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import functools
@@ -293,6 +294,10 @@ def make_with(n: int) -> State:
         (State, State()),
         (Data, Data()),
         (make_state, State([Say("a")])),
+        (make_unannounced, State()),
+        (functools.partial(State, [Say("b")]), State([Say("b")])),
+        (collections.Counter, collections.Counter()),
+        (lambda: collections.deque([1], maxlen=2), collections.deque([1], maxlen=2)),
     ],
 )
 def test_a_new_state_survives_a_sleep(state: Any, expected: Any) -> None:
@@ -300,15 +305,37 @@ def test_a_new_state_survives_a_sleep(state: Any, expected: Any) -> None:
     sealed = room(state=state).seal()
     assert sealed.new_state() == expected
     encoded = sealed.codec.encode("chat/1", expected)
-    back = sealed.codec.decode("chat/1", Snapshot("chat", "1", 1, 1, 1, encoded))
+    back = sealed.codec.decode("chat/1", Snapshot("chat", "1", 1, 1, 1, encoded)).state
     assert back == expected
     assert type(back) is type(expected)
 
 
-def test_a_state_that_would_change_its_type_is_refused() -> None:
-    """A class that nothing announces would come back as a dict; the message says what to write."""
-    sealed = room(state=make_unannounced).seal()
-    refused(sealed.new_state, "wake up as a dict", "state=State", "-> State")
+class NoClass:
+    """Neither an attrs class nor a dataclass."""
+
+
+@attrs.define
+class Keeper:
+    inner: list[NoClass] = attrs.field(factory=list)
+
+
+@attrs.define
+class Sloppy:
+    name: str = None  # type: ignore[assignment]
+
+
+def test_a_state_that_would_come_back_as_something_else_is_refused() -> None:
+    """A type that cannot be kept, or a default that is not of its type, is refused as soon as it is known."""
+    refused(room(state=NoClass).seal, "NoClass cannot be saved")
+    refused(room(state=Keeper).seal, "Keeper.inner", "NoClass cannot be saved")
+    refused(room(state=Sloppy).seal, "state.name", "declared as str, and a NoneType")
+    refused(room(state=functools.partial(NoClass)).seal().new_state, "NoClass cannot be saved")
+
+
+def test_strict_is_a_flag() -> None:
+    """Whether a snapshot must fit is said with True or False."""
+    refused(lambda: room(strict="yes"), "strict is True or False")
+    assert room(strict=True).seal().codec.strict
 
 
 def test_a_state_that_cannot_be_made_is_refused() -> None:

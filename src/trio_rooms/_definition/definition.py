@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 import attrs
 
 from trio_rooms._state.codec import Codec
-from trio_rooms._values.classes import is_class
 from trio_rooms.errors import DefinitionError
 
 __all__ = ["Definition", "EventHandler", "Handler"]
@@ -97,16 +96,14 @@ class Definition:
         """The state of a room that did not exist.
 
         Raises:
-            DefinitionError: it is of a class that it could not be built as again.
+            DefinitionError: it is of a type that could not be saved.
         """
         state = self.state() if self.state is not None else None
-        if self.codec.kind is None and is_class(type(state)):
-            name = type(state).__name__
-            msg = (
-                f"room {self.name}: its state is a {name}, but nothing says so, and it would wake up as "
-                f"a dict; write state={name}, or annotate the function that makes it: -> {name}"
-            )
-            raise DefinitionError(msg)
+        try:
+            self.codec.shape(state)
+        except TypeError as error:
+            msg = f"room {self.name}: its state cannot be kept: {error}"
+            raise DefinitionError(msg) from error
         return state
 
     def refuse_events(self) -> NoReturn:

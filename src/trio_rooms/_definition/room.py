@@ -13,12 +13,11 @@ from typing import Any, Final, Generic, TypeVar
 import attrs
 
 from trio_rooms._state.codec import Codec, Migration
-from trio_rooms._values.classes import is_class
-from trio_rooms._values.lenient import document
+from trio_rooms._values.kinds import is_anything
 from trio_rooms._wire.envelope import SUBPROTOCOLS
 from trio_rooms._wire.frames import encode_message
 from trio_rooms._wire.handshake import MOST_SUBPROTOCOLS
-from trio_rooms.errors import DefinitionError
+from trio_rooms.errors import DefinitionError, StateError
 
 from .definition import Definition, EventHandler, Handler
 from .signatures import HOOKS, defined_twice, event_handler, limited, name_of, taking_all, why_not_static
@@ -51,6 +50,9 @@ class Room(Generic[S]):
         auto_respond: messages that are answered without waking the room, by exact match.
         attachment_limit: bytes of CBOR that a connection's attachment may have.
         page: HTML that the server answers ``GET /`` with.
+        strict: whether a room is refused whose snapshot has fields that the classes of its state do
+            not have, or have with another type. Else they are reported once, take their
+            defaults, and what was stored in them is kept in the snapshot.
         public: whether clients may connect. A room that is not public is to them as one that
             does not exist; the program and other rooms reach it through a `RoomHandle`.
         slow_handler: seconds after which a handler or hook that still runs is warned of in the log,
@@ -79,6 +81,7 @@ class Room(Generic[S]):
         auto_respond: Mapping[str | bytes, str | bytes] | None = None,
         attachment_limit: int = 16 * 1024,
         page: str | None = None,
+        strict: bool = False,
         public: bool = True,
         slow_handler: float = 5.0,
         handler_timeout: float = math.inf,
@@ -106,6 +109,9 @@ class Room(Generic[S]):
         if not all(isinstance(one, str | bytes) for pair in (auto_respond or {}).items() for one in pair):
             msg = f"room {name}: auto_respond is a dict of messages, str or bytes, and the answers to them"
             raise DefinitionError(msg)
+        if not isinstance(strict, bool):
+            msg = f"room {name}: strict is True or False, not {strict!r}"
+            raise DefinitionError(msg)
         self.name: Final = name
         self.state = state
         self.version: Final = version
@@ -115,6 +121,7 @@ class Room(Generic[S]):
         self.auto_respond: Final = dict(auto_respond or {})
         self.attachment_limit: Final = attachment_limit
         self.page: Final = page
+        self.strict: Final = strict
         self.public: Final = public
         self.slow_handler: Final = self._number("slow_handler", slow_handler)
         self.handler_timeout: Final = self._number("handler_timeout", handler_timeout)
@@ -312,20 +319,14 @@ class Room(Generic[S]):
                     f"but the room has version={self.version}"
                 )
                 raise DefinitionError(msg)
-        kind = self._state_class()
-        if kind is not None:
-            try:
-                document.get_structure_hook(kind)
-            except Exception as error:
-                msg = f"room {self.name}: the state class {name_of(kind)} cannot be built from data: {error}"
-                raise DefinitionError(msg) from error
+        codec = self._codec()
         hooks = {name: self._sealed_hook(name, self._hooks.get(name), given) for name, given in HOOKS.items()}
         events = {event: self._sealed_event(event, function) for event, function in self._events.items()}
         return Definition(
             name=self.name,
             version=self.version,
             state=self.state,
-            codec=Codec(kind, self.version, self._migrations),
+            codec=codec,
             idle_timeout=self.idle_timeout,
             busy_rate=self.busy_rate,
             snapshot_interval=self.snapshot_interval,
@@ -375,8 +376,27 @@ class Room(Generic[S]):
             )
             raise DefinitionError(msg)
 
-    def _state_class(self) -> Any:
-        """The class that a state is built as again; None where it is what CBOR gives."""
+    def _codec(self) -> Codec:
+        """What encodes and decodes the state; a type of which some values could not be kept is refused."""
+        try:
+            codec = Codec(self._state_type(), self.version, self._migrations, self.state, self.strict)
+        except TypeError as error:
+            msg = f"room {self.name}: its state cannot be kept: {error}"
+            raise DefinitionError(msg) from error
+        if isinstance(self.state, type):
+            try:
+                state = self.state()
+            except Exception:  # noqa: BLE001 (it may need what is not there yet, such as a running event loop)
+                return codec
+            try:
+                codec.encode(f"{self.name}/new", state)
+            except StateError as error:
+                msg = f"room {self.name}: a new {name_of(self.state)} could not be saved: {error.why}"
+                raise DefinitionError(msg) from error
+        return codec
+
+    def _state_type(self) -> Any:
+        """What a state was declared to be; None where only what is made tells."""
         if self.state is None:
             return None
         if inspect.iscoroutinefunction(self.state):
@@ -392,11 +412,13 @@ class Room(Generic[S]):
                     f"arguments, but: {error}; give every field a default"
                 )
                 raise DefinitionError(msg) from error
-        kind: Any = self.state
-        if inspect.isfunction(kind):
+        if inspect.isfunction(self.state):
             with contextlib.suppress(Exception):  # An annotation that cannot be resolved says nothing.
-                kind = typing.get_type_hints(kind).get("return")
-        return kind if is_class(kind) else None
+                hint = typing.get_type_hints(self.state).get("return", Any)
+                return None if is_anything(hint) else hint
+        # A class, or a generic alias as list[Line]; a defaultdict is asked what it makes.
+        is_type = isinstance(self.state, type) or typing.get_origin(self.state) is not None
+        return self.state if is_type else None
 
     def _hook(self, name: str, function: F) -> F:
         self._admit(function, name, self._hooks.get(name))

@@ -262,7 +262,8 @@ def disconnect_of(mail: Disconnected) -> Disconnect:
     """What handlers are told of a connection that is gone."""
     encoded = mail.link.attachment
     attachment = None if encoded is None else decode_value(encoded)
-    return Disconnect(format(mail.link.id, "x"), attachment, mail.code, mail.reason, mail.clean)
+    # A plain number, that a state can keep; the library's own codes are members of an enum.
+    return Disconnect(format(mail.link.id, "x"), attachment, int(mail.code), mail.reason, mail.clean)
 
 
 def _number_of(message: str | bytes) -> int | None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import collections
 import io
-import itertools
-import reprlib
+import logging
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -19,14 +18,22 @@ import attrs
 import cbor2
 
 from trio_rooms._values import cbor
-from trio_rooms._values.classes import fields, is_class
-from trio_rooms._values.lenient import document
-from trio_rooms._values.misfits import describe
-from trio_rooms.errors import MigrationError, SnapshotCorrupt, SnapshotTooNew, StateError
+from trio_rooms._values.exact import decode_exact, decoder
+from trio_rooms._values.kinds import origin_of
+from trio_rooms._values.shape_of import shape_of
+from trio_rooms._values.shapes import KEPT, Aside, Part, Reading, Shape, Unfit
+from trio_rooms.errors import MigrationError, SnapshotError, SnapshotTooNew, StateError
 
 from .snapshot import Snapshot
 
-__all__ = ["LARGE", "Codec", "Migration", "decode_value", "encode_value"]
+__all__ = ["LARGE", "Aside", "Codec", "Decoded", "Migration", "decode_value", "encode_value"]
+
+logger = logging.getLogger("trio_rooms")
+
+_NOTHING: Final[Aside] = {}
+"""What is set aside of a state in which everything fits."""
+_ROOT: Final = 0
+"""The key of what was set aside of the state itself, and not of something in it; no id is 0."""
 
 Migration = Callable[[Any], Any]
 """Takes the plain state of one version, returns that of a later one."""
@@ -49,42 +56,94 @@ _DIVIDED: Final = 4
 
 
 @attrs.frozen
+class Decoded:
+    """A state that came out of a snapshot."""
+
+    state: Any
+    aside: Aside
+    """What of it the classes do not understand, and what is written beside them again."""
+
+
+@attrs.frozen
 class Codec:
     """Turns the state of one room definition into bytes and back.
 
     Args:
-        kind: the type of the state, or None where it is taken as CBOR gives it.
+        kind: the type of the state; None where what ``make`` makes tells it.
         version: the version that is written and that `decode` ends with.
         migrations: from each old version to a later one, with the function that does it.
+        make: makes the state of a new room; None for rooms without state.
+        strict: whether a snapshot with fields that do not fit their class is refused.
+
+    Raises:
+        TypeError: states of this type could not be saved, or would come back as something else;
+            the message says where in it.
     """
 
     kind: Any
     version: int
     migrations: Mapping[int, tuple[int, Migration]]
+    make: Callable[[], Any] | None = None
+    strict: bool = False
+    _shape: list[tuple[Shape, str]] = attrs.field(init=False, factory=list)
+    """The shape of the state and its fingerprint; empty until it is known."""
+    _told: set[str] = attrs.field(init=False, factory=set)
+    """What was reported of snapshots that do not fit: each thing is reported once."""
 
-    def encode(self, key: str, state: Any) -> bytes:
+    def __attrs_post_init__(self) -> None:
+        if self.kind is None and self.make is not None:
+            return
+        shape = shape_of(Any if self.kind is None else self.kind)
+        if origin_of(self.kind) is not collections.defaultdict:
+            self._shape.append(shape)
+
+    def shape(self, sample: Any = None) -> tuple[Shape, str]:
+        """The shape of the state, and its fingerprint.
+
+        Args:
+            sample: a new state, if one was made. Else one is made where nothing declares the type.
+
+        Raises:
+            TypeError: as for the class; where nothing declares the type, it is found out only now.
+        """
+        if not self._shape:
+            if sample is None and self.make is not None:
+                sample = self.make()
+            self._shape.append(shape_of(type(sample) if self.kind is None else self.kind, sample))
+        return self._shape[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the shape of what is encoded."""
+        return self.shape()[1]
+
+    def encode(self, key: str, state: Any, aside: Aside = _NOTHING) -> bytes:
         """Encode a state at once.
 
         Raises:
-            StateError: it holds what CBOR cannot.
+            StateError: it holds what CBOR cannot, or what would come back as something else.
         """
+        shape, _ = self.shape()
+        _follow(state, aside)
         try:
-            return cbor.encode(state)
+            return cbor.dumps(shape.pack, state, cbor.DEPTH, aside)
         except Exception as error:
-            raise _blame(key, state, error) from error
+            raise _blame(key, Part("state", state, shape), error, aside) from error
 
-    def encode_large(self, key: str, state: Any) -> bytes:
+    def encode_large(self, key: str, state: Any, aside: Aside = _NOTHING) -> bytes:
         """Encode a state in a worker thread, letting go of the GIL at every few items.
 
         The state must not change meanwhile.
 
         Raises:
-            StateError: it holds what CBOR cannot.
+            StateError: as for `encode`.
         """
+        shape, _ = self.shape()
+        _follow(state, aside)
         parts = []
         unyielded = 0
         try:
-            for part in _pieces(state):
+            for part in _pieces(state, shape, aside):
                 parts.append(part)
                 # A piece of a list is this long; a map's keys and values are parts of their own.
                 unyielded += max(len(part), _PART)
@@ -93,23 +152,42 @@ class Codec:
                     time.sleep(0)  # Else every system call of the event loop waits 5 ms for the GIL.
             return b"".join(parts)
         except Exception as error:
-            raise _blame(key, state, error) from error
+            raise _blame(key, Part("state", state, shape), error, aside) from error
 
-    def decode(self, key: str, snapshot: Snapshot) -> Any:
+    def decode(self, key: str, snapshot: Snapshot) -> Decoded:
         """The state of a snapshot, brought up to this version.
 
         Raises:
             SnapshotTooNew: it was written by a newer version.
-            MigrationError: a step is missing or raised, or the result does not fit the state class.
-            SnapshotCorrupt: it does not decode.
+            MigrationError: a step is missing, raised or returned nothing, or the result is not the
+                state that the room declares.
+            SnapshotError: it does not decode, although it is as it was written.
         """
         if snapshot.version > self.version:
             raise SnapshotTooNew(key, snapshot.version, self.version)
         try:
             value = decode_value(snapshot.state)
-        except Exception as error:  # (whatever a decoder raises, the bytes are at fault)
-            raise SnapshotCorrupt(key, f"its state does not decode: {error}") from error
-        version = snapshot.version
+        except Exception as error:
+            # Not damage, which the checksum has ruled out: to go back to an older one would lose this one.
+            cause = error.__cause__ or error
+            msg = f"its snapshot is intact, but its state does not decode here: {cause} (it is left as it is)"
+            raise SnapshotError(key, msg) from error
+        value = self._migrated(key, snapshot.version, value)
+        reading = Reading(self.strict)
+        try:
+            shape, fingerprint = self.shape()
+            state = shape.unpack(value, reading)
+        except Exception as error:
+            why = str(error) if isinstance(error, Unfit) else repr(error)
+            msg = f"its state is not what the room declares ({why}); {self._advice(snapshot)}"
+            raise MigrationError(key, msg) from error
+        self._report(key, snapshot, fingerprint, reading)
+        if (root := reading.aside.get(id(state))) is not None:
+            reading.aside[_ROOT] = root
+        return Decoded(state, reading.aside)
+
+    def _migrated(self, key: str, version: int, value: Any) -> Any:
+        """The plain state of a version as that of this one."""
         while version != self.version:
             if version not in self.migrations:
                 msg = (
@@ -119,22 +197,55 @@ class Codec:
                 raise MigrationError(key, msg)
             following, migrate = self.migrations[version]
             try:
-                value = migrate(value)
+                made = migrate(value)
             except Exception as error:
                 msg = f"the migration of its state from version {version} to {following} raised: {error!r}"
                 raise MigrationError(key, msg) from error
-            version = following
-        if self.kind is None:
-            return value
-        try:
-            return document.structure(value, self.kind)
-        except Exception as error:
-            name = getattr(self.kind, "__qualname__", self.kind)
-            msg = (
-                f"its state is not a {name} ({describe(error)}); where the class has changed, "
-                "raise version= and add a migration"
+            if made is None and value is not None:
+                msg = (
+                    f"the migration of its state from version {version} to {following} returned nothing; "
+                    "return the state at its end"
+                )
+                raise MigrationError(key, msg)
+            value, version = made, following
+        return value
+
+    def _advice(self, snapshot: Snapshot) -> str:
+        """What to do about a state that does not fit."""
+        if snapshot.version != self.version:
+            return f"see to it that the migrations from version {snapshot.version} on make it so"
+        return f"where the class has changed, write version={self.version + 1} and add a migration"
+
+    def _report(self, key: str, snapshot: Snapshot, fingerprint: str, reading: Reading) -> None:
+        """Log what does not fit, each thing once; and that the shape has changed, where all of it fits."""
+        for field, why in reading.found.items():
+            if field not in self._told:
+                self._told.add(field)
+                logger.warning(
+                    "room %s: its snapshot has a %s that does not fit (%s) and is kept aside there; %s "
+                    "(this is said once, whatever other rooms have)",
+                    key,
+                    field,
+                    why,
+                    self._advice(snapshot),
+                )
+        changed = snapshot.shape not in ("", fingerprint) and snapshot.version == self.version
+        if changed and not reading.found and snapshot.shape not in self._told:
+            self._told.add(snapshot.shape)
+            logger.info(
+                "room %s: the classes of its state have changed since it was saved, all of which fits; "
+                "version is still %d",
+                key,
+                self.version,
             )
-            raise MigrationError(key, msg) from error
+
+
+def _follow(state: Any, aside: Aside) -> None:
+    """Let a state that was put in the place of another of its class have what was set aside of that."""
+    root = aside.get(_ROOT)
+    if root is not None and root.instance is not state and type(root.instance) is type(state):
+        aside.pop(id(root.instance), None)
+        aside[_ROOT] = aside[id(state)] = attrs.evolve(root, instance=state)
 
 
 def encode_value(key: str, name: str, value: Any) -> bytes:
@@ -142,37 +253,44 @@ def encode_value(key: str, name: str, value: Any) -> bytes:
     try:
         return cbor.encode(value)
     except Exception as error:
-        raise _blame(key, value, error, name) from error
+        raise _blame(key, Part(name, value, KEPT), error, _NOTHING) from error
 
 
 def decode_value(encoded: bytes) -> Any:
     """Decode what this library encoded; large values a few items at a time."""
     if len(encoded) < LARGE:
-        return cbor2.loads(encoded, max_depth=_DEPTH)
+        return decode_exact(encoded, _DEPTH)
     stream = io.BytesIO(encoded)
-    return _gather(stream, cbor2.CBORDecoder(stream, max_depth=_DEPTH, read_size=256), 0)
+    return _gather(stream, decoder(stream, _DEPTH, read_size=256), 0)
 
 
-def _pieces(value: Any, depth: int = 0) -> Iterator[bytes]:
+def _pieces(
+    value: Any, shape: Shape, aside: Aside, levels: int = cbor.DEPTH, depth: int = 0
+) -> Iterator[bytes]:
     """The encoding of a value, as parts of a few items each."""
-    if depth < _DIVIDED and is_class(type(value)):
-        value = fields(value)
-    if depth < _DIVIDED and type(value) is dict:
-        yield _header(5, len(value))
-        for key, inner in value.items():
-            yield cbor.encode(key, depth + 1)
-            yield from _pieces(inner, depth + 1)
-    elif depth < _DIVIDED and type(value) in (list, tuple):
-        yield _header(4, len(value))
-        if len(value) <= _PIECE:
-            for inner in value:
-                yield from _pieces(inner, depth + 1)
-            return
-        for start in range(0, len(value), _PIECE):
-            some = value[start : start + _PIECE]
-            yield cbor.encode(some, depth)[len(_header(4, len(some))) :]
+    division = shape.divide(value, aside) if depth < _DIVIDED else None
+    if division is None:
+        yield cbor.dumps(shape.pack, value, levels, aside)
+        return
+    levels = cbor.inside(levels)
+    yield _header(4 if division.keys is None else 5, division.count)
+    if division.keys is not None:
+        for name, inner, one in zip(division.keys, division.values, division.shapes, strict=False):
+            yield cbor2.dumps(name)
+            yield from _pieces(inner, one, aside, levels, depth + 1)
+    elif division.count <= _PIECE:
+        for inner, one in zip(division.values, division.shapes, strict=False):
+            yield from _pieces(inner, one, aside, levels, depth + 1)
     else:
-        yield cbor.encode(value, depth)
+        one = next(iter(division.shapes))
+        for start in range(0, division.count, _PIECE):
+            some = value[start : start + _PIECE]
+            yield cbor.dumps(_pack_some, some, one, levels, aside)[len(_header(4, len(some))) :]
+
+
+def _pack_some(some: list[Any], shape: Shape, levels: int, aside: Aside) -> list[Any]:
+    """Make some elements of a list plain."""
+    return [item if type(item) in shape.plain else shape.pack(item, levels, aside) for item in some]
 
 
 def _header(major: int, count: int) -> bytes:
@@ -209,37 +327,31 @@ def _gather(stream: io.BytesIO, decoder: cbor2.CBORDecoder, depth: int) -> Any:
     return result
 
 
-def _blame(key: str, state: Any, error: Exception, name: str = "state") -> StateError:
+def _blame(key: str, whole: Part, error: Exception, aside: Aside) -> StateError:
     """Find what in a value cannot be encoded, and say where it is."""
-    path, why = _culprit(state, name, error)
+    path, why = _culprit(whole, error, aside)
     if isinstance(why, UnicodeEncodeError):
         return StateError(key, path, "a string with a lone surrogate has no form in UTF-8")
     return StateError(key, path, str(why))
 
 
-def _culprit(value: Any, path: str, error: Exception) -> tuple[str, Exception]:
+def _culprit(part: Part, error: Exception, aside: Aside) -> tuple[str, Exception]:
     """Descend to what cannot be encoded by itself; not where it is only the nesting, or a cycle."""
-    if "levels deep" in str(error):
-        return path, error
-    inner: Iterable[tuple[str, Any]] = ()
-    if is_class(type(value)):
-        inner = ((f"{path}.{field}", item) for field, item in fields(value).items())
-    elif isinstance(value, Mapping):
-        keys = ((f"{path} (the key {_brief(key)})", key) for key in value)
-        items = ((f"{path}[{_brief(key)}]", item) for key, item in value.items())
-        inner = itertools.chain(keys, items)
-    elif isinstance(value, list | tuple | collections.deque):
-        inner = ((f"{path}[{number}]", item) for number, item in enumerate(value))
-    elif isinstance(value, set | frozenset):
-        inner = ((f"{path} (the member {_brief(item)})", item) for item in value)
-    for where, item in inner:
+    for _ in range(cbor.DEPTH):
+        inner = None if "levels deep" in str(error) else _first_unfit(part, aside)
+        if inner is None:
+            break
+        part, error = inner
+    return part.where, error
+
+
+def _first_unfit(part: Part, aside: Aside) -> tuple[Part, Exception] | None:
+    """The first part of a value that cannot be encoded by itself."""
+    for inner in part.shape.parts(part.value):
         try:
-            cbor.encode(item)
+            cbor.dumps(inner.shape.pack, inner.value, cbor.DEPTH, aside)
         except Exception as cause:  # noqa: BLE001 (whatever an encoder raises, it is this item's fault)
+            reached = Part(part.where + inner.where, inner.value, inner.shape)
             # Its traceback holds this frame, and with it whoever is saving: a cycle.
-            return _culprit(item, where, cause.with_traceback(None))
-    return path, error
-
-
-def _brief(value: Any) -> str:
-    return reprlib.repr(value)
+            return reached, cause.with_traceback(None)
+    return None

@@ -26,7 +26,7 @@ import trio
 from trio_rooms.errors import SnapshotCorrupt, StaleWrite, StateError, StoreError
 from trio_rooms.stores.base import Commit, Store, StoredSnapshot
 
-from .codec import LARGE, Codec
+from .codec import LARGE, Aside, Codec
 from .snapshot import Snapshot
 
 __all__ = ["Definition", "Loaded", "PersistentState"]
@@ -124,6 +124,8 @@ class PersistentState:
     """Seconds that encoding the state took the last time."""
     _saved: bytes = attrs.field(init=False, default=b"")
     """The digest of the state that is in the store; empty where that is not known."""
+    _aside: Aside = attrs.field(init=False, factory=dict)
+    """What of the loaded state its classes do not understand: it is written again with each save."""
     _writes: _Writes = attrs.field(init=False, factory=_Writes)
     """Another one after each load, `discard` and `destroy`: so what began before finds out."""
     _doubtful: tuple[Commit | bytes, ...] = attrs.field(init=False, default=())
@@ -161,6 +163,7 @@ class PersistentState:
         """
         self._writes = _Writes()
         self._saved = b""
+        self._aside = {}
         self.dirty = self.large = False
 
     async def load(self) -> Loaded | None:
@@ -191,15 +194,16 @@ class PersistentState:
                 try:
                     snapshot = Snapshot.of(self.key, one)
                     if len(snapshot.state) < LARGE:
-                        state = self._definition.codec.decode(self.key, snapshot)
+                        decoded = self._definition.codec.decode(self.key, snapshot)
                     else:
                         decode = self._definition.codec.decode
-                        state = await trio.to_thread.run_sync(decode, self.key, snapshot)
+                        decoded = await trio.to_thread.run_sync(decode, self.key, snapshot)
                 except SnapshotCorrupt as error:
                     logger.error("generation %d cannot be used: %s", one.generation, error)  # noqa: TRY400
                     broken = broken or error
                     continue
                 self.large = len(snapshot.state) >= LARGE
+                self._aside = decoded.aside
                 # What a former process wrote is written again, so that it is of this one from then on.
                 restarted = snapshot.epoch != self._epoch
                 if broken is None and snapshot.version == self._definition.version and not restarted:
@@ -212,7 +216,7 @@ class PersistentState:
                         self.key,
                         one.generation,
                     )
-                return Loaded(state, restarted, broken is not None)
+                return Loaded(decoded.state, restarted, broken is not None)
             if broken is not None:
                 raise broken
             return None
@@ -233,7 +237,8 @@ class PersistentState:
         checkpoint where there is nothing to write.
 
         Raises:
-            StateError: the state holds what CBOR cannot; nothing was written.
+            StateError: the state holds what CBOR cannot, or what would come back as something else;
+                nothing was written.
             StaleWrite: somebody else has written the room, or opened the store; nothing was
                 written, nor can be before the room is loaded again.
             StoreError: it is not known to be written; a later call tries again.
@@ -255,9 +260,9 @@ class PersistentState:
         try:
             began = perf_counter()
             if self.large and in_thread:
-                encoded = await trio.to_thread.run_sync(codec.encode_large, self.key, state())
+                encoded = await trio.to_thread.run_sync(codec.encode_large, self.key, state(), self._aside)
             else:
-                encoded = codec.encode(self.key, state())
+                encoded = codec.encode(self.key, state(), self._aside)
             self.encoding_took = perf_counter() - began
             self.large = len(encoded) >= LARGE
             digest = _digest(encoded)
@@ -277,7 +282,7 @@ class PersistentState:
         if self._writes.new:
             return True
         try:
-            return _digest(self._definition.codec.encode(self.key, state)) != self._saved
+            return _digest(self._definition.codec.encode(self.key, state, self._aside)) != self._saved
         except StateError:
             return True  # Whoever saves it is told why.
 
@@ -369,7 +374,9 @@ class PersistentState:
         if encoded is not None:
             name, version = self._definition.name, self._definition.version
             id_ = self.key.removeprefix(f"{name}/")
-            document = Snapshot(name, id_, version, number, epoch, encoded).pack()
+            document = Snapshot(
+                name, id_, version, number, epoch, encoded, self._definition.codec.fingerprint
+            ).pack()
         return Commit(self.key, number, epoch, document, writes, destroy)
 
     def _doubt(self, commit: Commit) -> None:

@@ -34,10 +34,15 @@ class Snapshot:
     epoch: int
     """The epoch of the store's owner that wrote it."""
     state: bytes
+    shape: str = ""
+    """The fingerprint of the classes that the state was written by; empty where that is not known."""
 
     def pack(self) -> bytes:
         """The document that goes into the store."""
-        body = cbor2.dumps({name: getattr(self, name) for name in _TYPES})
+        fields = {name: getattr(self, name) for name in _TYPES}
+        if not self.shape:
+            del fields["shape"]  # So it was before there was a fingerprint.
+        body = cbor2.dumps(fields)
         return _HEAD.pack(_MAGIC, len(body), _checksum(body)) + body
 
     @classmethod
@@ -83,7 +88,15 @@ class Snapshot:
         return snapshot
 
 
-_TYPES: Final = {"room": str, "id": str, "version": int, "generation": int, "epoch": int, "state": bytes}
+_TYPES: Final = {
+    "room": str,
+    "id": str,
+    "version": int,
+    "generation": int,
+    "epoch": int,
+    "state": bytes,
+    "shape": str,
+}
 
 
 def _checksum(body: bytes) -> bytes:

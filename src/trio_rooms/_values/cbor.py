@@ -13,7 +13,7 @@ import datetime
 import enum
 import io
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import cbor2
@@ -21,51 +21,69 @@ import cbor2
 from .classes import fields, is_class
 from .plain import MESSAGE_DEPTH, plain
 
-__all__ = ["DEPTH", "as_sent", "decode_plain", "encode", "encode_plain"]
+__all__ = [
+    "ARRAYS",
+    "DEPTH",
+    "KNOWN",
+    "PLAIN",
+    "Form",
+    "Forms",
+    "as_sent",
+    "decode_plain",
+    "dumps",
+    "encode",
+    "encode_plain",
+    "frozen",
+    "inside",
+    "kept",
+    "moment",
+    "no_form",
+    "set_of",
+]
 
 DEPTH: Final = 200
 """Containers in containers. Building nested classes again takes up to three calls for each of
 them, and Python allows a thousand.
 """
 
-_Form = Callable[[Any, int], Any]
+Form = Callable[[Any, int], Any]
 """Makes a value plain; the number says how many containers it may be and have inside each other."""
 
-_SCALARS: Final[frozenset[type]] = frozenset((str, int, float, bool, type(None), bytes))
+PLAIN: Final[frozenset[type]] = frozenset((str, int, float, bool, type(None), bytes))
 """What is plain as it is. Checked for many values at once, in C, because most are of these types."""
-_ARRAYS: Final = (list, tuple, collections.deque, collections.UserList)
-_KNOWN: Final[tuple[type, ...]] = (*_ARRAYS, Mapping, cbor2.CBORTag, bytearray, *_SCALARS)
+ARRAYS: Final = (list, tuple, collections.deque, collections.UserList)
+KNOWN: Final[tuple[type, ...]] = (*ARRAYS, Mapping, cbor2.CBORTag, bytearray, *PLAIN)
 _SET: Final = 258
 """The tag of a set."""
 _TIME: Final = 0
 """The tag of a point in time, as RFC 3339 writes it."""
 
 
-class _Forms(dict[type, _Form]):
+class Forms(dict[type, Form]):
     """What is done with values of each type; looked up for a type when its first value comes.
 
     Args:
         special: what is done with a type that is no container, or otherwise than with other containers.
     """
 
-    def __init__(self, special: Callable[[_Forms, type], _Form | None]) -> None:
-        super().__init__(dict.fromkeys(_SCALARS, _as_it_is))
+    def __init__(self, special: Callable[[Forms, type], Form | None]) -> None:
+        super().__init__(dict.fromkeys(PLAIN, _as_it_is))
         self._special = special
 
-    def __missing__(self, kind: type) -> _Form:
+    def __missing__(self, kind: type) -> Form:
         form = self._special(self, kind)
         if form is None:
-            if issubclass(kind, _ARRAYS):
+            if issubclass(kind, ARRAYS):
                 form = self.array
             elif issubclass(kind, Mapping):
-                form = self._map
+                form = self.map
             elif issubclass(kind, cbor2.CBORTag):
                 form = self._tag
             elif is_class(kind):
                 form = self._instance
-            elif issubclass(kind, Sequence) and not issubclass(kind, _KNOWN):
+            elif issubclass(kind, Sequence) and not issubclass(kind, KNOWN):
                 # cbor2 would write it as an array, however deep it is.
-                form = _refused
+                form = no_form
             else:
                 form = _as_it_is
         self[kind] = form
@@ -73,68 +91,77 @@ class _Forms(dict[type, _Form]):
 
     def encode(self, value: Any, levels: int) -> bytes:
         """The CBOR of a value that may have so many levels."""
-        try:
-            return cbor2.dumps(self[type(value)](value, levels), default=_unknown)
-        except cbor2.CBOREncodeError as error:
-            # cbor2's errors are ValueErrors in its stubs alone.
-            raise ValueError(str(error)) from error
-        except RecursionError:
-            msg = "it is nested too deeply for a stack as deep as this"
-            raise ValueError(msg) from None
+        return dumps(self[type(value)], value, levels)
 
     def array(self, value: Any, levels: int) -> Any:
         """Make an array's elements plain."""
-        levels = _inside(levels)
-        if _SCALARS.issuperset(map(type, value)):
+        levels = inside(levels)
+        if PLAIN.issuperset(map(type, value)):
             return value
-        return [item if type(item) in _SCALARS else self[type(item)](item, levels) for item in value]
+        return [item if type(item) in PLAIN else self[type(item)](item, levels) for item in value]
 
-    def _map(self, value: Any, levels: int) -> Any:
+    def map(self, value: Any, levels: int) -> Any:
         """Make a map's values plain, and its keys; nearly all keys are strings."""
-        levels = _inside(levels)
-        if not _SCALARS.issuperset(map(type, value)):
+        levels = inside(levels)
+        if not PLAIN.issuperset(map(type, value)):
             return {self._key(key, levels): self[type(item)](item, levels) for key, item in value.items()}
-        if _SCALARS.issuperset(map(type, value.values())):
+        if PLAIN.issuperset(map(type, value.values())):
             return value
         return {
-            key: item if type(item) in _SCALARS else self[type(item)](item, levels)
+            key: item if type(item) in PLAIN else self[type(item)](item, levels)
             for key, item in value.items()
         }
 
     def _key(self, key: Any, levels: int) -> Any:
         """Make a key plain, and hashable again."""
-        return _frozen(self[type(key)](key, levels))
+        return frozen(self[type(key)](key, levels))
 
     def _tag(self, tag: Any, levels: int) -> Any:
         """Make the value under a tag plain."""
-        levels = _inside(levels)
+        levels = inside(levels)
         return cbor2.CBORTag(tag.tag, self[type(tag.value)](tag.value, levels))
 
     def _instance(self, value: Any, levels: int) -> Any:
         """Make an instance of a class a map, with plain values."""
-        levels = _inside(levels)
+        levels = inside(levels)
         content = fields(value)
-        if _SCALARS.issuperset(map(type, content.values())):
+        if PLAIN.issuperset(map(type, content.values())):
             return content
         return {
-            name: item if type(item) in _SCALARS else self[type(item)](item, levels)
+            name: item if type(item) in PLAIN else self[type(item)](item, levels)
             for name, item in content.items()
         }
 
 
+def dumps(form: Callable[..., Any], value: Any, *given: Any) -> bytes:
+    """The CBOR of what is made of a value: ``form(value, *given)``.
+
+    Raises:
+        TypeError, ValueError: it holds what has no form, or is nested too deeply.
+    """
+    try:
+        return cbor2.dumps(form(value, *given), default=_unknown)
+    except cbor2.CBOREncodeError as error:
+        # cbor2's errors are ValueErrors in its stubs alone.
+        raise ValueError(str(error)) from error
+    except RecursionError:
+        msg = "it is nested too deeply for a stack as deep as this"
+        raise ValueError(msg) from None
+
+
 def _unknown(_: cbor2.CBOREncoder, value: Any) -> None:
     """What cbor2 calls for a value that it has no form for."""
-    _refused(value, 0)
+    no_form(value, 0)
 
 
-def _frozen(form: Any) -> Any:
+def frozen(form: Any) -> Any:
     """A plain value as one that can be a key, and is written alike."""
     if isinstance(form, cbor2.CBORTag):
-        return cbor2.CBORTag(form.tag, _frozen(form.value))
+        return cbor2.CBORTag(form.tag, frozen(form.value))
     if isinstance(form, Mapping):
-        return cbor2.frozendict({key: _frozen(value) for key, value in form.items()})
-    if isinstance(form, _ARRAYS):
-        return tuple(map(_frozen, form))
+        return cbor2.frozendict({key: frozen(value) for key, value in form.items()})
+    if isinstance(form, ARRAYS):
+        return tuple(map(frozen, form))
     return form
 
 
@@ -142,14 +169,14 @@ def _as_it_is(value: Any, _: int) -> Any:
     return value
 
 
-def _refused(value: Any, _: int) -> Any:
+def no_form(value: Any, _: int) -> Any:
     """The form of what CBOR has no form for: a TypeError that names its type."""
     kind = type(value)
     msg = f"CBOR has no form for {kind.__module__}.{kind.__qualname__}"
     raise TypeError(msg)
 
 
-def _inside(levels: int) -> int:
+def inside(levels: int) -> int:
     """How many levels are left inside of a container; ValueError where it is one too many itself."""
     if not levels:
         msg = f"it is nested more than {DEPTH} levels deep, or contains itself"
@@ -160,18 +187,23 @@ def _inside(levels: int) -> int:
 # States, storage and attachments: what this library reads again as it was.
 
 
-def _kept(forms: _Forms, kind: type) -> _Form | None:
+def _kept(forms: Forms, kind: type) -> Form | None:
     """Enums are their values; points in time and sets have tags, by which they are read again."""
     if issubclass(kind, enum.Enum):
         return lambda value, levels: forms[type(value.value)](value.value, levels)
     if issubclass(kind, datetime.datetime):
-        return _moment
+        return moment
     if issubclass(kind, set | frozenset):
-        return lambda value, levels: cbor2.CBORTag(_SET, forms.array(list(value), levels))
+        return lambda value, levels: set_of(forms.array(list(value), levels))
     return None
 
 
-def _moment(value: datetime.datetime, _: int) -> Any:
+def set_of(members: Iterable[Any]) -> cbor2.CBORTag:
+    """The form of a set of plain members."""
+    return cbor2.CBORTag(_SET, list(members))
+
+
+def moment(value: datetime.datetime, _: int) -> Any:
     """A point in time under its tag, as RFC 3339 writes it."""
     if value.tzinfo is not datetime.UTC:
         offset = value.utcoffset()
@@ -184,37 +216,46 @@ def _moment(value: datetime.datetime, _: int) -> Any:
     return cbor2.CBORTag(_TIME, value.isoformat().replace("+00:00", "Z"))
 
 
-_KEPT: Final = _Forms(_kept)
+_KEPT: Final = Forms(_kept)
 
 # What clients get: what JSON would say.
 
 
-def _sent(forms: _Forms, kind: type) -> _Form | None:
+def _sent(forms: Forms, kind: type) -> Form | None:
     """Enums, and all that CBOR would need a tag for, are what `plain` makes of them."""
 
     def form(value: Any, levels: int) -> Any:
         known = plain(value)
         return forms[type(known)](known, levels)
 
-    if issubclass(kind, enum.Enum) or not issubclass(kind, _KNOWN):
+    if issubclass(kind, enum.Enum) or not issubclass(kind, KNOWN):
         return form
     return None
 
 
-_SENT: Final = _Forms(_sent)
+_SENT: Final = Forms(_sent)
 
 
-def encode(value: Any, depth: int = 0) -> bytes:
-    """The CBOR of a value that this library reads again, classes as maps, tags where there are any.
+def kept(value: Any, levels: int) -> Any:
+    """Make a value plain that this library reads again, classes as maps, tags where there are any.
 
     Args:
         value: what is encoded.
-        depth: how many containers it is already in.
+        levels: how many containers it may be and have inside each other.
 
     Raises:
         TypeError, ValueError: it holds what CBOR has no form for, or is nested too deeply.
     """
-    return _KEPT.encode(value, DEPTH - depth)
+    return _KEPT[type(value)](value, levels)
+
+
+def encode(value: Any) -> bytes:
+    """The CBOR of such a value.
+
+    Raises:
+        TypeError, ValueError: as for `kept`.
+    """
+    return _KEPT.encode(value, DEPTH)
 
 
 def encode_plain(value: Any) -> bytes:

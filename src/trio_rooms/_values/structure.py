@@ -1,7 +1,6 @@
-"""Structure hooks that both converters are made of: lists, tuples, maps and classes from plain values.
+"""Structure hooks that the strict converter is made of: lists, tuples, maps and classes from plain values.
 
-None of them looks whether the value is a list or a map at all. That is where the converters
-differ: `strict` refuses what is not, `lenient` gives it back as it was.
+None of them looks whether the value is a list or a map at all: `strict` has seen to that before.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from .classes import declared, is_class
 from .kinds import is_literal, origin_of
 from .structure import Member, member_of
 
-__all__ = ["chooser_of", "members_of"]
+__all__ = ["best_of", "chooser_of", "members_of"]
 
 
 def members_of(kind: Any) -> list[Any]:
@@ -29,7 +29,7 @@ def chooser_of(kind: Any, converter: cattrs.Converter) -> Callable[[Any], Member
         TypeError: two of the classes cannot be told apart.
     """
     classes = [member for member in members_of(kind) if is_class(member)]
-    best = _best_of(classes) if len(classes) > 1 else lambda _: classes[0]
+    best = best_of(classes) if len(classes) > 1 else lambda _: classes[0]
     made = {member: member_of(converter, member) for member in classes}
 
     def choose(value: Any) -> Member | None:
@@ -38,7 +38,7 @@ def chooser_of(kind: Any, converter: cattrs.Converter) -> Callable[[Any], Member
     return choose
 
 
-def _best_of(classes: list[Any]) -> Callable[[Mapping[Any, Any]], Any]:
+def best_of(classes: list[Any]) -> Callable[[Mapping[Any, Any]], Any]:
     """What finds the class that fits a map best: by Literal fields first, then by the names of fields."""
     names = {kind: {name for name, _ in declared(origin_of(kind))} for kind in classes}
     hints = {kind: typing.get_type_hints(origin_of(kind)) for kind in classes}

@@ -1,0 +1,330 @@
+"""Shapes of classes with fields: how an instance is taken apart, and built again without its ``__init__``.
+
+As pickle does it: fields are set to what they were, and nothing of the class is called. So a state
+that could be saved can be loaded, whatever ``__init__`` takes, and whatever a validator says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+import cbor2
+
+from .cbor import DEPTH, inside
+from .shapes import ASIDE, Aside, Division, Kept, Misfit, Part, Reading, Shape, Unbuildable, Unfit, misfit
+
+__all__ = ["TYPE", "Field", "Instance", "default_of", "fields_of"]
+
+TYPE: Final = "_type"
+"""The name under which a map in a union has the name of its class."""
+_PLANS: Final = 64
+"""Combinations of types for which it is remembered what is plain: enough for six fields that may be None."""
+_UNFIT: Final = (list, dict, set, frozenset, tuple, str, bytes, bytearray, int, float, BaseException)
+"""What a class with fields may not be as well: it has content that is no field."""
+
+Default = Callable[[Any], Any]
+"""Makes the default of a field, of the instance."""
+_Plan = tuple[tuple[str, Callable[[Any, int, Aside], Any]], ...]
+"""The fields of an instance that are not plain, and what makes them so."""
+
+
+@attrs.frozen
+class Field:
+    """One field of a class."""
+
+    name: str
+    shape: Shape
+    default: Default | None
+    """None where it has none."""
+    required: bool
+    """Whether an instance without it cannot be: one that ``__init__`` does not take may be set later."""
+
+
+@attrs.frozen
+class Declared:
+    """A field as the class declares it."""
+
+    name: str
+    kind: Any
+    """The type as it is written, maybe a string; None where there is none."""
+    default: Default | None
+    init: bool
+
+
+def fields_of(kind: Any) -> list[Declared]:
+    """The fields of an attrs class or a dataclass, in order."""
+    if attrs.has(kind):
+        return [Declared(one.name, one.type, _attrs_default(one), one.init) for one in attrs.fields(kind)]
+    return [Declared(one.name, one.type, _default(one), one.init) for one in dataclasses.fields(kind)]
+
+
+def _attrs_default(field: attrs.Attribute[Any]) -> Default | None:
+    made: Any = field.default
+    if made is attrs.NOTHING:
+        return None
+    make: Default
+    if isinstance(made, attrs.Factory):  # type: ignore[arg-type]
+        make = made.factory if made.takes_self else lambda _: made.factory()
+    else:
+        make = lambda _: made  # noqa: E731 (it is one of three)
+    convert: Any = field.converter
+    if convert is None:
+        return make
+    if isinstance(convert, attrs.Converter):
+        convert = typing.cast("Any", convert)
+        return lambda instance: convert(make(instance), instance, field)
+    return lambda instance: convert(make(instance))
+
+
+def _default(field: dataclasses.Field[Any]) -> Default | None:
+    if field.default_factory is not dataclasses.MISSING:
+        factory = field.default_factory
+        return lambda _: factory()
+    return None if field.default is dataclasses.MISSING else lambda _: field.default
+
+
+def default_of(field: Declared) -> Any:
+    """The default of a field where it can be made without an instance; else None."""
+    try:
+        return None if field.default is None else field.default(None)
+    except Exception:  # noqa: BLE001 (a default may need an instance, and then raise anything)
+        return None
+
+
+class Instance(Shape):
+    """An attrs class or a dataclass; its fields are filled in later, since they may have its type.
+
+    Args:
+        kind: the class, without parameters.
+
+    Raises:
+        TypeError: it holds more than its fields.
+    """
+
+    __slots__ = (
+        "_count",
+        "_derived",
+        "_has_dict",
+        "_hash_cached",
+        "_plans",
+        "_read",
+        "_steps",
+        "fields",
+        "kind",
+        "names",
+    )
+
+    def __init__(self, kind: Any) -> None:
+        if issubclass(kind, _UNFIT):
+            msg = f"{kind.__name__} is a container, a number or an exception as well; that would be lost"
+            raise TypeError(msg)
+        super().__init__(kind.__name__, takes=frozenset((kind,)), stored=frozenset((dict, cbor2.frozendict)))
+        self.kind = kind
+        self.fields: tuple[Field, ...] = ()
+        self.names: tuple[str, ...] = ()
+        self._count = 0
+        self._has_dict = bool(kind.__dictoffset__)
+        self._hash_cached = attrs.has(kind) and "CACHED" in attrs.inspect(kind).hashability.name
+        self._derived = frozenset(
+            name
+            for base in kind.__mro__
+            for name, value in vars(base).items()
+            if isinstance(value, functools.cached_property)
+        )
+        self._read: Callable[[Any], tuple[Any, ...]] = lambda _: ()
+        self._steps: tuple[tuple[str, frozenset[type], Any, Field], ...] = ()
+        """What is looked up for each field of each instance that is read."""
+        self._plans: dict[tuple[type, ...], _Plan] = {}
+
+    def fill(self, fields: tuple[Field, ...]) -> None:
+        """Say what its fields are."""
+        self.fields = fields
+        self.names = names = tuple(field.name for field in fields)
+        self._count = len(names)
+        self._steps = tuple((one.name, one.shape.plain, one.shape.unpack, one) for one in fields)
+        if len(names) > 1:  # For one, attrgetter gives the value and no tuple.
+            self._read = operator.attrgetter(*names)
+        else:
+            self._read = lambda value: tuple(getattr(value, name) for name in names)
+
+    # Written.
+
+    def pack(self, value: Any, levels: int, aside: Aside) -> Any:
+        if type(value) is not self.kind or (self._has_dict and len(value.__dict__) > self._count):
+            self._check(value)
+        levels = inside(levels)
+        try:
+            values = self._read(value)
+        except AttributeError:
+            packed = self._pack_partly(value, levels, aside)
+        else:
+            types = tuple(map(type, values))
+            plan = self._plans.get(types)
+            if plan is None:
+                plan = self._plan(types)
+            packed = dict(zip(self.names, values, strict=True))
+            for name, pack in plan:
+                packed[name] = pack(packed[name], levels, aside)
+        if aside and (kept := aside.get(id(value))) is not None:
+            return kept.beside(packed)
+        return packed
+
+    def _plan(self, types: tuple[type, ...]) -> _Plan:
+        """Which fields have to be made plain, where values are of these types."""
+        plan = tuple(
+            (field.name, field.shape.pack)
+            for field, kind in zip(self.fields, types, strict=True)
+            if kind not in field.shape.plain
+        )
+        if len(self._plans) < _PLANS:
+            self._plans[types] = plan
+        return plan
+
+    def _pack_partly(self, value: Any, levels: int, aside: Aside) -> dict[str, Any]:
+        """The fields of an instance in which some were never set."""
+        return {
+            field.name: field.shape.pack(getattr(value, field.name), levels, aside)
+            for field in self.fields
+            if hasattr(value, field.name)
+        }
+
+    def _check(self, value: Any) -> None:
+        """Raise what is wrong with an instance as a whole."""
+        kind = type(value)
+        if kind is not self.kind:
+            if isinstance(value, self.kind):
+                msg = (
+                    f"it is declared as {self.name}, and its subclass {kind.__name__} would come back as "
+                    f"one; annotate what it may be: {self.name} | {kind.__name__}"
+                )
+            else:
+                msg = f"it is declared as {self.name}, and a {kind.__name__} would not come back as one"
+            raise TypeError(msg)
+        if self._has_dict and len(value.__dict__) > len(self.names):
+            more = value.__dict__.keys() - set(self.names) - self._derived - {"_attrs_cached_hash"}
+            if more:
+                msg = f"its {', '.join(sorted(more))} would not come back: {self.name} has no such field"
+                raise TypeError(msg)
+
+    def parts(self, value: Any) -> Iterator[Part]:
+        if type(value) is self.kind:
+            for field in self.fields:
+                if hasattr(value, field.name):
+                    yield Part(f".{field.name}", getattr(value, field.name), field.shape)
+
+    def divide(self, value: Any, aside: Aside) -> Division | None:
+        self._check(value)
+        try:
+            values = self._read(value)
+        except AttributeError:
+            return None
+        if aside and id(value) in aside:
+            return None
+        return Division(self.names, values, (field.shape for field in self.fields), len(values))
+
+    # Read.
+
+    def unpack(self, raw: Any, reading: Reading) -> Any:
+        if not isinstance(raw, Mapping):
+            raise misfit(self, raw)
+        instance = object.__new__(self.kind)
+        missing: list[Field] = []
+        replaced: dict[str, tuple[Any, bytes]] = {}
+        put = object.__setattr__
+        for name, plain, unpack, field in self._steps:
+            if name not in raw:
+                missing.append(field)
+                continue
+            item = raw[name]
+            if type(item) not in plain:
+                try:
+                    item = unpack(item, reading)
+                except Misfit as error:
+                    if field.default is None or reading.strict:
+                        raise self._unbuildable(field, error) from None
+                    reading.found.setdefault(f"{self.name}.{name}", str(error))
+                    replaced[name] = (item, b"")
+                    continue
+                except Unfit as error:
+                    error.path.append(f".{name}")
+                    raise
+            put(instance, name, item)
+        if self._hash_cached:
+            put(instance, "_attrs_cached_hash", None)
+        if missing or replaced or len(raw) != self._count:
+            self._complete(instance, raw, missing, replaced, reading)
+        return instance
+
+    def _unbuildable(self, field: Field, error: Misfit) -> Unbuildable:
+        """The error for a field of another type that nothing can stand in for."""
+        made = Unbuildable(error.why)
+        made.path = [*error.path, f".{field.name}"]
+        return made
+
+    def _complete(
+        self,
+        instance: Any,
+        raw: Mapping[Any, Any],
+        missing: list[Field],
+        replaced: dict[str, tuple[Any, bytes]],
+        reading: Reading,
+    ) -> None:
+        """See to what is missing in an instance, of another type, or unknown to the class."""
+        older = dict(raw[ASIDE]) if isinstance(raw.get(ASIDE), Mapping) else {}
+        for field in (*missing, *(field for field in self.fields if field.name in replaced)):
+            name = field.name
+            if name in older and self._restore(instance, field, older[name], reading):
+                # Its type is what it once was: what is there now gives way.
+                del older[name]
+                if name in replaced:
+                    older[name], _ = replaced.pop(name)
+            elif field.default is not None:
+                made = field.default(instance)
+                object.__setattr__(instance, name, made)
+                if name in replaced:
+                    replaced[name] = (replaced[name][0], _encoded(field.shape, made))
+            elif field.required:
+                error = Unbuildable("required field missing")
+                error.path.append(f".{name}")
+                raise error
+        unknown = {name: raw[name] for name in raw.keys() - {*self.names, TYPE, ASIDE}}
+        if unknown or replaced or older:
+            self._set_aside(Kept(instance, unknown, replaced, older), reading)
+
+    def _restore(self, instance: Any, field: Field, raw: Any, reading: Reading) -> bool:
+        """Set a field to what was set aside of it before, if that is of its type now."""
+        try:
+            made = field.shape.unpack(raw, reading)
+        except Misfit:
+            return False
+        object.__setattr__(instance, field.name, made)
+        return True
+
+    def _set_aside(self, kept: Kept, reading: Reading) -> None:
+        """Note what the class does not understand."""
+        for name in sorted(kept.unknown, key=str):
+            if reading.strict:
+                error = Unbuildable(f"{self.name} has no such field")
+                error.path.append(f".{name}")
+                raise error
+            reading.found.setdefault(f"{self.name}.{name}", "there is no such field")
+        try:
+            kept.beside({})
+        except (TypeError, ValueError) as error:
+            msg = f"what {self.name} does not understand could not be written again: {error}"
+            raise Unbuildable(msg) from error
+        reading.aside[id(kept.instance)] = kept
+
+
+def _encoded(shape: Shape, value: Any) -> bytes:
+    """A default as it will be written, to know later whether it was changed."""
+    try:
+        return cbor2.dumps(shape.pack(value, DEPTH, {}))
+    except Exception:  # noqa: BLE001 (what cannot be written is refused when it is saved)
+        return b""

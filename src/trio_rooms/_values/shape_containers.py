@@ -1,0 +1,371 @@
+"""Shapes of containers: lists, deques, tuples, sets, and maps of all kinds."""
+
+from __future__ import annotations
+
+import collections
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import cbor2
+
+from .cbor import DEPTH, frozen, inside
+from .exact import exact_deque, exact_set, exact_tuple
+from .shapes import (
+    ANY,
+    Aside,
+    Division,
+    Misfit,
+    Part,
+    Reading,
+    Shape,
+    Unfit,
+    brief,
+    forever,
+    misfit,
+    wrong,
+)
+
+__all__ = ["Fields", "List", "Map", "Set", "Tuple"]
+
+_ARRAY: Final = frozenset((list, tuple))
+"""What arrays are when they come out of a document; as keys and members of sets they are tuples."""
+_SET: Final = frozenset((set, frozenset))
+_MAP: Final = frozenset((dict, cbor2.frozendict))
+
+
+def _pack_all(values: Iterable[Any], shape: Shape, levels: int, aside: Aside) -> Any:
+    """Make the elements of a container plain; nothing is done where they are."""
+    plain = shape.plain
+    if plain.issuperset(map(type, values)):
+        return values
+    pack = shape.pack
+    return [item if type(item) in plain else pack(item, levels, aside) for item in values]
+
+
+def _unpack_all(raw: Iterable[Any], shape: Shape, reading: Reading, where: Callable[[int], str]) -> Any:
+    """Make the elements of a container again.
+
+    Args:
+        raw: what is stored.
+        shape: what each was declared to be.
+        reading: the state that is being read.
+        where: how an element of a number is reached.
+    """
+    plain, unpack = shape.plain, shape.unpack
+    if shape is ANY or plain.issuperset(map(type, raw)):
+        return raw
+    made: list[Any] = []
+    add = made.append
+    try:
+        for item in raw:
+            add(item if type(item) in plain else unpack(item, reading))
+    except Unfit as error:
+        error.path.append(where(len(made)))
+        raise
+    return made
+
+
+def _at(number: int) -> str:
+    """How an element of an array is reached."""
+    return f"[{number}]"
+
+
+class List(Shape):
+    """A list or a deque, or an abstract sequence, which may be a tuple as well.
+
+    Args:
+        kind: ``list`` or ``collections.deque``.
+        item: the shape of its elements.
+        or_tuple: whether it may be a tuple, too.
+    """
+
+    __slots__ = ("_item", "_kind")
+
+    def __init__(self, kind: type, item: Shape, *, or_tuple: bool = False) -> None:
+        self._kind = kind
+        self._item = item
+        name = "Sequence" if or_tuple else kind.__name__
+        takes = frozenset((kind, tuple) if or_tuple else (kind,))
+        # What was written as something else is left to whoever wrote it: it would be written as a list.
+        super().__init__(f"{name}[{item.name}]", takes=takes, stored=takes | {list})
+
+    def pack(self, value: Any, levels: int, aside: Aside) -> Any:
+        kind = type(value)
+        if kind not in (self.takes or ()):
+            raise wrong(self, value)
+        levels = inside(levels)
+        if kind is list:
+            return _pack_all(value, self._item, levels, aside)
+        if kind is tuple:
+            return exact_tuple(list(_pack_all(value, self._item, levels, aside)))
+        if value.maxlen is None:
+            return list(_pack_all(value, self._item, levels, aside))
+        return exact_deque(value.maxlen, list(_pack_all(value, self._item, inside(levels), aside)))
+
+    def unpack(self, raw: Any, reading: Reading) -> Any:
+        if type(raw) not in self.stored:
+            raise misfit(self, raw)
+        items = _unpack_all(raw, self._item, reading, _at)
+        if self._kind is collections.deque:
+            return collections.deque(items, raw.maxlen if type(raw) is collections.deque else None)
+        if type(raw) is tuple and tuple in (self.takes or ()):
+            return tuple(items)
+        return items if type(items) is list else list(items)
+
+    def describe(self) -> str:
+        return f"{self._kind.__name__}[{self._item.describe()}]"
+
+    def parts(self, value: Any) -> Iterator[Part]:
+        if type(value) in (self.takes or ()):
+            for number, item in enumerate(value):
+                yield Part(f"[{number}]", item, self._item)
+
+    def divide(self, value: Any, aside: Aside) -> Division | None:
+        if type(value) is not list or self._kind is not list:
+            return None
+        return Division(None, value, forever(self._item), len(value))
+
+
+class Set(Shape):
+    """A set, frozen or not, or either.
+
+    Args:
+        kinds: what it may be.
+        item: the shape of its members.
+    """
+
+    __slots__ = ("_item", "_kind")
+
+    def __init__(self, kinds: tuple[type, ...], item: Shape) -> None:
+        self._kind = kinds[0] if len(kinds) == 1 else None
+        self._item = item
+        name = "Set" if self._kind is None else self._kind.__name__
+        super().__init__(f"{name}[{item.name}]", takes=frozenset(kinds), stored=_SET)
+
+    def pack(self, value: Any, levels: int, aside: Aside) -> Any:
+        kind = type(value)
+        if kind not in (self.takes or ()):
+            raise wrong(self, value)
+        members = map(frozen, _pack_all(value, self._item, inside(levels), aside))
+        return exact_set(members, immutable=self._kind is None and kind is frozenset)
+
+    def unpack(self, raw: Any, reading: Reading) -> Any:
+        if type(raw) not in _SET:
+            raise misfit(self, raw)
+        kind = self._kind or type(raw)
+        return kind(_unpack_all(raw, self._item, reading, lambda _: " (a member)"))
+
+    def describe(self) -> str:
+        return f"set[{self._item.describe()}]"
+
+    def parts(self, value: Any) -> Iterator[Part]:
+        if type(value) in (self.takes or ()):
+            for item in value:
+                yield Part(f" (the member {brief(item)})", item, self._item)
+
+
+class Tuple(Shape):
+    """A tuple of any or of fixed length, or a named one.
+
+    Args:
+        kind: ``tuple``, or the class of a named one.
+        items: the shapes of its elements; one, of all of them, where ``fixed`` is false.
+        fixed: whether it has as many elements as there are shapes.
+    """
+
+    __slots__ = ("_defaults", "_fixed", "_items", "_kind")
+
+    def __init__(self, kind: Any, items: tuple[Shape, ...], *, fixed: bool) -> None:
+        self._kind = kind
+        self._items = items
+        self._fixed = fixed
+        defaults: Mapping[str, Any] = getattr(kind, "_field_defaults", {})
+        self._defaults = [defaults[name] for name in getattr(kind, "_fields", ()) if name in defaults]
+        inner = ", ".join(item.name for item in items) + ("" if fixed else ", ...")
+        name = f"tuple[{inner}]" if kind is tuple else kind.__name__
+        super().__init__(name, takes=frozenset((kind,)), stored=_ARRAY)
+
+    def pack(self, value: Any, levels: int, aside: Aside) -> Any:
+        if type(value) is not self._kind:
+            raise wrong(self, value)
+        levels = inside(levels)
+        if not self._fixed:
+            return list(_pack_all(value, self._items[0], levels, aside))
+        if len(value) != len(self._items):
+            msg = f"it is declared as {self.name}, and this has {len(value)} elements"
+            raise TypeError(msg)
+        return [
+            item if type(item) in shape.plain else shape.pack(item, levels, aside)
+            for item, shape in zip(value, self._items, strict=True)
+        ]
+
+    def unpack(self, raw: Any, reading: Reading) -> Any:
+        if type(raw) not in _ARRAY:
+            raise misfit(self, raw)
+        if not self._fixed:
+            return tuple(_unpack_all(raw, self._items[0], reading, _at))
+        missing = len(self._items) - len(raw)
+        if missing and not 0 < missing <= len(self._defaults):
+            msg = f"expected {self.name}, got {len(raw)} elements"
+            raise Misfit(msg)
+        made: list[Any] = []
+        try:
+            for item, shape in zip(raw, self._items, strict=False):
+                made.append(item if type(item) in shape.plain else shape.unpack(item, reading))
+        except Unfit as error:
+            error.path.append(_at(len(made)))
+            raise
+        made += self._defaults[len(self._defaults) - missing :] if missing else []
+        return tuple(made) if self._kind is tuple else tuple.__new__(self._kind, made)
+
+    def describe(self) -> str:
+        inner = ", ".join(item.describe() for item in self._items)
+        return f"tuple[{inner}{'' if self._fixed else ', ...'}]"
+
+    def parts(self, value: Any) -> Iterator[Part]:
+        if type(value) is self._kind:
+            items = self._items if self._fixed else forever(self._items[0])
+            for number, (item, shape) in enumerate(zip(value, items, strict=False)):
+                yield Part(f"[{number}]", item, shape)
+
+
+class Map(Shape):
+    """A dict, or another map of the standard library.
+
+    Args:
+        kind: the class.
+        key: the shape of its keys.
+        value: the shape of its values.
+        default: for a defaultdict, what makes the value of a key that it does not have.
+    """
+
+    __slots__ = ("_default", "_key", "_kind", "_value")
+
+    def __init__(
+        self, kind: type, key: Shape, value: Shape, default: Callable[[], Any] | None = None
+    ) -> None:
+        self._kind = kind
+        self._key = key
+        self._value = value
+        self._default = default
+        name = f"{kind.__name__}[{key.name}, {value.name}]"
+        super().__init__(name, takes=frozenset((kind,)), stored=_MAP)
+
+    def pack(self, value: Any, levels: int, aside: Aside) -> Any:
+        kind: type = type(value)
+        if kind is not self._kind:
+            raise wrong(self, value)
+        if kind is collections.defaultdict and not _same(value.default_factory, self._default):
+            msg = (
+                f"its default_factory is {_name(value.default_factory)}, and would be {_name(self._default)} "
+                "when it comes back: that of the default of the field, else the type of the values"
+            )
+            raise TypeError(msg)
+        levels = inside(levels)
+        key, inner = self._key, self._value
+        packed = _pack_all(value.values(), inner, levels, aside)
+        if key.plain.issuperset(map(type, value)):
+            return dict(zip(value, packed, strict=True)) if type(packed) is list else value
+        keys = (frozen(item) for item in _pack_all(value, key, levels, aside))
+        return dict(zip(keys, packed, strict=True))
+
+    def unpack(self, raw: Any, reading: Reading) -> Any:
+        if not isinstance(raw, Mapping):
+            raise misfit(self, raw)
+        keys = _unpack_all(raw, self._key, reading, lambda number: f" (the key {_nth(raw, number)})")
+        values = _unpack_all(raw.values(), self._value, reading, lambda number: f"[{_nth(raw, number)}]")
+        made = dict(zip(keys, values, strict=True))
+        if self._kind is dict:
+            return made
+        if self._kind is collections.defaultdict:
+            return collections.defaultdict(self._default, made)
+        return self._kind(made)
+
+    def describe(self) -> str:
+        return f"{self._kind.__name__}[{self._key.describe()}, {self._value.describe()}]"
+
+    def parts(self, value: Any) -> Iterator[Part]:
+        kind: type = type(value)
+        if kind is self._kind:
+            for key, item in value.items():
+                yield Part(f" (the key {brief(key)})", key, self._key)
+                yield Part(f"[{brief(key)}]", item, self._value)
+
+    def divide(self, value: Any, aside: Aside) -> Division | None:
+        if type(value) is not dict or self._kind is not dict:
+            return None
+        keys = map(frozen, _pack_all(value, self._key, DEPTH, aside))
+        return Division(keys, value.values(), forever(self._value), len(value))
+
+
+def _nth(raw: Mapping[Any, Any], number: int) -> str:
+    """A key by its number."""
+    return brief(list(raw)[number])
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two functions make the same: a lambda in a default is another one in each instance."""
+    if one is other or (one is None) != (other is None):
+        return one is other
+    return (
+        isinstance(one, types.FunctionType)
+        and isinstance(other, types.FunctionType)
+        and one.__code__ == other.__code__
+        and not one.__code__.co_freevars
+        and one.__defaults__ == other.__defaults__
+        and one.__globals__ is other.__globals__
+    )
+
+
+def _name(factory: Any) -> str:
+    return getattr(factory, "__qualname__", repr(factory))
+
+
+class Fields(Shape):
+    """A TypedDict.
+
+    Args:
+        name: its name.
+        fields: the shapes of its values; those of other keys may be anything.
+    """
+
+    __slots__ = ("fields",)
+
+    def __init__(self, name: str, fields: Mapping[str, Shape]) -> None:
+        self.fields = fields
+        super().__init__(name, takes=frozenset((dict,)), stored=_MAP)
+
+    def pack(self, value: Any, levels: int, aside: Aside) -> Any:
+        if type(value) is not dict:
+            raise wrong(self, value)
+        levels = inside(levels)
+        return {
+            frozen(ANY.pack(key, levels, aside)): self._shape(key).pack(item, levels, aside)
+            for key, item in value.items()
+        }
+
+    def unpack(self, raw: Any, reading: Reading) -> Any:
+        if not isinstance(raw, Mapping):
+            raise misfit(self, raw)
+        made = {}
+        for key, item in raw.items():
+            try:
+                made[key] = self._shape(key).unpack(item, reading)
+            except Unfit as error:
+                error.path.append(f"[{brief(key)}]")
+                raise
+        return made
+
+    def describe(self) -> str:
+        return f"{{{', '.join(f'{name}: {shape.describe()}' for name, shape in self.fields.items())}}}"
+
+    def parts(self, value: Any) -> Iterator[Part]:
+        if type(value) is dict:
+            for key, item in value.items():
+                yield Part(f" (the key {brief(key)})", key, ANY)
+                yield Part(f"[{brief(key)}]", item, self._shape(key))
+
+    def _shape(self, key: Any) -> Shape:
+        """The shape of the value of a key."""
+        return self.fields.get(key, ANY)
