@@ -6,6 +6,7 @@ import enum
 import json
 import math
 import time
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -174,6 +175,39 @@ def test_a_large_bad_message_takes_no_longer_than_reading_it() -> None:
     ):
         refusal(message)
     assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"event":"a","data":[' + "[]," * 30_000 + "0]}",
+        '{"event":"a","data":[' + "{}," * 30_000 + "0]}",
+        '{"event":"a","data":[' + '{"":0},' * 20_000 + "0]}",
+        *(
+            b"\xa2\x65event\x61a\x64data\x9f" + item * 30_000 + b"\xff"
+            for item in (
+                b"\x80",
+                b"\xa0",
+                b"\xe0",
+                b"\xf7",
+                b"\x81\x01",
+                b"\xa1\x60\x01",
+                b"\xf9\x00\x01",
+                b"\x41x",
+            )
+        ),
+    ],
+)
+def test_a_message_takes_75_times_its_bytes_at_most(message: str | bytes) -> None:
+    """As the docs say, since whoever chooses the largest message has to know it."""
+    tracemalloc.start()
+    try:
+        decoded = decode(message)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert decoded is not None
+    assert peak < 75 * len(message)
 
 
 @given(st.text() | st.binary())
