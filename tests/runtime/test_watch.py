@@ -165,6 +165,7 @@ async def test_what_hangs_is_told_of(
     async with open_rooms([work()]) as rooms, trio.open_nursery() as nursery:
         if what not in ("on_create", "do"):
             await rooms.get("work", "x").ask("do")
+            await trio.sleep(5)  # At rest, it is not looked at any more.
         journal.hangs = what
         nursery.start_soon(set_off, rooms, what)
         await trio.sleep(4.9)

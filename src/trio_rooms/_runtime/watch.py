@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from time import perf_counter
 from typing import Final
 
 import attrs
@@ -10,6 +11,7 @@ import trio
 
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.places import innermost
+from trio_rooms._loop.turn import TURN
 from trio_rooms._room.actor import Actor
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._room.mail import Ask
@@ -22,10 +24,10 @@ logger = logging.getLogger("trio_rooms")
 
 _LOOK: Final = 1.0
 """Seconds between two looks at the rooms that are busy."""
-_AT_ONCE: Final = 200
-"""Rooms looked at between two turns of the event loop."""
 _MOST_LINES: Final = 20
 """Handlers that are told of in one round, each in a line of its own; where a database hangs, all rooms do."""
+_LONGEST_NAME: Final = 100
+"""Characters of an event's name that are told; a client may have chosen it."""
 _MOST_SHOWN: Final = 10
 """Hanging handlers that statistics show, those first that hang longest."""
 
@@ -118,7 +120,8 @@ class Watch:
         now = trio.current_time()
         if not self._round:
             self._round = list(self._watched)
-        for _ in range(min(_AT_ONCE, len(self._round))):
+        pause_at = perf_counter() + TURN
+        while self._round and perf_counter() < pause_at:
             actor = self._round.pop()
             watched = self._watched.get(actor)
             if watched is not None:
@@ -188,16 +191,16 @@ def _name(actor: Actor) -> str:
         return hook[0]
     mail = actor.mailbox.current
     if isinstance(mail, Ask):
-        return mail.event
+        return mail.event[:_LONGEST_NAME]
     if actor.shared.plain or not isinstance(mail, tuple):
         return "on_message"
     try:
         received = envelope.decode(mail[1])
     except EventError:
         received = None
-    return "" if received is None else received.event
+    return "" if received is None else received.event[:_LONGEST_NAME]
 
 
 def _called(name: str) -> str:
     """What a handler is called in the log."""
-    return name if name.startswith("on_") else f"the handler of {name[:100]!r}"
+    return name if name.startswith("on_") else f"the handler of {name!r}"
