@@ -75,6 +75,7 @@ class Rooms:
         """
         return self._supervisor.handles.get(name, id)
 
+    @enable_ki_protection
     async def serve(
         self,
         host: str | None,
@@ -152,6 +153,7 @@ class Rooms:
                 self._runtime.listening.discard(scope)
                 self._servers.remove(server)
 
+    @enable_ki_protection
     async def adopt(
         self,
         request: trio_websocket.WebSocketRequest,
@@ -226,6 +228,7 @@ class Rooms:
         with trio.move_on_after(_PATIENCE):
             await websocket.aclose(refused.close, frame[4:].decode())
 
+    @enable_ki_protection
     async def serve_stream(
         self,
         stream: trio.abc.Stream,

@@ -174,6 +174,7 @@ class Runtime:
     async def _conduct(self) -> None:
         """Lead through the end. It awaits nothing that could hang."""
         try:
+            await self._started.wait()
             await self._asked.wait()
             await self._stop()
             self._stopped.set()
@@ -191,18 +192,17 @@ class Runtime:
         code, reason = self._code
         hub, supervisor = self.hub, self.supervisor
         hub.stop_reading()
-        async with trio.open_nursery() as telling:
-            asleep = [roster for roster in hub.rosters.values() if supervisor.actor(roster.key) is None]
-            telling.start_soon(hub.close_rooms, asleep, code, reason)
+        asleep = [roster for roster in hub.rosters.values() if supervisor.actor(roster.key) is None]
+        self.spawn(hub.close_rooms, asleep, code, reason)
 
-            def at_rest(key: str) -> None:
-                roster = hub.rosters.get(key)
-                if roster is not None and roster.links:
-                    telling.start_soon(hub.close_rooms, [roster], code, reason)
+        def at_rest(key: str) -> None:
+            roster = hub.rosters.get(key)
+            if roster is not None and roster.links:
+                self.spawn(hub.close_rooms, [roster], code, reason)
 
-            await supervisor.rest(self._stop_timeout, at_rest)
-            until = trio.current_time() + self._patience
-            await supervisor.kill(until)
+        await supervisor.rest(self._stop_timeout, at_rest)
+        until = trio.current_time() + self._patience
+        await supervisor.kill(until)
         with trio.move_on_at(until):
             await hub.close_all(code, reason)
 

@@ -160,7 +160,7 @@ class Supervisor:
         """What the application wrote about a room."""
         return self._definitions[split_key(key)[0]]
 
-    # Placement.
+    # Placement. Called by the program, too, and Ctrl-C must not leave a room half begun.
 
     def accepts(self, key: str) -> bool:
         """See `Placement`."""
@@ -168,6 +168,7 @@ class Supervisor:
         crowded = actor is not None and actor.mailbox.full
         return self._accepting and not crowded and not self._restarts.given_up(key)
 
+    @enable_ki_protection
     def deliver(self, key: str, mail: Mail) -> bool:
         """See `Placement`."""
         actor = self._actors.get(key)
@@ -176,6 +177,7 @@ class Supervisor:
         self._deliver_asleep(key, mail)
         return True
 
+    @enable_ki_protection
     def deliver_soon(self, key: str, mail: Mail) -> None:
         """See `Placement`."""
         if self._stopping:
@@ -184,6 +186,7 @@ class Supervisor:
             self._undelivered.append((key, mail))
             self._deadlines.set(trio.current_time(), self._deliver_next)
 
+    @enable_ki_protection
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """See `Placement`."""
         roster = self._hub.rosters.get(key)

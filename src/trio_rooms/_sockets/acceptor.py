@@ -17,6 +17,7 @@ from time import perf_counter
 from typing import Any, Final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.turn import TURN
@@ -107,6 +108,7 @@ class Acceptor:
     def __len__(self) -> int:
         return len(self._reading)
 
+    @enable_ki_protection
     async def accept(self, listener: socket.socket) -> None:
         """Accept clients from a socket that listens, until cancelled."""
         short = False

@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 
 import trio
 import trio_websocket
+from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._wire import frames
 from trio_rooms._wire.close_codes import CloseCode
@@ -87,6 +88,7 @@ class TaskLink(Link):
             hub.connection_lost(self)
             hub.release(self)
 
+    @enable_ki_protection
     async def _write(self) -> None:
         """Write frames in their order, until nothing may follow or the connection breaks."""
         try:
