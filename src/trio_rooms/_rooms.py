@@ -104,7 +104,7 @@ class Rooms:
             origins: values of the Origin header from which browsers may come, such as
                 ``["https://example.org"]``; None for all. Clients that send none are let in.
             max_connections: connections from which on new ones get 503; None for any number.
-            handshake_timeout: seconds for a client's request and for `Room.authenticate`.
+            handshake_timeout: seconds for a client's request, and again for `Room.authenticate`.
             task_status: is told the `Address` when clients can connect.
 
         Raises:

@@ -638,6 +638,18 @@ async def test_authenticate_has_the_handshake_timeout(caplog: pytest.LogCaptureF
     assert "room guarded/hang: authenticate took longer than the 0.2 s" in caplog.text
 
 
+async def test_who_waits_for_authenticate_is_told_that_the_server_stops() -> None:
+    """It would else find a connection that broke off, as after a crash."""
+    ASKED["stop"], ALLOWED["stop"] = trio.Event(), trio.Event()
+    async with serving(guarded) as served, served.connection() as client:
+        await client.send(request("/guarded/stop?as=slow"))
+        await ASKED["stop"].wait()
+        await served.rooms.aclose()
+        status, _, body = await client.answer()
+        assert (status, body) == (503, b"the server is going away\n")
+        assert await client.rest() == b""
+
+
 async def test_a_server_that_stops_listening_keeps_its_connections() -> None:
     """Cancelling serve() refuses new clients; who was let in stays."""
     async with serving(echo) as served, trio.open_nursery() as nursery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -47,6 +48,7 @@ _LINGER: Final = 1.0
 _ABSOLUTE: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)
 """What a request's target may begin with (RFC 6455, 4.2.1)."""
 
+_STOPPING: Final = Response.text(503, "the server is going away", Retry_After="5")
 _CLOSED_ROOM: Final = Response.text(503, "this room is closed at the moment", Retry_After="30")
 
 
@@ -97,7 +99,7 @@ class Server:
         template: the rest of a room's path, with ``{room}`` and ``{id}``.
         origins: who may send browsers here, see `check_origins`; None for anybody.
         max_connections: sockets from which on new ones are refused; None for any number.
-        handshake_timeout: seconds for a client to send its request, and for `authenticate`.
+        handshake_timeout: seconds for a client to send its request, and again for `authenticate`.
     """
 
     definitions: Mapping[str, Definition]
@@ -260,6 +262,11 @@ class Server:
                 client.detach()  # Nothing awaits from here on: the socket is this task's or the hub's.
                 self._open(newcomer, head, definition, key, attachment)
                 return
+        except trio.Cancelled:
+            # The server stops, and nothing may wait any more. So little fits into any buffer.
+            with contextlib.suppress(OSError):
+                os.write(client.fileno(), _STOPPING.encode(time()))
+            raise
         except Refused as refused:
             last = self._refusal(head, definition, refused)
         except Exception:
