@@ -86,6 +86,7 @@ class Rooms:
         origins: Collection[str] | None = None,
         max_connections: int | None = None,
         handshake_timeout: float = 10.0,
+        ping_interval: float | None = None,
         task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen for clients, until cancelled or the rooms close.
@@ -105,6 +106,9 @@ class Rooms:
                 ``["https://example.org"]``; None for all. Clients that send none are let in.
             max_connections: connections from which on new ones get 503; None for any number.
             handshake_timeout: seconds for a client's request, and again for `Room.authenticate`.
+            ping_interval: seconds in which each client is sent one ping, whether its room sleeps or is
+                awake, more than 0; None for none. It is for all clients of these rooms that came in by
+                `serve`; where it is called more than once, the shortest holds.
             task_status: is told the `Address` when clients can connect.
 
         Raises:
@@ -128,6 +132,11 @@ class Rooms:
         if max_connections is not None:
             whole("max_connections", max_connections)
         number("handshake_timeout", handshake_timeout)
+        if ping_interval is not None:
+            if not number("ping_interval", ping_interval):
+                msg = "ping_interval is more than 0 seconds; None for no pings"
+                raise ValueError(msg)
+            self._hub.ping_every(ping_interval)
         server = Server(
             self._definitions,
             self._hub,

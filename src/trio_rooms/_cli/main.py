@@ -107,6 +107,13 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         default=1024 * 1024,
         help="bytes of the largest message that is taken (%(default)s)",
     )
+    parser.add_argument(
+        "--ping-interval",
+        metavar="S",
+        type=_seconds,
+        default=0.0,
+        help="seconds in which each client is sent a ping; 0 for no pings (%(default)s)",
+    )
 
 
 def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:

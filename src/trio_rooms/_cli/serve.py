@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +66,8 @@ async def _run(rooms: Sequence[Room[Any]], options: argparse.Namespace) -> None:
     )
     with _signals() as signals:
         async with trio.open_nursery() as nursery, runtime as opened:
-            address = await nursery.start(opened.serve, options.host, options.port)
+            listen = partial(opened.serve, ping_interval=options.ping_interval or None)
+            address = await nursery.start(listen, options.host, options.port)
             _announce(rooms, options.data, address)
             received = await signals.receive()
             logger.info("%s: saving rooms, closing connections; once more: stop at once", received.name)

@@ -42,6 +42,8 @@ from .flags import (
 from .links import SocketLink
 from .pollers import READ, WRITE, Poller, new_poller
 from .roster import MOST_DESCRIPTORS, Connected, Disconnected, Link, Roster, SocketEvent
+from .rounds import Rounds
+from .tcp import has_vanished
 
 __all__ = ["HubStatistics", "SocketHub"]
 
@@ -60,6 +62,9 @@ _WEIGHED: Final = 1024
 """Characters or bytes of a message that is counted with its bytes, too, while it waits for its room."""
 _AT_ONCE: Final = 64
 """Connections closed between two turns of the event loop."""
+_ROUND: Final = 30.0
+"""Seconds in which each socket is looked at once, whether its client has vanished."""
+_PING: Final = frames.encode_ping()
 _LOOKS: Final = 5
 """How often within the close timeout it is looked whether a connection that closes still moves."""
 
@@ -133,6 +138,8 @@ class SocketHub:
         self._sent = 0
         self._read_size = _READ_SIZE
         self._closes = Closes()
+        self._ghosts = Rounds(deadlines, self._sockets, _ROUND, self._lose_ghost)
+        self._pings: Rounds | None = None
         self._fan_out = FanOut(self.forget)
 
     def statistics(self) -> HubStatistics:
@@ -234,6 +241,9 @@ class SocketHub:
         if greet is not None:
             self.send(link, greet(link.id))
         self.enter(link)
+        self._ghosts.go()
+        if self._pings is not None:
+            self._pings.go()
         return link
 
     def enter(self, link: Link) -> None:
@@ -333,6 +343,11 @@ class SocketHub:
         self._remove(link)
         self._announce(link, CloseCode.ABNORMAL, "the connection was lost", clean=False)
         link.abort()
+
+    def _lose_ghost(self, link: SocketLink) -> None:
+        """Take note that the other side is gone where it has vanished without a word."""
+        if has_vanished(link.fd):
+            self.connection_lost(link)
 
     def release(self, link: Link) -> None:
         """Forget a link that has left its room, and close its descriptor. For each link once."""
@@ -524,6 +539,21 @@ class SocketHub:
             self._fan_out.do(roster, Broadcast(links, message))
             self._sent += len(links)
         return len(links)
+
+    def ping_every(self, seconds: float) -> None:
+        """Send each socket a ping once in so many seconds; of several wishes the shortest time holds."""
+        if self._pings is not None:
+            if self._pings.seconds <= seconds:
+                return
+            self._pings.stop()
+        self._pings = Rounds(self._deadlines, self._sockets, seconds, self._ping)
+        if self._open:
+            self._pings.go()
+
+    def _ping(self, link: SocketLink) -> None:
+        """Send a ping, unless something is on its way. No pong is waited for: TCP finds who is gone."""
+        if link.output is None and not link.flags & (CLOSING | GONE):
+            link.send(_PING)
 
     # The tasks.
 

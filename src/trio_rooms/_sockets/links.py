@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
-import sys
-import termios
 
 from .flags import PAUSED, RELEASED
 from .pollers import READ, WRITE
 from .roster import MOST_DESCRIPTORS, Link
+from .tcp import unacknowledged
 from .unfinished import Output
 
 __all__ = ["SocketLink"]
@@ -33,7 +31,7 @@ class SocketLink(Link):
 
     @property
     def in_flight(self) -> int:
-        return super().in_flight + _in_kernel(self.fd)
+        return super().in_flight + unacknowledged(self.fd)
 
     def send(self, frame: bytes) -> None:
         output = None if self.unfinished is None else self.unfinished.output
@@ -106,13 +104,3 @@ class SocketLink(Link):
         """Have the poller watch for what is wanted now."""
         interest = 0 if self.flags & PAUSED else READ
         self.roster.hub.poller.modify(self.fd, interest if self.output is None else interest | WRITE)
-
-
-def _in_kernel(fd: int) -> int:
-    """Bytes that the kernel has taken, and that the other side has not acknowledged; 0 where nobody knows."""
-    if sys.platform != "linux":
-        return 0
-    try:
-        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except OSError:
-        return 0
