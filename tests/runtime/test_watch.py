@@ -108,7 +108,7 @@ async def _message(_ctx: Context[Any], message: str | bytes) -> None:
 
 def work(name: str = "work", **options: Any) -> Room[list[Any]]:
     """A room with everything that can hang."""
-    room: Room[list[Any]] = Room(name, state=list, idle_timeout=1000, **options)
+    room: Room[list[Any]] = Room(name, state=list, **{"idle_timeout": 1000, **options})
     room.on("do")(_do)
     room.on("nest")(_nest)
     room.on("wait")(_wait)
@@ -190,6 +190,18 @@ async def test_what_hangs_is_told_of(
         await trio.sleep(20)
         assert rooms.statistics().supervisor.hanging == ()
         assert f"room work/x: {called} has ended, after" in caplog.text
+
+
+async def test_a_room_that_falls_asleep_by_itself_is_looked_at(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was at rest until then, and its hook hangs."""
+    async with open_rooms([work(idle_timeout=20)]) as rooms:
+        await rooms.get("work", "x").ask("do")
+        journal.hangs = "on_hibernate"
+        await trio.sleep(28)
+        assert [one.handler for one in rooms.statistics().supervisor.hanging] == ["on_hibernate"]
+        assert len(warned(caplog)) == 1
 
 
 async def test_a_plain_rooms_handler_is_told_of(
