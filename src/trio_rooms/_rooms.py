@@ -334,7 +334,7 @@ class Rooms:
 
     def _find_public(self, name: str, id_: str) -> tuple[Definition, str]:
         """The definition and the key of a room that a client is to be let into."""
-        definition, key = self._supervisor.handles.find(name, id_)
+        definition, key = self._supervisor.handles._find(name, id_)
         if not definition.public:
             msg = f"room {key} has public=False, and no client gets in; the program has rooms.get()"
             raise UnknownRoom(msg)

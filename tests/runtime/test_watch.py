@@ -292,6 +292,28 @@ async def test_only_some_of_many_are_shown(
         nursery.cancel_scope.cancel()
 
 
+async def _block(_ctx: Context[list[Any]]) -> None:
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, MockClock)
+    clock.jump(20)  # Without letting anything else run.
+
+
+async def test_a_handler_that_blocks_is_told_of_afterwards(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody could look at it; the room is named that was busy."""
+    room = work()
+    room.on("block")(_block)
+    async with open_rooms([room]) as rooms:
+        await rooms.get("work", "y").ask("do")
+        await trio.sleep(10)
+        await rooms.get("work", "x").ask("block")
+        await trio.sleep(10)
+    stalls = [record.message for record in caplog.records if "nothing ran" in record.message]
+    assert len(stalls) == 1
+    assert re.match(r"nothing ran for (19|20) s or more: .* Busy were the rooms work/x$", stalls[0])
+
+
 # A time limit.
 
 

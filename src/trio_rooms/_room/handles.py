@@ -177,10 +177,10 @@ class Handles:
         Raises:
             UnknownRoom: no room of that name is served here, or the id is not allowed.
         """
-        definition, key = self.find(name, id)
+        definition, key = self._find(name, id)
         return RoomHandle(key, definition, self._placement, self._store, self._deadlines)
 
-    def find(self, name: str, id_: str) -> tuple[Definition, str]:
+    def _find(self, name: str, id_: str) -> tuple[Definition, str]:
         """The definition of a room that is served here, and its key.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import islice
 from time import perf_counter
 from typing import Final
 
@@ -24,6 +25,8 @@ logger = logging.getLogger("trio_rooms")
 
 _LOOK: Final = 1.0
 """Seconds between two looks at the rooms that are busy."""
+_STILL: Final = 2.0
+"""Seconds that a look may be late before it is said that something kept everything waiting."""
 _MOST_LINES: Final = 20
 """Handlers that are told of in one round, each in a line of its own; where a database hangs, all rooms do."""
 _LONGEST_NAME: Final = 100
@@ -70,7 +73,7 @@ class Watch:
         deadlines: where the next look is noted.
     """
 
-    __slots__ = ("_deadlines", "_lines", "_looking", "_round", "_watched", "slow")
+    __slots__ = ("_deadlines", "_due", "_lines", "_looking", "_round", "_watched", "slow")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
@@ -81,6 +84,8 @@ class Watch:
         """Handlers that were to be told of in this round."""
         self._looking = False
         """Whether the next look is noted."""
+        self._due = 0.0
+        """When it is to be, on Trio's clock."""
         self.slow: int = 0
         """Handlers that were told of until now."""
 
@@ -96,8 +101,7 @@ class Watch:
         slow = actor.shared.definition.slow_handler
         self._watched[actor] = _Watched(trio.lowlevel.current_task(), doing, now, slow)
         if not self._looking:
-            self._looking = True
-            self._deadlines.set(now + _LOOK, self._look)
+            self._note(now + _LOOK)
 
     def discard(self, actor: Actor) -> None:
         """Nothing of a room runs any more."""
@@ -118,6 +122,8 @@ class Watch:
     def _look(self) -> None:
         """Look at some of the rooms, and note when to go on."""
         now = trio.current_time()
+        if now - self._due > _STILL:
+            self._tell_of_stall(now - self._due)
         if not self._round:
             self._round = list(self._watched)
         pause_at = perf_counter() + TURN
@@ -130,11 +136,26 @@ class Watch:
             if self._lines > _MOST_LINES:
                 logger.warning("%d more handlers have been running for too long", self._lines - _MOST_LINES)
             self._lines = 0
-        self._looking = bool(self._round or self._watched)
-        if not self._looking:
-            self._watched = {}  # One that held thousands would stay as large.
+        self._looking = False
+        if self._round or self._watched:
+            self._note(now if self._round else now + _LOOK)
         else:
-            self._deadlines.set(now if self._round else now + _LOOK, self._look)
+            self._watched = {}  # One that held thousands would stay as large.
+
+    def _note(self, due: float) -> None:
+        """Note the next look."""
+        self._looking = True
+        self._due = due
+        self._deadlines.set(due, self._look)
+
+    def _tell_of_stall(self, seconds: float) -> None:
+        """Nothing ran for a while: a handler that blocks stops all rooms, and no look can find it."""
+        busy = ", ".join(actor.key for actor in islice(self._watched, _MOST_SHOWN))
+        logger.warning(
+            "nothing ran for %.0f s or more: something blocked the event loop, such as a call in a handler "
+            "that is not awaited; use trio.to_thread.run_sync for it. Busy were the rooms %s",
+            seconds, busy,
+        )  # fmt: skip
 
     def _look_at(self, actor: Actor, watched: _Watched, now: float) -> None:
         """Warn, note what the room does now, or let it go."""
