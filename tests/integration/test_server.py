@@ -287,6 +287,38 @@ async def test_over_max_connections_is_503_until_one_leaves() -> None:
             await works(client)
 
 
+async def test_who_does_not_ask_and_who_does_not_leave_takes_nobodys_place() -> None:
+    """Half a request is no connection, and neither is one that has its answer: others come and are served."""
+    half = b"GET "
+    async with serving(echo, serve={"max_connections": 2}) as served, contextlib.AsyncExitStack() as stack:
+        for number in range(60):
+            client = await stack.enter_async_context(served.connection())
+            await client.send(request("/nothing") if number % 3 == 0 else half)
+        accepted = served.rooms.statistics().servers[0]
+        assert accepted.handshaking <= 2 + 8
+        await trio.sleep(0.1)
+        with trio.fail_after(3):
+            async with served.client("/echo/x") as one, served.client("/echo/y") as other:
+                await works(one)
+                await works(other)
+                assert (await served.ask(request("/echo/x")))[0] == 503
+
+
+async def test_a_connection_that_closes_has_its_place_until_it_is_closed() -> None:
+    """Its descriptor is in use: the other side does not answer, or does not leave."""
+    async with (
+        serving(echo, serve={"max_connections": 1}, close_timeout=0.2) as served,
+        served.client("/echo/x") as client,
+    ):
+        await client.send(b"\x00\x00")
+        assert (await client.closed())[0] == 1002
+        assert served.rooms.statistics().hub.sockets == 0
+        assert (await served.ask(request("/echo/x")))[0] == 503
+        await soon(lambda: served.rooms.statistics().hub.closing == 0)
+        async with served.client("/echo/x") as other:
+            await works(other)
+
+
 async def test_many_at_once_do_not_pass_the_limit_together() -> None:
     """Clients that authenticate are counted, so that no more get in than may."""
     ids = [f"many{number}" for number in range(10)]
@@ -674,6 +706,7 @@ def _descriptors() -> int:
 async def test_clients_that_came_and_went_leave_nothing() -> None:
     """No descriptor, record or roster remains of clients, however they went."""
     async with serving(echo, guarded, close_timeout=0.2) as served:
+        await trio.testing.wait_all_tasks_blocked()
         before = _descriptors()
         for number in range(60):
             async with served.client(f"/echo/{number}") as client:
@@ -745,7 +778,7 @@ trio.run(main)
 
 
 async def test_a_process_out_of_descriptors_accepts_again_when_it_has_some() -> None:
-    """Without descriptors accepting pauses, with one line in the log, and those inside are served."""
+    """Without descriptors who comes gets 503, with one line in the log, and those inside are served."""
     with subprocess.Popen(
         [sys.executable, "-c", EMFILE],
         stdin=subprocess.PIPE,
@@ -777,14 +810,14 @@ async def _starve(served: Served) -> None:
             client = await crowd.enter_async_context(served.connection())
             await client.send(request("/echo/x"))
             waiting.append(client)
-        open_ = 0
-        with trio.move_on_after(1.0):
-            for client in waiting:
-                assert (await client.answer())[0] == 101
-                open_ += 1
-        assert 5 < open_ < 60
+        answers = [(await client.answer())[0] for client in waiting]
+        assert answers == sorted(answers)
+        assert 5 < answers.count(101) < 60
+        assert answers.count(503) == 60 - answers.count(101)
         await works(first)
         await crowd.aclose()
+        while (await served.ask(request("/healthz", Upgrade=None)))[0] == 503:
+            await trio.sleep(0.01)  # It has not seen yet that they are gone.
         async with served.client("/echo/x") as late:
             await works(late)
 

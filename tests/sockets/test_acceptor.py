@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 from collections.abc import AsyncIterator
 
@@ -10,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.raw import request
-from tests.sockets.bench import Bench, bench, soon
+from tests.sockets.bench import Bench, bench, ready, soon
 from trio_rooms._sockets.acceptor import Acceptor, Newcomer
 from trio_rooms._wire.handshake import BadRequestError, Head
 
@@ -24,12 +26,30 @@ class Door:
     made: Bench
     listener: socket.socket
     acceptor: Acceptor = attrs.field(init=False)
+    most: int | None = None
     admitted: list[tuple[Newcomer, Head | BadRequestError]] = attrs.field(factory=list)
+    answered: list[Newcomer] = attrs.field(factory=list)
+    """Those of them that may be let go."""
 
     def __attrs_post_init__(self) -> None:
         self.acceptor = Acceptor(
-            self.made.hub, self.made.deadlines, TIMEOUT, lambda *one: self.admitted.append(one)
+            self.made.hub,
+            TIMEOUT,
+            lambda *one: self.admitted.append(one),
+            let_go=self._let_go,
+            most=self.most,
+            refusal=lambda: b"no place",
         )
+
+    def _let_go(self) -> bool:
+        """Close somebody who was answered."""
+        if not self.answered:
+            return False
+        newcomer = self.answered.pop(0)
+        self.admitted = [one for one in self.admitted if one[0] is not newcomer]
+        self.made.hub.unwatch(newcomer.fd)
+        socket.socket(fileno=newcomer.fd).close()
+        return True
 
     async def knock(self, data: bytes = b"") -> socket.socket:
         """A client that has come, and says something."""
@@ -54,11 +74,11 @@ def ended(client: socket.socket) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def door() -> AsyncIterator[Door]:
+async def door(most: int | None = None) -> AsyncIterator[Door]:
     """An acceptor that accepts."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with bench(patience=1e6) as made, trio.open_nursery() as nursery:
-            opened = Door(made, listener)
+            opened = Door(made, listener, most)
             nursery.start_soon(opened.acceptor.accept, listener)
             try:
                 yield opened
@@ -143,3 +163,87 @@ async def test_after_the_end_whoever_comes_is_turned_away(mock_clock: MockClock)
         after.setblocking(False)
         await soon(lambda: ended(after))
         assert (opened.acceptor.accepted, len(opened.acceptor)) == (1, 0)
+
+
+async def test_who_sent_its_request_in_time_is_not_late_where_nobody_read_it(mock_clock: MockClock) -> None:
+    """As after a stall of the event loop; whatever it is read in, and however many there are."""
+    async with door() as opened:
+        half = [await opened.knock(request("/a/b", X_Long="x" * 9000)[:-1]) for _ in range(300)]
+        silent = await opened.knock(b"GET /")
+        await turns()
+        for client in half:
+            client.send(b"\n")
+        mock_clock.jump(2 * TIMEOUT)
+        await soon(lambda: ended(silent))
+        assert len(opened.admitted) == len(half)
+        assert not any(ended(client) for client in half)
+
+
+async def test_who_is_slow_to_ask_gives_its_place_to_others(mock_clock: MockClock) -> None:
+    """The slowest first, and none whose request is there although it was not read."""
+    async with door(most=2) as opened:
+        slow = [await opened.knock(b"GET /") for _ in range(10)]
+        mock_clock.jump(1)
+        slow[0].send(request("/a/b")[5:])
+        good = await opened.knock(request("/a/b"))
+        await soon(lambda: len(opened.admitted) == 2)
+        assert [number for number, client in enumerate(slow) if ended(client)] == [1]
+        assert not ended(good)
+
+
+async def test_who_was_answered_goes_before_who_still_asks(mock_clock: MockClock) -> None:
+    """And where there is neither, whoever comes is told so at once."""
+    async with door(most=0) as opened:
+        answered = [await opened.knock(b"nonsense\r\n\r\n") for _ in range(8)]
+        await soon(lambda: len(opened.admitted) == 8)
+        turned_away = socket.create_connection(opened.listener.getsockname())
+        opened.made.clients.append(turned_away)
+        turned_away.setblocking(False)
+        received = b""
+        while not received.endswith(b"place"):
+            await trio.lowlevel.checkpoint()
+            received += ready(turned_away)
+        assert opened.acceptor.accepted == 8
+        opened.answered.append(opened.admitted[3][0])
+        await opened.knock(request("/a/b"))
+        await soon(lambda: isinstance(opened.admitted[-1][1], Head))
+        assert [number for number, client in enumerate(answered) if ended(client)] == [3]
+
+
+async def test_without_descriptors_who_comes_is_told_so(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With one that is kept for that; and who is slow to ask gives its own to the next."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    caplog.set_level("INFO", "trio_rooms")
+    async with door() as opened:
+        slow = await opened.knock(b"GET /")
+        clients = [socket.socket() for _ in range(3)]
+        opened.made.clients += clients
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free(), hard))
+        try:
+            for client in clients:
+                client.setblocking(False)
+            for client in clients[:2]:
+                client.connect_ex(opened.listener.getsockname())
+                await soon(lambda client=client: ready(client) == b"no place")  # type: ignore[misc]
+            mock_clock.jump(1)
+            clients[2].connect_ex(opened.listener.getsockname())
+            await soon(lambda: opened.acceptor.accepted == 2)
+            assert ended(slow)
+            clients[2].send(request("/a/b"))
+            await soon(lambda: opened.admitted)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await opened.knock()
+    assert [record.message[:30] for record in caplog.records] == [
+        "no connections are accepted fo",
+        "connections are accepted again",
+    ]
+
+
+def first_free() -> int:
+    """The lowest descriptor that is free, and so the limit at which there is none."""
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    return free

@@ -795,3 +795,30 @@ async def test_nothing_that_one_client_sends_keeps_the_others_waiting(opened: by
             pass
         trio.lowlevel.remove_instrument(turns)
     assert turns.longest < 0.02
+
+
+@pytest.mark.parametrize("behind", [b"", frame(TEXT, b"x" * 40_000), frame(PING) * 5000])
+async def test_who_answered_a_close_in_time_is_not_late_where_nobody_read_it(
+    behind: bytes, mock_clock: trio.testing.MockClock
+) -> None:
+    """As after a stall of the event loop; a client that did not answer is late then."""
+    async with bench(patience=1e6) as made:
+        good, link = made.client()
+        silent, other = made.client()
+        for one in (link, other):
+            made.hub.close(one, 1000, "that is all")
+        for _ in range(5):
+            mock_clock.jump(0.99)
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+        good.setblocking(True)
+        good.settimeout(10)
+        good.sendall(behind + close_frame(1000))
+        mock_clock.jump(100)
+        for _ in range(10):
+            mock_clock.jump(1)
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+        ended = [event for _, event in made.mail if isinstance(event, Disconnected)]
+        assert {(event.link is link, event.clean) for event in ended} == {(True, True), (False, False)}
+        assert ready(silent)

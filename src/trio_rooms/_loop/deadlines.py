@@ -85,6 +85,8 @@ class Deadlines:
             with trio.CancelScope(deadline=heap[0][0] if heap else math.inf) as self._sleep:
                 await trio.sleep_forever()
             self._sleep = None
+            # Whoever was woken together with this, by what has arrived, goes before it is called late.
+            await trio.lowlevel.checkpoint()
             now = trio.current_time()
             while heap and heap[0][0] <= now:
                 began = perf_counter()

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from time import time
 from typing import Any, Final
 
@@ -49,6 +49,7 @@ _ABSOLUTE: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)
 """What a request's target may begin with (RFC 6455, 4.2.1)."""
 
 _STOPPING: Final = Response.text(503, "the server is going away", Retry_After="5")
+_TOO_MANY: Final = Response.text(503, "too many connections", Retry_After="5")
 _CLOSED_ROOM: Final = Response.text(503, "this room is closed at the moment", Retry_After="30")
 
 
@@ -92,13 +93,13 @@ class Server:
         hub: where their sockets are parked.
         placement: says whether a room takes new connections.
         stage: where a room is in its life, by its key; for ``/stats``.
-        deadlines: for clients that never send their request.
+        deadlines: for clients that take too long.
         statistics: what ``/stats`` shows.
         spawn: starts a task that outlives the server where it refuses to be cancelled.
         prefix: what paths begin with, such as ``"/rooms"``.
         template: the rest of a room's path, with ``{room}`` and ``{id}``.
         origins: who may send browsers here, see `check_origins`; None for anybody.
-        max_connections: sockets from which on new ones are refused; None for any number.
+        max_connections: sockets from which on new ones are refused, open or not; None for any number.
         handshake_timeout: seconds for a client to send its request, and again for `authenticate`.
     """
 
@@ -117,11 +118,14 @@ class Server:
     _paths: Paths = attrs.field(init=False)
     _pages: Pages = attrs.field(init=False)
     _acceptor: Acceptor = attrs.field(init=False)
-    _attending: set[trio.CancelScope] = attrs.field(init=False, factory=set)
-    """Those of newcomers with a task of their own."""
+    _attending: dict[int, trio.CancelScope] = attrs.field(init=False, factory=dict)
+    """Those of newcomers with a task of their own, by descriptor."""
+    _sending: dict[trio.CancelScope, float] = attrs.field(init=False, factory=dict)
+    """Of these, those to whom their last is being sent, and since when; the first first."""
+    _leaving: dict[trio.CancelScope, None] = attrs.field(init=False, factory=dict)
+    """Those who have been sent it, and have only to leave."""
     _opened: int = attrs.field(init=False, default=0)
     _refused: int = attrs.field(init=False, default=0)
-    _admitting: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         if self.origins is not None:
@@ -129,7 +133,14 @@ class Server:
         public = {name: one for name, one in self.definitions.items() if one.public}
         self._paths = Paths(public, self.prefix, self.template)
         self._pages = Pages(public, self._paths, self.hub, self.stage, self.statistics)
-        self._acceptor = Acceptor(self.hub, self.deadlines, self.handshake_timeout, self._admit)
+        self._acceptor = Acceptor(
+            self.hub,
+            self.handshake_timeout,
+            self._admit,
+            let_go=self._let_go,
+            most=self.max_connections,
+            refusal=lambda: _TOO_MANY.encode(time()),
+        )
 
     def own_statistics(self) -> ServerStatistics:
         """What this server has done until now."""
@@ -153,7 +164,7 @@ class Server:
                 await trio.sleep_forever()
         finally:
             self._acceptor.dispose()
-            for scope in self._attending:
+            for scope in self._attending.values():
                 scope.cancel()
             for listener in listeners:
                 listener.close()
@@ -170,8 +181,6 @@ class Server:
                 return
             definition, key = wanted
             if definition.authenticate is not None:
-                # Counted before it is parked, so that many at once do not pass the limit together.
-                self._admitting += 1
                 self._start(newcomer, self._authenticate, newcomer, request, definition, key)
             else:
                 self._open(newcomer, request, definition, key, None)
@@ -206,6 +215,7 @@ class Server:
         opening = accept(head, subprotocol)
         greet = None if subprotocol is None or definition.plain else welcome
         self._opened += 1
+        self._attended(newcomer)
         roster = roster_of(self.hub, definition, key)
         link = self.hub.park(roster, newcomer.fd, attachment, flags, opening, greet)
         if head.rest:
@@ -215,7 +225,8 @@ class Server:
         """Go on with a newcomer in a task of its own, for what has to wait."""
         self.hub.unwatch(newcomer.fd)
         scope = trio.CancelScope()
-        self._attending.add(scope)
+        self._attending[newcomer.fd] = scope
+        self.hub.elsewhere += 1
         self.spawn(self._attend, scope, newcomer, function, *arguments)
 
     async def _attend(
@@ -237,7 +248,12 @@ class Server:
         except Exception:
             logger.exception("a handshake failed")
         finally:
-            self._attending.discard(scope)
+            self._attended(newcomer)
+
+    def _attended(self, newcomer: Newcomer) -> None:
+        """A newcomer's socket is not its task's any more, if it has one."""
+        if self._attending.pop(newcomer.fd, None) is not None:
+            self.hub.elsewhere -= 1
 
     async def _authenticate(
         self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, definition: Definition, key: str
@@ -246,7 +262,7 @@ class Server:
         try:
             path, query = _path_and_query(head)
             request = ConnectRequest(*split_key(key), path, parameters(query), head.headers, newcomer.remote)
-            with trio.move_on_after(self.handshake_timeout) as scope:
+            with self._timeout(self.handshake_timeout) as scope:
                 attachment = await authenticate(definition, request)
             if scope.cancelled_caught:
                 logger.error(
@@ -272,8 +288,6 @@ class Server:
         except Exception:
             logger.exception("room %s: authenticate raised", key)
             last = Response.text(500, "the room could not decide whether to let you in").encode(time())
-        finally:
-            self._admitting -= 1
         self._refused += 1
         await self._part_with(client, last)
 
@@ -299,20 +313,54 @@ class Server:
         never read what was sent before.
         """
         stream = trio.SocketStream(client)
-        with trio.move_on_after(self.handshake_timeout):
-            await stream.send_all(last)
-            await stream.send_eof()
-            with trio.move_on_after(_LINGER):
-                while await stream.receive_some():
-                    pass
+        with self._timeout(self.handshake_timeout) as scope:
+            self._sending[scope] = trio.current_time()
+            try:
+                await stream.send_all(last)
+                await stream.send_eof()
+            finally:
+                self._sending.pop(scope, None)
+            with self._timeout(_LINGER) as lingering:
+                self._leaving[lingering] = None
+                try:
+                    while await stream.receive_some():
+                        pass
+                finally:
+                    self._leaving.pop(lingering, None)
+
+    @contextlib.contextmanager
+    def _timeout(self, seconds: float) -> Iterator[trio.CancelScope]:
+        """Like `trio.move_on_after`, but what has arrived in time counts however late it is read."""
+        scope = trio.CancelScope()
+        deadline = self.hub.set_deadline(trio.current_time() + seconds, scope.cancel)
+        try:
+            with scope:
+                yield scope
+        finally:
+            self.deadlines.cancel(deadline)
+
+    def _let_go(self) -> bool:
+        """Cut off who was answered longest ago and is still there, or else who is slow to read its answer."""
+        scope = next(iter(self._leaving), None)
+        if scope is not None:
+            del self._leaving[scope]
+        else:
+            scope, since = next(iter(self._sending.items()), (None, 0.0))
+            if scope is None or trio.current_time() - since < _LINGER:
+                return False
+            del self._sending[scope]
+        scope.cancel()
+        return True
 
     def _overload(self, key: str) -> Response | None:
         """Why no more connections are taken now, or None."""
         if not self.placement.accepts(key):
             return _CLOSED_ROOM
-        taken = self.hub.sockets + self._admitting
+        # Not those who still ask, as this one does, nor those who only have to leave.
+        parting = len(self._sending) + len(self._leaving)
+        taken = self.hub.sockets + self.hub.closing + self.hub.elsewhere - parting
         if self.max_connections is not None and taken >= self.max_connections:
-            return Response.text(503, "too many connections", Retry_After="5")
+            return _TOO_MANY
         return None
 
     def _foreign(self, head: Head) -> Response | None:

@@ -7,8 +7,10 @@ their requests cost, and a client that never sends its request costs next to not
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import math
 import os
 import socket
 import sys
@@ -19,9 +21,8 @@ from typing import Any, Final
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.turn import TURN
-from trio_rooms._wire.handshake import BadRequestError, Head, HeadReader
+from trio_rooms._wire.handshake import HEAD_LIMIT, BadRequestError, Head, HeadReader
 
 from .hub import SocketHub
 
@@ -32,6 +33,11 @@ logger = logging.getLogger("trio_rooms")
 _OUT_OF: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """What a busy machine runs out of, and has again after a while."""
 _PAUSE: Final = 0.1
+"""Seconds in which nobody is accepted, where there is no place for anybody."""
+_SPARE: Final = 8
+"""Places beside those for connections: who is in one of them is told that there are no more."""
+_PATIENCE: Final = 0.1
+"""Seconds that a newcomer has for its request even where others wait for its place."""
 _CHUNK: Final = 4096
 """Bytes of a request read at a time."""
 # A peer that vanished without a word is found after two minutes by the kernel: no task, no timer.
@@ -85,21 +91,32 @@ class Acceptor:
         admit: takes a newcomer with its request, or with what is wrong with it. Its
             descriptor is `admit`'s from then on, and still watched: it parks it, or stops
             watching it and closes it.
+        let_go: closes the connection of somebody that has been answered and has not left;
+            False where there is nobody.
+        most: connections that there may be, of whatever kind; None for any number.
+        refusal: makes what somebody gets for whom there is no descriptor.
     """
 
     def __init__(
         self,
         hub: SocketHub,
-        deadlines: Deadlines,
         timeout: float,
         admit: Callable[[Newcomer, Head | BadRequestError], None],
+        *,
+        let_go: Callable[[], bool],
+        most: int | None,
+        refusal: Callable[[], bytes],
     ) -> None:
         self.accepted: int = 0
         """How many came."""
         self._hub = hub
-        self._deadlines = deadlines
         self._timeout = timeout
         self._admit = admit
+        self._let_go = let_go
+        self._places = math.inf if most is None else most + _SPARE
+        self._refusal = refusal
+        self._spare: int | None = None
+        """A descriptor for the answer to whom there is none for."""
         self._reading: dict[int, Newcomer] = {}
         """By descriptor, in the order in which they came, and so in that of their deadlines."""
         self._armed = False
@@ -111,29 +128,77 @@ class Acceptor:
     @enable_ki_protection
     async def accept(self, listener: socket.socket) -> None:
         """Accept clients from a socket that listens, until cancelled."""
-        short = False
+        told = False
         listener.setblocking(False)  # Whatever socket.setdefaulttimeout() says.
         _tune(listener)
+        self._keep_spare()
         while True:
             await trio.lowlevel.wait_readable(listener)
             until = perf_counter() + TURN
+            waits = True
             try:
                 while perf_counter() < until:
-                    self._take(*listener.accept())
-                    if short:
-                        short = False
-                        logger.info("connections are accepted again")
+                    client, address = listener.accept()
+                    waits = False  # Without a descriptor accept() fails also where nobody waits any more.
+                    if self._hub.held < self._places or self._make_place():
+                        self._take(client, address)
+                    else:
+                        self._turn_away(client)
             except BlockingIOError:
-                continue
+                if told:
+                    told = False
+                    logger.info("connections are accepted again")
             except OSError as error:
                 # Anything else concerns the one client that was about to come (see accept(2)).
                 if error.errno in _OUT_OF:
-                    if not short:
+                    if not told:
+                        told = True
                         logger.error("no connections are accepted for now: %s", error)  # noqa: TRY400
-                    short = True
-                    await trio.sleep(_PAUSE)
+                    if waits and not (self._make_place() or self._use_spare(listener)):
+                        await trio.sleep(_PAUSE)
                 elif error.errno in {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}:
                     raise
+
+    def _make_place(self) -> bool:
+        """Close who was answered, or else who is slowest to ask; False where there is nobody like that."""
+        if self._let_go():
+            return True
+        before = trio.current_time() + self._timeout - _PATIENCE
+        while self._reading:
+            oldest = next(iter(self._reading.values()))
+            if oldest.deadline > before:
+                return False
+            self._ready(oldest.fd)  # It may have come by now.
+            if self._reading.get(oldest.fd) is oldest:
+                self._drop(oldest)
+                return True
+        return False
+
+    def _turn_away(self, client: socket.socket) -> None:
+        """Tell somebody that there is no place, without a look at the request."""
+        with client, contextlib.suppress(OSError):
+            client.setblocking(False)
+            client.send(self._refusal())
+            client.shutdown(socket.SHUT_WR)
+            client.recv(
+                HEAD_LIMIT
+            )  # Unread, it would reset the connection, perhaps before the answer is read.
+
+    def _use_spare(self, listener: socket.socket) -> bool:
+        """Tell somebody for whom there is no descriptor, with the one that is kept for that."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+            with contextlib.suppress(OSError):
+                self._turn_away(listener.accept()[0])
+        return self._keep_spare()
+
+    def _keep_spare(self) -> bool:
+        """Have a descriptor for that; False where there is none now."""
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        return self._spare is not None
 
     def _take(self, client: socket.socket, address: Any) -> None:
         """Watch one client that was accepted."""
@@ -175,7 +240,7 @@ class Acceptor:
     def _arm(self, when: float) -> None:
         """Look for who is late."""
         self._armed = True
-        self._deadlines.set(when, self._expire)
+        self._hub.set_deadline(when, self._expire)
 
     def _expire(self) -> None:
         """Drop who has not sent its request in time."""
@@ -199,6 +264,9 @@ class Acceptor:
     def dispose(self) -> None:
         """Turn away, without a word, who has not said what it wants, and whoever still comes."""
         self._closed = True
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
         for newcomer in list(self._reading.values()):
             self._drop(newcomer)
 

@@ -20,7 +20,7 @@ from typing import Final
 import attrs
 import trio
 
-from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.deadlines import Deadline, Deadlines
 from trio_rooms._loop.turn import TURN
 from trio_rooms._wire import frames
 from trio_rooms._wire.close_codes import CloseCode
@@ -40,7 +40,7 @@ from .flags import (
     UNREPORTED,
 )
 from .links import SocketLink
-from .pollers import READ, WRITE, Poller, new_poller
+from .pollers import MOST_EVENTS, READ, WRITE, Poller, new_poller
 from .roster import MOST_DESCRIPTORS, Connected, Disconnected, Link, Roster, SocketEvent
 from .rounds import Rounds
 from .tcp import has_vanished
@@ -60,6 +60,8 @@ _JOINED: Final = 64 * 1024
 """Bytes of answers from which on they are not kept for the end of a read, to be written at once."""
 _WEIGHED: Final = 1024
 """Characters or bytes of a message that is counted with its bytes, too, while it waits for its room."""
+_READS: Final = 32
+"""Times that a socket was read whose time has come, if there is still something to be read then."""
 _AT_ONCE: Final = 64
 """Connections closed between two turns of the event loop."""
 _ROUND: Final = 30.0
@@ -119,6 +121,8 @@ class SocketHub:
 
         The runtime sets it, before there is any socket.
         """
+        self.elsewhere: int = 0
+        """Sockets that came, and that neither are watched nor belong to a room: a task has each of them."""
         self.guests: set[Link] = set()
         """See `LinkOwner`."""
         self._deadlines = deadlines
@@ -137,6 +141,11 @@ class SocketHub:
         self._answered = 0
         self._sent = 0
         self._read_size = _READ_SIZE
+        self._rounds = 0
+        """Answers of the poller that were worked off."""
+        self._overdue: list[Callable[[], object]] = []
+        self._overdue_at = 0
+        """The round after which they are called at the latest."""
         self._closes = Closes()
         self._ghosts = Rounds(deadlines, self._sockets, _ROUND, self._lose_ghost)
         self._pings: Rounds | None = None
@@ -153,6 +162,34 @@ class SocketHub:
             self._sent,
             dict(self._closes.counts),
         )
+
+    # Deadlines of those on the other side.
+
+    def set_deadline(self, when: float, call: Callable[[], object]) -> Deadline | None:
+        """Call ``call()`` at ``when``, as `Deadlines.set` does, but not before what has arrived was read.
+
+        For all that ends a connection because something did not come in time: where the event loop
+        stood still, or is busy, it may be there. Cancelled by `Deadlines.cancel`.
+        """
+        return self._deadlines.set(when, partial(self._due, call))
+
+    def _due(self, call: Callable[[], object]) -> None:
+        """The time of a call has come."""
+        self._overdue.append(call)
+        if len(self._overdue) == 1:
+            every_socket = len(self._sockets) // MOST_EVENTS + 1
+            self._overdue_at = self._rounds + _READS * every_socket
+            self._call_overdue()
+
+    def _call_overdue(self) -> None:
+        """Call what is due, when nothing is left to be read or every socket was read often enough."""
+        if self._rounds < self._overdue_at and self.poller.poll():
+            self._deadlines.set(trio.current_time(), self._call_overdue)  # Reading has its turn before.
+            return
+        (first, *others), self._overdue = self._overdue, []
+        first()
+        for call in others:
+            self._deadlines.set(trio.current_time(), call)  # A few at a time, as all deadlines.
 
     # Coming and going.
 
@@ -182,6 +219,16 @@ class SocketHub:
     def sockets(self) -> int:
         """Connections that belong to a room now."""
         return self._open
+
+    @property
+    def closing(self) -> int:
+        """Connections that have left their room and are not closed yet."""
+        return self._closing
+
+    @property
+    def held(self) -> int:
+        """All connections that there are, from when they came until they are closed."""
+        return self._open + self._closing + len(self._watched) + self.elsewhere
 
     def watch(self, fd: int, ready: Callable[[int], None]) -> None:
         """Call ``ready(fd)`` whenever there is something to read, until it is parked or `unwatch` is called.
@@ -316,7 +363,7 @@ class SocketHub:
             still: looks in a row at which these were as many as before.
         """
         when = trio.current_time() + self._close_timeout / _LOOKS
-        self._deadlines.set(when, partial(self._look, link, before, still))
+        self.set_deadline(when, partial(self._look, link, before, still))
 
     def _look(self, link: Link, before: int, still: int) -> None:
         """Let go of a connection that closes, once it has stood still for long enough."""
@@ -591,6 +638,7 @@ class SocketHub:
                 if perf_counter() > pause_at:
                     await trio.lowlevel.checkpoint()
                     pause_at = perf_counter() + TURN
+            self._rounds += 1
 
     def _read(self, link: SocketLink, fd: int) -> None:
         """Read once from a socket, and hand on what came."""

@@ -10,13 +10,13 @@ import select
 import sys
 from typing import Final, Protocol
 
-__all__ = ["READ", "WRITE", "Poller", "new_poller"]
+__all__ = ["MOST_EVENTS", "READ", "WRITE", "Poller", "new_poller"]
 
 READ: Final = 1
 WRITE: Final = 4
 """The numbers of EPOLLIN and EPOLLOUT, so that epoll's answers need no translation."""
 
-_AT_ONCE: Final = 256
+MOST_EVENTS: Final = 256
 """Descriptors asked for in one system call; more are reported by the next one."""
 
 
@@ -57,7 +57,7 @@ if sys.platform == "linux":
             self._epoll.register(fd, READ)
 
         def poll(self) -> list[tuple[int, int]]:
-            return self._epoll.poll(0, _AT_ONCE)
+            return self._epoll.poll(0, MOST_EVENTS)
 
     def new_poller() -> Poller:
         """The poller of this platform."""
@@ -85,7 +85,7 @@ elif hasattr(select, "kqueue"):
                 self._change(fd, filter_, select.KQ_EV_DELETE)
 
         def poll(self) -> list[tuple[int, int]]:
-            events = self._kqueue.control(None, _AT_ONCE, 0)
+            events = self._kqueue.control(None, MOST_EVENTS, 0)
             return [
                 (event.ident, WRITE if event.filter == select.KQ_FILTER_WRITE else READ) for event in events
             ]
