@@ -133,7 +133,8 @@ async def test_a_private_room_is_as_one_that_is_not_there() -> None:
         (request("/echo/x", Connection="keep-alive"), 400),
         (request("/echo/x", "GET", "1.0"), 400),
         (request("/echo/x", "POST"), 405),
-        (request("/echo/x", "HEAD", Upgrade=None, Content_Length="0"), 405),
+        (request("/echo/x", "HEAD", Upgrade=None, Content_Length="0"), 426),
+        (request("/echo/x", "HEAD"), 426),
         (request("/echo/x", "DELETE", Upgrade=None), 405),
         (request("/guarded/x?as=401"), 401),
         (request("/guarded/x?as=403"), 403),
@@ -157,7 +158,7 @@ async def test_who_is_turned_away_is_told_why(
         if status == 426:
             assert headers["upgrade"] == "websocket"
         elif status == 405:
-            assert headers["allow"] == "GET, OPTIONS"
+            assert headers["allow"] == "GET, HEAD, OPTIONS"
         elif status == 401:
             assert headers["www-authenticate"] == "Bearer"
         elif b"as=4" in sent:
@@ -361,22 +362,15 @@ async def test_pages() -> None:
         assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
-@pytest.mark.parametrize(
-    ("sent", "allowed"),
-    [
-        (b"OPTIONS / HTTP/1.0\r\n\r\n", "GET, HEAD, OPTIONS"),
-        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "GET, HEAD, OPTIONS"),
-        (b"OPTIONS http://x HTTP/1.1\r\nHost: x\r\n\r\n", "GET, HEAD, OPTIONS"),
-        (b"OPTIONS /stats/echo/x HTTP/1.1\r\nHost: x\r\n\r\n", "GET, HEAD, OPTIONS"),
-        (b"OPTIONS /echo/x HTTP/1.1\r\nHost: x\r\n\r\n", "GET, OPTIONS"),
-    ],
-)
-async def test_options_says_what_there_is(sent: bytes, allowed: str) -> None:
+@pytest.mark.parametrize("target", ["/ HTTP/1.0", "* HTTP/1.1", "http://x HTTP/1.1", "/echo/x HTTP/1.1"])
+async def test_options_says_what_there_is(target: str) -> None:
     """A load balancer's bare check asks with OPTIONS, and finds the server well."""
     async with serving(echo) as served:
+        sent = f"OPTIONS {target}\r\nHost: x\r\n\r\n".encode()
         status, headers, body = await served.ask(sent)
-        assert (status, headers["allow"], body) == (200, allowed, b"")
-        assert (await served.ask(sent.replace(b"OPTIONS", b"POST")))[0] in (404, 405)
+        assert (status, headers["allow"], body) == (200, "GET, HEAD, OPTIONS", b"")
+        status, headers, _ = await served.ask(sent.replace(b"OPTIONS", b"POST"))
+        assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 async def test_each_response_is_the_last() -> None:

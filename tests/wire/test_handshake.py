@@ -119,6 +119,7 @@ def test_the_limit_of_a_head_is_exact(spare: int) -> None:
         (request("/", Transfer_Encoding="chunked"), 400),
         (request("/", "GET", "1.2"), 400),
         (request("/", "get"), 405),
+        (request("/", "HEAD"), 426),
         (request("/", Sec_WebSocket_Key="é"), 400),
         (request("/", Sec_WebSocket_Key=base64.b64encode(b"x" * 15).decode()), 400),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
@@ -12,15 +12,12 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._sockets.hub import SocketHub
-from trio_rooms._wire.handshake import Response
+from trio_rooms._wire.handshake import METHODS, Response
 from trio_rooms.errors import UnknownRoom
 
 from .paths import Paths
 
 __all__ = ["Pages"]
-
-_METHODS: Final = "GET, HEAD, OPTIONS"
-"""What pages can be asked with."""
 
 
 class Pages:
@@ -56,8 +53,8 @@ class Pages:
         if method in ("GET", "HEAD") or (page is None and path != "*"):
             return page
         if method == "OPTIONS":
-            return Response(200, headers={"Allow": _METHODS})
-        return Response.text(405, "a page is only read", Allow=_METHODS)
+            return Response(200, headers={"Allow": METHODS})
+        return Response.text(405, "a page is only read", Allow=METHODS)
 
     def page(self, path: str) -> Response | None:
         """What is at a path, or None."""

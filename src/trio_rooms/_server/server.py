@@ -25,7 +25,7 @@ from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.listeners import open_listeners
 from trio_rooms._wire.envelope import welcome
 from trio_rooms._wire.frames import encode_close
-from trio_rooms._wire.handshake import BadRequestError, Head, Response, accept, refusal_of
+from trio_rooms._wire.handshake import METHODS, BadRequestError, Head, Response, accept, refusal_of
 from trio_rooms.errors import Refused, UnknownRoom
 
 from .admission import (
@@ -203,7 +203,7 @@ class Server:
         except UnknownRoom as error:
             return Response.text(404, str(error))
         if head.method == "OPTIONS":
-            return Response(200, headers={"Allow": "GET, OPTIONS"})
+            return Response(200, headers={"Allow": METHODS})
         refusal = refusal_of(head) or self._overload(key) or self._foreign(head)
         return (definition, key) if refusal is None else refusal
 

@@ -22,6 +22,7 @@ import h11
 
 __all__ = [
     "HEAD_LIMIT",
+    "METHODS",
     "MOST_SUBPROTOCOLS",
     "BadRequestError",
     "Head",
@@ -34,6 +35,8 @@ __all__ = [
 
 HEAD_LIMIT: Final = 16 * 1024
 """Bytes that a request's head may have; browsers stay under 8 KiB."""
+METHODS: Final = "GET, HEAD, OPTIONS"
+"""What is answered, be it a page or the address of a room."""
 MOST_SUBPROTOCOLS: Final = 15
 """Subprotocols that a room may have: a connection's record has four bits for its own."""
 _GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -213,9 +216,9 @@ def _add(headers: dict[str, str], name: str, value: str) -> None:
 
 def refusal_of(head: Head) -> Response | None:
     """Why a request to a room is not a good WebSocket handshake (RFC 6455, 4.2.1), or None if it is."""
-    if head.method != "GET":
-        return Response.text(405, "a WebSocket is opened with GET", Allow="GET, OPTIONS")
-    if not head.wants_websocket:
+    if head.method not in ("GET", "HEAD"):
+        return Response.text(405, "a WebSocket is opened with GET", Allow=METHODS)
+    if head.method == "HEAD" or not head.wants_websocket:
         return _upgrade("a room is spoken to over WebSocket")
     if "upgrade" not in _tokens(head.headers.get("connection", "")) or head.version != "1.1":
         return Response.text(400, "a WebSocket handshake is HTTP/1.1 with 'Connection: Upgrade'")
