@@ -13,9 +13,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
+import websocket
 import websockets.exceptions
 import websockets.sync.client
 
@@ -225,6 +227,20 @@ def test_a_proxy_cuts_off_who_is_silent(name: str, require: Require, serve: Serv
         with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
             socket.recv(TIMEOUT)
         assert closed.value.rcvd is None
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_pings_keep_a_silent_connection(name: str, require: Require, serve: Serve, tmp_path: Path) -> None:
+    """With an interval below the proxy's timeout it lives on, although client and room say nothing."""
+    with behind(name, require, serve, tmp_path, "1s", "--ping-interval", "0.3") as proxy:
+        client: Any = websocket.create_connection(f"ws://{proxy.address}/hall/x", timeout=TIMEOUT)
+        began = time.monotonic()
+        while time.monotonic() < began + 1.5:
+            opcode, _ = client.recv_data_frame(control_frame=True)
+            assert opcode == websocket.ABNF.OPCODE_PING
+        client.send("still here")
+        assert client.recv() == "still here"
+        client.close()
 
 
 def test_a_bare_check_finds_the_server_well(require: Require, serve: Serve, tmp_path: Path) -> None:
