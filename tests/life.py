@@ -44,22 +44,22 @@ __all__ = ["live", "lives"]
 SCRIPT = (
     "flip", "put", "put", "delete", "attach", "attach", "assign", "emit", "emit red", "join red", "join red",
     "leave red", "pause", "pause", "long pause", "task", "task keeps", "task keeps", "task raises", "crash",
-    "refuse", "raise", "destroy", "close",
+    "refuse", "raise", "destroy", "close", "close all", "task untidy", "task untidy", "odd", "exit",
 )  # fmt: skip
 """What a message can have its handler do."""
 HOOKS = (
     "on_create", "on_wake", "on_hibernate", "on_connect", "on_disconnect", "on_destroy", "on_error",
 )  # fmt: skip
 STOPS = ("close", "leave the block", "cancel the block", "raise in the block", "kill")
-KEYS = ("noisy/a", "calm/a", "noisy/b")
-"""Noisy rooms have all hooks, calm ones those that tell of their state."""
+KEYS = ("noisy/a", "calm/a", "eager/a")
+"""Noisy rooms have all hooks, calm ones those of their state; eager ones also wake for who leaves."""
 
 _key = st.sampled_from((KEYS[0], KEYS[0], KEYS[0], KEYS[1], KEYS[0], KEYS[2]))
 _which = st.integers(0, 2)
 _script = st.lists(st.sampled_from(SCRIPT), min_size=1, max_size=3).map(tuple)
 _times = st.sampled_from((1, 1, 2, 6))
 _often = (
-    st.tuples(st.just("connect"), _key),
+    st.tuples(st.sampled_from(("connect", "connect", "connect slow to close")), _key),
     st.tuples(st.just("send"), _which, _script),
     st.tuples(st.just("send"), _which, _script),
     st.tuples(st.sampled_from(("send", "send without id")), _which, _script),
@@ -75,6 +75,8 @@ _now_and_then = (
     st.tuples(st.just("cancel the last ask")),
     st.tuples(st.just("emit"), _key, st.sampled_from((None, "red"))),
     st.tuples(st.just("break"), st.sampled_from(HOOKS), _times),
+    st.tuples(st.sampled_from(("destroy in", "close all in")), st.sampled_from(HOOKS), _times),
+    st.tuples(st.just("destroy in"), st.sampled_from(("on_create", "on_wake", "on_wake")), _times),
     st.tuples(st.just("store takes"), st.sampled_from((0.2, 1.2, 0.0))),
     st.tuples(st.just("store takes"), st.sampled_from((0.2, 1.2))),
     st.tuples(st.sampled_from(("hold commits", "release", "hold loads"))),
@@ -118,12 +120,25 @@ async def _note(ctx: Context[State], what: str) -> None:
 
 
 async def _maybe_break(ctx: Context[State], hook: str) -> None:
+    """What a hook does that was told to: end the room, close its connections, raise."""
     process = _process(ctx)
+    if process.takes("close all", hook):
+        _close_all(ctx)
+    if hook != "on_destroy" and process.takes("destroy", hook):
+        process.model.destroys_itself(ctx.room.key, waking=hook in ("on_create", "on_wake"))
+        ctx.room.destroy()
     if process.broken.get(hook, 0) > 0:
         process.broken[hook] -= 1
         if hook not in ("on_connect", "on_disconnect"):
             process.model.crashed(ctx.room.key)
         raise OnPurpose(hook)
+
+
+def _close_all(ctx: Context[State]) -> None:
+    for connection in ctx.room.connections:
+        guest = _process(ctx).model.guests[connection.attachment[0]]
+        guest.closed = 4001  # Also of one whose on_connect raised: on_error comes before its close.
+        connection.close(4001, "on purpose")
 
 
 async def _storage(ctx: Context[State]) -> dict[str, str]:
@@ -204,7 +219,9 @@ async def on_error(ctx: Context[State], error: Exception) -> None:
     await _maybe_break(ctx, "on_error")
 
 
-async def _task(ctx: Context[State], name: str, held: bool, raises: bool, destroyed: int) -> None:
+async def _task(
+    ctx: Context[State], name: str, held: bool, raises: bool, untidy: bool, destroyed: int
+) -> None:
     process = _process(ctx)
     try:
         for part in range(1 if raises else 3 if held else 6):
@@ -224,6 +241,10 @@ async def _task(ctx: Context[State], name: str, held: bool, raises: bool, destro
         process.model.task_ended(ctx.room.key)
     except trio.Cancelled:
         process.model.cut(ctx.room.key, held=held, destroyed=destroyed)
+        if untidy:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.3)
+            raise OnPurpose(name) from None
         raise
 
 
@@ -302,10 +323,11 @@ async def _act(ctx: Context[State], process: Process, letter: Letter, name: str,
             process.said += 1
             model.said(key, process.said, channel)
             ctx.room.emit("said", process.said, channel=channel)
-        case "task" | "task keeps" | "task raises" | "crash":
+        case "task" | "task keeps" | "task raises" | "task untidy" | "crash":
             held, raises = act == "task keeps", act in ("task raises", "crash")
             destroyed = process.model.rooms[ctx.room.key].destroyed
-            ctx.room.start_soon(_task, ctx, name, held, raises, destroyed, keep_awake=held)
+            untidy = act == "task untidy"
+            ctx.room.start_soon(_task, ctx, name, held, raises, untidy, destroyed, keep_awake=held)
             if act == "crash":
                 await trio.sleep(0.4)  # It happens while this is handled.
         case "refuse":
@@ -313,8 +335,17 @@ async def _act(ctx: Context[State], process: Process, letter: Letter, name: str,
         case "raise":
             raise OnPurpose(letter.name)
         case "destroy":
-            model.rooms[key].destroy_asked = True
+            model.destroys_itself(key)
             ctx.room.destroy()
+        case "odd":
+            model.crashed(key)
+            raise GeneratorExit
+        case "exit" if not model.stopping:
+            process.stops()
+            process.exits = True
+            raise SystemExit
+        case "close all":
+            _close_all(ctx)
         case "close" if guest is not None and connection is not None:
             guest.closed = guest.closed or 4000
             connection.close(4000, "on purpose")
@@ -325,17 +356,19 @@ async def _act(ctx: Context[State], process: Process, letter: Letter, name: str,
 def definitions() -> list[Room[State]]:
     """The rooms of one process."""
     noisy = Room("noisy", state=State, idle_timeout=IDLE, snapshot_interval=INTERVAL)
+    eager = Room("eager", state=State, idle_timeout=IDLE, snapshot_interval=INTERVAL, wake_on_disconnect=True)
     calm = Room("calm", state=State, idle_timeout=IDLE, snapshot_interval=INTERVAL)
-    for room in (noisy, calm):
+    for room in (noisy, eager, calm):
         room.on("do")(do)
         room.on_create(on_create)
         room.on_wake(on_wake)
         room.on_destroy(on_destroy)
-    noisy.on_hibernate(on_hibernate)
-    noisy.on_connect(on_connect)
-    noisy.on_disconnect(on_disconnect)
-    noisy.on_error(on_error)
-    return [noisy, calm]
+    for room in (noisy, eager):
+        room.on_hibernate(on_hibernate)
+        room.on_connect(on_connect)
+        room.on_disconnect(on_disconnect)
+        room.on_error(on_error)
+    return [noisy, eager, calm]
 
 
 # The store, which tells what it has.
@@ -402,11 +435,15 @@ class Line:
     """A client's end of its stream, which two tasks may send on: it answers a close of its own accord."""
 
     stream: trio.abc.Stream
+    patience: float = 0.0
+    """Seconds that it takes to answer a close frame."""
     turn: trio.Lock = attrs.field(factory=trio.Lock)
 
     async def send_all(self, data: bytes) -> None:
         """Send, behind what is being sent."""
         async with self.turn:
+            if data[:1] == b"\x88":
+                await trio.sleep(self.patience)
             await self.stream.send_all(data)
 
     async def receive_some(self) -> bytes | bytearray:
@@ -437,8 +474,12 @@ class Process:
     hibernates: dict[str, int] = attrs.field(factory=dict)
     gates: list[Gate] = attrs.field(factory=list)
     broken: dict[str, int] = attrs.field(factory=dict)
+    told_to: dict[tuple[str, str], int] = attrs.field(factory=dict)
+    """What else hooks are to do, and how often."""
     half_parted: set[str] = attrs.field(factory=set)
     hook_pause: float = 0.0
+    exits: bool = False
+    """Whether a handler has ended the program: nothing begins any more."""
     said: int = 0
 
     def __attrs_post_init__(self) -> None:
@@ -454,6 +495,12 @@ class Process:
         """What hooks take."""
         if self.hook_pause:
             await trio.sleep(self.hook_pause)
+
+    def takes(self, what: str, hook: str) -> bool:
+        """Whether a hook was told to do something, once less from now on."""
+        left = self.told_to.get((what, hook), 0)
+        self.told_to[what, hook] = left - 1
+        return left > 0
 
     def is_over(self, ctx: Context[State]) -> bool:
         """Whether a background task is one of a room that sleeps, or of the one before it."""
@@ -473,10 +520,10 @@ class Process:
 
     # Clients and callers.
 
-    async def client(self, guest: Guest, task_status: trio.TaskStatus[None]) -> None:
+    async def client(self, guest: Guest, patience: float, task_status: trio.TaskStatus[None]) -> None:
         """A client from its coming to the end of its connection."""
         ours, theirs = trio.testing.memory_stream_pair()
-        client = self.clients[guest.name] = MemoryClient(Line(ours))
+        client = self.clients[guest.name] = MemoryClient(Line(ours, patience))
 
         async def serve(task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
@@ -484,7 +531,9 @@ class Process:
             with contextlib.suppress(RoomsClosed):
                 await self.rooms.serve_stream(theirs, *guest.key.split("/"), attachment=[guest.name])
 
-        async with trio.open_nursery() as nursery:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.clients.pop, guest.name)
+            nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(serve)
             task_status.started()
             with contextlib.suppress(*GONE):
@@ -494,7 +543,6 @@ class Process:
             self.tell(f"{guest.name} is at its end: {code}")
             self.model.ended(guest, code)
             await ours.aclose()
-        del self.clients[guest.name]
 
     def hear(self, guest: Guest, message: Any) -> None:
         """A client got a message."""
@@ -518,10 +566,9 @@ class Process:
             self.asking.append((letter, scope))
             self.unanswered += 1
             task_status.started()
+            handle = self.rooms.get(*letter.key.split("/"))
             try:
-                result = await self.rooms.get(*letter.key.split("/")).ask(
-                    "do", [letter.name], timeout=math.inf
-                )
+                result = await handle.ask("do", [letter.name], timeout=math.inf)
                 answer = "ok" if result == letter.name else "wrong"
             except EventError:
                 answer = "refused"
@@ -531,7 +578,8 @@ class Process:
                 answer = "failed"
             except RoomsClosed:
                 answer = "closed"
-        self.unanswered -= 1
+            finally:
+                self.unanswered -= 1
         if answer:
             self.tell(f"{letter.name} is answered: {answer}")
             self.model.answered(letter, answer)
@@ -559,9 +607,11 @@ class Process:
             outcome = "done"
         except (RoomFailed, RoomsClosed, StoreError) as error:
             outcome = repr(error)
+        finally:
+            self.unanswered -= 1
         self.tell(f"destroy {key}: {outcome}")
-        self.unanswered -= 1
         self.model.rooms[key].destroys.pop(number, None)
+        self.model.rooms[key].destroys_perhaps.discard(number)
 
     async def close(self, task_status: trio.TaskStatus[None]) -> None:
         """The program closes the rooms; by the time that `start` returns, they are closing."""
@@ -571,6 +621,7 @@ class Process:
 
     async def hang_up(self, client: MemoryClient) -> None:
         """A client closes with a handshake."""
+        client.stream.patience = 0.0
         with contextlib.suppress(*GONE):
             await client.stream.send_all(client.protocol.send(CloseConnection(1000, "")))
 
@@ -581,6 +632,11 @@ class Process:
         letter = Letter(name, key, number, script, trio.current_time(), guest, has_id)
         self.model.letters[name] = letter
         return letter
+
+    async def begin(self, what: Callable[..., Any], *about: Any) -> None:
+        """Start what happens beside the steps; a block that is cancelled just then breaks nothing off."""
+        with trio.CancelScope(shield=True):
+            await self.crowd.start(what, *about)
 
     # Steps.
 
@@ -595,18 +651,19 @@ class Process:
             await self.step(("connect", KEYS[0]))
             guest = next(one for one in reversed(model.guests.values()))
         match step:
-            case ("connect", key):
+            case ("connect" | "connect slow to close", key):
                 guest = Guest(f"c{self.numbers()}", key, [])
                 guest.attachment = [guest.name]
                 model.guests[guest.name] = guest
-                await self.crowd.start(self.client, guest)
+                patience = 0.0 if step[0] == "connect" else 3.0 + 4 * (len(model.guests) % 2)
+                await self.begin(self.client, guest, patience)
             case ("send" | "send without id", _, script) if guest is not None and guest.name in self.clients:
                 letter = self.letter(guest.key, script, guest, step[0] == "send")
                 number = letter.number if letter.has_id else None
                 with contextlib.suppress(*GONE):
                     await self.clients[guest.name].emit("do", [letter.name], number)
             case ("ask", key, script):
-                await self.crowd.start(self.ask, self.letter(key, script, None, True))
+                await self.begin(self.ask, self.letter(key, script, None, True))
             case ("cancel the last ask",) if self.asking:
                 self.asking.pop()[1].cancel()
             case ("leave", _) if guest is not None:
@@ -623,13 +680,15 @@ class Process:
             case ("hibernate", key):
                 self.crowd.start_soon(self.hibernate, key)
             case ("destroy", key):
-                await self.crowd.start(self.destroy, key)
+                await self.begin(self.destroy, key)
             case ("emit", key, channel):
                 self.said += 1
                 model.said(key, self.said, channel)
                 self.rooms.get(*key.split("/")).emit("said", self.said, channel=channel)
             case ("break", hook, times):
                 self.broken[hook] = times
+            case ("destroy in" | "close all in", hook, times):
+                self.told_to[step[0].removesuffix(" in"), hook] = times
             case ("hooks take", seconds):
                 self.hook_pause = seconds
             case ("store takes", seconds):
@@ -647,7 +706,7 @@ class Process:
             case ("fail loads", times):
                 self.store.fail_loads(lambda: StoreError("on purpose"), times)
             case ("close",) if not model.stopping:
-                await self.crowd.start(self.close)
+                await self.begin(self.close)
             case _:
                 self.history.pop()  # Nothing that this could be done to.
                 return
@@ -686,6 +745,7 @@ class Process:
         self.release()
         self.store.delay, self.hook_pause = 0, 0
         self.broken.clear()
+        self.told_to.clear()
         self.history.append(f"{trio.current_time():8.2f}  rest")
         for round_ in range(2):
             with trio.move_on_after(600):
@@ -702,7 +762,7 @@ class Process:
             self.check()
             if not round_:
                 for key in KEYS:
-                    await self.crowd.start(self.ask, self.letter(key, (), None, True))
+                    await self.begin(self.ask, self.letter(key, (), None, True))
         for guest in self.model.guests.values():
             if self.model.rooms[guest.key].hooks:
                 self.model.told(guest)
@@ -712,12 +772,12 @@ class Process:
 async def _run(process: Process, steps: list[tuple[Any, ...]]) -> tuple[Disk, Model] | None:
     """One process, which takes from the steps what it lives to see; after a kill what is then there."""
     model, left, remains = process.model, math.inf, None
-    with trio.CancelScope() as scope, contextlib.suppress(OnPurpose):
+    with trio.CancelScope() as scope, contextlib.suppress(OnPurpose, SystemExit):
         async with open_rooms(
             definitions(), store=process.store, max_awake=process.max_awake
         ) as process.rooms:
             while True:
-                ended = not steps or not left
+                ended = not steps or not left or process.exits
                 step = ("leave the block",) if ended else steps.pop(0)
                 if not steps and ended and not model.stopping:
                     await process.rest()
@@ -745,7 +805,9 @@ async def _run(process: Process, steps: list[tuple[Any, ...]]) -> tuple[Disk, Mo
 
 async def _live(max_awake: int | None, steps: list[tuple[Any, ...]], history: list[str]) -> None:
     model, disk = Model(trio.current_time), Disk()
-    model.rooms = {key: Seen(key, hooks=key.startswith("noisy")) for key in KEYS}
+    model.rooms = {
+        key: Seen(key, hooks=not key.startswith("calm"), eager=key.startswith("eager")) for key in KEYS
+    }
     model.may_press = max_awake is not None
     numbers = iter(range(1, 10**6))
     living = trio.lowlevel.current_statistics().tasks_living

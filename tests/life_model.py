@@ -22,10 +22,6 @@ CRASHES, WINDOW, COOL_DOWN, LOADS = 5, 60.0, 30.0, 5
 class Known:
     """Histories in which the runtime breaks a rule, and known to: while one is True, it is let pass."""
 
-    two_answers = True
-    """A handler raises, its sender is answered, and on_error raises: then the crash answers once more."""
-    parting_without_greeting = True
-    """Comes and goes while its room cannot be loaded: on_connect is never called, on_disconnect later is."""
     task_ends_in_last_commit = True
     """A background task changes something while the last commit is on its way, and ends: that is lost.
     So it is where the stop cancels the task, or has tried to save its last change three times."""
@@ -83,6 +79,8 @@ class Guest:
     """Its room was destroyed, and the next one is not told of its end."""
     doubtful: bool = False
     """Its room may have been given up, which closes it with 1011, and nobody is told of its end."""
+    either: bool = False
+    """It may be closed with 1000, because it came to a room that destroyed itself as it woke."""
     said: list[int] = attrs.field(factory=list)
     """What was sent to it as one of the room or of a channel."""
     heard: list[int] = attrs.field(factory=list)
@@ -101,6 +99,8 @@ class Seen:
     key: str
     hooks: bool
     """Whether it has all hooks, or only those of its state."""
+    eager: bool
+    """Whether it is woken for each who leaves."""
     now: State = attrs.field(factory=State)
     """As its handlers left it; all of it must be in the store when it sleeps."""
     durable: State | None = None
@@ -139,8 +139,12 @@ class Seen:
     destroy_asked: bool = False
     destroys: dict[int, list[Letter]] = attrs.field(factory=dict)
     """By its number, for each destroy() of the program under way: what it had asked before."""
+    destroys_perhaps: set[int] = attrs.field(factory=set)
+    """Those that may have been done together with another, or not yet."""
     doomed: bool = False
     """Whether a handler that destroys the room has ended, and on_destroy has not come yet."""
+    barren: bool = False
+    """Whether a hook of waking destroys it, so that it handles nothing."""
     raised: list[str] = attrs.field(factory=list)
     """Errors of handlers of which on_error has not heard."""
 
@@ -203,8 +207,8 @@ class Model:
         seen.failing, seen.asking, seen.again = True, False, None
         self.troubled = max(self.troubled, self.clock() + 10)
         if seen.destroy_again if destroy is None else destroy:
-            if not seen.destroy_asked:
-                seen.destroys.pop(min(seen.destroys))
+            if not seen.destroy_asked and seen.destroys:
+                del seen.destroys[min(seen.destroys)]
             seen.destroy_asked = seen.doomed = False
             # It may have happened: then the storage is gone, and the room goes on.
             seen.muddled |= seen.durable is None
@@ -239,6 +243,15 @@ class Model:
         """on_create."""
         seen = self.rooms[key]
         self._must(seen.durable is None, "a room with a snapshot is not made anew", key)
+        letters = [
+            one for one in self.letters.values() if one.key == key and not one.begun and not one.answers
+        ]
+        mail = any(one.guest is None or not one.guest.closed for one in letters)
+        moves = seen.hooks and any(
+            not ((one.greeted and one.parted) or one.forgotten) for one in self._of(key)
+        )
+        why = mail or moves or seen.destroys or seen.destroys_perhaps or seen.lost == "crash"
+        self._must(why or self.stopping, "nothing makes a room but mail", key)
         self._must(state == State() and not storage, "a new room is empty", key, state, storage)
         self._begins(seen, State())
 
@@ -254,12 +267,27 @@ class Model:
         self._begins(seen, saved)
 
     def _begins(self, seen: Seen, state: State) -> None:
-        self._must(seen.now == state or seen.lost, "sleep keeps all that was done", seen.key, seen.now, state)
+        unsaved = (
+            self.stopping and seen.failing
+        )  # An exit in a handler: its room was saved once more, in vain.
+        self._must(
+            seen.now == state or seen.lost or unsaved,
+            "sleep keeps all that was done",
+            seen.key,
+            seen.now,
+            state,
+        )
         self._must(not seen.busy, "a room does one thing at a time", seen.key, seen.busy)
         seen.now, seen.changes, seen.saved, seen.lost, seen.loads_failed = state.copy(), [], 0, "", 0
         seen.active, seen.failing = self.clock(), False
-        seen.destroy_asked = seen.doomed = False
+        seen.destroy_asked = seen.doomed = seen.barren = False
         seen.raised.clear()
+
+    def destroys_itself(self, key: str, *, waking: bool = False) -> None:
+        """A handler, hook or task wants the end of its room."""
+        seen = self.rooms[key]
+        seen.destroy_asked, seen.barren = True, seen.barren or waking
+        seen.doomed = not seen.busy
 
     def hibernating(self, key: str, *, asked: bool) -> None:
         """on_hibernate."""
@@ -319,7 +347,8 @@ class Model:
     def destroying(self, key: str) -> None:
         """on_destroy."""
         seen = self.rooms[key]
-        self._must(seen.destroy_asked or seen.destroys, "nobody is destroyed unasked", key)
+        asked = seen.destroy_asked or seen.destroys or seen.destroys_perhaps
+        self._must(asked, "nobody is destroyed unasked", key)
         if not seen.destroy_asked and len(seen.destroys) == 1:
             (before,) = seen.destroys.values()
             # Whoever stopped waiting is not told that the room could not be loaded, and was refused.
@@ -329,13 +358,29 @@ class Model:
             self._must(not late, "what was asked before a destroy is handled before it", key, late)
 
     def _destroyed(self, seen: Seen) -> None:
+        if not seen.destroy_asked and seen.destroys:
+            del seen.destroys[min(seen.destroys)]
+        coming = seen.barren and any(not one.greeted for one in self._of(seen.key))
+        for number in sorted(seen.destroys):
+            if any(self._waits(one) for one in seen.destroys[number]):
+                break  # What was asked before it begins a new room, and it is to destroy that.
+            del seen.destroys[number]
+            if coming:
+                seen.destroys_perhaps.add(number)  # It is behind one who comes into the new room, or before.
         seen.now, seen.changes, seen.destroy_asked, seen.lost = State(), [], False, ""
         seen.raised.clear()
         seen.destroyed += 1
-        seen.destroys, seen.doomed = {}, False
-        seen.muddled = False
+        seen.doomed = seen.muddled = False
         for guest in self._of(seen.key):
-            guest.closed, guest.forgotten = guest.closed or 1000, True
+            if seen.barren and not guest.greeted:
+                guest.doubtful = guest.either = True  # In the new room, unless that ends in the same way.
+            else:
+                guest.closed, guest.forgotten = guest.closed or 1000, True
+        if seen.barren:
+            seen.refused_until = max(seen.refused_until, self.clock())
+
+    def _waits(self, letter: Letter) -> bool:
+        return not (letter.begun or letter.answers or self._refused(letter))
 
     def _of(self, key: str) -> list[Guest]:
         return [one for one in self.guests.values() if one.key == key and one.entered]
@@ -359,6 +404,7 @@ class Model:
         last = seen.last.get(sender, 0)
         self._must(letter.number > last, "what one sender sends is handled in order", letter.name, last)
         self._must(not letter.answers, "nothing is handled that was refused", letter.name, letter.answers)
+        self._must(not (guest and guest.closed), "who was closed is not heard any more", letter.name)
         letter.begun, seen.last[sender], seen.busy = True, letter.number, letter.name
         if guest is not None:
             self._must(channels == guest.channels, "channels survive", letter.name, channels, guest.channels)
@@ -381,17 +427,15 @@ class Model:
         """Its sender was answered: ok, refused, raised, failed (the room has), or closed (all are)."""
         letter.answers.append(answer)
         seen = self.rooms[letter.key]
-        twice = Known.two_answers and seen.hooks and letter.answers == ["raised", "raised"]
-        self._must(
-            len(letter.answers) == 1 or twice, "one answer to one message", letter.name, letter.answers
-        )
+        self._must(len(letter.answers) == 1, "one answer to one message", letter.name, letter.answers)
         right = {
             "ok": letter.ended == "ok",
             "refused": letter.ended == "refused",
-            "raised": letter.ended in ("raised", "too late") or (letter.begun and seen.lost),
-            "failed": (letter.begun and letter.ended in ("", "cut"))
-            or self.stopping
-            or self._refused(letter),
+            "raised": letter.ended in ("raised", "too late")
+            or (letter.begun and (seen.lost or self.stopping)),
+            "failed": letter.guest is None and letter.ended in ("", "cut")
+            if letter.begun
+            else self.stopping or self._refused(letter),
             "closed": self.stopping,
         }
         self._must(right[answer], "the answer is true", letter.name, answer, letter.ended or letter.begun)
@@ -423,10 +467,11 @@ class Model:
         """on_disconnect; ``again`` if the room crashed when it was told before."""
         guest.parted += not again
         self.rooms[guest.key].active = self.clock()
-        untold = Known.parting_without_greeting and guest.doubtful
-        self._must(guest.greeted or untold, "who leaves had come", guest.name)
+        self._must(guest.greeted, "who leaves had come", guest.name)
         self._must(guest.parted == 1, "on_disconnect once for each connection", guest.name, guest.parted)
-        self._must(guest.left or guest.closed, "only who left is said to have left", guest.name)
+        self._must(
+            guest.left or guest.closed or not guest.entered, "only who left is said to have left", guest.name
+        )
         self._must(not guest.forgotten, "nobody is told of who was in a destroyed room", guest.name)
         known = attachment in (guest.attachment, guest.draft)
         self._must(known, "attachments survive", guest.name, attachment, guest.attachment)
@@ -455,6 +500,8 @@ class Model:
             wanted = {guest.closed} if guest.closed else {1001} if self.stopping else set()
             if guest.doubtful or (self.stopping and not guest.greeted):
                 wanted.add(1011)
+            if guest.either:
+                wanted.add(1000)
             self._must(code in wanted, "a connection stays open", guest.name, code, wanted)
 
     # Looking at all of it.
@@ -481,6 +528,9 @@ class Model:
             joined = set().union(*(one.channels for one in self._of(key) if one.present))
             wrong = joined != channels[key] and not any(one.doubtful for one in self._of(key))
             self._must(not wrong, "channels have those who are in them", key, joined, channels[key])
+            absent = [one.name for one in self._of(key) if self._gone(one) and one.parted != 1]
+            eager = self.rooms[key].eager and self.rooms[key].refused_until < 0
+            self._must(not (eager and absent), "a departure is told at once", key, absent)
             kept = len(present) <= open_now[key] <= most
             self._must(kept, "who is connected stays so", key, open_now[key], present, most)
         for letter in self.letters.values():
@@ -499,10 +549,13 @@ class Model:
         """After that, and after its room, which has hooks for it, woke once more."""
         if guest.entered and not (guest.forgotten or guest.doubtful):
             self._must(guest.greeted == 1, "on_connect once for each connection", guest.name, guest.greeted)
-            gone = bool(guest.left or guest.closed)
+            gone = self._gone(guest)
             self._must(
                 guest.parted == gone, "on_disconnect once for each connection", guest.name, guest.parted
             )
+
+    def _gone(self, guest: Guest) -> bool:
+        return bool(guest.left or guest.closed) and not (guest.forgotten or guest.doubtful)
 
     def process_ended(self, *, killed: bool) -> None:
         """The runtime is gone; a regular stop has saved everything that could be saved."""
@@ -519,6 +572,7 @@ class Model:
             )
             seen.busy, seen.crashes, seen.refused_until, seen.failing = "", [], -1.0, False
             seen.destroy_asked, seen.destroys, seen.loads_failed, seen.flying = False, {}, 0, 0
+            seen.destroys_perhaps = set()
             seen.last, seen.handed = {}, {}
         self.guests.clear()
         self.letters.clear()

@@ -640,3 +640,69 @@ async def test_visits_while_the_store_fails_are_remembered_to_a_bound(
         await room.hibernate()
         assert (await room.peek())["left"] == 7
         assert rooms.statistics().hub.rosters == 0
+
+
+async def _raise_now(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("where", ["handler", "task", "beside a crash"])
+async def test_an_exit_keeps_state_and_storage_together(where: str, autojump_clock: MockClock) -> None:
+    """What its room had written goes with the state that it has then, or neither does."""
+    room = book()
+
+    @room.on("exit")
+    async def leave(ctx: Context[State]) -> None:
+        ctx.state["notes"].append("last")
+        ctx.room.storage.put("last", 1)
+        if where == "handler":
+            raise SystemExit(3)
+        if where == "beside a crash":
+            ctx.room.start_soon(_raise_now, ValueError())
+        ctx.room.start_soon(_raise_now, SystemExit(3))
+        await trio.sleep_forever()
+
+    store = MemoryStore()
+    with pytest.raises(SystemExit):  # noqa: PT012 (the block is what is tested)
+        async with open_rooms([room], store=store) as rooms:
+            await rooms.get("book", "x").ask("note", "first")
+            await rooms.get("book", "x").ask("put", "first")
+            await trio.sleep(2 * INTERVAL)
+            await rooms.get("book", "x").ask("exit")
+    async with open_rooms([book()], store=store) as rooms:
+        notes = (await rooms.get("book", "x").peek())["notes"]
+        assert await rooms.get("book", "x").ask("names") == notes
+        assert notes == (["first", "last"] if where != "beside a crash" else notes)
+
+
+async def test_what_comes_while_a_cancelled_room_is_saved_is_answered(autojump_clock: MockClock) -> None:
+    """Nobody waits for ever; and who sent what was cancelled is not told that nothing was done."""
+    store, told = FaultyStore(MemoryStore()), list[str]()
+
+    async def ask(what: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await what()
+        except RoomsClosed:
+            told.append("closed")
+
+    with trio.fail_after(1000):
+        async with (
+            trio.open_nursery() as nursery,
+            open_rooms([book()], store=store, stop_timeout=3) as rooms,
+        ):
+            room = rooms.get("book", "x")
+            async with connect(rooms, "book", "x") as client:
+                await client.emit("slow", id=1)
+                await journal.began.wait()
+                gate = store.hold_commits()
+                nursery.start_soon(rooms.aclose)
+                await gate.wait_arrived()
+                await trio.sleep(4)
+                for what in (partial(room.ask, "names"), room.hibernate, room.destroy):
+                    nursery.start_soon(ask, what)
+                await wait_all_tasks_blocked()
+                gate.release()
+                answer = await client.receive()
+                assert answer["ack"] == 1
+                assert answer["error"]["code"] == "internal_error"
+    assert told == ["closed"] * 3

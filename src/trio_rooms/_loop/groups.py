@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import trio
 
-__all__ = ["alone", "first_error", "parted"]
+__all__ = ["alone", "ends_the_program", "first_error", "parted"]
 
 _PASSING: Final = (trio.Cancelled, KeyboardInterrupt, SystemExit)
 """What is not about whoever raised it: a cancellation from around, and what ends the program."""
@@ -33,9 +33,14 @@ def first_error(error: BaseException) -> BaseException:
     The first that ends the program, or else the first that is not a cancellation.
     """
     leaves = [*_leaves(error)]
-    ends = (leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt | SystemExit))
+    ends = (leaf for leaf in leaves if ends_the_program(leaf))
     news = (leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled))
     return next(ends, None) or next(news, leaves[0])
+
+
+def ends_the_program(error: BaseException) -> bool:
+    """Whether an error, or one in a group, is meant for the program as a whole."""
+    return any(isinstance(leaf, KeyboardInterrupt | SystemExit) for leaf in _leaves(error))
 
 
 def _leaves(error: BaseException | BaseExceptionGroup[Any]) -> Iterator[BaseException]:

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.groups import parted
 from trio_rooms._loop.turn import TURN
 from trio_rooms._sockets.flags import DISMISSED, UNGREETED
 from trio_rooms._sockets.roster import Disconnected
@@ -185,7 +186,9 @@ class Actor:
     def refuse_all(self, error: Exception) -> None:
         """Answer all mail with an error, what was being handled included."""
         current, self.mailbox.current = self.mailbox.current, None
-        for mail in ([] if current is None else [current]) + self.mailbox.drain():
+        if current is not None:
+            self.dispatcher.interrupted(current, error)
+        for mail in self.mailbox.drain():
             refuse(self.shared, mail, error)
 
     def crashed(self, error: BaseException) -> None:
@@ -223,7 +226,7 @@ class Actor:
         self._answer_asked(closing)
         self.refuse_all(closing)
         refused(self.key)
-        if self.stage in (Stage.AWAKE, Stage.HIBERNATING):
+        if self.stage in (Stage.AWAKE, Stage.HIBERNATING) and self.saver.has_state:
             try:
                 await self.saver.persistent.save(self.saver.give_state)
             except RoomsError as error:
@@ -269,8 +272,8 @@ class Actor:
                 try:
                     await self._begin()
                     sleeps = await self._work()
-                except BaseException:
-                    if not self.killed:
+                except BaseException as error:
+                    if self._is_crash(error, nursery):
                         self.saver.abandon()  # Now: to unwind its tasks may take as long as a save.
                     raise
                 if nursery.child_tasks:
@@ -284,6 +287,12 @@ class Actor:
                 # What a crash leaves in flight must be in the store before it is loaded again.
                 with trio.CancelScope(shield=True):
                     await persistent.settled()
+
+    def _is_crash(self, error: BaseException, nursery: trio.Nursery) -> bool:
+        """Whether what ends its work leaves the state in doubt: no cancellation from outside, and no exit."""
+        passing, _ = parted(error)
+        by_a_task = nursery.cancel_scope.cancel_called and not (self.killed or self.background.exits)
+        return by_a_task if passing is not None else not self.killed
 
     async def _begin(self) -> None:
         """Load the state and call the hooks of waking."""

@@ -10,7 +10,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._arguments import text
-from trio_rooms._loop.groups import parted
+from trio_rooms._loop.groups import ends_the_program, parted
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms.errors import StaleContext
 
@@ -33,7 +33,17 @@ class Background:
         persistent: is told when one begins or ends, since it may change the state.
     """
 
-    __slots__ = ("_idleness", "_key", "_mailbox", "_persistent", "_settle", "nursery", "started", "tasks")
+    __slots__ = (
+        "_idleness",
+        "_key",
+        "_mailbox",
+        "_persistent",
+        "_settle",
+        "exits",
+        "nursery",
+        "started",
+        "tasks",
+    )
 
     def __init__(
         self,
@@ -48,6 +58,8 @@ class Background:
         self._settle = settle
         self._idleness = idleness
         self._persistent = persistent
+        self.exits: bool = False
+        """Whether one has ended the program, and not just the room."""
         self.started: bool = False
         """Whether there was any in this life."""
         self.nursery: trio.Nursery | None = None
@@ -92,6 +104,9 @@ class Background:
         """One task, counted until it has unwound."""
         try:
             await task
+        except BaseException as error:
+            self.exits |= ends_the_program(error)
+            raise
         finally:
             self.tasks -= 1
             self._persistent.touch()

@@ -14,7 +14,7 @@ from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import EventError, HandlerFailed, HandlerTimeout, Refused, RoomFailed
+from trio_rooms.errors import EventError, HandlerFailed, HandlerTimeout, Refused
 
 from .answers import own
 from .connection import Connection
@@ -83,8 +83,8 @@ class Dispatcher:
         self._members.settle_quietly()
         await self._report(context, error)
 
-    def interrupted(self, mail: Mail, failure: RoomFailed) -> None:
-        """Answer mail that was being handled when the room crashed."""
+    def interrupted(self, mail: Mail, failure: Exception) -> None:
+        """Answer mail that may be half done, since the room crashed or was cancelled while it handled it."""
         if type(mail) is tuple and not self._shared.plain:
             _send_error(self._shared, mail[0], _number_of(mail[1]), "internal_error", "the room failed")
         elif isinstance(mail, Connected):

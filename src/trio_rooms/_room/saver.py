@@ -168,13 +168,13 @@ class Saver:
     def reset(self) -> None:
         """Let go of a state that is in doubt, after a crash: it and what was to be saved of it."""
         self.abandon()
-        self._forget_state()
         self.requested = False
 
     def abandon(self) -> None:
         """Save nothing more of a state that is in doubt, not even what waits for its turn in the store."""
         self.close()
         self.persistent.discard()
+        self._forget_state()
 
     def close(self) -> None:
         """Save nothing more by itself; the state is kept."""
@@ -192,8 +192,13 @@ class Saver:
 
     def _forget_state(self) -> None:
         """There is no state from here on."""
-        if hasattr(self, "state"):
+        if self.has_state:
             del self.state
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a state, which is not in doubt."""
+        return hasattr(self, "state")
 
     @property
     def _key(self) -> str:

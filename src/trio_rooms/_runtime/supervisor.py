@@ -481,7 +481,7 @@ class Supervisor:
                 await self._none_left.wait()
             for actor in list(self._actors.values()):
                 logger.critical("room %s: what was not saved is lost: the store does not answer", actor.key)
-                self._drop(actor)
+                self._drop_killed(actor)
         for record in self._records.values():
             record.abandon()
         self._at_rest = _nothing
@@ -494,8 +494,13 @@ class Supervisor:
             await actor.kill(grace, self._at_rest)
         except Exception:
             logger.critical("room %s: what was not saved is lost", actor.key, exc_info=True)
-        self._drop(actor)
+        self._drop_killed(actor)
         self._forget_record(actor.key)
+
+    def _drop_killed(self, actor: Actor) -> None:
+        """Take an actor out of the tables that handles no more, and answer what came while it was saved."""
+        actor.refuse_all(RoomsClosed(_CLOSING))
+        self._drop(actor)
 
 
 def _nothing(_: str) -> None:
