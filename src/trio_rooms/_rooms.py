@@ -103,7 +103,8 @@ class Rooms:
             prefix: what paths begin with, such as ``"/rooms"``.
             template: the rest of a room's path, with ``{room}`` and ``{id}`` once each.
             origins: values of the Origin header from which browsers may come, such as
-                ``["https://example.org"]``; None for all. Clients that send none are let in.
+                ``["https://example.org"]``; None for all. One that no browser sends, such as one
+                with a path, is a ValueError. Clients that send none are let in.
             max_connections: connections from which on new ones get 503; None for any number.
             handshake_timeout: seconds for a client's request, and again for `Room.authenticate`.
             ping_interval: seconds in which each client is sent one ping, whether its room sleeps or is
@@ -124,19 +125,12 @@ class Rooms:
             raise ValueError(msg)
         text("prefix", prefix)
         text("template", template)
-        if isinstance(origins, str):
-            msg = f"origins is a list of values of the Origin header: write origins=[{origins!r}]"
-            raise TypeError(msg)
-        for origin in origins or ():
-            text("an origin", origin)
         if max_connections is not None:
             whole("max_connections", max_connections)
         number("handshake_timeout", handshake_timeout)
-        if ping_interval is not None:
-            if not number("ping_interval", ping_interval):
-                msg = "ping_interval is more than 0 seconds; None for no pings"
-                raise ValueError(msg)
-            self._hub.ping_every(ping_interval)
+        if ping_interval is not None and not number("ping_interval", ping_interval):
+            msg = "ping_interval is more than 0 seconds; None for no pings"
+            raise ValueError(msg)
         server = Server(
             self._definitions,
             self._hub,
@@ -151,6 +145,8 @@ class Rooms:
             max_connections,
             handshake_timeout,
         )
+        if ping_interval is not None:
+            self._hub.ping_every(ping_interval)
         with trio.CancelScope() as scope:
             self._servers.append(server)
             self._runtime.listening.add(scope)

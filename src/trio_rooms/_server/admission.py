@@ -12,6 +12,7 @@ import attrs
 import trio
 import trio_websocket
 
+from trio_rooms._arguments import text
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.groups import alone, parted
 from trio_rooms._room.connection import encode_attachment
@@ -133,12 +134,10 @@ def check_origins(origins: Collection[str]) -> frozenset[str]:
         ValueError: no browser sends one of them, so that it could let nobody in.
     """
     if isinstance(origins, str):
-        msg = f"origins is a list of origins, not one string: [{origins!r}]"
+        msg = f"origins is a list of values of the Origin header: write origins=[{origins!r}]"
         raise TypeError(msg)
     for origin in origins:
-        if not isinstance(origin, str):
-            msg = f"an origin is a string, not {origin!r:.100}"
-            raise TypeError(msg)
+        text("an origin", origin)
         if origin not in _WITHOUT_HOST and (not _ORIGIN.fullmatch(origin) or _NEVER.search(origin)):
             msg = (
                 f"no browser sends the origin {origin!r:.200}: an origin is like 'https://example.org' or "
