@@ -8,6 +8,7 @@
     ├── Refused                 the application, to a client: raised by ``authenticate``
     ├── EventError              the client: what it sent is refused; it is told code and message
     ├── NoConnection            the application: a message that came from the program has no connection
+    ├── ConnectionGone          the world: a connection ended while a handler waited for its output
     ├── AttachmentError         the application: an attachment is too big or not CBOR-able
     ├── StaleContext            the application: a context was used after its room had gone to sleep
     ├── HandlerFailed           the application: a handler raised; its exception is the cause
@@ -41,6 +42,7 @@ __all__ = [
     "AskTimeout",
     "AttachmentError",
     "CannotListen",
+    "ConnectionGone",
     "DefinitionError",
     "EventError",
     "HandlerFailed",
@@ -163,6 +165,22 @@ class EventError(RoomsError):
 
 class NoConnection(RoomsError):
     """A handler used ``ctx.connection``, but what it handles came from the program and not from a socket."""
+
+
+class ConnectionGone(RoomsError):
+    """A connection is closing or gone, and what was sent to it may not have arrived.
+
+    ``id`` is the connection's. It is nobody's fault: where a handler whose message came from that
+    connection lets it through, or a background task, nothing is logged and nobody is told.
+    """
+
+    def __init__(self, key: str, id_: str) -> None:
+        super().__init__(key, id_)
+        self.key = key
+        self.id = id_
+
+    def __str__(self) -> str:
+        return f"room {self.key}: connection {self.id} is gone"
 
 
 class AttachmentError(RoomsError):

@@ -370,6 +370,26 @@ async def test_messages_of_an_adopted_connection() -> None:
         assert failures == []
 
 
+@pytest.mark.parametrize("message", [bytes(1001), "x" * 1001, "é" * 501, "\U0001f600" * 251])
+async def test_a_message_of_an_adopted_connection_is_limited(message: str | bytes) -> None:
+    """As it is by rooms.serve, in bytes; what fits is taken."""
+    departures = Departures()
+    async with (
+        adopting(max_message_size=1000) as (rooms, url, failures),
+        opened(f"{url}/room/x") as websocket,
+    ):
+        await websocket.send_message(message[: 1000 // 4 if isinstance(message, str) else 1000])
+        await websocket.get_message()
+        await websocket.send_message(message)
+        with pytest.raises(trio_websocket.ConnectionClosed) as caught:
+            await websocket.get_message()
+        assert caught.value.reason is not None
+        assert caught.value.reason.code == 1009
+        assert (await departures.one())[::2] == (1009, False)
+        assert rooms.statistics().hub.closes == {1009: 1}
+        assert failures == []
+
+
 @pytest.mark.parametrize(("code", "reason"), [(1000, None), (4001, "bye"), (1001, "é")])
 async def test_a_close_by_the_client_of_an_adopted_connection(code: int, reason: str | None) -> None:
     """The client's code reaches on_disconnect."""

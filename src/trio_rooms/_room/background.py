@@ -10,9 +10,9 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._arguments import text
-from trio_rooms._loop.groups import ends_the_program, parted
+from trio_rooms._loop.groups import alone, ends_the_program, parted
 from trio_rooms._state.persistent import PersistentState
-from trio_rooms.errors import StaleContext
+from trio_rooms.errors import ConnectionGone, StaleContext
 
 from .idleness import Idleness
 from .mailbox import Mailbox
@@ -105,8 +105,9 @@ class Background:
         try:
             await task
         except BaseException as error:
-            self.exits |= ends_the_program(error)
-            raise
+            if not isinstance(alone(error), ConnectionGone):  # Its client has left: it is done.
+                self.exits |= ends_the_program(error)
+                raise
         finally:
             self.tasks -= 1
             self._persistent.touch()

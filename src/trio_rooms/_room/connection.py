@@ -11,7 +11,7 @@ from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.codec import decode_value, encode_value
 from trio_rooms._wire import envelope
 from trio_rooms._wire.frames import encode_message
-from trio_rooms.errors import AttachmentError, RoomsError, StaleContext
+from trio_rooms.errors import AttachmentError, ConnectionGone, RoomsError, StaleContext
 
 from .shared import Shared
 
@@ -129,6 +129,21 @@ class Connection:
         if not shared.plain:
             shared.definition.refuse_messages()
         shared.output.send_frame(self._link, encode_message(message))
+
+    async def drained(self) -> None:
+        """Wait until all that was sent to this connection until now has been handed to the network.
+
+        So that much can be sent in pieces to a client that reads: a piece, ``await drained()``, the
+        next piece. Without it what waits is limited, see ``max_unsent`` of `open_rooms`. While a
+        handler waits, the room's other mail does; a background task (`LiveRoom.start_soon`) keeps
+        nobody waiting. How long it takes is the client's choice: ``trio.fail_after`` limits it.
+        It is a checkpoint also where there is nothing to wait for, and may be cancelled.
+
+        Raises:
+            ConnectionGone: it is closing or gone, from the beginning or meanwhile.
+        """
+        if not await self._shared.output.drained(self._link):
+            raise ConnectionGone(self._shared.key, self.id)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection after everything that was sent to it.

@@ -14,7 +14,7 @@ from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import EventError, HandlerFailed, HandlerTimeout, Refused
+from trio_rooms.errors import ConnectionGone, EventError, HandlerFailed, HandlerTimeout, Refused
 
 from .answers import own
 from .connection import Connection
@@ -78,9 +78,12 @@ class Dispatcher:
         self._output.close(context.connection.link, code, reason)
 
     async def failed(self, context: Context[Any], event: str, error: Exception) -> None:
-        """A handler raised: log it, keep what it edited, tell on_error."""
-        logger.error("room %s: the handler of %r raised", self._shared.key, event, exc_info=error)
+        """A handler raised: keep what it edited, log it, tell on_error; but not that its client has left."""
         self._members.settle_quietly()
+        gone = alone(error)
+        if isinstance(gone, ConnectionGone) and context.from_connection and context.connection.id == gone.id:
+            return
+        logger.error("room %s: the handler of %r raised", self._shared.key, event, exc_info=error)
         await self._report(context, error)
 
     def interrupted(self, mail: Mail, failure: Exception) -> None:

@@ -32,6 +32,9 @@ class Output(Protocol):
     ) -> int:
         """Send to all connections, or those of a channel, but those with some ids; returns to how many."""
 
+    async def drained(self, link: Link) -> bool:
+        """Wait until nothing of what was sent to a connection waits here; False where it ended before."""
+
     def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
         """Close a connection after everything that was sent to it, and tell the room of its end or not."""
 
@@ -59,6 +62,10 @@ class Farewell:
     def send_frame(self, link: Link, frame: bytes) -> None:
         """See `Output`."""
         self._output.send_frame(link, frame)
+
+    async def drained(self, link: Link) -> bool:
+        """See `Output`."""
+        return await self._output.drained(link)
 
     def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
         """See `Output`."""

@@ -114,6 +114,7 @@ class SocketHub:
         close_timeout: float,
     ) -> None:
         self.backlog: int = backlog
+        self.max_message_size: int = max_message_size
         self.poller: Poller = new_poller()
         self.rosters: dict[str, Roster] = {}
         self.deliver: Callable[[str, SocketEvent], bool]
@@ -126,7 +127,6 @@ class SocketHub:
         self.guests: set[Link] = set()
         """See `LinkOwner`."""
         self._deadlines = deadlines
-        self._limit = max_message_size
         self._close_timeout = close_timeout
         self._sockets: list[SocketLink | None] = []
         self._watched: dict[int, Callable[[int], None]] = {}
@@ -443,7 +443,7 @@ class SocketHub:
         if link.flags & DISCARD_INPUT:
             return
         began = perf_counter()
-        received, link.partial = frames.parse(data, link.partial, self._limit)
+        received, link.partial = frames.parse(data, link.partial, self.max_message_size)
         auto_respond = link.roster.auto_respond
         answers: list[bytes] = []
         size = 0
@@ -567,6 +567,19 @@ class SocketHub:
         else:
             link.send(frame)
 
+    async def drained(self, link: Link) -> bool:
+        """Wait until nothing of what was sent to a connection waits here; False where it ended before."""
+        if link.roster.jobs:
+            reached = trio.Event()
+            self._fan_out.do(link.roster, partial(_reach, reached))
+            await reached.wait()
+        output = link.output
+        if output is None or link.flags & (CLOSING | GONE):
+            await trio.lowlevel.checkpoint()
+        else:
+            await output.emptied()
+        return not link.flags & (CLOSING | GONE)
+
     def broadcast(
         self,
         roster: Roster,
@@ -659,7 +672,7 @@ class SocketHub:
             self.connection_lost(link)
             return
         if link.unfinished is None and not link.flags & DISCARD_INPUT:
-            message = frames.parse_one(data, self._limit)
+            message = frames.parse_one(data, self.max_message_size)
             if message is not None:
                 self.take(link, message)
                 return
@@ -713,3 +726,9 @@ def _read_more(fd: int, size: int) -> bytes:
         return os.read(fd, size)
     except OSError:
         return b""  # Nothing more, or what the next read tells.
+
+
+def _reach(reached: trio.Event, _: float) -> bool:
+    """Say that all output before this is done."""
+    reached.set()
+    return True

@@ -41,6 +41,8 @@ class LinkOwner(Protocol):
 
     backlog: int
     """Bytes that may wait for a connection behind what is in flight, before it is a slow consumer."""
+    max_message_size: int
+    """Bytes of the largest message that is taken."""
     poller: Poller
     """What watches descriptors."""
     guests: set[Link]

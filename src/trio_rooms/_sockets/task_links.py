@@ -104,7 +104,7 @@ class TaskLink(Link):
                     self.output = None
             await self._finish()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # The reader finds out as well.
+            self._may_read.set()  # The reader finds out as well, though its room be busy sending.
 
     @abc.abstractmethod
     async def _read(self) -> bool:
@@ -176,7 +176,10 @@ class WebSocketLink(TaskLink):
             if why is not None and why.code != CloseCode.ABNORMAL:
                 self.roster.hub.message_received(self, frames.Close(why.code, why.reason or ""))
             return False
-        self.roster.hub.message_received(self, message)
+        # What trio-websocket takes is its server's to limit; what a room is given is ours.
+        hub = self.roster.hub
+        too_big = _is_too_big(message, hub.max_message_size)
+        hub.message_received(self, frames.too_big(hub.max_message_size) if too_big else message)
         return True
 
     async def _transmit(self, part: bytes | memoryview) -> None:
@@ -194,3 +197,10 @@ class WebSocketLink(TaskLink):
 
     async def _finish(self) -> None:
         await self._socket.aclose()
+
+
+def _is_too_big(message: str | bytes, limit: int) -> bool:
+    """Whether a message had more bytes on the wire; a character has four at most."""
+    if isinstance(message, bytes):
+        return len(message) > limit
+    return len(message) * 4 > limit and len(message.encode()) > limit
