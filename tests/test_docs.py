@@ -129,7 +129,7 @@ async def test_the_readme_is_served(readme_folder: Path) -> None:
 
 
 def test_the_readme_is_embedded(readme_folder: Path) -> None:
-    """The README's program says what its room answered, and serves until it is interrupted."""
+    """The README's program says what its room answered, and serves until a signal stops it in order."""
     with subprocess.Popen(
         [sys.executable, "app.py"],
         cwd=readme_folder,
@@ -140,9 +140,10 @@ def test_the_readme_is_embedded(readme_folder: Path) -> None:
     ) as process:
         try:
             assert first_line(process).startswith("2 sheep at ws://127.0.0.1:")
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             assert process.stderr is not None
-            assert "KeyboardInterrupt" in process.stderr.read()
+            assert "stopped" in process.stderr.read()
+            assert process.wait(20) == 0
         finally:
             process.kill()
     command = [sys.executable, "-m", "trio_rooms", "inspect", "data", "counter/sheep"]

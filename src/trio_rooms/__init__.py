@@ -12,6 +12,7 @@ from ._room.placement import RoomInfo
 from ._room.reports import Disconnect, WakeReport
 from ._room.storage import Storage
 from ._rooms import Rooms, RoomsStatistics, open_rooms
+from ._run import run
 from ._server.admission import ConnectRequest
 from ._server.server import Address
 from ._wire.close_codes import CloseCode
@@ -98,4 +99,5 @@ __all__ = [
     "UnknownRoom",
     "WakeReport",
     "open_rooms",
+    "run",
 ]

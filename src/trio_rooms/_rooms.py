@@ -1,4 +1,4 @@
-"""Open rooms: everything wired together in one nursery, and the ways in."""
+"""Open rooms: everything wired together, and the ways in."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ class Rooms:
         self._hub = runtime.hub
         self._store = runtime.store
         self._servers: list[Server] = []
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where clients can connect now, one for each `serve`."""
+        return tuple(server.address for server in self._servers if server.address is not None)
 
     def get(self, name: str, id: str) -> RoomHandle:  # noqa: A002 (what rooms call it)
         """A handle on one room.

@@ -115,6 +115,8 @@ class Server:
     origins: Collection[str] | None = None
     max_connections: int | None = None
     handshake_timeout: float = 10.0
+    address: Address | None = attrs.field(init=False, default=None)
+    """Where it listens, once it does."""
     _paths: Paths = attrs.field(init=False)
     _pages: Pages = attrs.field(init=False)
     _acceptor: Acceptor = attrs.field(init=False)
@@ -160,7 +162,12 @@ class Server:
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
                     nursery.start_soon(self._acceptor.accept, listener)
-                task_status.started(Address(name[0], name[1]))
+                self.address = Address(name[0], name[1])
+                for definition in self.definitions.values():
+                    if definition.public:
+                        path = self._paths.form.replace("{room}", definition.name).replace("{id}", "ID")
+                        logger.info("room %s is at %s%s", definition.name, self.address, path)
+                task_status.started(self.address)
                 await trio.sleep_forever()
         finally:
             self._acceptor.dispose()
