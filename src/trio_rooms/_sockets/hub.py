@@ -39,6 +39,7 @@ from .flags import (
     UNGREETED,
     UNREPORTED,
 )
+from .intake import SMALL, Intake
 from .links import SocketLink
 from .pollers import MOST_EVENTS, READ, WRITE, Poller, new_poller
 from .roster import MOST_DESCRIPTORS, Connected, Disconnected, Link, Roster, SocketEvent
@@ -146,6 +147,7 @@ class SocketHub:
         self._overdue: list[Callable[[], object]] = []
         self._overdue_at = 0
         """The round after which they are called at the latest."""
+        self._intake = Intake(max_message_size, self.set_deadline, self._too_slow)
         self._closes = Closes()
         self._ghosts = Rounds(deadlines, self._sockets, _ROUND, self._lose_ghost)
         self._pings: Rounds | None = None
@@ -422,6 +424,7 @@ class SocketHub:
             return
         link.flags |= GONE
         link.partial = None
+        self._intake.gone(link)
         leaving = self._leaving.get(link.roster.key)
         if leaving is not None and leaving.pop(link.id, None) is not None and not leaving:
             del self._leaving[link.roster.key]
@@ -444,6 +447,14 @@ class SocketHub:
             return
         began = perf_counter()
         received, link.partial = frames.parse(data, link.partial, self.max_message_size)
+        partial = link.partial
+        if partial is not None and len(partial.payload) > SMALL:
+            # A ping in between is received, too, and changes nothing.
+            self._intake.grown(
+                link, len(partial.payload), new=any(isinstance(one, str | bytes) for one in received)
+            )
+        elif self._intake:
+            self._intake.gone(link)
         auto_respond = link.roster.auto_respond
         answers: list[bytes] = []
         size = 0
@@ -549,6 +560,11 @@ class SocketHub:
         # To close now would reset the connection, and the close frame might never be read.
         link.send_eof()
         self._announce(link, code, reason, clean=False)
+
+    def _too_slow(self, link: Link) -> None:
+        """Close a connection whose message takes too long while there is no room for others."""
+        reason = "too many messages are on their way here, and this one takes long"
+        self._fail(link, CloseCode.TRY_AGAIN_LATER, reason)
 
     # Out.
 
@@ -662,7 +678,7 @@ class SocketHub:
                     data += _read_more(fd, max(self._read_size, min(frames.lacking(data), _LARGE_READ)))
             else:
                 partial = link.partial
-                wanted = 0 if partial is None else partial.remaining
+                wanted = 0 if partial is None or self._intake.short else partial.remaining
                 data = os.read(fd, max(self._read_size, min(wanted, _LARGE_READ)))
         except BlockingIOError:
             return
@@ -682,6 +698,7 @@ class SocketHub:
 
     def stop_reading(self) -> None:
         """Leave what comes from now on in the kernel, even when a room has caught up."""
+        self._intake.stop()
         for roster in self.rosters.values():
             roster.paused = None
         for link in self._all():
