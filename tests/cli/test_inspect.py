@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import decimal
 import sqlite3
@@ -16,6 +17,7 @@ import trio
 
 from trio_rooms import Context, DiskStore, Room, open_rooms
 from trio_rooms._cli.main import main
+from trio_rooms._state.codec import decode_value
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.stores.base import Commit
 
@@ -32,6 +34,8 @@ RICH: dict[Any, Any] = {
     "price": decimal.Decimal("1.50"),
     "uuid": uuid.UUID("12345678123456781234567812345678"),
     "set": {1},
+    "tuple": (1, (2, [3]), frozenset({4})),
+    "queue": collections.deque([1, 2], maxlen=3),
     "list": [1, [2, 3], {}],
     "empty": [],
     7: "a number as a key",
@@ -204,7 +208,8 @@ def test_damaged_room(inspect: Inspect, tmp_path: Path, capsys: pytest.CaptureFi
     assert "of generation 2" in text
     assert "[0, 1]\n" in text
     assert "damaged" in inspect(tmp_path)
-    inspect(tmp_path, "dull/a", "--export", tmp_path / "f")
+    assert main(["inspect", str(tmp_path), "dull/a", "--export", str(tmp_path / "f")]) == 0
+    assert "generation 3 is damaged" in capsys.readouterr().err
     assert cbor2.loads((tmp_path / "f").read_bytes())["state"] == [0, 1]
     damage(tmp_path, 2)
     assert main(["inspect", str(tmp_path), "dull/a"]) == 1
@@ -226,7 +231,7 @@ def test_round_trip(inspect: Inspect, tmp_path: Path) -> None:
     fill(tmp_path / "from", "rich", "a", "store", [f"{number:03}" for number in range(200)])
     file = tmp_path / "room.cbor"
     assert "rich/a" in inspect(tmp_path / "from", "rich/a", "--export", file)
-    exported = cbor2.loads(file.read_bytes())
+    exported = decode_value(file.read_bytes())
     assert {name: exported[name] for name in ("format", "room", "id", "version", "generation", "state")} == {
         "format": "trio-rooms.room.1",
         "room": "rich",
@@ -260,7 +265,7 @@ def test_replace(inspect: Inspect, tmp_path: Path) -> None:
     inspect(tmp_path, "dull/a", "--import", tmp_path / "f", "--replace")
     snapshot, storage = load(tmp_path, "dull/a")
     assert snapshot.generation == 6
-    assert cbor2.loads(snapshot.state) == RICH
+    assert decode_value(snapshot.state) == RICH
     assert set(storage) == {"kept"}
 
 

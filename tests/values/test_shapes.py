@@ -8,20 +8,23 @@ import enum
 import functools
 import itertools
 import operator
+import re
 import uuid
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Literal, NamedTuple, NewType, TypedDict
+from typing import Any, Generic, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar
 
 import attrs
+import cbor2
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trio_rooms._values import cbor
 from trio_rooms._values.exact import decode_exact
 from trio_rooms._values.shape_of import shape_of
-from trio_rooms._values.shapes import Reading
+from trio_rooms._values.shapes import Misfit, Reading, Unbuildable
 
 # What is the same.
 
@@ -345,3 +348,373 @@ def test_what_is_not_as_declared_is_refused_or_comes_back_the_same(data: st.Data
     back, reading = read(kind, encoded)
     assert same(back, value)
     assert not reading.found
+
+
+# What a default tells.
+
+
+def test_a_defaultdict_makes_what_the_default_of_its_field_makes() -> None:
+    """A function cannot be stored, so it is taken from the default; another one is refused."""
+
+    def made(kind: Any, factory: Any) -> Any:
+        field: Any = attrs.field(type=kind, factory=lambda: collections.defaultdict(factory))
+        return attrs.make_class("Made", {"v": field})
+
+    cases: list[tuple[Any, Any, Any]] = [
+        (collections.defaultdict[str, int], lambda: 5, 5),
+        (collections.defaultdict[str, int | None], lambda: None, None),
+        (collections.defaultdict[str, tuple[int, int]], lambda: (0, 0), (0, 0)),
+        (collections.defaultdict, list, []),
+        (collections.defaultdict[str, list[int]] | None, list, []),
+    ]
+    for kind, factory, expected in cases:
+        state = made(kind, factory)
+        back = around(state, state())
+        assert back.v["new"] == expected
+        assert around(state, back).v["new"] == expected
+        back.v.default_factory = lambda: "other"
+        with pytest.raises(TypeError, match="default_factory"):
+            pack(state, back)
+    with pytest.raises(TypeError, match="default_factory"):
+        pack(list[collections.defaultdict[str, int]], [collections.defaultdict(lambda: 5)])
+
+
+@attrs.define
+class Node:
+    children: list["Node"] = attrs.field(factory=list)  # noqa: UP037 (that it is in quotes is the point)
+    parent: "Node | None" = None  # noqa: UP037
+
+
+T = TypeVar("T")
+
+
+@attrs.define
+class Box(Generic[T]):
+    content: T
+    more: list[T] = attrs.field(factory=list)
+
+
+@attrs.define(slots=False)
+class Cached:
+    n: int = 0
+
+    @functools.cached_property
+    def double(self) -> int:
+        """Is computed again."""
+        return self.n * 2
+
+
+@dataclasses.dataclass
+class Span:
+    start: int
+    seed: dataclasses.InitVar[int]
+    end: int = 0
+    token: int = dataclasses.field(init=False)
+
+    def __post_init__(self, seed: int) -> None:
+        if self.start > self.end:
+            msg = "start > end"
+            raise ValueError(msg)
+        self.token = seed
+
+
+def minus_two(number: int) -> int:
+    """Makes something else of it each time."""
+    return number - 2
+
+
+@attrs.frozen(cache_hash=True)
+class Key:
+    _x: int = attrs.field(alias="ex", converter=minus_two, validator=attrs.validators.lt(0))
+
+
+def test_classes_are_built_again_without_their_init() -> None:
+    """Whatever __init__ takes, converts, checks and computes: the fields are what they were."""
+    span = Span(1, 7, 2)
+    span.start = 5
+    assert same(around(Span, span), span)
+    assert around(dict[Key, int], {Key(ex=1): 1}) == {Key(ex=1): 1}
+    assert hash(around(Key, Key(ex=1))) == hash(Key(ex=1))
+    deep = Node([Node([Node()])], Node())
+    assert same(around(Node, deep), deep)
+    cached = Cached(2)
+    assert cached.double == 4
+    assert around(Cached, cached).double == 4
+    boxes = {"a": Box(Box(1, [2]), [])}
+    assert same(around(dict[str, Box[Box[int]]], boxes), boxes)
+    with pytest.raises(TypeError, match="declared as int"):
+        pack(Box[int], Box("a"))
+
+
+def test_what_is_no_field_is_refused() -> None:
+    """An attribute that nobody declares would be gone after a sleep."""
+    cached: Any = Cached(1)
+    cached.extra = 5
+    with pytest.raises(TypeError, match="its extra would not come back"):
+        pack(Cached, cached)
+
+
+@attrs.define
+class Shape:
+    size: int = 0
+
+
+@attrs.define
+class Round(Shape):
+    pass
+
+
+@attrs.define
+class Square(Shape):
+    corner: str = ""
+
+
+def test_subclasses() -> None:
+    """A subclass is refused where only its base is declared; in a union it is itself."""
+    with pytest.raises(TypeError, match=r"its subclass Round .* annotate what it may be: Shape \| Round"):
+        pack(list[Shape], [Shape(1), Round(2)])
+    with pytest.raises(TypeError, match="which has no Round; annotate that too"):
+        pack(Shape | Square, Round(2))
+    kind = list[Shape | Round | Square | None]
+    shapes = [Shape(1), Round(1), Square(1, "a"), None]
+    assert same(around(kind, shapes), shapes)
+    plain = decode_exact(pack(kind, shapes), 9)
+    assert plain[1] == {"_type": "Round", "size": 1}
+
+
+def test_a_class_or_a_map() -> None:
+    """A class and a dict in one union are told apart; a dict that looks like the class is refused."""
+    kind = Shape | dict[str, Any]
+    for value in (Shape(3), {}, {"size": 1, "more": 2}):
+        assert same(around(kind, value), value)
+    for confusing in ({"size": 1}, {"_type": "Shape"}):
+        with pytest.raises(TypeError, match="exactly these keys"):
+            pack(kind, confusing)
+    # As it was written before classes had their names there.
+    assert read(Shape | Square, cbor2.dumps({"size": 1, "corner": "a"}))[0] == Square(1, "a")
+    assert read(kind, cbor2.dumps({"size": 1}))[0] == Shape(1)
+
+
+def typed(kind: Any) -> Any:
+    """A field of a type."""
+    return attrs.field(type=kind)
+
+
+class Unrelated:
+    """Neither an attrs class nor a dataclass."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Unrelated, "a Unrelated cannot be saved"),
+        (list[Unrelated | None], "a Unrelated cannot be saved"),
+        (datetime.timedelta, "a timedelta cannot be saved"),
+        (attrs.make_class("Holder", {"one": attrs.field(type=Unrelated)}), "Holder.one: a Unrelated cannot"),
+        (list[int] | tuple[int, ...], "stored alike"),
+        (set[int] | frozenset[int], "stored alike"),
+        (dict[str, int] | collections.Counter[str], "stored alike"),
+        (bytes | bytearray, "stored alike"),
+        (Colour | str, "stored alike"),
+        (Colour | Literal["red"], "stored alike"),
+        (Level | int, "stored alike"),
+        (Access | None | Level, "stored alike"),
+        (attrs.make_class("Odd", {"_aside": attrs.field(type=int)}), "name is taken"),
+        (Shape | attrs.make_class("Typed", {"_type": attrs.field(type=int)}), "has a field '_type'"),
+        (
+            Shape | attrs.make_class("Shape", {"x": attrs.field(type=int)}),
+            "two classes of a union are called",
+        ),
+        (attrs.make_class("More", {"x": attrs.field(type=int)}, bases=(dict,)), "a container"),
+        (attrs.make_class("Far", {"x": typed("Nowhere")}), "cannot be resolved"),
+        (type("Sub", (tuple,), {}), "would come back as a tuple"),
+        (type("Sub", (list,), {}), "a Sub cannot be saved"),
+    ],
+)
+def test_types_that_cannot_be_kept_are_refused(kind: Any, said: str) -> None:
+    """What can be told from a type is told before there is a value, with the field that has it."""
+    with pytest.raises(TypeError, match=re.escape(said)):
+        shape_of(kind)
+
+
+def test_the_fingerprint_is_that_of_the_shape() -> None:
+    """It is the same for the same fields however they are written, and changes with names and types."""
+    one = attrs.make_class("One", {"a": typed(int | None), "b": typed(list[str])})
+    same_again = dataclasses.make_dataclass("One", [("a", Optional[int]), ("b", list[str])])  # noqa: UP045
+    assert shape_of(one)[1] == shape_of(same_again)[1]
+    for kind in (str, int):
+        for name in ("a", "c"):
+            other = attrs.make_class("One", {name: attrs.field(type=kind), "b": attrs.field(type=list[str])})
+            assert shape_of(other)[1] != shape_of(one)[1]
+
+
+# Classes that have changed.
+
+
+@attrs.define
+class Todo:
+    title: str = ""
+    due: str = ""
+    done: bool = False
+
+
+@attrs.define
+class Task:
+    """A to-do of the next version: the title is called name, and due is a date."""
+
+    name: str = ""
+    due: datetime.date | None = None
+    done: bool = False
+
+
+@attrs.define
+class Old:
+    todos: list[Todo] = attrs.field(factory=list)
+    owner: str = ""
+
+
+@attrs.define
+class New:
+    todos: list[Task] = attrs.field(factory=list)
+    owner: str = ""
+
+
+TODOS = Old([Todo("milk", "monday"), Todo("bread", "", done=True)], "ada")
+
+
+def test_what_a_class_does_not_understand_is_kept_aside() -> None:
+    """Unknown fields and those of another type are written again, and are there when the fields are again."""
+    state, reading = read(New, pack(Old, TODOS))
+    assert state == New([Task(), Task(done=True)], "ada")
+    assert sorted(reading.found) == ["Task.due", "Task.title"]
+    state.todos.reverse()
+    state.todos[0].done = False
+    encoded = pack(New, state, reading.aside)
+    assert read(Old, encoded)[0] == Old([Todo("bread", ""), Todo("milk", "monday")], "ada")
+    again, reading = read(New, encoded)
+    assert again == state
+    assert pack(New, again, reading.aside) == encoded
+
+
+def test_what_was_replaced_is_kept_beside_its_successor() -> None:
+    """A field of another type that was given a new value: the old one comes back with its type."""
+    state, reading = read(New, pack(Old, TODOS))
+    state.todos[0].due = datetime.date(2026, 1, 2)
+    encoded = pack(New, state, reading.aside)
+    plain = decode_exact(encoded, 9)["todos"][0]
+    assert plain["due"] == datetime.date(2026, 1, 2)
+    assert plain["_aside"] == {"due": "monday"}
+    again, reading = read(New, encoded)
+    assert again == state
+    assert pack(New, again, reading.aside) == encoded
+    old, reading = read(Old, encoded)
+    assert old == TODOS
+    assert read(New, pack(Old, old, reading.aside))[0].todos[0].due == datetime.date(2026, 1, 2)
+
+
+def test_a_migration_finds_what_was_set_aside() -> None:
+    """It is in the plain state under its name, whether or not the room was loaded in between."""
+    encoded = pack(Old, TODOS)
+    state, reading = read(New, encoded)
+    for one in (encoded, pack(New, state, reading.aside)):
+        plain = decode_exact(one, 9)
+        assert [todo["title"] for todo in plain["todos"]] == ["milk", "bread"]
+        assert [todo["due"] for todo in plain["todos"]] == ["monday", ""]
+
+
+def test_strict_reading_sets_nothing_aside() -> None:
+    """What does not fit is an error that says where it is."""
+    for kind, where in (
+        (New, r"todos\[0\]\.due: expected"),
+        (attrs.make_class("Nothing", {}), r"no such field"),
+    ):
+        with pytest.raises(Unbuildable, match=where):
+            read(kind, pack(Old, TODOS), strict=True)
+    assert read(Old, pack(Old, TODOS), strict=True)[0] == TODOS
+
+
+def test_what_nothing_can_stand_in_for_is_an_error() -> None:
+    """A field without a default that is missing or of another type makes the whole state unreadable."""
+    for kind, said in ((int, "expected int, got str"), (list[int], r"expected list\[int\]")):
+        inner = attrs.make_class("Todo", {"title": attrs.field(type=kind)})
+        outer = attrs.make_class("Old", {"todos": attrs.field(type=list[inner], factory=list)})  # type: ignore[valid-type]
+        with pytest.raises(Unbuildable, match=rf"todos\[0\]\.title: {said}"):
+            read(outer, pack(Old, TODOS))
+    with pytest.raises(Unbuildable, match="required field missing"):
+        read(attrs.make_class("Old", {"more": attrs.field(type=int)}), pack(Old, TODOS))
+    for wrong in (None, [1], "a"):
+        with pytest.raises(Misfit):
+            read(Old, cbor2.dumps(wrong))
+
+
+def test_a_field_with_one_element_of_another_type_is_of_another_type() -> None:
+    """The whole field is set aside, and nothing of it is lost."""
+    before = attrs.make_class("S", {"v": attrs.field(type=dict[str, Any])})
+    after = attrs.make_class("S", {"v": attrs.field(type=dict[str, int], factory=dict)})
+    encoded = pack(before, before({"a": 1, "b": "two"}))
+    state, reading = read(after, encoded)
+    assert state == after({})
+    state.v["c"] = 3
+    assert read(before, pack(after, state, reading.aside))[0].v == {"c": 3}
+    assert decode_exact(pack(after, state, reading.aside), 9)["_aside"] == {"v": {"a": 1, "b": "two"}}
+
+
+class Both(NamedTuple):
+    x: int
+    name: str
+
+
+SIMPLE: list[Kind] = [
+    (str, TEXT),
+    (int, INTS),
+    (bytes, st.binary(max_size=3)),
+    (list[int], st.lists(INTS, max_size=3)),
+    (list[str], st.lists(TEXT, max_size=3)),
+    (dict[str, int], st.dictionaries(TEXT, INTS, max_size=3)),
+    (Colour, st.sampled_from(Colour)),
+    (datetime.date, st.dates()),
+    (set[int], st.sets(INTS, max_size=3)),
+    (collections.deque[int], st.builds(collections.deque, st.lists(INTS, max_size=3), st.integers(3, 5))),
+    (Both, st.builds(Both, INTS, TEXT)),
+]
+
+
+@st.composite
+def versions(draw: st.DrawFn) -> tuple[Any, Any, Any]:
+    """Two versions of a state's classes, which share some fields, and a state of the first."""
+    names = ["a", "b", "c", "d"]
+    made = []
+    for _ in range(2):
+        fields = draw(st.dictionaries(st.sampled_from(names), sampled(SIMPLE)))
+        inner = attrs.make_class(
+            "Inner", {name: attrs.field(type=kind | None, default=None) for name, (kind, _) in fields.items()}
+        )
+        state = attrs.make_class(
+            "State",
+            {
+                "one": attrs.field(type=inner, factory=inner),
+                "many": attrs.field(type=dict[str, inner], factory=dict),  # type: ignore[valid-type]
+                **{name: attrs.field(type=kind | None, default=None) for name, (kind, _) in fields.items()},
+            },
+        )
+        made.append((inner, state, fields))
+    (inner, before, fields), (_, after, _) = made
+
+    def some(kind: Any, **more: Any) -> st.SearchStrategy[Any]:
+        return st.builds(kind, **{name: st.none() | values for name, (_, values) in fields.items()}, **more)
+
+    inners = some(inner)
+    state = draw(some(before, one=inners, many=st.dictionaries(TEXT, inners, max_size=2)))
+    return before, after, state
+
+
+@settings(deadline=None, max_examples=60)
+@given(versions(), st.integers(1, 3))
+def test_another_version_of_the_classes_loses_nothing(drawn: tuple[Any, Any, Any], wakes: int) -> None:
+    """However often a state is loaded and saved by classes with other fields, its own find it as it was."""
+    before, after, state = drawn
+    encoded = pack(before, state)
+    for _ in range(wakes):
+        other, reading = read(after, encoded)
+        encoded = pack(after, other, reading.aside)
+    assert same(read(before, encoded)[0], state)

@@ -5,6 +5,8 @@ not needed to read them. An export is one CBOR map, which any CBOR reader can re
 
     {"format": "trio-rooms.room.1", "room": "chat", "id": "lobby", "version": 1,
      "generation": 42, "state": ..., "storage": {"name": ..., ...}}
+
+What CBOR has no form of its own for has a tag in it, as in the snapshots (`trio_rooms._values.exact`).
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from trio_rooms._keys import make_key, split_key
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._values import cbor
+from trio_rooms._values.exact import decoder, exact
 from trio_rooms.errors import RoomsError
 from trio_rooms.stores.base import Commit, Store
 
 from .render import printable
-from .stored import checked_key, generations_of, newest_intact, no_such_room, storage_of
+from .stored import Generation, checked_key, generations_of, newest_intact, no_such_room, storage_of
 
 __all__ = ["Export", "ExportError", "export", "read_export", "restore"]
 
@@ -57,10 +60,13 @@ class Export:
         return make_key(self.room, self.id)
 
 
-async def export(store: Store, key: str) -> bytes:
+async def export(store: Store, key: str) -> tuple[bytes, Generation | None]:
     """One room as the content of a file.
 
     Of a room that a server is changing meanwhile, state and storage are of the same commit.
+
+    Returns:
+        The content, and the newest generation if that is damaged and an older one was taken for it.
 
     Raises:
         UnknownRoom: the store has nothing of it.
@@ -74,23 +80,24 @@ async def export(store: Store, key: str) -> bytes:
             continue
         if not before.snapshots and not storage:
             raise no_such_room(key)
-        usable = newest_intact(generations_of(key, before.snapshots))
+        generations = generations_of(key, before.snapshots)
+        usable = newest_intact(generations)
         if usable is None or usable.snapshot is None:
             msg = f"room {printable(key)} has no intact snapshot that could be exported"
             raise ExportError(msg)
         try:
-            return _pack(
-                usable.snapshot, usable.state, {name: decode_value(value) for name, value in storage}
-            )
-        except (cbor2.CBORError, RecursionError) as error:
-            msg = f"room {printable(key)}: a value of its storage does not decode: {error}"
+            kept = {name: decode_value(value) for name, value in storage}
+            newest = generations[0]
+            return _pack(usable.snapshot, usable.state, kept), None if usable is newest else newest
+        except (cbor2.CBORError, TypeError, ValueError, RecursionError) as error:
+            msg = f"room {printable(key)}: a value of it does not decode, or could not be written: {error}"
             raise ExportError(msg) from error
     msg = f"room {printable(key)} was changed each time it was read; stop the server, or try again later"
     raise ExportError(msg)
 
 
 def _pack(snapshot: Snapshot, state: Any, storage: Mapping[str, Any]) -> bytes:
-    return cbor2.dumps(
+    return _encoded(
         {
             "format": _FORMAT,
             "room": snapshot.room,
@@ -103,6 +110,11 @@ def _pack(snapshot: Snapshot, state: Any, storage: Mapping[str, Any]) -> bytes:
     )
 
 
+def _encoded(value: Any) -> bytes:
+    """What was decoded, as it was encoded: tuples and the like are tagged, and not made lists."""
+    return cbor.dumps(exact, value, 2 * cbor.DEPTH + 2)
+
+
 def read_export(content: bytes) -> Export:
     """The inverse of `export`.
 
@@ -112,7 +124,7 @@ def read_export(content: bytes) -> Export:
     stream = io.BytesIO(content)
     try:
         # As deep as `decode_value` goes, and two levels more, inside of which the values of a storage lie.
-        decoded = cbor2.CBORDecoder(stream, max_depth=2 * cbor.DEPTH + 2).decode()
+        decoded = decoder(stream, 2 * cbor.DEPTH + 2).decode()
     except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError) as error:
         msg = f"it is not CBOR: {error}"
         raise ExportError(msg) from error
@@ -164,11 +176,11 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
         raise ExportError(msg)
     generation = there.number + 1
     try:
-        state = cbor2.dumps(exported.state)
-        values = {name: cbor2.dumps(value) for name, value in exported.storage.items()}
+        state = _encoded(exported.state)
+        values = {name: _encoded(value) for name, value in exported.storage.items()}
         for encoded in (state, *values.values()):
             decode_value(encoded)  # What cannot be read again is not written.
-    except (cbor2.CBORError, ValueError, RecursionError) as error:
+    except (cbor2.CBORError, TypeError, ValueError, RecursionError) as error:
         msg = f"it holds what cannot be kept: {error}"
         raise ExportError(msg) from error
     snapshot = Snapshot(name, id_, exported.version, generation, store.epoch, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -61,13 +62,19 @@ async def _look(directory: Path, key: str | None) -> int:
 
 async def _export_room(directory: Path, key: str, file: Path) -> int:
     async with DiskStore(directory, read_only=True) as store:
-        content = await export(store, key)
+        content, damaged = await export(store, key)
     try:
         _write(file, content)
     except OSError as error:
         msg = f"cannot write {file}: {error.strerror or error}"
         raise CommandFailed(msg) from error
     print(f"wrote room {key} to {file}: {len(content):,} bytes")
+    if damaged is not None:
+        print(
+            f"trio-rooms: generation {damaged.stored.generation:,} is damaged ({damaged.fault}), and the one "
+            "before it was written; what came after that is not in the file",
+            file=sys.stderr,
+        )
     return 0
 
 

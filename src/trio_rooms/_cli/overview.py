@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
+from typing import Final
 
 from trio_rooms._state.snapshot import Snapshot
-from trio_rooms.errors import SnapshotCorrupt, StoreError
+from trio_rooms.errors import SnapshotError, StoreError
 from trio_rooms.stores.base import Store
 
 from .render import printable, quoted, show
 from .stored import all_keys, generations_of, newest_intact, no_such_room, storage_of
 
 __all__ = ["describe_room", "list_rooms"]
+
+_CONDITIONS: Final = {True: "DAMAGED", False: "UNREADABLE"}
+"""What is said of a generation that is not as it was written, and of one that is and cannot be read."""
 
 
 async def list_rooms(store: Store, write: Callable[[str], object]) -> None:
@@ -40,7 +44,7 @@ async def _line(store: Store, key: str) -> str:
     for stored in found:
         try:
             version = str(Snapshot.of(key, stored).version)
-        except SnapshotCorrupt:
+        except SnapshotError:
             continue
         if stored is not found[0]:
             note = "  (damaged: generation before it is intact)"
@@ -77,7 +81,7 @@ async def describe_room(store: Store, key: str, write: Callable[[str], object]) 
         write(f"size         {len(usable.stored.document):,} bytes")
     heading = "generations"
     for one in generations or ():
-        condition = "intact" if one.fault is None else f"DAMAGED: {one.fault}"
+        condition = "intact" if one.fault is None else f"{_CONDITIONS[one.damaged]}: {one.fault}"
         write(f"{heading:<11}  {one.stored.generation:,}: {len(one.stored.document):,} bytes, {condition}")
         heading = ""
     if not generations:

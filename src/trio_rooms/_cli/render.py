@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import decimal
 import json
@@ -47,7 +48,7 @@ def show(value: Any, margin: str) -> Iterator[str]:
     if isinstance(value, Mapping) and value:
         items = [("".join((*show(key, ""), ": ")), inner) for key, inner in value.items()]
         yield from _container("{", items, "}", margin)
-    elif isinstance(value, list | tuple) and value:
+    elif isinstance(value, list | tuple | collections.deque) and value:
         yield from _container("[", [("", inner) for inner in value], "]", margin)
     elif isinstance(value, set | frozenset):
         yield from _container("set(", [("", inner) for inner in value], ")", margin)
@@ -75,7 +76,9 @@ def _container(opening: str, items: list[tuple[str, Any]], closing: str, margin:
 
 def _is_container(value: Any) -> bool:
     """Whether a value may need more than one line; an empty container does not."""
-    return isinstance(value, Mapping | list | tuple | set | frozenset | cbor2.CBORTag) and bool(value)
+    return isinstance(
+        value, Mapping | list | tuple | collections.deque | set | frozenset | cbor2.CBORTag
+    ) and bool(value)
 
 
 def _scalar(value: Any) -> str:
@@ -96,6 +99,10 @@ def _scalar(value: Any) -> str:
             return value.isoformat()
         case decimal.Decimal() | uuid.UUID():
             return str(value)
-        case dict() | list() | tuple() | set() | frozenset():
-            return {dict: "{}", list: "[]", tuple: "[]"}.get(type(value), "set()")
+        case dict():
+            return "{}"
+        case list() | tuple() | collections.deque():
+            return "[]"
+        case set() | frozenset():
+            return "set()"
     return printable(repr(value))

@@ -12,7 +12,7 @@ from trio_rooms._definition.room import Room
 from trio_rooms._keys import make_key, split_key
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.snapshot import Snapshot
-from trio_rooms.errors import SnapshotCorrupt, UnknownRoom
+from trio_rooms.errors import SnapshotCorrupt, SnapshotError, UnknownRoom
 from trio_rooms.stores.base import Store, StoredSnapshot
 
 from .render import printable
@@ -84,7 +84,9 @@ class Generation:
     state: Any = None
     """The state, plain."""
     fault: str | None = None
-    """What is wrong with it; None if it is intact."""
+    """What is wrong with it; None if it can be read."""
+    damaged: bool = False
+    """Whether it is not as it was written, so that the one before it is taken."""
 
 
 def generations_of(key: str, found: Iterable[StoredSnapshot]) -> list[Generation]:
@@ -97,15 +99,16 @@ def _examine(key: str, stored: StoredSnapshot) -> Generation:
     try:
         snapshot = Snapshot.of(key, stored)
         return Generation(stored, snapshot, decode_value(snapshot.state))
-    except SnapshotCorrupt as error:
-        return Generation(stored, fault=error.why)
+    except SnapshotError as error:
+        return Generation(stored, fault=error.why, damaged=isinstance(error, SnapshotCorrupt))
     except (cbor2.CBORDecodeError, RecursionError) as error:
         return Generation(stored, fault=f"its state does not decode: {error}")
 
 
 def newest_intact(generations: Iterable[Generation]) -> Generation | None:
-    """The one that a server would take: the newest that is intact."""
-    return next((one for one in generations if one.fault is None), None)
+    """The one that a server would take: the newest that is not damaged, if it can be read."""
+    newest = next((one for one in generations if not one.damaged), None)
+    return newest if newest is not None and newest.fault is None else None
 
 
 def no_such_room(key: str) -> UnknownRoom:

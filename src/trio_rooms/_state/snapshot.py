@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 import cbor2
 
-from trio_rooms.errors import SnapshotCorrupt
+from trio_rooms.errors import SnapshotCorrupt, SnapshotError
 from trio_rooms.stores.base import StoredSnapshot
 
 __all__ = ["Snapshot"]
@@ -51,6 +51,7 @@ class Snapshot:
 
         Raises:
             SnapshotCorrupt: the store cannot read it, or it is not what was written as this generation.
+            SnapshotError: as for `unpack`.
         """
         if stored.damage:
             raise SnapshotCorrupt(key, f"its snapshot cannot be read: {stored.damage}")
@@ -66,6 +67,7 @@ class Snapshot:
 
         Raises:
             SnapshotCorrupt: the document is cut short, changed, or of another room.
+            SnapshotError: it is as it was written, and not what this version of the library writes.
         """
         if len(packed) < _HEAD.size:
             raise SnapshotCorrupt(key, f"its snapshot is cut short: {len(packed)} bytes")
@@ -77,17 +79,21 @@ class Snapshot:
             raise SnapshotCorrupt(key, f"its snapshot has {len(body)} bytes where {length} were written")
         if checksum != _checksum(body):
             raise SnapshotCorrupt(key, "its snapshot does not match its checksum")
+        # From here on it is no damage: to go back to an older one for it would lose this one.
         try:
             snapshot = cls(**cbor2.loads(body))
         except (cbor2.CBORDecodeError, TypeError) as error:
-            raise SnapshotCorrupt(key, f"its snapshot does not decode: {error}") from error
+            raise SnapshotError(key, f"{_STRANGE}: {error}") from error
         if any(type(getattr(snapshot, field.name)) is not _TYPES[field.name] for field in attrs.fields(cls)):
-            raise SnapshotCorrupt(key, "its snapshot has fields of wrong types")
+            raise SnapshotError(key, f"{_STRANGE}: it has fields of other types")
         if f"{snapshot.room}/{snapshot.id}" != key:
             raise SnapshotCorrupt(key, f"its snapshot is that of {snapshot.room}/{snapshot.id}")
         return snapshot
 
 
+_STRANGE: Final = (
+    "its snapshot is intact, but another version of trio-rooms must have written it (it is left as it is)"
+)
 _TYPES: Final = {
     "room": str,
     "id": str,

@@ -162,7 +162,7 @@ def frozen(form: Any) -> Any:
         return cbor2.frozendict({key: frozen(value) for key, value in form.items()})
     if isinstance(form, ARRAYS):
         return tuple(map(frozen, form))
-    return form
+    return frozenset(form) if isinstance(form, set) else form
 
 
 def _as_it_is(value: Any, _: int) -> Any:

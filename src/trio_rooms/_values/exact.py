@@ -192,7 +192,7 @@ def _of_two(make: Callable[[Any], Any]) -> Callable[[Any, bool], Any]:
 
 _TAGS: Final = {
     _TUPLE: _of_two(tuple),
-    _FROZEN_SET: _of_two(frozenset),
+    _FROZEN_SET: _of_two(lambda content: frozenset(map(frozen, content))),
     _DEQUE: _of_two(lambda content: collections.deque(content[1], content[0])),
     _DECIMAL: _of_two(decimal.Decimal),
     _ZONED: _zoned,

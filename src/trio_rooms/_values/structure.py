@@ -6,6 +6,7 @@ None of them looks whether the value is a list or a map at all: `strict` has see
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import itertools
 import typing
@@ -171,6 +172,11 @@ def map_of(kind: Any, converter: cattrs.Converter, check: Check | None = None) -
 
 def class_of(kind: Any, converter: cattrs.Converter) -> Structure:
     """The hook for a class, from a map; what its ``__init__`` does not take is set afterwards."""
+    if attrs.has(origin_of(kind)):
+        with contextlib.suppress(NameError):  # cattrs says it better.
+            attrs.resolve_types(
+                origin_of(kind)
+            )  # cattrs resolves no name inside of another type: list["Node"].
     build = cattrs.gen.make_dict_structure_fn(kind, converter)
     late = [name for name, init in declared(origin_of(kind)) if not init]
     if not late:
