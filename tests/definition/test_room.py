@@ -328,7 +328,7 @@ def test_a_state_that_would_come_back_as_something_else_is_refused() -> None:
     """A type that cannot be kept, or a default that is not of its type, is refused as soon as it is known."""
     refused(room(state=NoClass).seal, "NoClass cannot be saved")
     refused(room(state=Keeper).seal, "Keeper.inner", "NoClass cannot be saved")
-    refused(room(state=Sloppy).seal, "state.name", "declared as str, and a NoneType")
+    refused(room(state=Sloppy).seal, "state.name", "declared as str, and this None")
     refused(room(state=functools.partial(NoClass)).seal().new_state, "NoClass cannot be saved")
 
 

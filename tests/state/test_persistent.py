@@ -21,6 +21,7 @@ from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.errors import (
     MigrationError,
     SnapshotCorrupt,
+    SnapshotError,
     SnapshotTooNew,
     StaleWrite,
     StateError,
@@ -875,3 +876,153 @@ async def test_it_is_freed_without_the_garbage_collector(
         assert freed() is None
     finally:
         gc.enable()
+
+
+# What is not understood.
+
+
+@attrs.define
+class Note:
+    text: str = ""
+    due: str = ""
+
+
+@attrs.define
+class Notes:
+    notes: list[Note] = attrs.field(factory=list)
+    title: str = ""
+
+
+@attrs.define
+class Reminder:
+    text: str = ""
+    due: int | None = None
+
+
+@attrs.define
+class Reminders:
+    notes: list[Reminder] = attrs.field(factory=list)
+
+
+def before_and_after(**options: Any) -> tuple[Room[Any], Room[Any]]:
+    """A room, and the same one with other classes and the same version."""
+    return Room("chat", state=Notes), Room("chat", state=Reminders, **options)
+
+
+async def test_what_was_set_aside_outlives_saves_and_wakes(
+    store: FaultyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fields that a class does not understand are in each snapshot, told once, and come back with it."""
+    before, after = before_and_after()
+    await save_as(store, before, Notes([Note("milk", "monday"), Note("bread")], "shopping"))
+    for number in range(3):
+        persistent = new_state(store, after)
+        loaded = await persistent.load()
+        assert loaded is not None
+        assert [note.due for note in loaded.state.notes] == [None, None]
+        loaded.state.notes[0].text = f"milk {number}"
+        await save(persistent, loaded.state)
+        loaded.state.notes[1].text = f"bread {number}"
+        await save(persistent, Reminders(loaded.state.notes))  # Another state, with the same notes.
+    told = [record for record in caplog.records if "kept aside" in record.getMessage()]
+    assert len(told) == 2
+    assert all("add a migration" in record.getMessage() for record in told)
+    back = await new_state(store, before).load()
+    assert back is not None
+    assert back.state == Notes([Note("milk 2", "monday"), Note("bread 2")], "shopping")
+
+
+async def save_as(store: FaultyStore, room: Room[Any], state: Any) -> None:
+    """Save the first state of a room."""
+    persistent = new_state(store, room)
+    await persistent.load()
+    await save(persistent, state)
+
+
+async def test_a_strict_room_is_left_untouched(store: FaultyStore) -> None:
+    """A strict room with fields that do not fit is not loaded, and nothing is written."""
+    before, after = before_and_after(strict=True)
+    await save_as(store, before, Notes([Note("milk", "monday")]))
+    stored_before = await store.load(KEY)
+    with pytest.raises(MigrationError, match=r"notes\[0\].due: expected int \| None.*version=2"):
+        await new_state(store, after).load()
+    assert await store.load(KEY) == stored_before
+
+
+async def test_another_shape_is_told(store: FaultyStore, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the classes have changed and all of the state fits, that is told once, as information."""
+    caplog.set_level(logging.INFO, "trio_rooms")
+
+    def room(**fields: Any) -> Room[Any]:
+        return Room("chat", state=attrs.make_class("Board", fields))
+
+    smaller, larger = (
+        room(n=attrs.field(type=int, default=1)),
+        room(n=attrs.field(type=int, default=1), more=attrs.field(type=int, default=2)),
+    )
+    await save_as(store, smaller, smaller.seal().new_state())
+    for made, times in ((smaller, 0), (larger, 1), (larger, 1)):
+        assert await new_state(store, made).load() is not None
+        assert caplog.text.count("have changed since it was saved") == times
+
+
+def forgets(state: Any) -> None:
+    """A migration that lacks its return."""
+    state["n"] += 1
+
+
+@pytest.mark.parametrize(
+    ("migrate", "said"),
+    [
+        (forgets, "returned nothing"),
+        (lambda state: [state], "not what the room declares"),
+        (lambda state: Chat(state["n"]), "not what the room declares"),
+        (lambda state: {**state, "n": {}}, "not what the room declares"),
+    ],
+)
+async def test_a_migration_that_returns_no_state_is_left_untouched(
+    store: FaultyStore, migrate: Any, said: str
+) -> None:
+    """Neither generation is overwritten, however often it is tried; the mended migration finds all."""
+
+    @attrs.define
+    class Strict:
+        n: int
+        other: Any = None
+
+    for number in (1, 2):
+        await save_anew(store, Chat(number))
+    before = await store.load(KEY)
+    room: Room[Any] = Room("chat", state=lambda: Strict(0), version=2)
+    room.migrate(1, 2)(migrate)
+    for _ in range(3):
+        with pytest.raises(MigrationError, match=said):
+            await new_state(store, room).load()
+    assert await store.load(KEY) == before
+
+
+async def test_what_cannot_be_read_and_is_intact_is_left_untouched(store: FaultyStore) -> None:
+    """An older generation is taken for a damaged one, and not for one that somebody else can read."""
+    await save(new_state(store), Chat(1))
+    await spoil(store, 2, Snapshot("chat", "lobby", 1, 2, 1, b"\xff").pack())
+    before = await store.load(KEY)
+    with pytest.raises(SnapshotError, match="intact"):
+        await new_state(store).load()
+    assert await store.load(KEY) == before
+
+
+async def test_a_refused_state_leaves_the_store_as_it_is(store: FaultyStore) -> None:
+    """What would come back as something else is not written; once it is mended it is."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    before = await store.load(KEY)
+    wrong: Any = Chat(2, other=[Note()])
+    persistent.touch()
+    for _ in range(2):
+        with pytest.raises(StateError, match=r"state.other\[0\]: a Note would come back as a map"):
+            await save(persistent, wrong)
+        assert persistent.unsaved(wrong)
+    assert await store.load(KEY) == before
+    wrong.other = None
+    await save(persistent, wrong)
+    assert await new_state(store).load() == Loaded(Chat(2), restarted=False, fell_back=False)

@@ -204,7 +204,7 @@ class Instance(Shape):
                     f"one; annotate what it may be: {self.name} | {kind.__name__}"
                 )
             else:
-                msg = f"it is declared as {self.name}, and a {kind.__name__} would not come back as one"
+                msg = f"it is declared as {self.name}, and this {kind.__name__} would not come back as one"
             raise TypeError(msg)
         if self._has_dict and len(value.__dict__) > len(self.names):
             more = value.__dict__.keys() - set(self.names) - self._derived - {"_attrs_cached_hash"}

@@ -212,13 +212,15 @@ def brief(value: Any) -> str:
 
 def kind_name(kind: Any) -> str:
     """A type as an error says it."""
+    if kind is type(None):
+        return "None"
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
 def wrong(shape: Shape, value: Any) -> TypeError:
     """The error for a value that was declared to be something else."""
     return TypeError(
-        f"it is declared as {shape.name}, and a {kind_name(type(value))} would not come back as one"
+        f"it is declared as {shape.name}, and this {kind_name(type(value))} would not come back as one"
     )
 
 
