@@ -215,8 +215,7 @@ class Rooms:
         websocket = await request.accept(subprotocol=chosen)
         stopping = self._runtime.stopping
         if stopping is not None:
-            with trio.move_on_after(_PATIENCE):
-                await websocket.aclose(*stopping)
+            await _close(websocket, *stopping)
             self._check_open()
         roster = roster_of(self._hub, definition, key)
         link = WebSocketLink(self._hub.new_id(), roster, encoded, flags, websocket)
@@ -234,9 +233,7 @@ class Rooms:
             return
         chosen, _ = chosen_subprotocol(definition, request.proposed_subprotocols)
         websocket = await request.accept(subprotocol=chosen)
-        frame = encode_close(refused.close, refused.reason)
-        with trio.move_on_after(_PATIENCE):
-            await websocket.aclose(refused.close, frame[4:].decode())
+        await _close(websocket, refused.close, refused.reason)
 
     @enable_ki_protection
     async def serve_stream(
@@ -346,6 +343,13 @@ class Rooms:
         if self._runtime.stopping is not None:
             msg = "the rooms are closing, nothing new is taken"
             raise RoomsClosed(msg)
+
+
+async def _close(websocket: trio_websocket.WebSocketConnection, code: int, reason: str) -> None:
+    """Close a connection that is in no room, and does not come into one."""
+    reason = encode_close(code, reason)[4:].decode()  # As much of it as there is room for.
+    with trio.move_on_after(_PATIENCE):
+        await websocket.aclose(code, reason)
 
 
 def open_rooms(

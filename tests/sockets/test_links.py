@@ -13,9 +13,18 @@ import trio
 import trio.testing
 import trio_websocket
 
-from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, close_frame, frame, request
+from tests.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, close_frame, frame, request, soon
 from tests.sockets.bench import bench
-from trio_rooms import ConnectRequest, Context, Disconnect, Refused, Room, UnknownRoom, open_rooms
+from trio_rooms import (
+    ConnectRequest,
+    Context,
+    Disconnect,
+    Refused,
+    Room,
+    RoomsClosed,
+    UnknownRoom,
+    open_rooms,
+)
 from trio_rooms._rooms import Rooms
 from trio_rooms._sockets.flags import CLOSING
 from trio_rooms._sockets.roster import Link
@@ -28,7 +37,10 @@ room: Room[None] = Room("room", idle_timeout=math.inf, auto_respond={"ping": "po
 
 @room.authenticate
 async def authenticate(asked: ConnectRequest) -> str:
-    """Refuse who asks for it."""
+    """Refuse who asks for it, or have them wait."""
+    if "wait" in asked.query:
+        GATES[f"came {asked.query['wait']}"].set()
+        await GATES["late"].wait()
     if "refuse" in asked.query:
         close = asked.query.get("close")
         raise Refused(
@@ -467,6 +479,58 @@ async def _opened_raw(url: str) -> trio.SocketStream:
     await stream.send_all(request("/room/x"))
     assert (await Client(stream).answer(body=False))[0] == 101
     return stream
+
+
+async def test_a_connection_that_is_adopted_while_the_rooms_close() -> None:
+    """It is closed with the code of the others, and who adopts it is told."""
+
+    async def adopt(rooms: Rooms, asked: trio_websocket.WebSocketRequest) -> None:
+        accept = asked.accept
+
+        async def accept_slowly(**options: Any) -> trio_websocket.WebSocketConnection:
+            websocket = await accept(**options)
+            await rooms.aclose(4000, "x" * 200)
+            return websocket
+
+        asked.accept = accept_slowly  # type: ignore[method-assign]
+        await rooms.adopt(asked, "room", "x")
+
+    async with adopting(adopt) as (rooms, url, failures), opened(f"{url}/room/x") as websocket:
+        with pytest.raises(trio_websocket.ConnectionClosed) as caught:
+            await websocket.get_message()
+        assert caught.value.reason is not None
+        assert (caught.value.reason.code, caught.value.reason.reason) == (4000, "x" * 123)
+        await soon(lambda: bool(failures))
+        assert [type(failure) for failure in failures] == [RoomsClosed]
+        assert rooms.statistics().hub.sockets == 0
+
+
+async def test_who_waits_for_authenticate_while_the_rooms_close_is_not_let_in() -> None:
+    """Neither a request of trio-websocket, which gets 503, nor a stream; whoever brought them is told."""
+    GATES.update({name: trio.Event() for name in ("came one", "came two", "late")})
+    answers: list[int] = []
+    asked = ConnectRequest("room", "x", "/room/x", {"wait": "one"}, {}, "nobody")
+    ours, theirs = trio.testing.memory_stream_pair()
+
+    async def ask(url: str) -> None:
+        answers.append((await _ask(f"{url}/room/x?wait=two"))[0])
+
+    async with adopting() as (rooms, url, failures), trio.open_nursery() as nursery:
+
+        async def stream() -> None:
+            with pytest.raises(RoomsClosed):
+                await rooms.serve_stream(theirs, "room", "x", request=asked)
+
+        nursery.start_soon(stream)
+        nursery.start_soon(ask, url)
+        await GATES["came one"].wait()
+        await GATES["came two"].wait()
+        await rooms.aclose()
+        GATES["late"].set()
+        await soon(lambda: bool(answers) and bool(failures))
+    assert answers == [503]
+    assert [type(failure) for failure in failures] == [RoomsClosed]
+    await ours.aclose()
 
 
 async def test_authenticate_refuses_a_request() -> None:
