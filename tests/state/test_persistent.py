@@ -662,6 +662,38 @@ async def test_a_large_state_leaves_the_event_loop(
     assert not again.large
 
 
+@pytest.mark.parametrize("destroy", [False, True])
+async def test_an_abandoned_commit_is_waited_for_no_longer_and_is_in_doubt(
+    store: FaultyStore, destroy: bool
+) -> None:
+    """Its outcome is not known, whoever comes next has its turn, and nothing is lost."""
+    persistent = new_state(store)
+    await save(persistent, Chat(1))
+    outcomes: list[str] = []
+
+    scope = trio.CancelScope()
+
+    async def wait() -> None:
+        with scope, pytest.raises(StoreError, match="has not answered whether room chat/lobby is written"):
+            await (persistent.destroy() if destroy else save(persistent, Chat(2)))
+        outcomes.append("told")
+
+    async with held(store):
+        persistent.abandon()  # Nothing is in flight.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await wait_all_tasks_blocked()
+            assert outcomes == []
+            persistent.abandon()
+    assert outcomes == ["told"]
+    await save(persistent, Chat(3))
+    loaded = await new_state(store).load()
+    assert loaded is not None
+    assert loaded.state == Chat(3)
+
+
 async def test_settled_waits_for_the_commit(store: FaultyStore) -> None:
     """`settled` returns when nothing is under way."""
     persistent = new_state(store)
