@@ -30,6 +30,7 @@ from trio_rooms import (
     RoomFailed,
     Rooms,
     RoomsClosed,
+    StaleContext,
     StaleWrite,
     StoreError,
     open_rooms,
@@ -45,6 +46,7 @@ SCRIPT = (
     "flip", "put", "put", "delete", "attach", "attach", "assign", "emit", "emit red", "join red", "join red",
     "leave red", "pause", "pause", "long pause", "task", "task keeps", "task keeps", "task raises", "crash",
     "refuse", "raise", "destroy", "close", "close all", "task untidy", "task untidy", "odd", "exit",
+    "keep the context",
 )  # fmt: skip
 """What a message can have its handler do."""
 HOOKS = (
@@ -81,6 +83,9 @@ _now_and_then = (
     st.tuples(st.just("store takes"), st.sampled_from((0.2, 1.2))),
     st.tuples(st.sampled_from(("hold commits", "release", "hold loads"))),
     st.tuples(st.just("fail commits"), _times, st.booleans()),
+    st.tuples(st.just("fail commits"), _times, st.just(True)),
+    st.tuples(st.just("use a kept context"), _which),
+    st.tuples(st.just("use a kept context"), _which),
     st.tuples(st.just("fail commits"), _times, st.just(False)),
     st.tuples(st.just("fail loads"), _times),
     st.tuples(st.just("hooks take"), st.sampled_from((0.3, 0.0))),
@@ -232,15 +237,15 @@ async def _task(
             ctx.room.storage.put(name, str(part))
             ctx.state.kept[name] = str(part)
             process.model.changed(ctx.room.key, f"{name}.{part}", {name: str(part)})
-            if process.model.stopping:
-                process.model.task_ended(ctx.room.key)
         if raises:
             process.tell(f"a task of {ctx.room.key} raises")
             process.model.crashed(ctx.room.key)
             raise OnPurpose(name)
-        process.model.task_ended(ctx.room.key)
     except trio.Cancelled:
         process.model.cut(ctx.room.key, held=held, destroyed=destroyed)
+        with contextlib.suppress(StaleContext):  # There is no state after a crash, or a destruction.
+            ctx.state.log.append(f"{name}.cut")
+            process.model.changed(ctx.room.key, f"{name}.cut", {})
         if untidy:
             with trio.CancelScope(shield=True):
                 await trio.sleep(0.3)
@@ -337,6 +342,8 @@ async def _act(ctx: Context[State], process: Process, letter: Letter, name: str,
         case "destroy":
             model.destroys_itself(key)
             ctx.room.destroy()
+        case "keep the context":
+            process.contexts.append(ctx)
         case "odd":
             model.crashed(key)
             raise GeneratorExit
@@ -478,6 +485,8 @@ class Process:
     """What else hooks are to do, and how often."""
     half_parted: set[str] = attrs.field(factory=set)
     hook_pause: float = 0.0
+    contexts: list[Context[State]] = attrs.field(factory=list)
+    """Those that somebody has kept, longer than he may."""
     exits: bool = False
     """Whether a handler has ended the program: nothing begins any more."""
     said: int = 0
@@ -619,6 +628,20 @@ class Process:
         self.model.stopping = True
         await self.rooms.aclose()
 
+    def use(self, ctx: Context[State]) -> None:
+        """Change something through a context that was kept: it is kept as well, or refused."""
+        key = ctx.room.key
+        if self.stage(key) == "hibernating":
+            return  # Nobody can tell that it has changed by now.
+        name = f"kept.{self.numbers()}"
+        try:
+            ctx.state.log.append(name)
+        except StaleContext:
+            self.tell(f"{name} is too late")
+        else:
+            self.model._must(self.stage(key) in ("awake", "waking"), "what sleeps cannot be changed", key)
+            self.model.changed(key, name, {}, noticed=False)
+
     async def hang_up(self, client: MemoryClient) -> None:
         """A client closes with a handshake."""
         client.stream.patience = 0.0
@@ -685,6 +708,8 @@ class Process:
                 self.said += 1
                 model.said(key, self.said, channel)
                 self.rooms.get(*key.split("/")).emit("said", self.said, channel=channel)
+            case ("use a kept context", which) if self.contexts:
+                self.use(self.contexts[which % len(self.contexts)])
             case ("break", hook, times):
                 self.broken[hook] = times
             case ("destroy in" | "close all in", hook, times):

@@ -19,14 +19,6 @@ CRASHES, WINDOW, COOL_DOWN, LOADS = 5, 60.0, 30.0, 5
 """A room is given up for so long after more crashes than this in so many seconds; tries of a load."""
 
 
-class Known:
-    """Histories in which the runtime breaks a rule, and known to: while one is True, it is let pass."""
-
-    task_ends_in_last_commit = True
-    """A background task changes something while the last commit is on its way, and ends: that is lost.
-    So it is where the stop cancels the task, or has tried to save its last change three times."""
-
-
 @attrs.define
 class State:
     """The state of every room under test: what was done to it, and what its storage must hold."""
@@ -295,8 +287,11 @@ class Model:
         early = asked or self.stopping or self.may_press
         self._must(early or quiet >= IDLE - 1e-6, "nobody sleeps before its time", key, quiet)
 
-    def changed(self, key: str, what: str, kept: dict[str, str | None]) -> None:
-        """A handler, hook or task changed the state, and with it the storage."""
+    def changed(self, key: str, what: str, kept: dict[str, str | None], *, noticed: bool = True) -> None:
+        """A handler, hook or task changed the state, and with it the storage.
+
+        What somebody else does through a context that he has kept is noticed as the room falls asleep.
+        """
         seen = self.rooms[key]
         if what == "flip":
             seen.now.flag = not seen.now.flag
@@ -307,7 +302,8 @@ class Model:
                 seen.now.kept.pop(name, None)
             else:
                 seen.now.kept[name] = value
-        seen.changes.append(self.clock())
+        if noticed:
+            seen.changes.append(self.clock())
         if seen.now == seen.durable:
             seen.saved = len(seen.changes)  # It is again what it was.
 
@@ -335,14 +331,6 @@ class Model:
         seen = self.rooms[key]
         ending = self.stopping or seen.lost or seen.destroyed > destroyed
         self._must(not held or ending, "who is kept awake does not sleep", key)
-        if self.stopping:
-            self.task_ended(key)
-
-    def task_ended(self, key: str) -> None:
-        """A background task came to its end, or changed something although the stop has begun."""
-        seen = self.rooms[key]
-        if seen.flying and Known.task_ends_in_last_commit:
-            seen.lost = seen.lost or "task"
 
     def destroying(self, key: str) -> None:
         """on_destroy."""

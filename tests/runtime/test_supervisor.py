@@ -706,3 +706,39 @@ async def test_what_comes_while_a_cancelled_room_is_saved_is_answered(autojump_c
                 assert answer["ack"] == 1
                 assert answer["error"]["code"] == "internal_error"
     assert told == ["closed"] * 3
+
+
+async def _changes_late(ctx: Context[State], seconds: float) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(seconds)
+        ctx.state["late"] = True
+        ctx.room.storage.put("late", 1)
+        raise ValueError
+
+
+@pytest.mark.parametrize("seconds", [0, 2])
+@pytest.mark.parametrize("end", ["sleep", "stop", "sleep and stop"])
+async def test_what_tasks_change_as_they_are_cancelled_is_kept_although_they_raise(
+    end: str, seconds: float, autojump_clock: MockClock
+) -> None:
+    """The stop waits for them as well, though their room sleeps."""
+    room = book()
+
+    @room.on("start")
+    async def start(ctx: Context[State]) -> None:
+        ctx.room.start_soon(_changes_late, ctx, seconds)
+
+    store = MemoryStore()
+    async with open_rooms([room], store=store) as rooms:
+        await rooms.get("book", "x").ask("start")
+        if end != "stop":
+            assert await rooms.get("book", "x").hibernate()
+        if end == "sleep":
+            await trio.sleep(10)
+            assert (await rooms.get("book", "x").peek()) == {"late": True}
+    async with open_rooms([book()], store=store) as rooms:
+        assert (await rooms.get("book", "x").peek()) == {"late": True}
+        assert await rooms.get("book", "x").ask("names") == ["late"]

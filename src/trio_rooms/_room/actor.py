@@ -264,7 +264,7 @@ class Actor:
             StaleWrite: somebody else wrote the room; nothing of this life was written since.
             Exception: it crashed.
         """
-        persistent = self.saver.persistent
+        persistent, sleeps = self.saver.persistent, False
         self._be_watched()
         try:
             async with trio.open_nursery() as nursery:
@@ -278,9 +278,10 @@ class Actor:
                     raise
                 if nursery.child_tasks:
                     nursery.cancel_scope.cancel()
-            if self.background.started and sleeps:
-                await self._keep_last_changes()
         finally:
+            if sleeps and self.background.started:
+                # Also where one of its tasks has raised as it was cancelled.
+                await self._keep_last_changes()
             self.background.nursery = None
             self.saver.close()  # Nothing may queue up behind what is waited for here.
             if persistent.unsettled:
@@ -456,10 +457,10 @@ class Actor:
 
     async def _keep_last_changes(self) -> None:
         """Keep what tasks changed until they had ended: only then may the room be loaded again."""
-        await self.members.settle_all()
         saver, failure = self.saver, None
         # Out of reach of a cancellation: the room is in no table any more, and nobody else would save it.
         with trio.CancelScope(shield=True):
+            await self.members.settle_all()
             for _ in range(_LAST_TRIES):
                 if not saver.unsaved:
                     return

@@ -460,9 +460,10 @@ class Supervisor:
         self._first = set(self._actors)
         for actor in list(self._actors.values()):
             actor.stop()
-        if self._actors:
-            with trio.move_on_after(timeout):
-                await self._none_left.wait()
+        with trio.move_on_after(timeout):
+            while self._actors or self._ending:
+                # What tasks of theirs change as they are cancelled is saved as well.
+                await next(iter([*self._actors.values(), *self._ending.values()])).wait_ended()
 
     async def kill(self, until: float) -> None:
         """Cancel the rooms that have not come to rest, and save them as they are then.
@@ -474,6 +475,7 @@ class Supervisor:
         self._killing = True
         self._first.clear()
         if self._actors:
+            self._none_left = trio.Event()
             grace = min(_GRACE, (until - trio.current_time()) / 2)
             for actor in list(self._actors.values()):
                 self._nursery.start_soon(self._kill, actor, grace)
