@@ -314,6 +314,21 @@ async def test_what_a_task_changes_is_kept(task: str, autojump_clock: MockClock)
         assert run.rooms.statistics().supervisor.crashes == 0
 
 
+@pytest.mark.parametrize("task", ["as it is cancelled", "what it held"])
+async def test_what_a_task_changes_at_the_stop_is_kept(task: str, autojump_clock: MockClock) -> None:
+    """The stop waits until it has ended, and is saved, however slow the store is."""
+    memory = MemoryStore()
+    async with (
+        open_rooms([make_room()], store=FaultyStore(memory, delay=0.3)) as rooms,
+        connect(rooms, "room/x") as client,
+    ):
+        await client.ask("start", task)
+        await trio.sleep(10)
+    async with open_rooms([make_room()], store=memory) as rooms:
+        assert await rooms.get("room", "x").ask("get") == {"begun": True, "changed": True}
+        assert await rooms.get("room", "x").ask("names") == ["changed"]
+
+
 @pytest.mark.parametrize("task", ["when told", "holds"])
 async def test_what_changes_during_the_last_commit_is_kept(task: str, autojump_clock: MockClock) -> None:
     """By a task that ends in it, as by one that does not."""
