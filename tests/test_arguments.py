@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_rooms import Context, DefinitionError, EventError, MemoryStore, Room, Rooms, open_rooms
+from trio_rooms import Context, DefinitionError, EventError, MemoryStore, Refused, Room, Rooms, open_rooms
 from trio_rooms._arguments import number, text, whole
 from trio_rooms.testing import connect
 
@@ -225,9 +225,23 @@ async def test_options_of_the_runtime_are_checked() -> None:
         {"attachment_limit": -1}, {"attachment_limit": "16"}, {"attachment_limit": True}, {"page": b"<p>"},
         {"auto_respond": {"ping": 5}}, {"auto_respond": {5: "pong"}}, {"idle_timeout": math.nan},
         {"snapshot_interval": -1}, {"busy_rate": "often"}, {"version": 1.0},
+        {"public": "no"}, {"wake_on_disconnect": 1}, {"strict": None},
     ],
 )  # fmt: skip
 def test_options_of_a_room_are_checked(options: dict[str, Any]) -> None:
     """A definition that cannot work is refused where it is written."""
     with pytest.raises(DefinitionError):
         Room("room", **options)
+
+
+def test_a_flag_is_true_or_false() -> None:
+    """An event whose ``internal`` is a string would be for the program alone, whatever the string says."""
+    with pytest.raises(DefinitionError, match="internal is True or False, not 'no'"):
+        Room("room").on("x", internal="no")  # type: ignore[arg-type]
+
+
+def test_a_refusal_has_a_reason_that_can_be_sent() -> None:
+    """What is no string or no code is the error of who raises it."""
+    for wrong in ({"reason": 5}, {"close": "4000"}):
+        with pytest.raises(TypeError):
+            Refused(403, **wrong)

@@ -96,6 +96,7 @@ class Refused(RoomsError):
             ``Bearer``.
 
     Raises:
+        TypeError: the reason is no string, or the code no whole number.
         ValueError: no such status, code or header may be sent.
     """
 
@@ -111,6 +112,10 @@ class Refused(RoomsError):
             usual = 'a client is refused with an HTTP status from 400 to 599, as in Refused(401, "why")'
             msg = f"{usual}, not {status!r}"
             raise ValueError(msg)
+        given: tuple[object, ...] = (reason, 0 if close is None else close)  # Whatever it is annotated as.
+        if not isinstance(given[0], str) or not isinstance(given[1], int):
+            msg = f"a client is refused with a reason, a string, and perhaps a code, not {given!r:.100}"
+            raise TypeError(msg)
         if close is not None and close not in (1008, 1013) and not 3000 <= close <= 4999:
             msg = f"a client is refused with the close code 1008, 1013, or one from 3000 to 4999, not {close}"
             raise ValueError(msg)

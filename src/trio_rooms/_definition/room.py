@@ -109,9 +109,9 @@ class Room(Generic[S]):
         if not all(isinstance(one, str | bytes) for pair in (auto_respond or {}).items() for one in pair):
             msg = f"room {name}: auto_respond is a dict of messages, str or bytes, and the answers to them"
             raise DefinitionError(msg)
-        if not isinstance(strict, bool):
-            msg = f"room {name}: strict is True or False, not {strict!r}"
-            raise DefinitionError(msg)
+        flags = {"strict": strict, "public": public, "wake_on_disconnect": wake_on_disconnect}
+        for option, flag in flags.items():
+            _check_flag(name, option, flag)
         self.name: Final = name
         self.state = state
         self.version: Final = version
@@ -167,6 +167,8 @@ class Room(Generic[S]):
                 f'write @room.on("say"), not @room.on({event!r})'
             )
             raise DefinitionError(msg)
+
+        _check_flag(self.name, "internal", internal)
 
         def register(function: F) -> F:
             self._admit(function, f"the handler of {event!r}", self._events.get(event))
@@ -487,6 +489,17 @@ class Room(Generic[S]):
         if existing is not None:
             msg = f"room {self.name}: {what} is already {name_of(existing)}"
             raise DefinitionError(msg)
+
+
+def _check_flag(room: str, what: str, flag: object) -> None:
+    """Refuse what is neither True nor False: ``"no"`` would count as True.
+
+    Raises:
+        DefinitionError: it is neither.
+    """
+    if not isinstance(flag, bool):
+        msg = f"room {room}: {what} is True or False, not {flag!r:.100}"
+        raise DefinitionError(msg)
 
 
 def _is(value: object, kind: Any) -> bool:
