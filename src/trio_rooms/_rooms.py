@@ -233,6 +233,7 @@ class Rooms:
             return
         chosen, _ = chosen_subprotocol(definition, request.proposed_subprotocols)
         websocket = await request.accept(subprotocol=chosen)
+        self._hub.closes.count(refused.close)
         await _close(websocket, refused.close, refused.reason)
 
     @enable_ki_protection

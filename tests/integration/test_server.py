@@ -527,6 +527,7 @@ async def test_who_was_refused_with_a_close_and_stays_is_cut_off() -> None:
             await works(other)
         await client.send(frame(TEXT, b"hello"))
         await soon(lambda: served.rooms.statistics().servers[0].handshaking == 0)
+        assert served.rooms.statistics().hub.closes == {4403: 1}
 
 
 FIRST = (b"zero", b"one" * 20_000, b"two")

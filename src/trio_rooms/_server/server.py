@@ -304,6 +304,7 @@ class Server:
             response = Response.text(refused.status, refused.reason)
             return attrs.evolve(response, headers=headers_of(refused)).encode(time())
         subprotocol, _ = chosen_subprotocol(definition, head.subprotocols)
+        self.hub.closes.count(refused.close)
         return accept(head, subprotocol) + encode_close(refused.close, refused.reason)
 
     async def _respond(

@@ -38,8 +38,12 @@ class Closes:
         self._last: dict[int, float] = {}
         self._untold: dict[int, int] = {}
 
+    def count(self, code: int) -> None:
+        """Count one of which there is nothing to tell."""
+        self.counts[code] = self.counts.get(code, 0) + 1
+
     def note(self, key: str, number: int, close: Close) -> None:
-        """Take note of one.
+        """Count one, and tell of it if something went wrong.
 
         Args:
             key: its room's.
@@ -47,7 +51,7 @@ class Closes:
             close: what the client is told.
         """
         code = close.code
-        self.counts[code] = self.counts.get(code, 0) + 1
+        self.count(code)
         if code not in _TOLD:
             return
         now = trio.current_time()

@@ -148,7 +148,8 @@ class SocketHub:
         self._overdue_at = 0
         """The round after which they are called at the latest."""
         self._intake = Intake(max_message_size, self.set_deadline, self._too_slow)
-        self._closes = Closes()
+        self.closes: Closes = Closes()
+        """The connections that this side closed, those that were refused by a close included."""
         self._ghosts = Rounds(deadlines, self._sockets, _ROUND, self._lose_ghost)
         self._pings: Rounds | None = None
         self._fan_out = FanOut(self.forget)
@@ -162,7 +163,7 @@ class SocketHub:
             self._received,
             self._answered,
             self._sent,
-            dict(self._closes.counts),
+            dict(self.closes.counts),
         )
 
     # Deadlines of those on the other side.
@@ -349,7 +350,7 @@ class SocketHub:
         if link.flags & (CLOSE_SENT | GONE):
             return True
         link.flags |= CLOSE_SENT
-        self._closes.note(link.roster.key, link.id, frames.decode_close(frame))
+        self.closes.note(link.roster.key, link.id, frames.decode_close(frame))
         link.send_control(frame)
         if link.flags & PAUSED:
             link.resume_reading()  # Else the answer would not be seen.
