@@ -15,6 +15,7 @@ import trio_websocket
 from tests.raw import BINARY, TEXT, Client, close_frame, frame, request, serving, soon
 from trio_rooms import ConnectionGone, Context, Room, open_rooms
 from trio_rooms._rooms import Rooms
+from trio_rooms._sockets.flags import PAUSED
 
 PIECE = 100_000
 PIECES = 60
@@ -170,3 +171,21 @@ async def test_where_nothing_waits_it_is_a_checkpoint(connected: Connected) -> N
         await client.send(frame(TEXT, b"nothing"))
         assert await client.frame() == (TEXT, b"nothing waits")
         assert WENT == ["cancelled True"]
+
+
+async def test_who_breaks_while_its_room_is_busy_sending_to_it() -> None:
+    """It is not read from then, since it has said too much, and its end is noticed all the same."""
+    up, from_client = trio.testing.memory_stream_one_way_pair()
+    to_client, down = trio.testing.lockstep_stream_one_way_pair()
+    client = Client(trio.StapledStream(up, down))
+    with trio.fail_after(30):
+        async with open_rooms([room], max_unsent=PIECE) as rooms, trio.open_nursery() as nursery:
+            theirs = trio.StapledStream(to_client, from_client)
+            nursery.start_soon(rooms.serve_stream, theirs, "files", "x")
+            await client.send(frame(TEXT, b"try"))
+            await client.frame()
+            await client.send(frame(TEXT, b"more") * 5000)
+            (link,) = rooms._hub.rosters["files/x"].links.values()
+            await soon(lambda: link.flags & PAUSED != 0)
+            await client.stream.aclose()
+            await soon(lambda: WENT == ["gone True"])

@@ -622,6 +622,35 @@ async def test_the_time_for_an_answer_begins_when_the_close_frame_is_there(mock_
         ]
 
 
+async def test_who_reads_what_only_the_kernel_has_still_is_not_cut_off(mock_clock: MockClock) -> None:
+    """The close frame has left this process long before it arrives."""
+    async with bench(patience=1e6) as made:
+        client, link = made.client()
+        for _ in range(20):
+            link.send(encode_binary(bytes(4000)))
+        made.hub.close(link, 4000, "")
+        assert link.output is None
+        received = b""
+        while len(received) < 20 * 4004 + 4:
+            received += ready(client, 4004)
+            await passes(mock_clock, 4)
+        client.send(close_frame(4000))
+        await passes(mock_clock, 0.1)
+        assert [mail.clean for _, mail in made.mail if isinstance(mail, Disconnected)] == [True]
+
+
+async def test_what_is_drained_has_gone_through_the_output_of_its_room() -> None:
+    """What was sent to one behind a long broadcast is not forgotten while that is written."""
+    async with bench() as made:
+        links = _slow_links(made)
+        link = links[0]
+        made.hub.broadcast(link.roster, Either())
+        assert link.roster.jobs
+        made.hub.send(link, PlainMessage("mine"))
+        assert await made.hub.drained(link)
+        assert link.sent[-1] == encode_text(b"mine")
+
+
 async def test_the_end_of_the_hub_does_not_wait_for_ever_for_who_reads(mock_clock: MockClock) -> None:
     """At the stop nobody has longer than the close timeout."""
     async with bench(backlog=1 << 30, patience=1e6) as made, trio.open_nursery() as nursery:
