@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+OF_FILES = (README, ROOT / "docs" / "tutorial.md")
+"""Pages whose blocks are files of their own; the tutorial's tests are beside this module."""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error"}
 
 
@@ -60,7 +62,9 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != README and code_of(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page not in OF_FILES and code_of(page)], ids=name_of
+)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's blocks run one after the other, as one module, and the tests in it pass."""
     monkeypatch.chdir(tmp_path)
