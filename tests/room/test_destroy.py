@@ -353,3 +353,14 @@ async def test_everybody_is_answered_where_a_room_ends_as_it_wakes(
         assert answers["destroy"] is None
         await trio.sleep(3 * IDLE)
         assert (await store.keys() == []) is (order.index("ask") < order.index("destroy"))
+
+
+async def test_closing_who_has_vanished_leaves_nothing(autojump_clock: MockClock) -> None:
+    """A handler may close a connection that is gone, as one that says good-bye to all may."""
+    async with open_rooms([hall()]) as rooms:
+        async with connect(rooms, "hall/x", attachment="leaves") as leaves, connect(rooms, "hall/x") as stays:
+            await stays.emit("kick", ["leaves", 1.0])
+            await wait_all_tasks_blocked()
+            await leaves.drop()
+            assert await stays.ask("add") == 1
+        assert not rooms._hub._leaving

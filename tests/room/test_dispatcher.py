@@ -237,6 +237,7 @@ async def test_a_group_of_several_is_a_defect() -> None:
         (EventError("sold_out"), 1008, "sold_out", False),
         (ExceptionGroup("", [EventError("sold_out")]), 1008, "sold_out", False),
         (Refused(403, "not you"), 1008, "not you", False),
+        (Refused(403, "not you", close=4403), 4403, "not you", False),
         (ExceptionGroup("", [EventError("sold_out"), Broken()]), 1011, "the room failed", True),
     ],
 )

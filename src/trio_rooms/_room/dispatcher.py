@@ -67,10 +67,10 @@ class Dispatcher:
         refusal = alone(error)
         if isinstance(refusal, EventError):
             self._members.settle_quietly()
-            code, reason = CloseCode.POLICY, refusal.message or refusal.code
+            code, reason = int(CloseCode.POLICY), refusal.message or refusal.code
         elif isinstance(refusal, Refused):
             self._members.settle_quietly()
-            code, reason = CloseCode.POLICY, refusal.reason
+            code, reason = refusal.close or CloseCode.POLICY, refusal.reason
         else:
             await self.failed(context, event, error)
             code, reason = CloseCode.INTERNAL_ERROR, "the room failed"

@@ -136,7 +136,7 @@ class SocketHub:
         self._open = 0
         self._closing = 0
         self._leaving: dict[str, dict[int, Link]] = {}
-        """By room, the connections that it has closed, until it is told how they ended."""
+        """By room, the connections that it has closed and that are not gone yet."""
         self._all_closed: trio.Event | None = None
         self._received = 0
         self._answered = 0
@@ -322,7 +322,7 @@ class SocketHub:
         frame = frames.encode_close(code, reason)
         flags = link.flags
         link.flags = flags | (CLOSING | DISMISSED if report else CLOSING | DISMISSED | UNREPORTED)
-        if flags & CLOSING:
+        if flags & (CLOSING | GONE):
             return
         if report:
             self._leaving.setdefault(link.roster.key, {})[link.id] = link
@@ -405,6 +405,9 @@ class SocketHub:
             self._sockets[link.fd] = None
             self.poller.unregister(link.fd)
             os.close(link.fd)
+        leaving = self._leaving.get(link.roster.key)
+        if leaving is not None and leaving.pop(link.id, None) is not None and not leaving:
+            del self._leaving[link.roster.key]
         # Whoever still holds the record must not write to the next owner of its descriptor.
         link.flags |= GONE | RELEASED
         self._closing -= 1
@@ -426,9 +429,6 @@ class SocketHub:
         link.flags |= GONE
         link.partial = None
         self._intake.gone(link)
-        leaving = self._leaving.get(link.roster.key)
-        if leaving is not None and leaving.pop(link.id, None) is not None and not leaving:
-            del self._leaving[link.roster.key]
         if not link.flags & UNREPORTED:
             # The room may have gone to sleep since the link left it, and its record with it.
             link.roster = self.rosters.setdefault(link.roster.key, link.roster)
