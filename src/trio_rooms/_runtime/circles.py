@@ -10,7 +10,7 @@ import trio
 from trio_rooms._room.answers import Answer
 from trio_rooms.errors import AskCircle
 
-__all__ = ["Circles", "room_task_of"]
+__all__ = ["Circles", "is_inside", "room_task_of"]
 
 
 class Circles:
@@ -91,3 +91,10 @@ def room_task_of(task: trio.lowlevel.Task, rooms: trio.Nursery) -> trio.lowlevel
             return None
         task = parent
     return None
+
+
+def is_inside(task: trio.lowlevel.Task, rooms: trio.Nursery) -> bool:
+    """Whether a task is one of a room, a background task included."""
+    while (nursery := task.parent_nursery) is not None and nursery is not rooms:
+        task = nursery.parent_task
+    return nursery is rooms

@@ -34,7 +34,7 @@ from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StoreError
 from trio_rooms.stores.base import Store
 
-from .circles import Circles, room_task_of
+from .circles import Circles, is_inside, room_task_of
 from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
 from .watch import Hanging, Watch
 
@@ -227,7 +227,7 @@ class Supervisor:
         elif isinstance(mail, Hibernate):
             mail.answer.succeed(True)
         elif self._stopping and not (self._first and isinstance(mail, Ask | Destroy)):
-            if isinstance(mail, Ask | Destroy) and mail.answer is not None:
+            if isinstance(mail, Ask | Destroy) and mail.answer is not None and not self._in_background():
                 mail.answer.fail(RoomsClosed(_CLOSING))
         elif self._restarts.given_up(key):
             failure = RoomFailed(key, "it crashed too often and is left alone for a while")
@@ -239,6 +239,16 @@ class Supervisor:
             actor = self._new_actor(key, cause_of(mail))
             actor.mailbox.post(mail)
             self._start(actor)
+
+    def _in_background(self) -> bool:
+        """Whether the task that runs now is a background task of a room.
+
+        At the stop it is not told that nobody answers any more: that would crash its room, which drops
+        what is not saved. It waits, and is cancelled as its room comes to rest.
+        """
+        assert self._nursery is not None
+        task = trio.lowlevel.current_task()
+        return is_inside(task, self._nursery) and room_task_of(task, self._nursery) is None
 
     def _note_departure(self, key: str, mail: Disconnected) -> None:
         """Remember who left a sleeping room, or wake it where nobody else may ever do so."""
@@ -482,7 +492,10 @@ class Supervisor:
             with trio.move_on_at(until):
                 await self._none_left.wait()
             for actor in list(self._actors.values()):
-                logger.critical("room %s: what was not saved is lost: the store does not answer", actor.key)
+                if actor.stage in (Stage.AWAKE, Stage.HIBERNATING):
+                    logger.critical(
+                        "room %s: what was not saved is lost, the store does not answer", actor.key
+                    )
                 self._drop_killed(actor)
         for record in self._records.values():
             record.abandon()
