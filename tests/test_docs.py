@@ -134,6 +134,9 @@ async def test_the_readme_is_served(readme_folder: Path) -> None:
 
 def test_the_readme_is_embedded(readme_folder: Path) -> None:
     """The README's program says what its room answered, and serves until a signal stops it in order."""
+    program = readme_folder / "app.py"
+    # Its port may be taken here.
+    program.write_text(program.read_text().replace('DiskStore("data"))', 'DiskStore("data"), port=0)'))
     with subprocess.Popen(
         [sys.executable, "app.py"],
         cwd=readme_folder,
