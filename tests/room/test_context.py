@@ -14,6 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_rooms import (
     Context,
+    Disconnect,
     MemoryStore,
     Room,
     RoomHandle,
@@ -37,6 +38,8 @@ class Journal:
     context: Any = None
     """The context that was kept."""
     connections: Any = None
+    left: list[Any] = attrs.field(factory=list)
+    """The attachments of those who left."""
     gate: trio.Event = attrs.field(factory=trio.Event)
     """What tasks wait for."""
 
@@ -90,6 +93,17 @@ def _change(ctx: Context[State]) -> None:
     ctx.room.storage.put("changed", True)
     ctx.connection.attachment["changed"] = True
     ctx.connection.join("changed")
+
+
+async def _edit(ctx: Context[State]) -> None:
+    """Have a task edit each attachment, and go on with another thing."""
+    ctx.room.start_soon(_edit_all, ctx)
+
+
+async def _edit_all(ctx: Context[State]) -> None:
+    for connection in ctx.room.connections:
+        connection.attachment["edited"] = True
+    await trio.sleep_forever()
 
 
 async def _at_once(ctx: Context[State]) -> None:
@@ -153,7 +167,7 @@ def make_room(**options: Any) -> Room[State]:
     room: Room[State] = Room("room", state=dict, idle_timeout=1000, **options)
     handlers: dict[str, Callable[..., Awaitable[Any]]] = {
         "keep": _keep, "set": _set, "get": _get, "names": _names, "look": _look, "assign": _assign,
-        "start": _start, "crash": _crash, "change and wait": _change_and_wait,
+        "start": _start, "crash": _crash, "edit": _edit, "change and wait": _change_and_wait,
     }  # fmt: skip
     for name, handler in handlers.items():
         room.on(name)(handler)
@@ -312,6 +326,23 @@ async def test_what_a_task_changes_is_kept(task: str, autojump_clock: MockClock)
         assert await run.room.hibernate()
         await is_changed(run)
         assert run.rooms.statistics().supervisor.crashes == 0
+
+
+async def _left(_ctx: Context[State], left: Disconnect) -> None:
+    journal.left.append(left.attachment)
+
+
+async def test_a_departure_has_what_a_task_edited(autojump_clock: MockClock) -> None:
+    """`Disconnect.attachment` is what was known of the connection, also where no handler ran since."""
+    room = make_room()
+    room.on_disconnect(_left)
+    async with open_rooms([room]) as rooms:
+        async with connect(rooms, "room/x") as client:
+            await client.ask("start", "when told")
+            await trio.sleep(1)
+            await rooms.get("room", "x").ask("edit")
+        await trio.sleep(1)
+    assert journal.left == [{"name": "bob", "edited": True}]
 
 
 @pytest.mark.parametrize("task", ["as it is cancelled", "what it held"])
