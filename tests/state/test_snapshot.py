@@ -368,6 +368,19 @@ def test_large_states_are_decoded_alike(state: Any) -> None:
         assert around(codec(), whole) == whole
 
 
+def test_what_was_set_aside_is_encoded_alike() -> None:
+    """In a thread too, an instance is written with what its class did not understand."""
+    old = attrs.make_class("Line", {"user": attrs.field(type=str), "more": attrs.field(type=list[int])})
+    stored = codec(list[old]).encode(KEY, [old("a", [1]), old("b", [])])  # type: ignore[valid-type]
+    new = attrs.make_class("Line", {"user": attrs.field(type=str), "text": attrs.field(type=str, default="")})
+    made = codec(list[new])  # type: ignore[valid-type]
+    decoded = made.decode(KEY, snapshot(stored))
+    assert decoded.state == [new("a"), new("b")]
+    encoded = made.encode(KEY, decoded.state, decoded.aside)
+    assert made.encode_large(KEY, decoded.state, decoded.aside) == encoded
+    assert decode_value(encoded)[0] == {"user": "a", "text": "", "more": [1]}
+
+
 def test_a_large_state_that_is_cut_short_is_noticed() -> None:
     """Large values are decoded in pieces, and checked like small ones."""
     state = codec().encode(KEY, {"a": [1, 2, {"b": "c" * LARGE}], "d": list(range(100))})

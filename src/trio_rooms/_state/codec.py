@@ -26,12 +26,12 @@ from trio_rooms.errors import MigrationError, SnapshotError, SnapshotTooNew, Sta
 
 from .snapshot import Snapshot
 
-__all__ = ["LARGE", "Aside", "Codec", "Decoded", "Migration", "decode_value", "encode_value"]
+__all__ = ["LARGE", "NOTHING", "Aside", "Codec", "Decoded", "Migration", "decode_value", "encode_value"]
 
 logger = logging.getLogger("trio_rooms")
 
-_NOTHING: Final[Aside] = {}
-"""What is set aside of a state in which everything fits."""
+NOTHING: Final[Aside] = {}
+"""What is set aside of a state in which everything fits: the same for all, and never changed."""
 _ROOT: Final = 0
 """The key of what was set aside of the state itself, and not of something in it; no id is 0."""
 
@@ -117,7 +117,7 @@ class Codec:
         """That of the shape of what is encoded."""
         return self.shape()[1]
 
-    def encode(self, key: str, state: Any, aside: Aside = _NOTHING) -> bytes:
+    def encode(self, key: str, state: Any, aside: Aside = NOTHING) -> bytes:
         """Encode a state at once.
 
         Raises:
@@ -130,7 +130,7 @@ class Codec:
         except Exception as error:
             raise _blame(key, Part("state", state, shape), error, aside) from error
 
-    def encode_large(self, key: str, state: Any, aside: Aside = _NOTHING) -> bytes:
+    def encode_large(self, key: str, state: Any, aside: Aside = NOTHING) -> bytes:
         """Encode a state in a worker thread, letting go of the GIL at every few items.
 
         The state must not change meanwhile.
@@ -184,7 +184,7 @@ class Codec:
         self._report(key, snapshot, fingerprint, reading)
         if (root := reading.aside.get(id(state))) is not None:
             reading.aside[_ROOT] = root
-        return Decoded(state, reading.aside)
+        return Decoded(state, reading.aside or NOTHING)
 
     def _migrated(self, key: str, version: int, value: Any) -> Any:
         """The plain state of a version as that of this one."""
@@ -253,7 +253,7 @@ def encode_value(key: str, name: str, value: Any) -> bytes:
     try:
         return cbor.encode(value)
     except Exception as error:
-        raise _blame(key, Part(name, value, KEPT), error, _NOTHING) from error
+        raise _blame(key, Part(name, value, KEPT), error, NOTHING) from error
 
 
 def decode_value(encoded: bytes) -> Any:

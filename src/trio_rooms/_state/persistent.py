@@ -26,7 +26,7 @@ import trio
 from trio_rooms.errors import SnapshotCorrupt, StaleWrite, StateError, StoreError
 from trio_rooms.stores.base import Commit, Store, StoredSnapshot
 
-from .codec import LARGE, Aside, Codec
+from .codec import LARGE, NOTHING, Aside, Codec
 from .snapshot import Snapshot
 
 __all__ = ["Definition", "Loaded", "PersistentState"]
@@ -124,7 +124,7 @@ class PersistentState:
     """Seconds that encoding the state took the last time."""
     _saved: bytes = attrs.field(init=False, default=b"")
     """The digest of the state that is in the store; empty where that is not known."""
-    _aside: Aside = attrs.field(init=False, factory=dict)
+    _aside: Aside = attrs.field(init=False, default=NOTHING)
     """What of the loaded state its classes do not understand: it is written again with each save."""
     _writes: _Writes = attrs.field(init=False, factory=_Writes)
     """Another one after each load, `discard` and `destroy`: so what began before finds out."""
@@ -163,7 +163,7 @@ class PersistentState:
         """
         self._writes = _Writes()
         self._saved = b""
-        self._aside = {}
+        self._aside = NOTHING
         self.dirty = self.large = False
 
     async def load(self) -> Loaded | None:
