@@ -619,6 +619,9 @@ class Process:
         finally:
             self.unanswered -= 1
         self.tell(f"destroy {key}: {outcome}")
+        if outcome == "done":
+            still = number in self.model.rooms[key].destroys
+            self.model._must(not still, "who wanted a destruction is told when it is done", key)
         self.model.rooms[key].destroys.pop(number, None)
         self.model.rooms[key].destroys_perhaps.discard(number)
 

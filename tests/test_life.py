@@ -12,9 +12,10 @@ from tests.life import live, lives
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 """Without the explanation of which lines matter, which takes longer than the lives."""
 
-A = "noisy/a"
+A, E = "noisy/a", "eager/a"
 REST = ("sleep", 6.0)
 APPLIED: list[tuple[Any, ...]] = [("ask", "calm/a", ()), REST, ("fail commits", 1, True)]
+EXIT: list[tuple[Any, ...]] = [("send", 0, ("exit",)), ("send", 0, ("flip",)), ("hibernate", A)]
 Life = tuple[int | None, list[tuple[Any, ...]]]
 
 
@@ -29,6 +30,20 @@ Life = tuple[int | None, list[tuple[Any, ...]]]
     (None, [*APPLIED, ("ask", "calm/a", ("flip",)), ("sleep", 0.31), ("ask", "calm/a", ("flip",)), REST])
 )
 @example((None, [("ask", "calm/a", ("put",)), REST, ("fail commits", 1, True), ("destroy", "calm/a"), REST]))
+# Somebody leaves a room that wakes for it; rooms end as they wake, and one behind the other; a client is
+# slow to close, and was in a room that is no more; an exit, and what comes while its room is written.
+@example((None, [("connect", E), ("connect", E), REST, ("drop", 0), REST]))
+@example((None, [("ask", A, ()), REST, ("destroy in", "on_wake", 1), ("connect", A), ("ask", A, ("put",))]))
+@example((None, [("destroy in", "on_create", 6), ("connect", A), ("ask", A, ()), ("destroy", A), REST]))
+@example(
+    (None, [("connect slow to close", A), ("send", 0, ("close",)), ("sleep", 3.0), ("destroy", A), REST])
+)
+@example((None, [("ask", A, ("pause", "destroy")), ("ask", A, ()), ("destroy", A), REST]))
+@example((None, [("connect", A), ("send", 0, ("pause", "close")), ("send", 0, ()), REST]))
+@example((None, [("hold loads",), ("fail loads", 6), ("connect", A), ("drop", 0), ("release",), REST, REST]))
+@example((None, [("ask", A, ("put", "exit")), ("connect", A), ("ask", A, ())]))
+@example((None, [*[("connect", A)] * 3, ("send", 0, ("flip",)), ("sleep", 0.05), *EXIT]))
+@example((None, [("ask", A, ("task untidy", "keep the context")), REST, ("use a kept context", 0), REST]))
 def test_a_random_life_keeps_the_rules(life: Life) -> None:
     """Whatever happens to rooms and clients, in any order."""
     live(*life)
