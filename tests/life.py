@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from wsproto.events import CloseConnection
 from wsproto.utilities import LocalProtocolError
 
-from tests.clients import MemoryClient
 from tests.life_model import IDLE, INTERVAL, Guest, Letter, Model, Seen, State
 from trio_rooms import (
     Context,
@@ -36,7 +35,7 @@ from trio_rooms import (
     open_rooms,
 )
 from trio_rooms.stores import Commit, StoredRoom
-from trio_rooms.testing import FaultyStore, Gate
+from trio_rooms.testing import FaultyStore, Gate, MemoryClient
 
 __all__ = ["live", "lives"]
 
@@ -438,7 +437,7 @@ class Watched(FaultyStore):
 
 
 @attrs.define(eq=False)
-class Line:
+class Line(trio.abc.Stream):
     """A client's end of its stream, which two tasks may send on: it answers a close of its own accord."""
 
     stream: trio.abc.Stream
@@ -446,16 +445,20 @@ class Line:
     """Seconds that it takes to answer a close frame."""
     turn: trio.Lock = attrs.field(factory=trio.Lock)
 
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send, behind what is being sent."""
         async with self.turn:
             if data[:1] == b"\x88":
                 await trio.sleep(self.patience)
             await self.stream.send_all(data)
 
-    async def receive_some(self) -> bytes | bytearray:
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until it can be sent on."""
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Receive."""
-        return await self.stream.receive_some()
+        return await self.stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
         """Break off."""
@@ -545,10 +548,9 @@ class Process:
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(serve)
             task_status.started()
-            with contextlib.suppress(*GONE):
-                while (message := await client.receive()) is not None:
-                    self.hear(guest, message)
-            code = None if client.close is None else int(client.close.code)
+            async for message in client:
+                self.hear(guest, message)
+            code = None if client.closed is None else client.closed.code
             self.tell(f"{guest.name} is at its end: {code}")
             self.model.ended(guest, code)
             await ours.aclose()
@@ -647,9 +649,10 @@ class Process:
 
     async def hang_up(self, client: MemoryClient) -> None:
         """A client closes with a handshake."""
-        client.stream.patience = 0.0
+        assert isinstance(client._stream, Line)
+        client._stream.patience = 0.0
         with contextlib.suppress(*GONE):
-            await client.stream.send_all(client.protocol.send(CloseConnection(1000, "")))
+            await client._stream.send_all(client._protocol.send(CloseConnection(1000, "")))
 
     def letter(self, key: str, script: tuple[str, ...], guest: Guest | None, has_id: bool) -> Letter:
         """What is sent next."""
@@ -687,7 +690,7 @@ class Process:
                 letter = self.letter(guest.key, script, guest, step[0] == "send")
                 number = letter.number if letter.has_id else None
                 with contextlib.suppress(*GONE):
-                    await self.clients[guest.name].emit("do", [letter.name], number)
+                    await self.clients[guest.name].emit("do", [letter.name], id=number)
             case ("ask", key, script):
                 await self.begin(self.ask, self.letter(key, script, None, True))
             case ("cancel the last ask",) if self.asking:
@@ -697,7 +700,7 @@ class Process:
                 await self.hang_up(self.clients[guest.name])
             case ("drop", _) if guest is not None:
                 guest.left = True
-                await self.clients[guest.name].stream.aclose()
+                await self.clients[guest.name].drop()
             case ("sleep", seconds):
                 await trio.sleep(seconds)
             case ("ticks", count):

@@ -11,7 +11,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.clients import connect
 from trio_rooms import (
     Context,
     DefinitionError,
@@ -29,7 +28,7 @@ from trio_rooms import (
     open_rooms,
     testing,
 )
-from trio_rooms.testing import FaultyStore
+from trio_rooms.testing import FaultyStore, connect
 
 
 @attrs.define
@@ -234,16 +233,17 @@ async def test_a_store_that_fails_at_the_end_is_said_to_lose(
 
 async def test_closing_twice_and_using_closed_rooms(autojump_clock: MockClock) -> None:
     """A second close waits for the first; what is closed says so."""
-    async with open_rooms([total_room(), echo_room()]) as rooms, connect(rooms, "echo", "x") as client:
+    async with open_rooms([total_room(), echo_room()]) as rooms, connect(rooms, "echo/x") as client:
         await client.send("hello")
         assert await client.receive() == "hello"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rooms.aclose, 1012, "restart")
             await wait_all_tasks_blocked()
             nursery.start_soon(rooms.aclose)
-            assert await client.receive() is None
-        assert client.close is not None
-        assert (client.close.code, client.close.reason) == (1012, "restart")
+            with pytest.raises(trio.EndOfChannel):
+                await client.receive()
+        assert client.closed is not None
+        assert (client.closed.code, client.closed.reason) == (1012, "restart")
         with pytest.raises(RoomsClosed):
             await rooms.get("total", "x").ask("add", 1)
         with pytest.raises(RoomsClosed):
@@ -254,7 +254,7 @@ async def test_closing_twice_and_using_closed_rooms(autojump_clock: MockClock) -
 
 async def test_a_close_code_that_may_not_be_sent_closes_nothing(autojump_clock: MockClock) -> None:
     """It is an error, and the rooms go on until they are closed with another, or their block ends."""
-    async with open_rooms([total_room(), echo_room()]) as rooms, connect(rooms, "echo", "x") as client:
+    async with open_rooms([total_room(), echo_room()]) as rooms, connect(rooms, "echo/x") as client:
         with pytest.raises(ValueError, match="close code 42 may not be sent"):
             await rooms.aclose(42)
         assert await rooms.get("total", "x").ask("add", 1) == 1
@@ -402,7 +402,7 @@ async def _anything(ctx: Context[list[Any]], event: str, data: Any) -> None:
 
 async def test_an_internal_event_is_closed_to_clients(autojump_clock: MockClock) -> None:
     """The program's question is handled; a client's message is one of an event that there is not."""
-    async with open_rooms([bank]) as rooms, connect(rooms, "bank", "x") as client:
+    async with open_rooms([bank]) as rooms, connect(rooms, "bank/x") as client:
         assert await rooms.get("bank", "x").ask("grant", 1) == [["grant", 1]]
         await client.emit("grant", 2, id=1)
         await client.emit("grant", 3)

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import cbor2
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.clients import connect
 from trio_rooms import (
     Context,
     Disconnect,
@@ -29,7 +29,7 @@ from trio_rooms import (
     WakeReport,
     open_rooms,
 )
-from trio_rooms.testing import FaultyStore
+from trio_rooms.testing import FaultyStore, connect
 
 IDLE = 10.0
 
@@ -346,7 +346,7 @@ async def test_mail_during_hibernation_keeps_the_room_awake_with_its_state(autoj
 
 async def test_mail_during_waking_waits_in_order(autojump_clock: MockClock) -> None:
     """What comes while the snapshot is loaded is handled afterwards, in the order in which it came."""
-    async with running() as (rooms, room, store), connect(rooms, "counter", "a") as client:
+    async with running() as (rooms, room, store), connect(rooms, "counter/a") as client:
         await room.ask("add", Add(1))
         await until_asleep(room)
         gate = store.hold_loads()
@@ -550,7 +550,7 @@ async def test_a_handler_that_raises_hurts_only_its_sender(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The sender gets internal_error without the text, on_error is called, the room goes on."""
-    async with running() as (rooms, room, _store), connect(rooms, "counter", "a") as client:
+    async with running() as (rooms, room, _store), connect(rooms, "counter/a") as client:
         await client.emit("boom", id=1)
         await client.emit("boom")
         await client.emit("add", {"amount": 2}, id=2)
@@ -569,7 +569,7 @@ async def test_a_handler_that_raises_hurts_only_its_sender(
 
 async def test_a_crash_restarts_the_room_and_keeps_its_mail(autojump_clock: MockClock) -> None:
     """A task that raises takes the room back to its last snapshot; what waited is handled, in order."""
-    async with running(idle_timeout=1000) as (rooms, _, _store), connect(rooms, "counter", "a") as client:
+    async with running(idle_timeout=1000) as (rooms, _, _store), connect(rooms, "counter/a") as client:
         await client.emit("add", {"amount": 5}, id=1)
         await client.receive()
         await trio.sleep(2)
@@ -594,15 +594,16 @@ async def test_a_room_that_crashes_too_often_is_closed(autojump_clock: MockClock
         await room.ask("add", Add(1))
         await until_asleep(room)
         journal.crash_on_wake = 100
-        async with connect(rooms, "counter", "a") as client, connect(rooms, "counter", "b") as other:
+        async with connect(rooms, "counter/a") as client, connect(rooms, "counter/b") as other:
             await client.emit("add", {"amount": 1}, id=1)
             with pytest.raises(RoomFailed):
                 await room.ask("add", Add(1))
             answer = await client.receive()
             assert answer["error"]["code"] == "room_failed"
-            assert await client.receive() is None
-            assert client.close is not None
-            assert client.close.code == 1011
+            with pytest.raises(trio.EndOfChannel):
+                await client.receive()
+            assert client.closed is not None
+            assert client.closed.code == 1011
             await other.emit("add", {"amount": 1}, id=1)
             assert await other.receive() == {"ack": 1, "data": 1}
             assert room.info().stage is Stage.FAILED
@@ -688,7 +689,7 @@ async def test_a_load_that_fails_is_tried_again(autojump_clock: MockClock) -> No
 
 async def test_a_room_that_cannot_be_loaded_tells_its_senders(autojump_clock: MockClock) -> None:
     """When no try succeeds the senders are told, the sockets stay, and the snapshot is as it was."""
-    async with running() as (rooms, room, store), connect(rooms, "counter", "a") as client:
+    async with running() as (rooms, room, store), connect(rooms, "counter/a") as client:
         await room.ask("add", Add(1))
         await until_asleep(room)
         before = await store.load("counter/a")
@@ -767,9 +768,9 @@ async def test_a_cancelled_caller_only_stops_waiting(autojump_clock: MockClock) 
 
 async def test_what_does_not_fit_never_reaches_the_handler(autojump_clock: MockClock) -> None:
     """The error names the event or the field, for clients and for programs alike."""
-    async with running() as (rooms, room, _store), connect(rooms, "counter", "a") as client:
+    async with running() as (rooms, room, _store), connect(rooms, "counter/a") as client:
         await client.emit("add", {"amount": "many"}, id=1)
-        await client.emit("nonsense", id=2, cbor=True)
+        await client.send(cbor2.dumps({"event": "nonsense", "id": 2}))
         one, two = await client.receive_many(2)
         assert one["error"] == {"code": "invalid_data", "message": "amount: expected int, got str"}
         assert two["error"]["code"] == "unknown_event"
@@ -783,14 +784,15 @@ async def test_destroying_a_room_leaves_nothing(autojump_clock: MockClock) -> No
     """Its snapshot and storage are deleted, its connections closed with 1000, and the name is free."""
     async with running() as (rooms, room, store):
         await room.ask("add", Add(1))
-        async with connect(rooms, "counter", "a") as client:
+        async with connect(rooms, "counter/a") as client:
             await client.emit("add", {"amount": 1}, id=1)
             await client.receive()
             await client.emit("destroy")
             assert await client.receive() == {"event": "last words", "data": None}
-            assert await client.receive() is None
-            assert client.close is not None
-            assert client.close.code == 1000
+            with pytest.raises(trio.EndOfChannel):
+                await client.receive()
+            assert client.closed is not None
+            assert client.closed.code == 1000
         assert await store.keys() == []
         assert journal.hooks[-1] == "destroy"
         assert await room.ask("add", Add(1)) == 1
@@ -827,7 +829,7 @@ async def test_attachments_and_channels_survive_hibernation(autojump_clock: Mock
     """Edits of an attachment and memberships are there when the room wakes."""
     async with (
         running() as (rooms, room, _store),
-        connect(rooms, "counter", "a", attachment={"visits": 0}) as client,
+        connect(rooms, "counter/a", attachment={"visits": 0}) as client,
     ):
         await client.emit("join", "red")
         for number in range(1, 4):
@@ -845,7 +847,7 @@ async def test_waking_touches_no_attachment_that_no_handler_touches(autojump_clo
     """An attachment is decoded when a handler looks at it, and not before."""
     async with (
         running() as (rooms, _, _store),
-        connect(rooms, "counter", "a", attachment={"visits": 0}) as client,
+        connect(rooms, "counter/a", attachment={"visits": 0}) as client,
     ):
         roster = rooms._hub.rosters["counter/a"]
         (link,) = roster.links.values()
@@ -858,8 +860,8 @@ async def test_waking_touches_no_attachment_that_no_handler_touches(autojump_clo
 
 async def test_the_wake_report_says_what_happened_meanwhile(autojump_clock: MockClock) -> None:
     """Cause, time slept, and who went away."""
-    async with running() as (rooms, room, _store), connect(rooms, "counter", "a") as stays:
-        async with connect(rooms, "counter", "a", attachment="gone") as leaves:
+    async with running() as (rooms, room, _store), connect(rooms, "counter/a") as stays:
+        async with connect(rooms, "counter/a", attachment="gone") as leaves:
             await stays.emit("add", {"amount": 1}, id=1)
             await stays.receive()
             await until_asleep(room)
@@ -914,9 +916,9 @@ async def test_each_departure_is_told_once(autojump_clock: MockClock) -> None:
     """Awake at once, asleep at the next waking, and at once when the last one has left."""
     async with open_rooms([_leaving_room()]) as rooms:
         room = rooms.get("leaving", "x")
-        async with connect(rooms, "leaving", "x", attachment=1) as first:
-            async with connect(rooms, "leaving", "x", attachment=2) as second:
-                async with connect(rooms, "leaving", "x", attachment=3) as third:
+        async with connect(rooms, "leaving/x", attachment=1) as first:
+            async with connect(rooms, "leaving/x", attachment=2) as second:
+                async with connect(rooms, "leaving/x", attachment=3) as third:
                     await third.hang_up(1000)
                     await wait_all_tasks_blocked()
                     assert [left.attachment for left in journal.left] == [3]
@@ -929,6 +931,7 @@ async def test_each_departure_is_told_once(autojump_clock: MockClock) -> None:
             await first.receive()
             assert [left.attachment for left in journal.left] == [3, 2]
             await until_asleep(room)
+            await first.drop()
         await until_asleep(room)
         assert [(left.attachment, left.code) for left in journal.left] == [(3, 1000), (2, 4002), (1, 1006)]
         assert (await room.peek()).seen == [
@@ -942,11 +945,12 @@ async def test_each_departure_is_told_once(autojump_clock: MockClock) -> None:
 async def test_a_failing_on_connect_closes_that_connection_alone(autojump_clock: MockClock) -> None:
     """Its connection gets 1011; the others and the room go on."""
     async with open_rooms([_leaving_room()]) as rooms:  # noqa: SIM117 (one block in the other)
-        async with connect(rooms, "leaving", "x", attachment=1) as first:
-            async with connect(rooms, "leaving", "x", attachment="unwanted") as second:
-                assert await second.receive() is None
-                assert second.close is not None
-                assert second.close.code == 1011
+        async with connect(rooms, "leaving/x", attachment=1) as first:
+            async with connect(rooms, "leaving/x", attachment="unwanted") as second:
+                with pytest.raises(trio.EndOfChannel):
+                    await second.receive()
+                assert second.closed is not None
+                assert second.closed.code == 1011
             await first.emit("note", "here")
             assert (await first.receive())["data"] == "here"
 
@@ -969,7 +973,7 @@ async def test_nothing_reaches_a_connection_before_its_on_connect(autojump_clock
     gate = store.hold_loads()
     async with open_rooms([_greeting_room()], store=store) as rooms:
         room = rooms.get("greeting", "x")
-        async with connect(rooms, "greeting", "x") as first, connect(rooms, "greeting", "x") as second:
+        async with connect(rooms, "greeting/x") as first, connect(rooms, "greeting/x") as second:
             await gate.wait_arrived()
             assert room.emit("too early") == 0
             gate.release()

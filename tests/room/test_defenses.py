@@ -12,7 +12,6 @@ import trio
 import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.clients import connect
 from trio_rooms import (
     Context,
     Disconnect,
@@ -25,7 +24,7 @@ from trio_rooms import (
     WakeReport,
     open_rooms,
 )
-from trio_rooms.testing import FaultyStore
+from trio_rooms.testing import FaultyStore, connect
 
 IDLE = 10.0
 caller: contextvars.ContextVar[str | None] = contextvars.ContextVar("caller", default=None)
@@ -293,11 +292,11 @@ async def test_the_end_of_an_old_connection_touches_no_new_one(autojump_clock: M
     """A room that was destroyed and began anew keeps its connections when the old one's are gone."""
     async with open_rooms([make_room()]) as rooms:
         room = rooms.get("room", "x")
-        async with connect(rooms, "room", "x") as old:
+        async with connect(rooms, "room/x") as old:
             await room.ask("add", 1)
             await room.destroy()
-            async with connect(rooms, "room", "x") as new:
-                await old.stream.aclose()
+            async with connect(rooms, "room/x") as new:
+                await old.drop()
                 await wait_all_tasks_blocked()
                 assert room.emit("hello") == 1
                 assert (await new.receive())["event"] == "hello"
@@ -307,9 +306,10 @@ async def test_closing_everybody_and_destroying_makes_no_new_room(autojump_clock
     """Departures of a room that is no more are told to nobody."""
     store = FaultyStore(MemoryStore())
     async with open_rooms([make_room("on_create", "on_disconnect")], store=store) as rooms:
-        async with connect(rooms, "room", "x") as client:
+        async with connect(rooms, "room/x") as client:
             await client.emit("end")
-            assert await client.receive() is None
+            with pytest.raises(trio.EndOfChannel):
+                await client.receive()
         await trio.sleep(3 * IDLE)
         assert journal.hooks == ["created"]
         assert await store.keys() == []
@@ -322,7 +322,7 @@ async def test_a_restart_is_reported_once(autojump_clock: MockClock) -> None:
         journal.restarted.clear()
         async with open_rooms([make_room("on_wake", "on_connect")], store=memory) as rooms:
             room = rooms.get("room", "x")
-            async with connect(rooms, "room", "x", attachment="alice"):
+            async with connect(rooms, "room/x", attachment="alice"):
                 await trio.sleep(2 * IDLE)
                 assert room.info().stage is Stage.ASLEEP
                 if expected:
@@ -436,7 +436,7 @@ async def test_a_state_spoiled_during_the_last_commit_keeps_the_room_awake(autoj
 
 async def test_an_error_that_cannot_be_sent_is_an_internal_one(autojump_clock: MockClock) -> None:
     """A code or a text with no form in UTF-8 does not crash the room that says it."""
-    async with open_rooms([make_room()]) as rooms, connect(rooms, "room", "x") as client:
+    async with open_rooms([make_room()]) as rooms, connect(rooms, "room/x") as client:
         await client.emit("say badly", id=1)
         assert (await client.receive())["error"]["code"] == "internal_error"
         await client.emit("add", 1, id=2)
@@ -448,8 +448,8 @@ async def test_who_left_is_reported_although_on_wake_raised_once(autojump_clock:
     """The report of the next try has the departures too."""
     async with open_rooms([make_room("on_wake")]) as rooms:
         room = rooms.get("room", "x")
-        async with connect(rooms, "room", "x"):
-            async with connect(rooms, "room", "x", attachment="gone"):
+        async with connect(rooms, "room/x"):
+            async with connect(rooms, "room/x", attachment="gone"):
                 await room.ask("add", 1)
                 assert await room.hibernate()
             await wait_all_tasks_blocked()

@@ -14,7 +14,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.clients import connect
 from trio_rooms import (
     Context,
     EventError,
@@ -26,7 +25,7 @@ from trio_rooms import (
     StoreFull,
     open_rooms,
 )
-from trio_rooms.testing import FaultyStore
+from trio_rooms.testing import FaultyStore, connect
 
 SIZE = 100_000
 """Bytes of each room's state: one that stays is seen beside all else, and none is encoded in a thread."""
@@ -111,7 +110,7 @@ async def one_message(rooms: Rooms, number: int) -> None:
 
 async def with_a_socket(rooms: Rooms, number: int) -> None:
     """Spoken to by a client that stays while the room sleeps and wakes."""
-    async with connect(rooms, "chat", str(number)) as client:
+    async with connect(rooms, f"chat/{number}") as client:
         for _ in range(2):
             await client.emit("fill", number, id=1)
             await client.receive_many(2)

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.clients import MemoryClient, connect
 from trio_rooms import Context, MemoryStore, Room, Rooms, Stage, StoreError, open_rooms
-from trio_rooms.testing import FaultyStore, Gate
+from trio_rooms.testing import FaultyStore, Gate, MemoryClient, connect
 
 IDLE = 1.0
 
@@ -134,8 +133,8 @@ class Run:
         """One life of the process, until the operations or a restart end it; the operations left."""
         async with open_rooms([ledger_room()], store=self.store, stop_timeout=1000) as rooms:  # noqa: SIM117
             async with (
-                connect(rooms, "ledger", "x") as one,
-                connect(rooms, "ledger", "x") as two,
+                connect(rooms, "ledger/x") as one,
+                connect(rooms, "ledger/x") as two,
                 trio.open_nursery() as nursery,
             ):
                 self.loads_failed = False

@@ -16,7 +16,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.clients import MemoryClient, connect
 from tests.raw import Client, request
 from trio_rooms import (
     ConnectRequest,
@@ -29,6 +28,7 @@ from trio_rooms import (
 )
 from trio_rooms._loop.groups import first_error
 from trio_rooms.stores import Commit, StoredRoom
+from trio_rooms.testing import MemoryClient, connect
 
 STOP, CLOSE = 3.0, 2.0
 State = dict[str, Any]
@@ -331,11 +331,12 @@ async def test_clients_are_told_when_their_room_is_at_rest(autojump_clock: MockC
         await trio.sleep(data)
 
     async def client(rooms: Rooms, id_: str) -> None:
-        async with connect(rooms, "room", id_) as client:
-            assert await client.receive() is None
+        async with connect(rooms, f"room/{id_}") as client:
+            with pytest.raises(trio.EndOfChannel):
+                await client.receive()
             told[id_] = trio.current_time() - began
-            assert client.close is not None
-            assert (client.close.code, client.close.reason) == (4321, "bye")
+            assert client.closed is not None
+            assert (client.closed.code, client.closed.reason) == (4321, "bye")
 
     began = 0.0
     async with open_rooms([room], stop_timeout=5, close_timeout=2) as rooms, trio.open_nursery() as nursery:
@@ -484,7 +485,8 @@ class Interrupted:
                 for _ in range(3):
                     self.acknowledged = await handle.ask("add")
                 await client.send('{"event": "add", "id": 1}')
-                if await client.receive() is not None:
+                with contextlib.suppress(trio.EndOfChannel):
+                    await client.receive()
                     self.acknowledged += 1
                 await handle.hibernate()
                 self.acknowledged = await handle.ask("add")

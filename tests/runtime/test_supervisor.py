@@ -12,7 +12,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.clients import connect
 from trio_rooms import (
     Context,
     Disconnect,
@@ -30,7 +29,7 @@ from trio_rooms import (
 )
 from trio_rooms._runtime import supervisor
 from trio_rooms._state.persistent import PersistentState
-from trio_rooms.testing import FaultyStore
+from trio_rooms.testing import FaultyStore, connect
 
 INTERVAL = 1.0
 
@@ -275,7 +274,7 @@ async def test_a_room_that_cools_down_costs_nothing_for_what_it_refuses(autojump
         with pytest.raises(RoomFailed, match="left alone"):
             await run.room.ask("note", "x")
         assert run.rooms.statistics().hub.rosters == 0
-        async with connect(run.rooms, "book", "x") as client:
+        async with connect(run.rooms, "book/x") as client:
             for number in range(20):
                 await client.emit("note", "x", id=number)
                 answer = await client.receive()
@@ -525,10 +524,10 @@ async def test_a_departure_wakes_a_room_that_is_to_hear_of_it_at_once(
     """Those who stay are told then, and not when something else wakes it; many at once wake it once."""
     async with open_rooms([presence(wake_on_disconnect=wakes)]) as rooms:
         room = rooms.get("presence", "x")
-        async with connect(rooms, "presence", "x", attachment="stays") as stays:
+        async with connect(rooms, "presence/x", attachment="stays") as stays:
             async with contextlib.AsyncExitStack() as leave:
                 for number in range(many):
-                    await leave.enter_async_context(connect(rooms, "presence", "x", attachment=number))
+                    await leave.enter_async_context(connect(rooms, "presence/x", attachment=number))
                 await wait_all_tasks_blocked()
                 await room.hibernate()
                 woken = rooms.statistics().supervisor.wakes
@@ -548,8 +547,8 @@ async def test_a_departure_wakes_nobody_at_the_stop(autojump_clock: MockClock) -
     async with open_rooms([presence(wake_on_disconnect=True)], store=store) as rooms:
         for id_ in "xy":
             handle = rooms.get("presence", id_)
-            async with connect(rooms, "presence", id_, attachment="stays") as stays:
-                async with connect(rooms, "presence", id_, attachment="leaves"):
+            async with connect(rooms, f"presence/{id_}", attachment="stays") as stays:
+                async with connect(rooms, f"presence/{id_}", attachment="leaves"):
                     await wait_all_tasks_blocked()
                     if id_ == "x":
                         await handle.hibernate()
@@ -568,14 +567,14 @@ async def test_a_departure_of_a_room_that_cannot_be_loaded_is_kept(autojump_cloc
     store = FaultyStore(MemoryStore())
     async with open_rooms([presence(wake_on_disconnect=True)], store=store) as rooms:
         room = rooms.get("presence", "x")
-        async with connect(rooms, "presence", "x", attachment="stays"):
-            async with connect(rooms, "presence", "x", attachment="leaves"):
+        async with connect(rooms, "presence/x", attachment="stays"):
+            async with connect(rooms, "presence/x", attachment="leaves"):
                 await wait_all_tasks_blocked()
                 await room.hibernate()
                 store.fail_loads(lambda: StoreError("on purpose"), 5)
             await trio.sleep(60)
             assert len((await room.peek())["here"]) == 2
-            async with connect(rooms, "presence", "x", attachment="third"):
+            async with connect(rooms, "presence/x", attachment="third"):
                 await trio.sleep(60)
                 assert (await room.peek())["here"] == ["stays", "third"]
 
@@ -599,7 +598,7 @@ async def _left(ctx: Context[State]) -> None:
 async def visit(rooms: Rooms, times: int) -> None:
     """Come and go."""
     for _ in range(times):
-        async with connect(rooms, "diary", "x"):
+        async with connect(rooms, "diary/x"):
             """Nothing."""
         await wait_all_tasks_blocked()
 
@@ -610,7 +609,7 @@ async def test_visits_to_a_room_that_cannot_be_read_leave_nothing() -> None:
     async with open_rooms([diary(2)], store=store) as rooms:
         await rooms.get("diary", "x").ask("nop")
     async with open_rooms([diary(1)], store=store) as rooms:
-        async with connect(rooms, "diary", "x"):
+        async with connect(rooms, "diary/x"):
             await visit(rooms, 5)
             with pytest.raises(RoomFailed):
                 await rooms.get("diary", "x").ask("nop")
@@ -691,7 +690,7 @@ async def test_what_comes_while_a_cancelled_room_is_saved_is_answered(autojump_c
             open_rooms([book()], store=store, stop_timeout=3) as rooms,
         ):
             room = rooms.get("book", "x")
-            async with connect(rooms, "book", "x") as client:
+            async with connect(rooms, "book/x") as client:
                 await client.emit("slow", id=1)
                 await journal.began.wait()
                 gate = store.hold_commits()

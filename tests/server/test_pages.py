@@ -8,10 +8,10 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from tests.clients import connect
 from trio_rooms import Context, Room, Rooms, open_rooms
 from trio_rooms._server.pages import Pages
 from trio_rooms._server.paths import Paths
+from trio_rooms.testing import connect
 
 
 async def _hello(_ctx: Context[None], message: str | bytes) -> None:
@@ -48,7 +48,7 @@ async def test_one_room_is_shown_as_it_is(autojump_clock: MockClock) -> None:
             return json.loads(answer.body)
 
         assert shown() == {"key": "hall/a/b", "stage": "asleep", "connections": 0}
-        async with connect(rooms, "hall", "a/b") as client:
+        async with connect(rooms, "hall/a/b") as client:
             await client.send("hello")
             await trio.sleep(1)
             assert shown() == {"key": "hall/a/b", "stage": "awake", "connections": 1}

@@ -38,9 +38,16 @@ class MemoryClient:
     """A WebSocket client, made by `connect`. wsproto does its protocol, and none of the server's code.
 
     ``async for message in client`` gives messages until the connection has ended.
+
+    Args:
+        stream: the client's end of a stream that `Rooms.serve_stream` serves.
+        subprotocol: what was chosen of the subprotocols that it offered.
+        plain: whether it is in a plain room, where messages are no envelopes.
     """
 
-    def __init__(self, stream: trio.abc.Stream, subprotocol: str | None, *, plain: bool) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, subprotocol: str | None = None, *, plain: bool = False
+    ) -> None:
         self.subprotocol: str | None = subprotocol
         """What was chosen of the subprotocols that it offered."""
         self.closed: Closed | None = None
