@@ -218,6 +218,18 @@ def test_damaged_room(inspect: Inspect, tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "g").exists()
 
 
+def test_a_generation_that_somebody_else_can_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the newest is intact and cannot be read, no older one is shown or exported for it."""
+    documents = [Snapshot("dull", "a", 1, n, 1, state).pack() for n, state in ((1, b"\x80"), (2, b"\xff"))]
+    write(tmp_path, *(Commit("dull/a", n, 1, document) for n, document in enumerate(documents, 1)))
+    assert main(["inspect", str(tmp_path), "dull/a"]) == 1
+    text = capsys.readouterr().out
+    assert "UNREADABLE" in text
+    assert "none that can be read" in text
+    assert main(["inspect", str(tmp_path), "dull/a", "--export", str(tmp_path / "f")]) == 1
+    assert not (tmp_path / "f").exists()
+
+
 def test_unknown_room(inspect: Inspect, tmp_path: Path) -> None:
     """A room that the store does not have is an error, and no file is written for it."""
     write(tmp_path)
