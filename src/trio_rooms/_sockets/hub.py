@@ -51,7 +51,7 @@ __all__ = ["HubStatistics", "SocketHub"]
 _FIRST_READ: Final = 960
 """Bytes read at first, which most of what comes is less than. The C library has a fast way to
 allocate up to a kilobyte, and 16 KiB for each message were one of the dearest steps of an echo."""
-_READ_SIZE: Final = 16 * 1024
+_READ_SIZE: Final = 32 * 1024
 """Bytes read beside them, where what came of such a read so far was no more than a turn's work."""
 _LEAST_READ: Final = 2 * 1024
 """The same where it was more: nothing but the smallest frames, which cost as much as large ones."""
@@ -447,21 +447,23 @@ class SocketHub:
         if link.flags & DISCARD_INPUT:
             return
         began = perf_counter()
-        received, link.partial = frames.parse(data, link.partial, self.max_message_size)
-        partial = link.partial
+        unfinished = link.unfinished
+        partial = None if unfinished is None else unfinished.partial
+        received, partial = frames.parse(data, partial, self.max_message_size)
+        if unfinished is not None or partial is not None:
+            link.partial = partial
         if partial is not None and len(partial.payload) > SMALL:
             # A ping in between is received, too, and changes nothing.
-            self._intake.grown(
-                link, len(partial.payload), new=any(isinstance(one, str | bytes) for one in received)
-            )
-        elif self._intake:
+            new = any(isinstance(one, str | bytes) for one in received)
+            self._intake.grown(link, len(partial.payload), new=new)
+        elif self._intake.size:
             self._intake.gone(link)
         auto_respond = link.roster.auto_respond
         answers: list[bytes] = []
         size = 0
         for message in received:
             if isinstance(message, str | bytes):
-                answer = auto_respond.get(message)
+                answer = auto_respond.get(message) if auto_respond else None
                 if answer is None:
                     if len(message) > _WEIGHED:
                         self._weigh(link, message)
@@ -489,9 +491,9 @@ class SocketHub:
         self._answer(link, answers)
         took = perf_counter() - began
         if took > TURN:
-            self._read_size = max(self._read_size // 2, _LEAST_READ)
+            self._read_size = max(int(self._read_size * TURN / took), _LEAST_READ)
         elif took < TURN / 4 and len(data) >= self._read_size < _READ_SIZE:
-            self._read_size *= 2
+            self._read_size = min(2 * self._read_size, _READ_SIZE)
 
     def _answer(self, link: Link, answers: list[bytes]) -> None:
         """Send what answers a connection without its room, as one piece."""
@@ -676,7 +678,7 @@ class SocketHub:
             if link.unfinished is None:
                 data = os.read(fd, _FIRST_READ)
                 if len(data) == _FIRST_READ:
-                    data += _read_more(fd, max(self._read_size, min(frames.lacking(data), _LARGE_READ)))
+                    data += _read_more(fd, _LARGE_READ if data[1] == frames.LONG else self._read_size)
             else:
                 partial = link.partial
                 wanted = 0 if partial is None or self._intake.short else partial.remaining

@@ -19,6 +19,7 @@ from .close_codes import CloseCode, is_close_code
 
 __all__ = [
     "CLOSE_FRAME",
+    "LONG",
     "PONG_FRAME",
     "Close",
     "Partial",
@@ -34,7 +35,6 @@ __all__ = [
     "encode_ping",
     "encode_pong",
     "encode_text",
-    "lacking",
     "parse",
     "parse_one",
     "too_big",
@@ -128,6 +128,8 @@ _FINAL_BINARY = _FINAL | _BINARY
 # The longest payload whose length stands in the second byte, and the longest of a control frame.
 _SHORT = 125
 _LENGTH_16, _LENGTH_64 = 126, 127
+LONG = _MASKED | _LENGTH_64
+"""The second byte of a frame with 64 KiB of payload or more; in any other it is a violation."""
 _MASKED_16 = _MASKED | _LENGTH_16
 _KEY = 4
 _MAX_REASON = _SHORT - 2
@@ -199,14 +201,6 @@ def parse_one(data: bytes, limit: int) -> str | bytes | None:
         if first == _FINAL_BINARY:
             return payload
     return None
-
-
-def lacking(data: bytes) -> int:
-    """How many bytes of its first frame are not in what was read; ``data`` has its header at least."""
-    said = data[1] & 0x7F
-    size = 2 if said == _LENGTH_16 else 8 if said == _LENGTH_64 else 0
-    length = int.from_bytes(data[2 : 2 + size]) if size else said
-    return max(2 + size + _KEY + length - len(data), 0)
 
 
 def parse(data: bytes, partial: Partial | None, limit: int) -> tuple[list[Received], Partial | None]:
