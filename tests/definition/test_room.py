@@ -291,6 +291,7 @@ def make_with(n: int) -> State:
         (list, []),
         (int, 0),
         (lambda: {"a": [1]}, {"a": [1]}),
+        (lambda: None, None),
         (State, State()),
         (Data, Data()),
         (make_state, State([Say("a")])),

@@ -109,7 +109,8 @@ class Codec:
         if not self._shape:
             if sample is None and self.make is not None:
                 sample = self.make()
-            self._shape.append(shape_of(type(sample) if self.kind is None else self.kind, sample))
+            made: Any = Any if sample is None else type(sample)  # None says nothing of what comes later.
+            self._shape.append(shape_of(made if self.kind is None else self.kind, sample))
         return self._shape[0]
 
     @property
