@@ -215,6 +215,7 @@ class Rooms:
         websocket = await request.accept(subprotocol=chosen)
         stopping = self._runtime.stopping
         if stopping is not None:
+            self._hub.closes.count(stopping[0])
             await _close(websocket, *stopping)
             self._check_open()
         roster = roster_of(self._hub, definition, key)
