@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import attrs
@@ -24,6 +24,9 @@ from trio_rooms._wire.envelope import SUBPROTOCOLS
 from trio_rooms.errors import EventError
 
 __all__ = ["Closed", "MemoryClient", "connect"]
+
+_ENDED: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+"""What a stream raises whose other end, or whose own, is closed."""
 
 
 @attrs.frozen
@@ -154,7 +157,7 @@ class MemoryClient:
             while True:
                 if not isinstance(message := await self._next(), Pong):
                     self._kept.append(message)
-        except (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.EndOfChannel, *_ENDED):
             pass
 
     async def drop(self) -> None:
@@ -182,10 +185,11 @@ class MemoryClient:
                 elif isinstance(event, CloseConnection):
                     self.closed = Closed(int(event.code), event.reason or "")
                     if self._protocol.state is ConnectionState.REMOTE_CLOSING:
-                        await self._stream.send_all(self._protocol.send(event.response()))
+                        with suppress(*_ENDED):  # It may have left without waiting for the answer.
+                            await self._stream.send_all(self._protocol.send(event.response()))
             try:
                 data = bytes(await self._stream.receive_some())
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except _ENDED:
                 data = b""
             if not data:
                 raise trio.EndOfChannel
