@@ -174,16 +174,20 @@ def test_a_program_may_close_its_rooms_itself(start: Start) -> None:
     assert program.process.wait(TIMEOUT) == 0
 
 
-def test_what_refuses_to_end_ends_with_the_process(start: Start) -> None:
+@pytest.mark.parametrize("what", ["count/x", "main"])
+def test_what_refuses_to_end_ends_with_the_process(start: Start, what: str) -> None:
     """Everything else was stopped in order before, and what was acknowledged is saved; the status tells."""
-    program = start("    await rooms.get('count', 'x').ask('hang', timeout=3600)")
-    assert program.line() == "hangs"
+    if what == "main":
+        program = start("    with trio.CancelScope(shield=True):\n        await trio.sleep_forever()")
+    else:
+        program = start("    await rooms.get('count', 'x').ask('hang', timeout=3600)")
+        assert program.line() == "hangs"
     with connect(f"ws://127.0.0.1:{program.port}/count/y") as client:
         client.send(json.dumps({"event": "add", "data": 5, "id": 1}))
         assert json.loads(client.recv(TIMEOUT))["data"] == 5
         program.process.terminate()
         assert program.process.wait(TIMEOUT) == 1
-    assert "does not end: count/x" in program.log
+    assert f"does not end: {what}" in program.log
     assert start("    print(await rooms.get('count', 'y').ask('add', 0), flush=True)").line() == "5"
 
 

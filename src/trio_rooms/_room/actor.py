@@ -215,7 +215,6 @@ class Actor:
             grace: seconds that what is cancelled has to end.
             refused: called with the room's key when all its mail is answered, before it is saved.
         """
-        logger.warning("room %s did not come to rest in time: its handler is cancelled", self.key)
         self.killed = True
         nursery = self._close()
         if nursery is not None:

@@ -488,6 +488,7 @@ class Supervisor:
             self._none_left = trio.Event()
             grace = min(_GRACE, (until - trio.current_time()) / 2)
             for actor in list(self._actors.values()):
+                logger.warning("room %s did not come to rest in time: its handler is cancelled", actor.key)
                 self._nursery.start_soon(self._kill, actor, grace)
             with trio.move_on_at(until):
                 await self._none_left.wait()
