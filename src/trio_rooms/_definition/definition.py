@@ -83,10 +83,10 @@ class Definition:
 
     def client_handler(self, event: str) -> EventHandler | None:
         """The handler of an event that a client sent; not even `on_any` is told of an internal one."""
-        try:
-            return self.for_clients[event]
-        except KeyError:
+        handler = self.for_clients.get(event)
+        if handler is None and event not in self.for_clients:
             return self._other(event)
+        return handler
 
     def _other(self, event: str) -> EventHandler | None:
         """What handles an event without a handler of its own, if it is not one that the library keeps."""
