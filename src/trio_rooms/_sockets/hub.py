@@ -51,7 +51,7 @@ __all__ = ["HubStatistics", "SocketHub"]
 _FIRST_READ: Final = 960
 """Bytes read at first, which most of what comes is less than. The C library has a fast way to
 allocate up to a kilobyte, and 16 KiB for each message were one of the dearest steps of an echo."""
-_READ_SIZE: Final = 32 * 1024
+_READ_SIZE: Final = 16 * 1024
 """Bytes read beside them, where what came of such a read so far was no more than a turn's work."""
 _LEAST_READ: Final = 2 * 1024
 """The same where it was more: nothing but the smallest frames, which cost as much as large ones."""
@@ -491,7 +491,7 @@ class SocketHub:
         self._answer(link, answers)
         took = perf_counter() - began
         if took > TURN:
-            self._read_size = max(int(self._read_size * TURN / took), _LEAST_READ)
+            self._read_size = max(int(self._read_size * TURN / (2 * took)), _LEAST_READ)
         elif took < TURN / 4 and len(data) >= self._read_size < _READ_SIZE:
             self._read_size = min(2 * self._read_size, _READ_SIZE)
 
