@@ -18,6 +18,7 @@ from ._server.server import Address
 from ._wire.close_codes import CloseCode
 from .errors import (
     AskCircle,
+    AskRefused,
     AskTimeout,
     AttachmentError,
     CannotListen,
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Address",
     "AskCircle",
+    "AskRefused",
     "AskTimeout",
     "AttachmentError",
     "CannotListen",

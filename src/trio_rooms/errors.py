@@ -7,6 +7,7 @@
     ├── UnknownRoom             the caller: no such room, or an id that is not allowed
     ├── Refused                 the application, to a client: raised by ``authenticate``
     ├── EventError              the client: what it sent is refused; it is told code and message
+    │   └── AskRefused          the caller of ``ask``: the room has no such event, or the data does not fit
     ├── NoConnection            the application: a message that came from the program has no connection
     ├── ConnectionGone          the world: a connection ended while a handler waited for its output
     ├── AttachmentError         the application: an attachment is too big or not CBOR-able
@@ -39,6 +40,7 @@ from typing import Final
 
 __all__ = [
     "AskCircle",
+    "AskRefused",
     "AskTimeout",
     "AttachmentError",
     "CannotListen",
@@ -141,6 +143,10 @@ _KEPT: Final = frozenset(("connection", "content-length", "content-type", "date"
 """Headers that the library writes itself."""
 
 
+_CODE: Final = re.compile(r"\S{1,100}")
+"""What the code of an `EventError` may be."""
+
+
 class EventError(RoomsError):
     """An event was refused, and its sender is told why.
 
@@ -149,8 +155,12 @@ class EventError(RoomsError):
     ``unknown_event``, ``invalid_data``. ``ask`` raises it to its caller.
 
     Args:
-        code: a short name that programs compare, such as ``"sold_out"``.
+        code: a short name that programs compare, such as ``"sold_out"``, without spaces.
         message: a sentence that people read.
+
+    Raises:
+        TypeError: one of them is no string.
+        ValueError: the code is no such name.
     """
 
     def __init__(self, code: str, message: str = "") -> None:
@@ -160,12 +170,35 @@ class EventError(RoomsError):
                 f"an EventError has a code and a message, two strings, not {code!r:.100} and {message!r:.100}"
             )
             raise TypeError(msg)
+        if not _CODE.fullmatch(code):
+            msg = (
+                f"the code of an EventError is a short name without spaces, not {code!r:.100}; the text is "
+                'second, as in EventError("sold_out", "there are no seats left")'
+            )
+            raise ValueError(msg)
         super().__init__(code, message)
         self.code = code
         self.message = message
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" if self.message else self.code
+
+
+class AskRefused(EventError):
+    """A room was asked for an event that it does not have, or with data that does not fit it.
+
+    That is a mistake of who asks. A handler that does not catch it has failed, and its own client is
+    told ``internal_error``. An `EventError` that the asked handler raised is something else: it passes
+    through to the client.
+    """
+
+    def __init__(self, key: str, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.args = (key, code, message)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"room {self.key}: {super().__str__()}"
 
 
 class NoConnection(RoomsError):

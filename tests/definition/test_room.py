@@ -623,7 +623,7 @@ class Holder:
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (swapped, "Context is not in it"),
+        (swapped, "it is called as async def swapped(ctx, data)"),
         (undecorated, "put @attrs.define above class Service"),
         (builtin, "without an annotation it comes as it was sent"),
         (nested, "a field of it is the reason"),

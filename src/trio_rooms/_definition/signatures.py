@@ -110,7 +110,8 @@ def arity(room: str, function: Handler, what: str, given: tuple[str, ...]) -> in
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
     stray = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if stray or len(required) > len(given) or not positional:
+    swapped = given[0] == "ctx" and any(p.name in {"ctx", "context"} for p in positional[1:])
+    if stray or swapped or len(required) > len(given) or not positional:
         msg = f"room {room}: {what} takes {inspect.signature(function)}; it is called as {shape}"
         raise DefinitionError(msg)
     return min(len(positional), len(given))

@@ -278,7 +278,7 @@ class Actor:
                 if nursery.child_tasks:
                     nursery.cancel_scope.cancel()
         finally:
-            if sleeps and self.background.started:
+            if sleeps and self.background.started and not self.saver.hopeless:
                 # Also where one of its tasks has raised as it was cancelled.
                 await self._keep_last_changes()
             self.background.nursery = None
@@ -444,6 +444,12 @@ class Actor:
         self.idleness.due = False
         # One step: nothing is awaited between this look at the mailbox and the removal.
         stopping = self.idleness.stopping
+        if not saved and stopping and saver.hopeless and not box and not self.background.tasks:
+            # Nobody is left who could change the state into one that can be saved.
+            logger.critical("room %s: what was not saved is lost: %s", self.key, saver.hopeless)
+            self._end(Step.COMMITTED)
+            self._answer_asked(False)
+            return True
         if not saved or box or ((self.idleness.holds or restless) and not stopping):
             self.take(Step.INTERRUPTED)
             self._answer_asked(False)

@@ -14,7 +14,7 @@ from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import ConnectionGone, EventError, HandlerFailed, HandlerTimeout, Refused
+from trio_rooms.errors import AskRefused, ConnectionGone, EventError, HandlerFailed, HandlerTimeout, Refused
 
 from .answers import own
 from .connection import Connection
@@ -64,7 +64,7 @@ class Dispatcher:
 
     async def turn_away(self, context: Context[Any], event: str, error: Exception) -> None:
         """A handler raised for a connection that its close alone can tell of it."""
-        refusal = alone(error)
+        refusal = _refusal(error)
         if isinstance(refusal, EventError):
             self._members.settle_quietly()
             code, reason = int(CloseCode.POLICY), refusal.message or refusal.code
@@ -83,6 +83,10 @@ class Dispatcher:
         gone = alone(error)
         if isinstance(gone, ConnectionGone) and context.from_connection and context.connection.id == gone.id:
             return
+        if isinstance(gone, Refused):
+            gone.add_note(
+                "only authenticate, on_connect and on_message refuse with it; here it is EventError"
+            )
         logger.error("room %s: the handler of %r raised", self._shared.key, event, exc_info=error)
         await self._report(context, error)
 
@@ -113,7 +117,9 @@ class Dispatcher:
                 context = self._members.new_context(context.connection)
                 context.channel = received.channel
             handler = self._definition.client_handler(name)
-            result = await self._dispatch(context, handler, name, received.data)
+            if handler is None:
+                raise self._unknown(name)  # noqa: TRY301 (what becomes of it is said below, as of all others)
+            result = await handler.function(*_arguments(handler, context, name, received.data))
             if self._shared.edited:
                 self._members.settle()
             if number is not None:
@@ -125,7 +131,7 @@ class Dispatcher:
         self, context: Context[Any], number: int | None, event: str, error: Exception
     ) -> None:
         """Tell a client that its event was refused, or that its handler raised."""
-        refusal = alone(error)
+        refusal = _refusal(error)
         if isinstance(refusal, EventError):
             self._members.settle_quietly()
             code, message = refusal.code, refusal.message
@@ -135,40 +141,30 @@ class Dispatcher:
         # At the very end: whoever ends a message before answers it, see `interrupted`.
         _send_error(self._shared, context.connection.link, number, code, message)
 
-    async def _dispatch(
-        self, context: Context[Any], handler: EventHandler | None, event: str, data: Any
-    ) -> Any:
-        """Call the handler of an event with data that fits it.
-
-        Raises:
-            EventError: there is none, or the data does not fit; or the handler refuses.
-            Exception: the handler raised.
-        """
-        if handler is None:
-            code = "unknown_event"
-            raise EventError(code, f"this room has no event {event[:100]!r}")
-        if handler.convert is not None:
-            try:
-                data = handler.convert(data)
-            except Exception as error:
-                code = "invalid_data"
-                raise EventError(code, describe(error)) from error
-        arguments = (context, event, data) if handler.named else (context, data)
-        return await handler.function(*arguments[: handler.arguments])
-
     async def _ask(self, mail: Ask) -> None:
         """Handle an event of the program; its answer is settled before anything else is told."""
+        handler = self._definition.handler(mail.event)
         try:
-            handler = self._definition.handler(mail.event)
-            result = await self._dispatch(self._members.own, handler, mail.event, mail.data)
+            if handler is None:
+                raise self._unknown(mail.event)
+            arguments = _arguments(handler, self._members.own, mail.event, mail.data)
+        except EventError as error:
+            mail.answer.fail(AskRefused(self._shared.key, error.code, error.message))
+            return
+        try:
+            result = await handler.function(*arguments)
             self._members.settle()
             mail.answer.succeed(as_sent(result))
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
             await self._not_answered(mail, error)
 
+    def _unknown(self, event: str) -> EventError:
+        """What the sender of an event without a handler is told."""
+        return EventError("unknown_event", f"this room has no event {event[:100]!r}")
+
     async def _not_answered(self, mail: Ask, error: Exception) -> None:
         """Tell the program that what it asked was refused, or that the handler raised."""
-        refusal = alone(error)
+        refusal = _refusal(error)
         if isinstance(refusal, EventError):
             self._members.settle_quietly()
             mail.answer.fail(refusal)
@@ -232,6 +228,28 @@ def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
         and not mail.link.flags & UNREPORTED
     ):
         shared.roster.note_departure(mail)
+
+
+def _refusal(error: Exception) -> BaseException | None:
+    """What a handler raised, where it may be meant for its sender: not what another room refused it."""
+    refusal = alone(error)
+    return None if isinstance(refusal, AskRefused) else refusal
+
+
+def _arguments(handler: EventHandler, context: Context[Any], event: str, data: Any) -> tuple[Any, ...]:
+    """What the handler of an event is called with.
+
+    Raises:
+        EventError: the data does not fit it.
+    """
+    if handler.convert is not None:
+        try:
+            data = handler.convert(data)
+        except Exception as error:
+            code = "invalid_data"
+            raise EventError(code, describe(error)) from error
+    arguments = (context, event, data) if handler.named else (context, data)
+    return arguments[: handler.arguments]
 
 
 def _send_error(shared: Shared, link: Link, number: int | None, code: str, message: str) -> None:

@@ -12,7 +12,7 @@ from trio.lowlevel import enable_ki_protection
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadline, Deadlines
 from trio_rooms._state.persistent import Loaded, PersistentState
-from trio_rooms.errors import RoomsError, StaleWrite, StoreError
+from trio_rooms.errors import RoomsError, StaleWrite, StateError, StoreError
 
 from .background import Background
 from .idleness import Idleness
@@ -58,6 +58,7 @@ class Saver:
         "_resting_until",
         "_spawn",
         "_watch",
+        "hopeless",
         "persistent",
         "requested",
         "state",
@@ -93,6 +94,8 @@ class Saver:
         """Whether it saves by itself: neither half of what on_create does, nor after the end."""
         self._spawn = spawn
         self._failures = 0
+        self.hopeless: str = ""
+        """Why the last save failed, where to try it again is in vain: the state itself cannot be saved."""
 
     async def load(self) -> Loaded | None:
         """Take the state from the store, or None for a room that never was, which then has a new state.
@@ -141,6 +144,7 @@ class Saver:
         if self._failures:
             logger.info("room %s: its state is saved again", self._key)
             self._failures = 0
+            self.hopeless = ""
         self._resting_until = trio.current_time() + _ENCODING_SHARE * persistent.encoding_took
         if persistent.dirty:
             self._arm(self._definition.snapshot_interval / 2)
@@ -212,6 +216,7 @@ class Saver:
     def _failed(self, error: RoomsError) -> None:
         """Note that a save failed: stay awake for a while, tell on_error, try again."""
         self._failures += 1
+        self.hopeless = str(error) if isinstance(error, StateError) else ""
         delay = min(_RETRY_FIRST * 2**self._failures, _RETRY_LAST)
         if self._failures == 1:
             logger.error("room %s stays awake, its state could not be saved: %s", self._key, error)

@@ -190,7 +190,10 @@ class Supervisor:
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """See `Placement`."""
         roster = self._hub.rosters.get(key)
-        return 0 if roster is None else self._hub.broadcast(roster, message, channel)
+        if roster is None:
+            message.frame(binary=True)  # What cannot be sent is an error also where nobody listens.
+            return 0
+        return self._hub.broadcast(roster, message, channel)
 
     def waiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
         """See `Placement`."""

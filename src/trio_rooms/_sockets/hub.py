@@ -573,8 +573,7 @@ class SocketHub:
 
     def send(self, link: Link, message: Message) -> None:
         """Send to one connection; nothing where it is closing or gone."""
-        if not link.flags & (CLOSING | GONE):
-            self.send_frame(link, message.frame(binary=link.flags & BINARY == BINARY))
+        self.send_frame(link, message.frame(binary=link.flags & BINARY == BINARY))
 
     def send_frame(self, link: Link, frame: bytes) -> None:
         """Send what is the same for all clients to one connection, as `send` does."""
@@ -617,6 +616,8 @@ class SocketHub:
         if links:
             self._fan_out.do(roster, Broadcast(links, message))
             self._sent += len(links)
+        else:
+            message.frame(binary=True)  # What cannot be sent is an error also where nobody listens.
         return len(links)
 
     def ping_every(self, seconds: float) -> None:

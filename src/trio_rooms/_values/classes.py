@@ -12,7 +12,7 @@ import attrs
 
 from .kinds import origin_of
 
-__all__ = ["declared", "fields", "is_class"]
+__all__ = ["declared", "fields", "is_class", "refuse_shared_defaults"]
 
 
 def is_class(kind: Any) -> bool:
@@ -27,6 +27,24 @@ def declared(kind: Any) -> tuple[tuple[str, bool], ...]:
     if attrs.has(kind):
         return tuple((field.name, field.init) for field in attrs.fields(kind))
     return tuple((field.name, field.init) for field in dataclasses.fields(kind))
+
+
+def refuse_shared_defaults(kind: Any) -> None:
+    """Refuse a class of whose instances all have one list, or another thing that can be changed, by default.
+
+    Dataclasses refuse it themselves, and see it in the same way: what can be changed has no hash.
+
+    Raises:
+        TypeError: it has such a default.
+    """
+    for field in attrs.fields(kind) if attrs.has(kind) else ():
+        default: Any = field.default
+        if field.converter is None and type(default).__hash__ is None:
+            msg = (
+                f"{kind.__qualname__}.{field.name}: all instances would share its default, {default!r:.100}; "
+                f"write attrs.field(factory={type(default).__qualname__}) or a factory of your own"
+            )
+            raise TypeError(msg)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import collections.abc
 import datetime
 import decimal
 import enum
+import inspect
 import uuid
 from typing import Any, Final
 
@@ -53,5 +54,9 @@ def plain(value: Any) -> Any:
             return dict(value)
         case bytes() | bytearray():
             return base64.b64encode(value).decode("ascii")
+    if inspect.iscoroutine(value):
+        value.close()  # Python would warn of it as well, later and elsewhere.
+        msg = f"{value.__qualname__}() was not awaited; write: await {value.__name__}(...)"
+        raise TypeError(msg)
     msg = f"a {type(value).__qualname__} cannot be sent; send strings, numbers, lists, maps or attrs classes"
     raise TypeError(msg)

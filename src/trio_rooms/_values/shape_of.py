@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from .classes import is_class
+from .classes import is_class, refuse_shared_defaults
 from .kinds import (
     MAPS,
     is_anything,
@@ -114,6 +114,7 @@ class _Compiler:
         if kind in self._classes:
             return self._classes[kind]
         origin = origin_of(kind)
+        refuse_shared_defaults(origin)
         made = self._classes[kind] = Instance(origin)
         hints = _hints(origin)
         variables = dict(zip(getattr(origin, "__parameters__", ()), typing.get_args(kind), strict=False))

@@ -17,7 +17,7 @@ import attrs
 import cattrs
 import cattrs.gen
 
-from .classes import declared
+from .classes import declared, refuse_shared_defaults
 from .kinds import LISTS, MAPS, SETS, is_anything, is_enum, origin_of
 from .misfits import NAMED_AT_MOST
 
@@ -172,6 +172,7 @@ def map_of(kind: Any, converter: cattrs.Converter, check: Check | None = None) -
 
 def class_of(kind: Any, converter: cattrs.Converter) -> Structure:
     """The hook for a class, from a map; what its ``__init__`` does not take is set afterwards."""
+    refuse_shared_defaults(origin_of(kind))
     if attrs.has(origin_of(kind)):
         with contextlib.suppress(NameError):  # cattrs says it better.
             attrs.resolve_types(

@@ -21,7 +21,7 @@ from trio_rooms._keys import split_key
 from trio_rooms._rooms import Rooms
 from trio_rooms._server.admission import ConnectRequest, parameters
 from trio_rooms._wire.envelope import SUBPROTOCOLS
-from trio_rooms.errors import EventError
+from trio_rooms.errors import EventError, UnknownRoom
 
 __all__ = ["Closed", "MemoryClient", "connect"]
 
@@ -41,6 +41,9 @@ class MemoryClient:
     """A WebSocket client, made by `connect`. wsproto does its protocol, and none of the server's code.
 
     ``async for message in client`` gives messages until the connection has ended.
+
+    Its attribute ``subprotocol`` is what was chosen of those that it offered, and ``closed`` how the
+    server closed, a `Closed`, or None until `receive` has come to that.
 
     Args:
         stream: the client's end of a stream that `Rooms.serve_stream` serves.
@@ -86,7 +89,13 @@ class MemoryClient:
             data: what JSON or CBOR can hold.
             channel: the channel that it names.
             id: asks for an acknowledgement, which `receive` then gives.
+
+        Raises:
+            TypeError: the room is plain, and has no events.
         """
+        if self._plain:
+            msg = "the room is plain: it has no events; send it a message with send()"
+            raise TypeError(msg)
         envelope: dict[str, Any] = {"event": event, "data": data}
         if channel is not None:
             envelope["channel"] = channel
@@ -101,6 +110,7 @@ class MemoryClient:
 
         Raises:
             EventError: it was refused, or failed.
+            TypeError: the room is plain, and has no events.
             trio.EndOfChannel: the connection has ended.
         """
         self._asked += 1
@@ -240,6 +250,9 @@ async def connect(
         Exception: what `Room.authenticate` raised.
     """
     name, id_ = split_key(key)
+    if not id_:
+        msg = f'which room? A key is "name/id", such as "{name or "chat"}/lobby", not {key!r}'
+        raise UnknownRoom(msg)
     sent = {one.lower(): value for one, value in (headers or {}).items()}
     if subprotocols:
         sent["sec-websocket-protocol"] = ", ".join(subprotocols)

@@ -127,5 +127,5 @@ def _in_use(directory: Path, content: bytes) -> str:
         who = "another process"
     return (
         f"data directory {directory} is in use by {who}; stop that one first, or give this one a data "
-        "directory of its own (to look only: DiskStore(path, read_only=True) works beside it)"
+        "directory of its own (to look only: trio-rooms inspect, or DiskStore(path, read_only=True))"
     )
