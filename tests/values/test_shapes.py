@@ -659,6 +659,156 @@ def test_a_field_with_one_element_of_another_type_is_of_another_type() -> None:
     assert decode_exact(pack(after, state, reading.aside), 9)["_aside"] == {"v": {"a": 1, "b": "two"}}
 
 
+@attrs.define(eq=False)
+class Player:
+    """Two players of one name are two, since they are told apart by identity."""
+
+    name: str = ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (set[Player], {Player("ada"), Player("ada")}),
+        (dict[Player, int], {Player("ada"): 1, Player("ada"): 2}),
+        (dict[tuple[Player, int], str], dict.fromkeys([(Player("ada"), 1), (Player("ada"), 1)], "one")),
+    ],
+)
+def test_what_a_set_or_a_map_could_not_tell_apart_is_refused(kind: Any, value: Any) -> None:
+    """Else one of the two would be gone when it comes back."""
+    with pytest.raises(TypeError, match="stored alike"):
+        pack(kind, value)
+    shape, _ = shape_of(kind)
+    if isinstance(value, dict):
+        with pytest.raises(TypeError, match="stored alike"):
+            shape.divide(value, {})
+    assert (
+        len(
+            read(
+                kind, pack(kind, type(value)(list(value.items() if isinstance(value, dict) else value)[:1]))
+            )[0]
+        )
+        == 1
+    )
+
+
+@attrs.frozen
+class Place:
+    row: int
+    column: int
+
+
+@attrs.define
+class Marks:
+    marked: set[Place] = attrs.field(factory=set)
+    owners: dict[Place, str] = attrs.field(factory=dict)
+
+
+def test_members_that_become_one_are_set_aside_all() -> None:
+    """A class that has lost what told its instances apart costs no members of a set, and no keys of a map."""
+    row = attrs.make_class("Place", {"row": attrs.field(type=int)}, frozen=True)
+    after = attrs.make_class(
+        "Marks",
+        {
+            "marked": attrs.field(type=set[row], factory=set),  # type: ignore[valid-type]
+            "owners": attrs.field(type=dict[row, str], factory=dict),  # type: ignore[valid-type]
+        },
+    )
+    one, two = Place(1, 1), Place(1, 2)
+    for state in (Marks({one, two}), Marks(owners={one: "ada", two: "bob"})):
+        narrowed, reading = read(after, pack(Marks, state))
+        assert narrowed == after()
+        assert set(reading.found) & {"Marks.marked", "Marks.owners"}
+        assert read(Marks, pack(after, narrowed, reading.aside))[0] == state
+        with pytest.raises(Unbuildable, match=r"told apart|no such field"):
+            read(after, pack(Marks, state), strict=True)
+
+
+def test_a_field_that_had_three_types_has_all_its_values() -> None:
+    """What was set aside first is still there when another thing is."""
+    texts, numbers, maps, lists = (
+        attrs.make_class("S", {"v": attrs.field(type=kind, factory=kind)}) for kind in (str, int, dict, list)
+    )
+    encoded = pack(texts, texts("a text"))
+    later: list[tuple[Any, Any]] = [(numbers, 7), (maps, {"k": 1}), (lists, [1])]
+    for kind, value in later:
+        state, reading = read(kind, encoded)
+        state.v = value
+        encoded = pack(kind, state, reading.aside)
+        again, reading = read(kind, encoded)
+        assert pack(kind, again, reading.aside) == encoded
+    for kind, value in ((texts, "a text"), *later[::-1], (texts, "a text")):
+        state, reading = read(kind, encoded)
+        assert state.v == value
+        encoded = pack(kind, state, reading.aside)
+
+
+@attrs.define
+class Disc:
+    x: int = 0
+    radius: int = 1
+
+
+@attrs.define
+class Pane:
+    x: int = 0
+    side: int = 1
+
+
+@attrs.define
+class Drawing:
+    top: Disc | Pane = attrs.field(factory=Disc)
+    rest: list[Disc | Pane] = attrs.field(factory=list)
+
+
+def test_the_name_of_another_class_is_kept() -> None:
+    """A union that has lost a class: what its instances were is known again when the class is back."""
+    after = attrs.make_class(
+        "Drawing",
+        {"top": attrs.field(type=Disc, factory=Disc), "rest": attrs.field(type=list[Disc], factory=list)},
+    )
+    drawing = Drawing(Pane(2, 3), [Disc(4, 5), Pane(6, 7)])
+    encoded = pack(Drawing, drawing)
+    state, reading = read(after, encoded)
+    assert reading.found["Disc._type"] == "there is no such field"
+    assert same(read(Drawing, pack(after, state, reading.aside))[0], drawing)
+    with pytest.raises(Unbuildable, match="no such field"):
+        read(after, encoded, strict=True)
+    discs = Drawing(Disc(1, 2), [Disc(3, 4)])
+    assert read(after, pack(Drawing, discs), strict=True)[0] == after(Disc(1, 2), [Disc(3, 4)])
+
+
+def test_a_field_that_is_called_as_the_name_of_a_class_is_kept() -> None:
+    """It is a field like any other where there is no union."""
+    before = attrs.make_class("S", {"_type": attrs.field(type=str), "x": attrs.field(type=int)})
+    after = attrs.make_class("S", {"x": attrs.field(type=int)})
+    state, reading = read(after, pack(before, before("mine", 1)))
+    assert read(before, pack(after, state, reading.aside))[0] == before("mine", 1)
+
+
+class Rights(enum.Flag, boundary=enum.CONFORM):
+    READ = 1
+    WRITE = 2
+    GRANT = 4
+
+
+class Fewer(enum.Flag, boundary=enum.CONFORM):
+    READ = 1
+    WRITE = 2
+
+
+def test_bits_that_a_flag_does_not_know_are_kept() -> None:
+    """Also by one that would drop them."""
+    before = attrs.make_class("S", {"v": attrs.field(type=Rights)})
+    after = attrs.make_class("S", {"v": attrs.field(type=Fewer, factory=lambda: Fewer(0))})
+    everything = before(Rights(7))
+    state, reading = read(after, pack(before, everything))
+    assert state == after(Fewer(0))
+    assert read(before, pack(after, state, reading.aside))[0] == everything
+    some = before(Rights.READ | Rights.WRITE)
+    assert read(after, pack(before, some), strict=True)[0] == after(Fewer.READ | Fewer.WRITE)
+
+
 class Both(NamedTuple):
     x: int
     name: str

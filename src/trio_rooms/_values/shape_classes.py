@@ -17,7 +17,20 @@ import attrs
 import cbor2
 
 from .cbor import DEPTH, inside
-from .shapes import ASIDE, Aside, Division, Kept, Misfit, Part, Reading, Shape, Unbuildable, Unfit, misfit
+from .shapes import (
+    ASIDE,
+    Aside,
+    Division,
+    Kept,
+    Misfit,
+    Part,
+    Reading,
+    Shape,
+    Unbuildable,
+    Unfit,
+    layers,
+    misfit,
+)
 
 __all__ = ["TYPE", "Field", "Instance", "default_of", "fields_of"]
 
@@ -276,14 +289,13 @@ class Instance(Shape):
         reading: Reading,
     ) -> None:
         """See to what is missing in an instance, of another type, or unknown to the class."""
-        older = dict(raw[ASIDE]) if isinstance(raw.get(ASIDE), Mapping) else {}
+        older = layers(raw.get(ASIDE))
         for field in (*missing, *(field for field in self.fields if field.name in replaced)):
             name = field.name
-            if name in older and self._restore(instance, field, older[name], reading):
+            if self._restore(instance, field, older, reading):
                 # Its type is what it once was: what is there now gives way.
-                del older[name]
                 if name in replaced:
-                    older[name], _ = replaced.pop(name)
+                    older.setdefault(name, []).insert(0, replaced.pop(name)[0])
             elif field.default is not None:
                 made = field.default(instance)
                 object.__setattr__(instance, name, made)
@@ -293,18 +305,26 @@ class Instance(Shape):
                 error = Unbuildable("required field missing")
                 error.path.append(f".{name}")
                 raise error
-        unknown = {name: raw[name] for name in raw.keys() - {*self.names, TYPE, ASIDE}}
+        unknown = {name: raw[name] for name in raw.keys() - {*self.names, ASIDE}}
+        if unknown.get(TYPE) == self.name:
+            del unknown[TYPE]  # Written by a union, and so again by that.
         if unknown or replaced or older:
             self._set_aside(Kept(instance, unknown, replaced, older), reading)
 
-    def _restore(self, instance: Any, field: Field, raw: Any, reading: Reading) -> bool:
-        """Set a field to what was set aside of it before, if that is of its type now."""
-        try:
-            made = field.shape.unpack(raw, reading)
-        except Misfit:
-            return False
-        object.__setattr__(instance, field.name, made)
-        return True
+    def _restore(self, instance: Any, field: Field, older: dict[str, list[Any]], reading: Reading) -> bool:
+        """Set a field to the newest of what was set aside of it before that is of its type now."""
+        raws = older.get(field.name, ())
+        for number, raw in enumerate(raws):
+            try:
+                made = field.shape.unpack(raw, reading)
+            except Misfit:
+                continue
+            object.__setattr__(instance, field.name, made)
+            older[field.name] = [*raws[:number], *raws[number + 1 :]]
+            if not older[field.name]:
+                del older[field.name]
+            return True
+        return False
 
     def _set_aside(self, kept: Kept, reading: Reading) -> None:
         """Note what the class does not understand."""

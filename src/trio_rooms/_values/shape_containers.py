@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 import cbor2
 
@@ -28,6 +28,7 @@ from .shapes import (
 
 __all__ = ["Fields", "List", "Map", "Set", "Tuple"]
 
+_Made = TypeVar("_Made", bound=Collection[Any])
 _ARRAY: Final = frozenset((list, tuple))
 """What arrays are when they come out of a document; as keys and members of sets they are tuples."""
 _SET: Final = frozenset((set, frozenset))
@@ -63,6 +64,33 @@ def _unpack_all(raw: Iterable[Any], shape: Shape, reading: Reading, where: Calla
     except Unfit as error:
         error.path.append(where(len(made)))
         raise
+    return made
+
+
+def _hashable(values: Collection[Any], shape: Shape, levels: int, aside: Aside) -> Any:
+    """Make the keys of a map or the members of a set plain, and hashable again.
+
+    Raises:
+        TypeError: two of them are written alike, such as objects that are told apart by identity.
+    """
+    if shape.plain.issuperset(map(type, values)):
+        return values
+    made = [frozen(item) for item in _pack_all(values, shape, levels, aside)]
+    if len(set(made)) != len(made):
+        msg = f"two of its {shape.name} are stored alike, so that one would come back; keep them in a list"
+        raise TypeError(msg)
+    return made
+
+
+def _all_apart(made: _Made, raw: Collection[Any]) -> _Made:
+    """A set or a map, if it has as many members as are stored.
+
+    Raises:
+        Misfit: its class has lost what told two of them apart, and one would be gone with the next save.
+    """
+    if len(made) != len(raw):
+        msg = f"of its {len(raw)} members only {len(made)} could be told apart"
+        raise Misfit(msg)
     return made
 
 
@@ -147,14 +175,15 @@ class Set(Shape):
         kind = type(value)
         if kind not in (self.takes or ()):
             raise wrong(self, value)
-        members = map(frozen, _pack_all(value, self._item, inside(levels), aside))
+        members = _hashable(value, self._item, inside(levels), aside)
         return exact_set(members, immutable=self._kind is None and kind is frozenset)
 
     def unpack(self, raw: Any, reading: Reading) -> Any:
         if type(raw) not in _SET:
             raise misfit(self, raw)
         kind = self._kind or type(raw)
-        return kind(_unpack_all(raw, self._item, reading, lambda _: " (a member)"))
+        made = kind(_unpack_all(raw, self._item, reading, lambda _: " (a member)"))
+        return _all_apart(made, raw)
 
     def describe(self) -> str:
         return f"set[{self._item.describe()}]"
@@ -265,17 +294,15 @@ class Map(Shape):
         levels = inside(levels)
         key, inner = self._key, self._value
         packed = _pack_all(value.values(), inner, levels, aside)
-        if key.plain.issuperset(map(type, value)):
-            return dict(zip(value, packed, strict=True)) if type(packed) is list else value
-        keys = (frozen(item) for item in _pack_all(value, key, levels, aside))
-        return dict(zip(keys, packed, strict=True))
+        keys = _hashable(value, key, levels, aside)
+        return value if keys is value and type(packed) is not list else dict(zip(keys, packed, strict=True))
 
     def unpack(self, raw: Any, reading: Reading) -> Any:
         if not isinstance(raw, Mapping):
             raise misfit(self, raw)
         keys = _unpack_all(raw, self._key, reading, lambda number: f" (the key {_nth(raw, number)})")
         values = _unpack_all(raw.values(), self._value, reading, lambda number: f"[{_nth(raw, number)}]")
-        made = dict(zip(keys, values, strict=True))
+        made = _all_apart(dict(zip(keys, values, strict=True)), raw)
         if self._kind is dict:
             return made
         if self._kind is collections.defaultdict:
@@ -295,7 +322,7 @@ class Map(Shape):
     def divide(self, value: Any, aside: Aside) -> Division | None:
         if type(value) is not dict or self._kind is not dict:
             return None
-        keys = map(frozen, _pack_all(value, self._key, DEPTH, aside))
+        keys = _hashable(value, self._key, DEPTH, aside)
         return Division(keys, value.values(), forever(self._value), len(value))
 
 

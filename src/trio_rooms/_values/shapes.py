@@ -46,6 +46,7 @@ __all__ = [
     "brief",
     "forever",
     "kind_name",
+    "layers",
     "misfit",
     "wrong",
 ]
@@ -87,20 +88,20 @@ class Kept:
     """Fields that the class does not have."""
     replaced: dict[str, tuple[Any, bytes]]
     """Fields of another type: what was stored, and the encoded default that stands in its place."""
-    older: dict[str, Any]
-    """What was stored in fields that have been given another value since."""
+    older: dict[str, list[Any]]
+    """What was stored in fields that have been given another value since; the newest first."""
 
     def beside(self, packed: dict[str, Any]) -> dict[str, Any]:
         """An instance's plain fields, with what was set aside."""
-        older = dict(self.older)
+        older = {name: list(raws) for name, raws in self.older.items()}
         for name, (raw, default) in self.replaced.items():
             if name in packed and cbor2.dumps(packed[name]) == default:
                 packed[name] = _again(raw)  # Nobody has changed it: it stays as it was stored.
             else:
-                older[name] = raw
+                older.setdefault(name, []).insert(0, raw)
         packed |= {name: _again(raw) for name, raw in self.unknown.items()}
         if older:
-            packed[ASIDE] = {name: _again(raw) for name, raw in older.items()}
+            packed[ASIDE] = _layered(older)
         return packed
 
 
@@ -108,6 +109,23 @@ Aside = dict[int, Kept]
 """What of a state was set aside when it was loaded, by the id of the instance."""
 ASIDE: Final = "_aside"
 """The name under which an instance's map has what was stored in fields that have other values now."""
+
+
+def _layered(older: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """The newest of what was set aside of each field, and under `ASIDE` in the same way what is older."""
+    newest = {name: _again(raws[0]) for name, raws in older.items()}
+    rest = {name: raws[1:] for name, raws in older.items() if raws[1:]}
+    return newest | {ASIDE: _layered(rest)} if rest else newest
+
+
+def layers(raw: Any) -> dict[str, list[Any]]:
+    """What was set aside of each field, of what an instance has under `ASIDE`; the newest first."""
+    older: dict[str, list[Any]] = {}
+    while isinstance(raw, Mapping):
+        for name in raw.keys() - {ASIDE}:
+            older.setdefault(name, []).append(raw[name])
+        raw = raw.get(ASIDE)
+    return older
 
 
 def _again(raw: Any) -> Any:
@@ -411,13 +429,14 @@ class Enumeration(Shape):
         return value._value_
 
     def unpack(self, raw: Any, reading: Reading) -> Any:
-        member = self.table.get(_identity(raw))
+        member: Any = self.table.get(_identity(raw))
         if member is None and self.open and type(raw) is int:
             try:
                 member = self._kind(raw)
             except ValueError:
                 member = None
-        if type(member) is not self._kind:
+        # A flag may drop the bits that it does not know.
+        if type(member) is not self._kind or (self.open and type(raw) is int and member._value_ != raw):
             msg = f"{self.name} has no member with the value {brief(raw)}"
             raise Misfit(msg)
         return member
