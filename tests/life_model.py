@@ -350,11 +350,14 @@ class Model:
             del seen.destroys[min(seen.destroys)]
         coming = seen.barren and any(not one.greeted for one in self._of(seen.key))
         for number in sorted(seen.destroys):
-            if any(self._waits(one) for one in seen.destroys[number]):
+            before = seen.destroys[number]
+            if any(self._waits(one) for one in before):
                 break  # What was asked before it begins a new room, and it is to destroy that.
             del seen.destroys[number]
-            if coming:
-                seen.destroys_perhaps.add(number)  # It is behind one who comes into the new room, or before.
+            if coming or any(not one.begun and not one.answers for one in before):
+                seen.destroys_perhaps.add(
+                    number
+                )  # It is behind what begins a new room, or nothing begins one.
         seen.now, seen.changes, seen.destroy_asked, seen.lost = State(), [], False, ""
         seen.raised.clear()
         seen.destroyed += 1

@@ -43,6 +43,18 @@ Life = tuple[int | None, list[tuple[Any, ...]]]
 @example((None, [("hold loads",), ("fail loads", 6), ("connect", A), ("drop", 0), ("release",), REST, REST]))
 @example((None, [("ask", A, ("put", "exit")), ("connect", A), ("ask", A, ())]))
 @example((None, [*[("connect", A)] * 3, ("send", 0, ("flip",)), ("sleep", 0.05), *EXIT]))
+@example(
+    (
+        None,
+        [
+            ("destroy in", "on_create", 1),
+            ("connect", A),
+            ("send", 0, ("destroy",)),
+            ("ask", A, ()),
+            ("destroy", A),
+        ],
+    )
+)
 @example((None, [("ask", A, ("task untidy", "keep the context")), REST, ("use a kept context", 0), REST]))
 def test_a_random_life_keeps_the_rules(life: Life) -> None:
     """Whatever happens to rooms and clients, in any order."""

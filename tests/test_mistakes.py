@@ -19,9 +19,11 @@ from trio_rooms import (
     MemoryStore,
     Refused,
     Room,
+    Rooms,
     Stage,
     UnknownRoom,
     open_rooms,
+    run,
 )
 from trio_rooms.testing import connect
 
@@ -206,6 +208,30 @@ def test_an_error_without_a_code_is_refused(code: str) -> None:
     """The text is the second argument."""
     with pytest.raises(ValueError, match='EventError\\("sold_out", "there are no seats left"\\)'):
         EventError(code)
+
+
+async def no_arguments() -> None:
+    """A main that forgot the rooms."""
+
+
+async def good_main(rooms: Rooms) -> None:
+    """One as it should be."""
+
+
+@pytest.mark.parametrize(
+    ("main", "why"),
+    [
+        (no_arguments, "called with the rooms"),
+        (lambda rooms: None, "an async function"),
+        (5, "an async function"),
+    ],
+)
+def test_a_main_that_cannot_be_is_refused_before_anything_is_served(main: Any, why: str) -> None:
+    """The error says what to write."""
+    with pytest.raises(TypeError, match=rf"{why}.*async def main\(rooms\)"):
+        run([], main, port=0)
+    with pytest.raises(TypeError, match="main was called, where run is to call it"):
+        run([], good_main(None), port=0)  # type: ignore[arg-type]  # both are mistakes
 
 
 async def test_what_the_test_client_is_not_for(autojump_clock: MockClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -95,6 +96,8 @@ def run(
         CannotListen: nobody may listen there.
         Exception: what ``main`` raised.
     """
+    if main is not None:
+        _check_main(main)
     log_to_stderr()
     opening = partial(
         open_rooms,
@@ -120,6 +123,27 @@ def run(
         ping_interval=ping_interval,
     )
     trio.run(_serve, opening, serving, main, close_timeout)
+
+
+def _check_main(main: Any) -> None:
+    """Refuse what could only fail once the program serves.
+
+    Raises:
+        TypeError: it is no async function that takes the rooms.
+    """
+    written = "write async def main(rooms), and run([...], main)"
+    if inspect.iscoroutine(main):
+        main.close()  # Else Python would warn of it as well.
+        msg = f"main was called, where run is to call it; {written}"
+        raise TypeError(msg)
+    if not callable(main) or (inspect.isroutine(main) and not inspect.iscoroutinefunction(main)):
+        msg = f"main is an async function, not {main!r:.100}; {written}"
+        raise TypeError(msg)
+    try:
+        inspect.signature(main).bind(None)
+    except TypeError as error:
+        msg = f"main is called with the rooms, but: {error}; {written}"
+        raise TypeError(msg) from None
 
 
 def log_to_stderr() -> None:
