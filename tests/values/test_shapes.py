@@ -786,6 +786,15 @@ def test_a_field_that_is_called_as_the_name_of_a_class_is_kept() -> None:
     assert read(before, pack(after, state, reading.aside))[0] == before("mine", 1)
 
 
+def test_a_map_whose_keys_are_no_names_is_no_instance() -> None:
+    """It would be written with the fields of the class, and be neither a class nor the map that it was."""
+    before = attrs.make_class("S", {"v": attrs.field(type=dict[int, str])})
+    after = attrs.make_class("S", {"v": attrs.field(type=Disc, factory=Disc)})
+    state, reading = read(after, pack(before, before({7: "seven"})))
+    assert state == after(Disc())
+    assert read(before, pack(after, state, reading.aside))[0] == before({7: "seven"})
+
+
 class Rights(enum.Flag, boundary=enum.CONFORM):
     READ = 1
     WRITE = 2

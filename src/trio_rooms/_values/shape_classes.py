@@ -305,7 +305,7 @@ class Instance(Shape):
                 error = Unbuildable("required field missing")
                 error.path.append(f".{name}")
                 raise error
-        unknown = {name: raw[name] for name in raw.keys() - {*self.names, ASIDE}}
+        unknown = {name: item for name, item in raw.items() if name not in self.names and name != ASIDE}
         if unknown.get(TYPE) == self.name:
             del unknown[TYPE]  # Written by a union, and so again by that.
         if unknown or replaced or older:
@@ -327,7 +327,13 @@ class Instance(Shape):
         return False
 
     def _set_aside(self, kept: Kept, reading: Reading) -> None:
-        """Note what the class does not understand."""
+        """Note what the class does not understand.
+
+        Raises:
+            Misfit: it is no instance of any class.
+        """
+        if not all(type(name) is str for name in kept.unknown):
+            raise misfit(self, kept.unknown)
         for name in sorted(kept.unknown, key=str):
             if reading.strict:
                 error = Unbuildable(f"{self.name} has no such field")
