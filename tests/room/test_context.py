@@ -280,6 +280,41 @@ async def test_a_context_that_escaped_raises(end: str, autojump_clock: MockClock
             assert run.client.closed == Closed(4000, "")
 
 
+@pytest.mark.parametrize("how", ["state", "storage"])
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_change_from_outside_is_kept_or_refused(
+    how: str, turns: int, autojump_clock: MockClock
+) -> None:
+    """A task of the program changes something as the room falls asleep: at no moment does it go nowhere."""
+    async with running() as run:
+        for number in range(1, 6):  # Trio runs what is ready in one turn in any order.
+            await run.client.ask("set", {"n": 0})
+            await run.client.emit("keep")
+            await run.client.ask("get")
+            went: list[bool] = []
+
+            async def change(ctx: Context[State], number: int, went: list[bool]) -> None:
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                try:
+                    if how == "state":
+                        ctx.state["n"] = number
+                    else:
+                        ctx.room.storage.put(f"n{number}", number)
+                except StaleContext:
+                    went.append(False)
+                else:
+                    went.append(True)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(change, journal.context, number, went)
+                nursery.start_soon(run.room.hibernate)
+            there = (await run.client.ask("get"))["n"] == number or f"n{number}" in await run.room.ask(
+                "names"
+            )
+            assert went == [there]
+
+
 async def test_while_a_room_starts_again_there_is_nothing_to_change(autojump_clock: MockClock) -> None:
     """After a crash a context has no state until the room is loaded, and its connection is over."""
     async with running() as run:

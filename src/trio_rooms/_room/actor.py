@@ -457,6 +457,11 @@ class Actor:
                 await trio.sleep(_RETRY_STOP)
             return False
         self._end(Step.COMMITTED)
+        if not self.background.started:
+            # In the same step: what others do with its contexts a turn later nobody would save.
+            self.members.settle_quietly()
+            self.members.clear()
+            self.saver.dispose()
         self._answer_asked(True)
         return True
 
