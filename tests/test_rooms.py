@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Any
 
 import attrs
@@ -216,6 +217,48 @@ async def test_a_handler_that_does_not_end_is_cancelled_at_the_end(
     assert "did not come to rest" in caplog.text
     async with open_rooms([total_room()], store=store) as rooms:
         assert await rooms.get("total", "x").ask("add", 0) == 1007
+
+
+async def _begin(ctx: Context[Any]) -> None:
+    """Do nothing: the room is there now."""
+
+
+async def _do_not_end(ctx: Context[dict[str, Any]]) -> None:
+    """Whatever cancels it, go on with changing a state, and keep no name of what is changed."""
+    state = ctx.state
+    ctx.app.set()
+    with trio.CancelScope(shield=True):
+        for number in range(1000):
+            state["first"] = number
+            state["lines"].append(number)
+            state["last"] = number
+            await trio.sleep(0.01)
+
+
+async def test_what_a_handler_goes_on_changing_at_the_end_is_saved_whole(autojump_clock: MockClock) -> None:
+    """A large state, of which a thread would meet a half of what the handler does."""
+    room = Room(
+        "growing", state=lambda: {"first": 0, "lines": [0] * 60_000, "last": 0}, snapshot_interval=1000
+    )
+    room.on("begin")(_begin)
+    room.on("go")(_do_not_end)
+    store, begun = MemoryStore(), trio.Event()
+    async with (
+        open_rooms([room], store=store, stop_timeout=1, app=begun) as rooms,
+        trio.open_nursery() as nursery,
+    ):
+        await rooms.get("growing", "x").ask("begin")
+        assert await rooms.get("growing", "x").hibernate()  # It is known to be large from here on.
+        nursery.start_soon(_asks_in_vain, rooms)
+        await begun.wait()
+        nursery.cancel_scope.cancel()
+    async with open_rooms([room], store=store) as rooms:
+        state = await rooms.get("growing", "x").peek()
+        assert 0 < state["first"] == state["last"] == len(state["lines"]) - 60_001
+
+
+async def _asks_in_vain(rooms: Rooms) -> None:
+    await rooms.get("growing", "x").ask("go", timeout=math.inf)
 
 
 async def test_a_store_that_fails_at_the_end_is_said_to_lose(

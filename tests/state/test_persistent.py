@@ -5,7 +5,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -634,6 +634,47 @@ class Noting:
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         self.readers.append(threading.current_thread())
         return self.field.__get__(instance, owner)
+
+
+class Meddling(Noting):
+    """Has something done in the event loop by the first thread that reads a field."""
+
+    def __init__(self, field: Any, meddle: Callable[[], None]) -> None:
+        super().__init__(field, [])
+        self.meddle = meddle
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        value = super().__get__(instance, owner)
+        if len(self.readers) == 1 and self.readers[0] is not threading.main_thread():
+            trio.from_thread.run_sync(self.meddle)
+        return value
+
+
+@pytest.mark.parametrize("grows", [False, True])
+async def test_a_large_state_that_changes_as_it_is_encoded_is_encoded_again(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch, grows: bool
+) -> None:
+    """By a task of the program that has a context: what is stored is the state of one moment."""
+    persistent = new_state(store)
+    state = Chat(1, {"text": "x" * LARGE, "after": []})
+    await save(persistent, state)
+
+    def meddle() -> None:
+        persistent.touch()
+        state.other["after"].append(3)
+        if grows:
+            state.other["more"] = 3
+        persistent.write("value", b"3")
+
+    state.n = 2
+    persistent.touch()
+    monkeypatch.setattr(Chat, "n", Meddling(vars(Chat)["n"], meddle))
+    await save(persistent, state)
+    monkeypatch.undo()
+    assert not persistent.dirty
+    await agrees(store, persistent, state)
+    assert await store.list(KEY) == [("value", b"3")]
+    assert [dict(commit.writes) for commit in commits(store)] == [{}, {"value": b"3"}]
 
 
 async def test_a_large_state_leaves_the_event_loop(

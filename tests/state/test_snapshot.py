@@ -339,6 +339,32 @@ def test_large_states_are_encoded_alike(drawn: tuple[Any, Any]) -> None:
     assert made.encode_large(KEY, state) == made.encode(KEY, state)
 
 
+class Growing:
+    """A field of a line: who reads it the first time makes the list longer that the line is in."""
+
+    def __init__(self, field: Any, lines: list[Any]) -> None:
+        self.field = field
+        self.lines = lines
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if len(self.lines) == 100:
+            self.lines += self.lines
+        return self.field.__get__(instance, owner)
+
+
+def test_a_list_that_grows_as_it_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its elements are as many as its head says, and what follows is not taken for one of them."""
+    lines = [Line("a", "b")] * 100
+    made = codec(dict[str, list[Line]])
+    monkeypatch.setattr(Line, "user", Growing(vars(Line)["user"], lines))
+    encoded = made.encode_large(KEY, {"before": [], "lines": lines, "after": []})
+    monkeypatch.undo()
+    assert len(lines) == 200
+    plain = decode_value(encoded)
+    assert list(plain) == ["before", "lines", "after"]
+    assert len(plain["lines"]) == 100
+
+
 @pytest.mark.parametrize("count", [0, 1, 23, 24, 63, 64, 65, 128, 129, 255, 256, 1000, 65_535, 65_536])
 def test_large_containers_are_encoded_and_decoded_alike(count: int) -> None:
     """The pieces of large lists and maps make up the same bytes, and come back."""

@@ -227,7 +227,9 @@ class Actor:
         refused(self.key)
         if self.stage in (Stage.AWAKE, Stage.HIBERNATING) and self.saver.has_state:
             try:
-                await self.saver.persistent.save(self.saver.give_state)
+                # What does not end may go on changing the state, so it is not encoded in a thread.
+                ended = self._ended is not None and self._ended.is_set()
+                await self.saver.persistent.save(self.saver.give_state, in_thread=ended)
             except RoomsError as error:
                 logger.critical("room %s: what was not saved is lost: %s", self.key, error)
         # What is cancelled may still run; from here on it cannot change what nobody would save.

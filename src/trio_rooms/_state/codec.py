@@ -274,18 +274,24 @@ def _pieces(
         yield cbor.dumps(shape.pack, value, levels, aside)
         return
     levels = cbor.inside(levels)
-    yield _header(4 if division.keys is None else 5, division.count)
+    # Copies: whoever changes the state all the same cannot make the count a lie, and so garbage of the rest.
+    values = list(division.values)
     if division.keys is not None:
-        for name, inner, one in zip(division.keys, division.values, division.shapes, strict=False):
+        names = list(division.keys)
+        yield _header(5, len(names))
+        # (strict: else there could be fewer)
+        for (name, inner), one in zip(zip(names, values, strict=True), division.shapes, strict=False):
             yield cbor2.dumps(name)
             yield from _pieces(inner, one, aside, levels, depth + 1)
-    elif division.count <= _PIECE:
-        for inner, one in zip(division.values, division.shapes, strict=False):
+        return
+    yield _header(4, len(values))
+    one = next(iter(division.shapes))
+    if len(values) <= _PIECE:
+        for inner in values:
             yield from _pieces(inner, one, aside, levels, depth + 1)
     else:
-        one = next(iter(division.shapes))
-        for start in range(0, division.count, _PIECE):
-            some = value[start : start + _PIECE]
+        for start in range(0, len(values), _PIECE):
+            some = values[start : start + _PIECE]
             yield cbor.dumps(_pack_some, some, one, levels, aside)[len(_header(4, len(some))) :]
 
 

@@ -258,12 +258,15 @@ class PersistentState:
         self.dirty = False
         taken = writes.take()
         try:
-            began = perf_counter()
+            encoded = None
             if self.large and in_thread:
-                encoded = await trio.to_thread.run_sync(codec.encode_large, self.key, state(), self._aside)
-            else:
+                encoded = await self._encode_in_thread(state())
+            if encoded is None:
+                writes.put_back()
+                taken = writes.take()
+                began = perf_counter()
                 encoded = codec.encode(self.key, state(), self._aside)
-            self.encoding_took = perf_counter() - began
+                self.encoding_took = perf_counter() - began
             self.large = len(encoded) >= LARGE
             digest = _digest(encoded)
             changed = digest != self._saved
@@ -276,6 +279,26 @@ class PersistentState:
             raise
         finally:
             writes.sent = None
+
+    async def _encode_in_thread(self, state: Any) -> bytes | None:
+        """Encode a large state; None where somebody may have changed it meanwhile.
+
+        No handler and no task of the room runs then, but a task of the program may have a context.
+        """
+        began = perf_counter()
+        try:
+            encoded = await trio.to_thread.run_sync(
+                self._definition.codec.encode_large, self.key, state, self._aside
+            )
+        except StateError:
+            if not self.dirty:
+                raise
+            encoded = b""
+        self.encoding_took = perf_counter() - began
+        if not self.dirty:
+            return encoded
+        self.dirty = False
+        return None
 
     def unsaved(self, state: Any) -> bool:
         """Whether a state differs from the saved one, or a write waits; found out by encoding it."""

@@ -239,7 +239,7 @@ class Instance(Shape):
             return None
         if aside and id(value) in aside:
             return None
-        return Division(self.names, values, (field.shape for field in self.fields), len(values))
+        return Division(self.names, values, (field.shape for field in self.fields))
 
     # Read.
 

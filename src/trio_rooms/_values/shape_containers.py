@@ -152,7 +152,7 @@ class List(Shape):
     def divide(self, value: Any, aside: Aside) -> Division | None:
         if type(value) is not list or self._kind is not list:
             return None
-        return Division(None, value, forever(self._item), len(value))
+        return Division(None, value, forever(self._item))
 
 
 class Set(Shape):
@@ -323,7 +323,7 @@ class Map(Shape):
         if type(value) is not dict or self._kind is not dict:
             return None
         keys = _hashable(value, self._key, DEPTH, aside)
-        return Division(keys, value.values(), forever(self._value), len(value))
+        return Division(keys, value.values(), forever(self._value))
 
 
 def _nth(raw: Mapping[Any, Any], number: int) -> str:

@@ -161,7 +161,6 @@ class Division:
     """The plain keys of a map; None for an array."""
     values: Iterable[Any]
     shapes: Iterable[Shape]
-    count: int
 
 
 class Shape:
@@ -282,8 +281,8 @@ class _Any(Shape):
     def divide(self, value: Any, aside: Aside) -> Division | None:
         if type(value) is dict:
             keys = (exact_key(key, cbor.DEPTH) for key in value)
-            return Division(keys, value.values(), forever(self), len(value))
-        return Division(None, value, forever(self), len(value)) if type(value) is list else None
+            return Division(keys, value.values(), forever(self))
+        return Division(None, value, forever(self)) if type(value) is list else None
 
 
 def forever(shape: Shape) -> Iterator[Shape]:
