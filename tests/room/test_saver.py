@@ -303,6 +303,19 @@ async def test_a_large_state_is_left_to_the_actor(autojump_clock: MockClock) -> 
         assert (parts.saver.requested, woken, commits(store)) == (True, True, 1)
 
 
+async def test_much_that_is_written_beside_a_large_state_is_left_to_the_actor(
+    autojump_clock: MockClock,
+) -> None:
+    """It cannot be written at once, and must not keep what comes later from being saved at all."""
+    async with awake(FaultyStore(MemoryStore())) as parts:
+        put(parts, "big", "x" * 200_000)
+        await trio.sleep(20 * INTERVAL)
+        assert not parts.persistent.dirty
+        parts.live.storage.put("blob", b"x" * (1 << 22))
+        await trio.sleep(INTERVAL)
+        assert parts.saver.requested
+
+
 @pytest.mark.parametrize("failures", [4, 5])
 async def test_loading_is_tried_five_times(failures: int, autojump_clock: MockClock) -> None:
     """With pauses in between; the error of the last try is raised."""

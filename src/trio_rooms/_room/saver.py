@@ -229,11 +229,10 @@ class Saver:
 
     def _wanted(self, at_once: bool) -> None:
         """There is something to save, or so much that it should not wait."""
+        # Half the interval, so that the commit is done when all of it is over.
+        self._arm(self._definition.snapshot_interval / 2)
         if at_once and self._active:
-            self._spawn(self._save_in_background)
-        else:
-            # Half the interval, so that the commit is done when all of it is over.
-            self._arm(self._definition.snapshot_interval / 2)
+            self._spawn(self._save_in_background)  # A large state it leaves to the actor, in time.
 
     def _arm(self, delay: float) -> None:
         """Save so many seconds from now, unless a save is due before."""
