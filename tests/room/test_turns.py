@@ -128,6 +128,20 @@ def test_large_messages_are_counted_as_what_they_take(message: str | bytes) -> N
     assert not slow.box.full
 
 
+def test_whose_only_message_comes_next_is_not_held_back() -> None:
+    """However large it is, and though a room that others keep busy never catches up."""
+    slow = Slow()
+    flooder, one = slow.speakers(2)
+    for number in range(100):
+        slow.say(flooder, str(number))
+    while slow.box.mail:  # The last of a turn is handled.
+        slow.take()
+    large = b"x" * MOST_BYTES
+    slow.say(one, large, large=True)
+    assert (one, large) in slow.box.mail
+    assert not one.held
+
+
 def test_a_room_that_keeps_up_with_large_messages_holds_nobody_back() -> None:
     """However many there were, they are not there any more."""
     slow = Slow()

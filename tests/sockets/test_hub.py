@@ -321,6 +321,24 @@ async def test_a_client_that_closes_still_gets_what_was_sent_to_it() -> None:
             assert await client.closed() == (4000, "enough")
 
 
+@pytest.mark.parametrize("closing", [False, True], ids=["closes", "answers a close"])
+async def test_who_closes_and_sends_nothing_more_reads_on(closing: bool) -> None:
+    """A client may end its own direction behind its close frame, as any program may that has said all."""
+    async with serving(room, max_unsent=1 << 30) as served:
+        async with served.client("/room/x", buffer=4096) as client:
+            await client.send(
+                frame(TEXT, b"flood 100") + (frame(TEXT, b"close 4000 enough") if closing else b"")
+            )
+            await soon(lambda: served.rooms.statistics().hub.sent == 100)
+            await client.send(close_frame(4000, "enough"))
+            assert isinstance(client.stream, trio.SocketStream)
+            await client.stream.send_eof()
+            for number in range(100):
+                assert await client.frame() == (BINARY, payload(number))
+            assert await client.closed() == (4000, "enough")
+        await soon(lambda: not served.rooms.statistics().hub.closing)
+
+
 async def test_closes_that_cross_over_a_full_buffer() -> None:
     """A client's close does not cut off the output and the close frame that wait for it."""
     async with serving(room, max_unsent=1 << 30) as served:

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.raw import CLOSE, TEXT, frame
+from tests.raw import CLOSE, TEXT, close_frame, frame
 from tests.sockets.bench import Line, bench, ready
 from trio_rooms._sockets import intake
 from trio_rooms._sockets.flags import GONE, PAUSED
@@ -156,5 +156,37 @@ async def test_half_messages_of_many_take_a_bounded_part_of_memory(
                 mock_clock.jump(10)
         assert most <= (4 << 20) + len(whole) * 2 * SMALL + 2 * 65536
         left = [event for _, event in made.mail if isinstance(event, Disconnected)]
-        assert [event.code for event in left] == [1013] * silent
-        assert all(ready(client)[0] == 0x80 | CLOSE for client in half)
+        assert [event.code for event in left] == [1013] * len(left)
+        # For the last of them nobody may wait any more.
+        assert silent / 2 <= len(left) <= silent
+        assert [ready(client)[:1] for client in half].count(bytes((0x80 | CLOSE,))) == len(left)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["begun as it closes", "begun before"])
+async def test_a_message_of_who_is_closed_is_not_kept(before: bool, mock_clock: MockClock) -> None:
+    """Its closing may take long, where it reads slowly, and nobody else waits for its message meanwhile."""
+    async with bench(backlog=1 << 30, patience=1e6) as made:
+        half = frame(TEXT, "\N{SNOWMAN}".encode() * (LARGEST // 3))[: 16 + 3 * 300_001 - 1]
+        closed = []
+        for number in range(100):
+            client, link = made.client(f"closed/{number}")
+            client.setblocking(True)
+            link.send(bytes(1 << 20))  # More than it takes at once.
+            if before:
+                made.hub.data_received(link, half)
+            made.hub.close(link, 4000, "")
+            if not before:
+                made.hub.data_received(link, half)
+            closed.append((client, link))
+        assert sum(link.partial.size for _, link in closed if link.partial is not None) < 100 * SMALL
+        whole, _ = made.client("whole")
+        whole.setblocking(True)
+        await trio.to_thread.run_sync(whole.sendall, frame(TEXT, b"x" * LARGEST))
+        with trio.fail_after(1e5):
+            while not any(isinstance(mail, tuple) for _, mail in made.mail):
+                await trio.lowlevel.checkpoint()
+        # It is still read as what it is: its end, and the close frame behind it, are found.
+        client, link = closed[0]
+        rest = frame(TEXT, "\N{SNOWMAN}".encode() * (LARGEST // 3))[len(half) :]
+        made.hub.data_received(link, rest + close_frame(4001, "mine"))
+        assert [event.code for _, event in made.mail if isinstance(event, Disconnected)] == [4001]

@@ -113,9 +113,11 @@ class Mailbox:
         if link is None:
             self.mail.append(mail)
         else:
-            goes_on = turns.put(link, mail)
+            turns.put(link, mail)
             if not self.mail:
                 self.refill()
+            # Not before: who has nothing left in line would never be read again.
+            goes_on = not turns.holds(link)
         self.poke()
         return goes_on
 

@@ -52,8 +52,8 @@ class Turns:
         self.size: int = 0
         """Bytes that all of it takes."""
 
-    def put(self, link: Link, mail: Mail) -> bool:
-        """Put mail in at the end of its connection's line; False when that has its share in it."""
+    def put(self, link: Link, mail: Mail) -> None:
+        """Put mail in at the end of its connection's line; see `holds`."""
         line = self._lines.get(link)
         if line is None:
             line = self._lines[link] = _Line()
@@ -63,10 +63,13 @@ class Turns:
         self.count += 1
         self.size += size
         sharers = len(self._lines)
-        if len(line.mail) * sharers < MOST and line.size * sharers < MOST_BYTES:
-            return True
-        line.held = True
-        return False
+        if len(line.mail) * sharers >= MOST or line.size * sharers >= MOST_BYTES:
+            line.held = True
+
+    def holds(self, link: Link) -> bool:
+        """Whether a connection is to be held back; `take` has it read again."""
+        line = self._lines.get(link)
+        return line is not None and line.held
 
     def take(self) -> list[Mail]:
         """Take out the first of each line; who was held back and has little left in line is read again."""

@@ -36,7 +36,7 @@ BINARY: Final = 1
 _SUBPROTOCOL: Final = 0b11110
 """Not a flag, but a number: that of its subprotocol among those of its room, from 1 on."""
 PAUSED: Final = 1 << 5
-"""Nothing is read: its room has to catch up first, or the server stops."""
+"""Nothing is read: its room has to catch up first, the server stops, or nothing more can come."""
 UNGREETED: Final = 1 << 6
 """Its on_connect has not begun: what goes to everybody does not go to it yet."""
 CLOSING: Final = 1 << 8

@@ -419,8 +419,15 @@ class SocketHub:
         if link.roster.remove(link):
             self._open -= 1
             self._closing += 1
-            if link.output is not None:
-                link.output.tell()
+            unfinished = link.unfinished
+            if unfinished is None:
+                return
+            if unfinished.partial is not None:
+                # Nobody will be handed it, however long the closing takes.
+                unfinished.partial.forget()
+                self._intake.gone(link)
+            if unfinished.output is not None:
+                unfinished.output.tell()
 
     def _announce(self, link: Link, code: int, reason: str, *, clean: bool) -> None:
         """Say how a connection ended, once, unless nobody is to hear of it."""
@@ -452,7 +459,9 @@ class SocketHub:
         received, partial = frames.parse(data, partial, self.max_message_size)
         if unfinished is not None or partial is not None:
             link.partial = partial
-        if partial is not None and len(partial.payload) > SMALL:
+        if partial is not None and len(partial.payload) > SMALL and link.flags & CLOSING:
+            partial.forget()
+        elif partial is not None and len(partial.payload) > SMALL:
             # A ping in between is received, too, and changes nothing.
             new = any(isinstance(one, str | bytes) for one in received)
             self._intake.grown(link, len(partial.payload), new=new)
@@ -687,9 +696,10 @@ class SocketHub:
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
             self.connection_lost(link)
+            return
+        if not data:
+            self._end_of_input(link)
             return
         if link.unfinished is None and not link.flags & DISCARD_INPUT:
             message = frames.parse_one(data, self.max_message_size)
@@ -697,6 +707,13 @@ class SocketHub:
                 self.take(link, message)
                 return
         self.data_received(link, data)
+
+    def _end_of_input(self, link: SocketLink) -> None:
+        """The other side sends nothing more; most have left then."""
+        if link.flags & DISCARD_INPUT and link.output is not None:
+            link.pause_reading()  # Its last was understood before: it reads on what waits for it.
+        else:
+            self.connection_lost(link)
 
     # The end.
 

@@ -106,6 +106,13 @@ class Partial:
         """Bytes held."""
         return len(self.unread) + len(self.payload)
 
+    def forget(self) -> None:
+        """Keep nothing of the message: what is still to come of it is read on without a look at it."""
+        self.payload = bytearray()
+        self.checked = 0
+        if self.opcode:
+            self.opcode = _BINARY
+
 
 class _BrokenError(Exception):
     """Raised where a violation is found; `parse` catches it, and returns the violation."""
