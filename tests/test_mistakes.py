@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from typing import Any
 
 import attrs
@@ -97,6 +99,13 @@ async def test_what_another_room_refuses_is_the_mistake_of_who_asks(
         with pytest.raises(EventError) as told:
             await client.ask("buy", ["charge", 0])
         assert (told.value.code, told.value.message) == ("free", "nothing is for free")
+
+
+def test_the_error_is_the_same_once_more() -> None:
+    """Everybody who asks a room gets one of his own, and it may cross to another process."""
+    error = AskRefused("till/main", "unknown_event", "this room has no such event")
+    for same in (copy.copy(error), pickle.loads(pickle.dumps(error))):  # noqa: S301 (it is made here)
+        assert (type(same), str(same), same.key) == (AskRefused, str(error), "till/main")
 
 
 async def test_a_forgotten_await_is_named(autojump_clock: MockClock) -> None:

@@ -442,9 +442,11 @@ class _Opened(AbstractAsyncContextManager[Rooms]):
 
     @enable_ki_protection
     async def __aenter__(self) -> Rooms:
-        if not trio.lowlevel.in_trio_run():
+        try:
+            trio.lowlevel.current_trio_token()
+        except RuntimeError:
             msg = "rooms run on Trio, and this is another event loop; start the program with trio.run(main)"
-            raise RuntimeError(msg)
+            raise RuntimeError(msg) from None
         with ExitStack() as entered:
             entered.enter_context(self._thresholds)
             await self._runtime.__aenter__()

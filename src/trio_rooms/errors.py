@@ -194,8 +194,10 @@ class AskRefused(EventError):
 
     def __init__(self, key: str, code: str, message: str) -> None:
         super().__init__(code, message)
-        self.args = (key, code, message)
         self.key = key
+
+    def __reduce__(self) -> tuple[type[AskRefused], tuple[str, str, str]]:
+        return type(self), (self.key, self.code, self.message)  # To be copied and pickled.
 
     def __str__(self) -> str:
         return f"room {self.key}: {super().__str__()}"

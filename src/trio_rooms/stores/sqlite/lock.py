@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import attrs
 
@@ -17,7 +17,7 @@ from trio_rooms.errors import StoreError, StoreInUse
 
 __all__ = ["DirectoryLock"]
 
-logger = logging.getLogger("trio_rooms.store")
+logger: Final = logging.getLogger("trio_rooms.store")
 
 _held: set[int] = set()
 
