@@ -19,7 +19,7 @@ from trio_rooms._room.mail import Mail, SaveFailed, link_of
 from trio_rooms._room.mailbox import Mailbox
 from trio_rooms._room.turns import MOST, MOST_BYTES
 from trio_rooms._sockets.flags import PAUSED
-from trio_rooms._sockets.roster import Connected, Roster
+from trio_rooms._sockets.roster import Connected, Disconnected, Roster
 
 
 class Speaker(Line):
@@ -158,6 +158,7 @@ def test_a_room_is_full_whose_clients_come_and_go() -> None:
     slow = Slow()
     for speaker in slow.speakers(5 * MOST):
         slow.say(speaker, "x")
+        slow.box.post(Disconnected(speaker, 1006, "", clean=False))
         if slow.box.full:
             break
     assert 4 * MOST <= slow.box.waiting <= 5 * MOST
@@ -165,6 +166,26 @@ def test_a_room_is_full_whose_clients_come_and_go() -> None:
         slow.take()
     assert len(slow.box.drain()) > 3 * MOST
     assert not slow.box.waiting
+
+
+def test_a_room_is_not_full_however_many_are_there_and_flood_it() -> None:
+    """They are held back, and keep nobody out; what they leave when they go counts."""
+    slow = Slow()
+    flooders = slow.speakers(20)
+    for flooder in flooders:
+        for number in range(2 * MOST):  # What one read brings is handed on though it is held back meanwhile.
+            slow.say(flooder, str(number))
+    assert all(flooder.held for flooder in flooders)
+    assert slow.box.waiting == 40 * MOST
+    assert not slow.box.full
+    for flooder in flooders[:3]:
+        slow.box.post(Disconnected(flooder, 1006, "", clean=False))
+    assert slow.box.full
+    while slow.box.full:
+        slow.take()
+    assert slow.box.waiting > 20 * MOST
+    assert len(slow.box.drain()) > 20 * MOST
+    assert not slow.box.full
 
 
 events = st.lists(

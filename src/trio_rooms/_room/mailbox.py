@@ -16,7 +16,7 @@ __all__ = ["Mailbox"]
 _SHORT: Final = 32
 """Mail that is handled in the order in which it came, however long that takes."""
 _FULL: Final = 4
-"""A room with so many times what its connections may have in line takes no new ones."""
+"""A room to which those who are gone left so many times what may be in line takes no new ones."""
 
 
 class _Woken:
@@ -64,9 +64,12 @@ class Mailbox:
 
     @property
     def full(self) -> bool:
-        """Whether there is more than its connections may have in line, because they come and go."""
+        """Whether those who are gone left far more than its connections may have in line.
+
+        Those who are there are held back, and are no reason to keep others out.
+        """
         turns = self._turns
-        return turns is not None and (turns.count > _FULL * MOST or turns.size > _FULL * MOST_BYTES)
+        return turns is not None and (turns.left > _FULL * MOST or turns.left_size > _FULL * MOST_BYTES)
 
     def post(self, mail: Mail) -> bool:
         """Put mail in at the end; False asks to be spared more of this connection for a while."""

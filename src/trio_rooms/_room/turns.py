@@ -13,7 +13,7 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
-from trio_rooms._sockets.roster import Link
+from trio_rooms._sockets.roster import Disconnected, Link
 
 from .mail import Mail
 
@@ -32,25 +32,30 @@ _PIECE: Final = 100
 class _Line:
     """What one connection has in line."""
 
-    __slots__ = ("held", "mail", "size")
+    __slots__ = ("held", "left", "mail", "size")
 
     def __init__(self) -> None:
         self.mail: deque[Mail] = deque()
         self.size = 0
         self.held = False
         """Whether it was asked to be spared more."""
+        self.left = False
+        """Whether it is gone, and this is the rest."""
 
 
 class Turns:
     """Lines of mail, one for each connection that has some in it."""
 
-    __slots__ = ("_lines", "count", "size")
+    __slots__ = ("_lines", "count", "left", "left_size", "size")
 
     def __init__(self) -> None:
         self._lines: dict[Link, _Line] = {}
         self.count: int = 0
         self.size: int = 0
         """Bytes that all of it takes."""
+        self.left: int = 0
+        """How much of it is of connections that are gone."""
+        self.left_size: int = 0
 
     def put(self, link: Link, mail: Mail) -> None:
         """Put mail in at the end of its connection's line; see `holds`."""
@@ -65,6 +70,10 @@ class Turns:
         sharers = len(self._lines)
         if len(line.mail) * sharers >= MOST or line.size * sharers >= MOST_BYTES:
             line.held = True
+        if type(mail) is Disconnected:  # The last of its connection.
+            line.left = True
+            self.left += len(line.mail)
+            self.left_size += line.size
 
     def holds(self, link: Link) -> bool:
         """Whether a connection is to be held back; `take` has it read again."""
@@ -81,6 +90,9 @@ class Turns:
             size = _size(mail)
             line.size -= size
             self.size -= size
+            if line.left:
+                self.left -= 1
+                self.left_size -= size
             taken.append(mail)
             del lines[link]
             if line.mail:
