@@ -93,6 +93,7 @@ class Mailbox:
             self._large = 0
             if self._turns is None:
                 self._begin_turns()  # Which count what is there.
+                self.refill()  # Else a reader that was woken for some of it would find nothing.
 
     def _begin_turns(self) -> Turns:
         """Let connections take turns from now on; what is of no connection keeps its place in the box."""

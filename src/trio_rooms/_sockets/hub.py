@@ -523,7 +523,7 @@ class SocketHub:
     def _weigh(self, link: Link, message: str | bytes) -> None:
         """Say what a message takes to the room that it is for: others count by their number alone."""
         inbox = link.roster.inbox
-        if inbox is not None:
+        if inbox is not None and not link.flags & CLOSING:
             inbox.weigh(getsizeof(message))
 
     def take(self, link: Link, message: str | bytes) -> None:
