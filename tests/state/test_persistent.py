@@ -539,6 +539,22 @@ async def test_a_corrupt_generation_is_passed_over_loudly(
     assert await new_state(store).load() == Loaded(Chat(1), restarted=False, fell_back=False)
 
 
+async def test_after_a_fallback_there_are_two_sound_generations_again(store: FaultyStore) -> None:
+    """The first save takes the place of the sound one, so a second one takes that of the damaged one."""
+    await save(new_state(store), Chat(1))
+    await spoil(store, 2, b"nothing")
+    persistent = new_state(store)
+    await persistent.load()
+    await save(persistent, Chat(1))
+    assert persistent.dirty
+    assert persistent.unsaved(Chat(1))
+    await save(persistent, Chat(1))
+    assert not persistent.dirty
+    assert await stored(store) == [4, 3]
+    store.damage_snapshot(KEY, 4)
+    assert await new_state(store).load() == Loaded(Chat(1), restarted=False, fell_back=True)
+
+
 async def test_a_generation_that_the_store_cannot_read_is_passed_over(
     store: FaultyStore, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -37,6 +37,8 @@ _MANY_WRITES: Final = 4 * 1024 * 1024
 """Bytes of storage writes that do not wait for the snapshot interval."""
 _MOST_DOUBTS: Final = 1000
 """Commits in doubt that are told apart, at 16 bytes each; with tries every half minute it takes a night."""
+_BESIDE_DAMAGE: Final = b"damage"
+"""In place of a digest: to be saved twice, since the first save goes in the place of the sound one."""
 
 
 class Definition(Protocol):
@@ -211,6 +213,7 @@ class PersistentState:
                 else:
                     self.dirty = True
                 if broken is not None:
+                    self._saved = _BESIDE_DAMAGE
                     logger.error(
                         "room %s: took generation %d; what was written after it is lost",
                         self.key,
@@ -268,11 +271,13 @@ class PersistentState:
                 encoded = codec.encode(self.key, state(), self._aside)
                 self.encoding_took = perf_counter() - began
             self.large = len(encoded) >= LARGE
-            digest = _digest(encoded)
-            changed = digest != self._saved
+            digest, saved = _digest(encoded), self._saved
+            changed = digest != saved
             if changed or taken:
                 await self._commit(encoded if changed else None, taken)
             self._saved = digest
+            if saved == _BESIDE_DAMAGE:
+                self._saved, self.dirty = b"", True
         except BaseException:
             self.dirty = True
             writes.put_back()
