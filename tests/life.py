@@ -246,6 +246,7 @@ async def _task(
             ctx.state.log.append(f"{name}.cut")
             process.model.changed(ctx.room.key, f"{name}.cut", {})
         if untidy:
+            process.unwinding[ctx.room.key] = trio.current_time() + 0.3
             with trio.CancelScope(shield=True):
                 await trio.sleep(0.3)
             raise OnPurpose(name) from None
@@ -490,6 +491,8 @@ class Process:
     hook_pause: float = 0.0
     contexts: list[Context[State]] = attrs.field(factory=list)
     """Those that somebody has kept, longer than he may."""
+    unwinding: dict[str, float] = attrs.field(factory=dict)
+    """Until when a task of a room goes on that was cancelled."""
     exits: bool = False
     """Whether a handler has ended the program: nothing begins any more."""
     said: int = 0
@@ -644,7 +647,11 @@ class Process:
         except StaleContext:
             self.tell(f"{name} is too late")
         else:
-            self.model._must(self.stage(key) in ("awake", "waking"), "what sleeps cannot be changed", key)
+            # Until its tasks have ended a context goes on.
+            lives = self.stage(key) in ("awake", "waking") or trio.current_time() <= self.unwinding.get(
+                key, 0
+            )
+            self.model._must(lives, "what sleeps cannot be changed", key)
             self.model.changed(key, name, {}, noticed=False)
 
     async def hang_up(self, client: MemoryClient) -> None:

@@ -56,6 +56,9 @@ Life = tuple[int | None, list[tuple[Any, ...]]]
     )
 )
 @example((None, [("ask", A, ("task untidy", "keep the context")), REST, ("use a kept context", 0), REST]))
+@example(
+    (None, [("ask", A, ("task untidy", "keep the context")), ("sleep", 2.3), ("use a kept context", 0), REST])
+)
 def test_a_random_life_keeps_the_rules(life: Life) -> None:
     """Whatever happens to rooms and clients, in any order."""
     live(*life)

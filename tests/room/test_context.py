@@ -280,6 +280,22 @@ async def test_a_context_that_escaped_raises(end: str, autojump_clock: MockClock
             assert run.client.closed == Closed(4000, "")
 
 
+async def test_nothing_changes_while_what_tasks_changed_last_is_saved(autojump_clock: MockClock) -> None:
+    """From the end of the tasks on a context is over, so that one save has all of it."""
+    async with running() as run:
+        await run.client.emit("keep")
+        await run.client.ask("start", "as it is cancelled")
+        assert await run.client.ask("look") == {"name": "bob"}
+        ctx = journal.context
+        assert await run.room.hibernate()
+        gate = run.store.hold_commits()
+        ctx.state["n"] = 1
+        await gate.wait_arrived()
+        assert await went_through(ctx) == ["emit"]  # Which reaches who is there.
+        gate.release()
+        await is_changed(run, n=1)
+
+
 @pytest.mark.parametrize("how", ["state", "storage"])
 @pytest.mark.parametrize("turns", range(8))
 async def test_a_change_from_outside_is_kept_or_refused(
@@ -343,9 +359,9 @@ async def test_what_was_assigned_may_still_be_edited(autojump_clock: MockClock) 
         assert await run.client.ask("look") == {"name": "ada", "role": "admin"}
 
 
-async def is_changed(run: Run) -> None:
+async def is_changed(run: Run, **more: Any) -> None:
     """All that was changed is there."""
-    assert await run.client.ask("get") == {"begun": True, "changed": True}
+    assert await run.client.ask("get") == {"begun": True, "changed": True, **more}
     assert await run.room.ask("names") == ["changed"]
     assert await run.client.ask("look") == {"name": "bob", "changed": True}
     assert run.room.info().channels == ("changed",)

@@ -473,14 +473,19 @@ class Actor:
         # Out of reach of a cancellation: the room is in no table any more, and nobody else would save it.
         with trio.CancelScope(shield=True):
             await self.members.settle_all()
+            if not saver.unsaved:
+                return
+            # Its contexts end in the same step, so that one save has all that was changed through them.
+            state = saver.take_state()
+            self.members.clear()
             for _ in range(_LAST_TRIES):
-                if not saver.unsaved:
-                    return
                 try:
-                    await saver.persistent.save(saver.give_state)
+                    await saver.persistent.save(lambda: state)
                 except RoomsError as error:
                     failure = str(error)
                     await trio.sleep(_RETRY_STOP)
+                else:
+                    return
         if failure is not None:
             logger.critical("room %s: what its tasks changed last is lost: %s", self.key, failure)
 

@@ -199,6 +199,12 @@ class Saver:
         if self.has_state:
             del self.state
 
+    def take_state(self) -> Any:
+        """The state as it is now, and there is none from here on."""
+        state = self.state
+        del self.state
+        return state
+
     @property
     def has_state(self) -> bool:
         """Whether there is a state, which is not in doubt."""
