@@ -780,7 +780,7 @@ async def test_a_channel_has_only_who_joined_it() -> None:
 
 
 async def test_a_descriptor_that_cannot_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub that has no room left keeps neither the record nor the descriptor."""
+    """A hub that has no room left keeps neither the record nor the descriptor, nor a room's for it."""
     async with bench() as made:
 
         def full(_: int) -> None:
@@ -791,6 +791,7 @@ async def test_a_descriptor_that_cannot_be_watched_is_closed(monkeypatch: pytest
             made.client()
         assert made.clients[0].recv(1) == b""
         assert made.hub.statistics().sockets == 0
+        assert made.hub.statistics().rosters == 0
 
 
 class Turns(trio.abc.Instrument):

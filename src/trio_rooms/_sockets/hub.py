@@ -284,6 +284,7 @@ class SocketHub:
                 self._register(fd)
             except OSError:
                 os.close(fd)
+                self.forget(roster)  # Which may have been made for it.
                 raise
         link = self._sockets[fd] = SocketLink(self.new_id(fd), roster, attachment, flags)
         if opening:
