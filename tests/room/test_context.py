@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -449,6 +450,28 @@ async def test_what_the_program_changes_through_a_context_is_kept(autojump_clock
             journal.context.state["c"] = 1
             gate.release()
         assert await run.room.peek() == {"a": 1, "b": 1, "c": 1}
+
+
+async def test_who_changes_a_room_all_the_time_cannot_hold_up_the_stop(autojump_clock: MockClock) -> None:
+    """It ends in a step after which nothing is changed, and before which all is saved."""
+    memory, changes = MemoryStore(), 0
+
+    async def go_on(ctx: Context[State]) -> None:
+        nonlocal changes
+        with contextlib.suppress(StaleContext):
+            while True:
+                ctx.state["n"] = changes + 1
+                changes += 1
+                await trio.sleep(0.01)
+
+    async with trio.open_nursery() as nursery:
+        store = FaultyStore(memory, delay=0.1)
+        async with open_rooms([make_room()], store=store) as rooms, connect(rooms, "room/x") as client:
+            await client.ask("keep")
+            nursery.start_soon(go_on, journal.context)
+    assert changes > 30  # in each of the tries
+    async with open_rooms([make_room()], store=memory) as rooms:
+        assert await rooms.get("room", "x").ask("get") == {"n": changes}
 
 
 async def test_a_value_that_is_damaged_is_its_readers_error(autojump_clock: MockClock) -> None:

@@ -280,7 +280,7 @@ class Actor:
                 if nursery.child_tasks:
                     nursery.cancel_scope.cancel()
         finally:
-            if sleeps and self.background.started and not self.saver.hopeless:
+            if sleeps and self.saver.has_state and not self.saver.hopeless:
                 # Also where one of its tasks has raised as it was cancelled.
                 await self._keep_last_changes()
             self.background.nursery = None
@@ -459,7 +459,7 @@ class Actor:
                 await trio.sleep(_RETRY_STOP)
             return False
         self._end(Step.COMMITTED)
-        if not self.background.started:
+        if not (self.background.started or restless):
             # In the same step: what others do with its contexts a turn later nobody would save.
             self.members.settle_quietly()
             self.members.clear()
@@ -468,7 +468,7 @@ class Actor:
         return True
 
     async def _keep_last_changes(self) -> None:
-        """Keep what tasks changed until they had ended: only then may the room be loaded again."""
+        """Keep what was changed until the tasks had ended: only then may the room be loaded again."""
         saver, failure = self.saver, None
         # Out of reach of a cancellation: the room is in no table any more, and nobody else would save it.
         with trio.CancelScope(shield=True):
