@@ -280,7 +280,7 @@ class Actor:
                 if nursery.child_tasks:
                     nursery.cancel_scope.cancel()
         finally:
-            if sleeps and self.saver.has_state and not self.saver.hopeless:
+            if sleeps and self.saver.has_state:
                 # Also where one of its tasks has raised as it was cancelled.
                 await self._keep_last_changes()
             self.background.nursery = None
@@ -450,6 +450,7 @@ class Actor:
             # Nobody is left who could change the state into one that can be saved.
             logger.critical("room %s: what was not saved is lost: %s", self.key, saver.hopeless)
             self._end(Step.COMMITTED)
+            self._end_contexts()
             self._answer_asked(False)
             return True
         if not saved or box or ((self.idleness.holds or restless) and not stopping):
@@ -460,12 +461,15 @@ class Actor:
             return False
         self._end(Step.COMMITTED)
         if not (self.background.started or restless):
-            # In the same step: what others do with its contexts a turn later nobody would save.
             self.members.settle_quietly()
-            self.members.clear()
-            self.saver.dispose()
+            self._end_contexts()
         self._answer_asked(True)
         return True
+
+    def _end_contexts(self) -> None:
+        """Let go of the state in the step that decides the end: nobody would save what is changed later."""
+        self.members.clear()
+        self.saver.dispose()
 
     async def _keep_last_changes(self) -> None:
         """Keep what was changed until the tasks had ended: only then may the room be loaded again."""
@@ -512,8 +516,7 @@ class Actor:
         self.mailbox.mail.extend(self._outliving(self.mailbox.drain(), hopeless=hopeless))
         asleep = not self.mailbox.mail
         self._end(Step.DESTROYED)
-        self.members.clear()
-        self.saver.dispose()
+        self._end_contexts()
         if mail.answer is not None:
             mail.answer.succeed(None)
         self._answer_asked(asleep)

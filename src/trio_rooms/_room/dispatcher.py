@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 from trio_rooms._definition.definition import Definition, EventHandler
@@ -117,9 +118,7 @@ class Dispatcher:
                 context = self._members.new_context(context.connection)
                 context.channel = received.channel
             handler = self._definition.client_handler(name)
-            if handler is None:
-                raise self._unknown(name)  # noqa: TRY301 (what becomes of it is said below, as of all others)
-            result = await handler.function(*_arguments(handler, context, name, received.data))
+            result = await _handling(handler, context, name, received.data)
             if self._shared.edited:
                 self._members.settle()
             if number is not None:
@@ -145,22 +144,16 @@ class Dispatcher:
         """Handle an event of the program; its answer is settled before anything else is told."""
         handler = self._definition.handler(mail.event)
         try:
-            if handler is None:
-                raise self._unknown(mail.event)
-            arguments = _arguments(handler, self._members.own, mail.event, mail.data)
+            handling = _handling(handler, self._members.own, mail.event, mail.data)
         except EventError as error:
             mail.answer.fail(AskRefused(self._shared.key, error.code, error.message))
             return
         try:
-            result = await handler.function(*arguments)
+            result = await handling
             self._members.settle()
             mail.answer.succeed(as_sent(result))
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
             await self._not_answered(mail, error)
-
-    def _unknown(self, event: str) -> EventError:
-        """What the sender of an event without a handler is told."""
-        return EventError("unknown_event", f"this room has no event {event[:100]!r}")
 
     async def _not_answered(self, mail: Ask, error: Exception) -> None:
         """Tell the program that what it asked was refused, or that the handler raised."""
@@ -236,12 +229,15 @@ def _refusal(error: Exception) -> BaseException | None:
     return None if isinstance(refusal, AskRefused) else refusal
 
 
-def _arguments(handler: EventHandler, context: Context[Any], event: str, data: Any) -> tuple[Any, ...]:
-    """What the handler of an event is called with.
+def _handling(handler: EventHandler | None, context: Context[Any], event: str, data: Any) -> Awaitable[Any]:
+    """What the handler of an event does with data that fits it, to be awaited.
 
     Raises:
-        EventError: the data does not fit it.
+        EventError: there is none, or the data does not fit; nothing of it has run.
     """
+    if handler is None:
+        code = "unknown_event"
+        raise EventError(code, f"this room has no event {event[:100]!r}")
     if handler.convert is not None:
         try:
             data = handler.convert(data)
@@ -249,7 +245,7 @@ def _arguments(handler: EventHandler, context: Context[Any], event: str, data: A
             code = "invalid_data"
             raise EventError(code, describe(error)) from error
     arguments = (context, event, data) if handler.named else (context, data)
-    return arguments[: handler.arguments]
+    return handler.function(*arguments[: handler.arguments])
 
 
 def _send_error(shared: Shared, link: Link, number: int | None, code: str, message: str) -> None:

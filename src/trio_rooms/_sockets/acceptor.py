@@ -180,9 +180,8 @@ class Acceptor:
             client.setblocking(False)
             client.send(self._refusal())
             client.shutdown(socket.SHUT_WR)
-            client.recv(
-                HEAD_LIMIT
-            )  # Unread, it would reset the connection, perhaps before the answer is read.
+            # Unread, the request would reset the connection, perhaps before the answer is read.
+            client.recv(HEAD_LIMIT)
 
     def _use_spare(self, listener: socket.socket) -> bool:
         """Tell somebody for whom there is no descriptor, with the one that is kept for that."""
