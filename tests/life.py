@@ -633,7 +633,7 @@ class Process:
     async def close(self, task_status: trio.TaskStatus[None]) -> None:
         """The program closes the rooms; by the time that `start` returns, they are closing."""
         task_status.started()
-        self.model.stopping = True
+        self.stops()
         await self.rooms.aclose()
 
     def use(self, ctx: Context[State]) -> None:

@@ -41,6 +41,7 @@ Life = tuple[int | None, list[tuple[Any, ...]]]
 @example((None, [("ask", A, ("pause", "destroy")), ("ask", A, ()), ("destroy", A), REST]))
 @example((None, [("connect", A), ("send", 0, ("pause", "close")), ("send", 0, ()), REST]))
 @example((None, [("hold loads",), ("fail loads", 6), ("connect", A), ("drop", 0), ("release",), REST, REST]))
+@example((None, [("hold commits",), ("fail commits", 1, False), ("connect", A), ("close",), ("sleep", 40.0)]))
 @example((None, [("ask", A, ("put", "exit")), ("connect", A), ("ask", A, ())]))
 @example((None, [*[("connect", A)] * 3, ("send", 0, ("flip",)), ("sleep", 0.05), *EXIT]))
 @example(
