@@ -564,6 +564,7 @@ class Model:
             seen.busy, seen.crashes, seen.refused_until, seen.failing = "", [], -1.0, False
             seen.destroy_asked, seen.destroys, seen.loads_failed, seen.flying = False, {}, 0, 0
             seen.destroys_perhaps = set()
+            seen.asking, seen.again, seen.destroy_again = False, None, False
             seen.last, seen.handed = {}, {}
         self.guests.clear()
         self.letters.clear()

@@ -15,6 +15,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 A, E = "noisy/a", "eager/a"
 REST = ("sleep", 6.0)
 APPLIED: list[tuple[Any, ...]] = [("ask", "calm/a", ()), REST, ("fail commits", 1, True)]
+DOUBT: list[tuple[Any, ...]] = [("store takes", 0.2), ("fail commits", 2, False), ("fail commits", 1, True)]
 EXIT: list[tuple[Any, ...]] = [("send", 0, ("exit",)), ("send", 0, ("flip",)), ("hibernate", A)]
 Life = tuple[int | None, list[tuple[Any, ...]]]
 
@@ -42,6 +43,19 @@ Life = tuple[int | None, list[tuple[Any, ...]]]
 @example((None, [("connect", A), ("send", 0, ("pause", "close")), ("send", 0, ()), REST]))
 @example((None, [("hold loads",), ("fail loads", 6), ("connect", A), ("drop", 0), ("release",), REST, REST]))
 @example((None, [("hold commits",), ("fail commits", 1, False), ("connect", A), ("close",), ("sleep", 40.0)]))
+@example(
+    (
+        None,
+        [
+            ("connect", A),
+            *DOUBT,
+            ("send", 0, ("task untidy",)),
+            ("sleep", 2.0),
+            ("kill",),
+            ("send", 0, ("exit",)),
+        ],
+    )
+)
 @example((None, [("ask", A, ("put", "exit")), ("connect", A), ("ask", A, ())]))
 @example((None, [*[("connect", A)] * 3, ("send", 0, ("flip",)), ("sleep", 0.05), *EXIT]))
 @example(
