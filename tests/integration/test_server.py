@@ -362,6 +362,31 @@ async def test_pages() -> None:
         assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
+async def test_the_client_is_served() -> None:
+    """As a module for any page; once to each browser, until there is another one."""
+    async with serving(echo, serve={"prefix": "/ws"}) as served:
+        status, headers, body = await served.ask(request("/trio-rooms.js", Upgrade=None))
+        assert (status, headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+        assert headers["access-control-allow-origin"] == "*"
+        assert headers["cache-control"] == "no-cache"
+        assert b"export function connectRoom(" in body
+        tag = headers["etag"]
+        for known in (tag, f'"other", W/{tag}', "*"):
+            for method in ("GET", "HEAD"):
+                sent = request("/trio-rooms.js", method, Upgrade=None, If_None_Match=known)
+                status, headers, body = await served.ask(sent)
+                assert (status, headers["etag"], body) == (304, tag, b"")
+                assert "content-length" not in headers
+        sent = request("/trio-rooms.js", "HEAD", Upgrade=None, If_None_Match='"other"')
+        async with served.connection() as client:
+            await client.send(sent)
+            status, headers, _ = await client.answer(body=False)
+            assert (status, int(headers["content-length"]) > 10_000) == (200, True)
+            assert await client.rest() == b""
+        # A page that has no tag is always new.
+        assert (await served.ask(request("/healthz", Upgrade=None, If_None_Match="*")))[0] == 200
+
+
 @pytest.mark.parametrize("target", ["/ HTTP/1.0", "* HTTP/1.1", "http://x HTTP/1.1", "/echo/x HTTP/1.1"])
 async def test_options_says_what_there_is(target: str) -> None:
     """A load balancer's bare check asks with OPTIONS, and finds the server well."""
@@ -511,6 +536,61 @@ async def test_a_refusal_can_be_a_close() -> None:
     )
     assert (status, headers["sec-websocket-protocol"]) == (101, "mqtt")
     await refused_with(Refused(close=1008))
+
+
+REFUSAL = "trio-rooms.refusal"
+
+
+@pytest.mark.parametrize("offered", [REFUSAL, f"mqtt, {REFUSAL}"])
+async def test_a_client_can_ask_to_be_refused_with_a_close(offered: str) -> None:
+    """The code is that of the status and 4000, the subprotocol says that it is one."""
+    headers = {"Sec_WebSocket_Protocol": offered}
+    for path, origin, code in [
+        ("/nobody/x", None, 4404),
+        ("/", None, 4404),
+        ("/echo/%00", None, 4400),
+        ("/echo/x", None, 4400),  # It has none of what is offered.
+        ("/no/x", "http://other", 4403 if "mqtt" in offered else 4400),
+        ("/no/x", None, 4401 if "mqtt" in offered else 4400),
+    ]:
+        REFUSED["x"] = Refused(401, "é" * 100)
+        async with serving(no, echo, serve={"origins": ["http://here"]}) as served:
+            async with served.connection() as client:
+                await client.send(request(path, Origin=origin, **headers))
+                status, answered, _ = await client.answer(body=False)
+                assert (status, answered["sec-websocket-protocol"]) == (101, REFUSAL)
+                closed, reason = await client.closed()
+                assert closed == code
+                assert reason == ("é" * 61 if code == 4401 else reason)
+                assert reason
+            statistics = served.rooms.statistics()
+            assert statistics.servers[0].refused == 1
+            assert statistics.servers[0].opened == statistics.hub.rosters == statistics.hub.sockets == 0
+            assert statistics.hub.closes == {code: 1}
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
+async def test_what_may_be_otherwise_soon_stays_a_status(status: int) -> None:
+    """A page tries again where its connection just failed, and so it should."""
+    answered, _, body = await refused_with(
+        Refused(status, "later"), Sec_WebSocket_Protocol=f"mqtt, {REFUSAL}"
+    )
+    assert (answered, body) == (status, b"later\n")
+
+
+async def test_only_a_good_handshake_is_refused_with_a_close() -> None:
+    """Where no WebSocket can be opened there is nothing to close; nor where the client did not ask for it."""
+    async with serving(echo) as served:
+        odd: list[tuple[str, dict[str, str | None], int]] = [
+            ("/nobody/x", {"Upgrade": None}, 404),
+            ("/echo/x", {"Upgrade": None}, 426),
+            ("/nobody/x", {"Sec_WebSocket_Key": "short"}, 404),
+            ("/nobody/x", {"Sec_WebSocket_Protocol": f"{REFUSAL}s"}, 404),
+        ]
+        for path, headers, status in odd:
+            wanted: dict[str, str | None] = {"Sec_WebSocket_Protocol": REFUSAL, **headers}
+            sent = request(path, **wanted)
+            assert (await served.ask(sent))[0] == status
 
 
 async def test_who_was_refused_with_a_close_and_stays_is_cut_off() -> None:

@@ -439,13 +439,15 @@ class Room(Generic[S]):
             raise DefinitionError(msg)
         found = tuple(names)
         wrong = [
-            one for one in found if not _is(one, str) or not _TOKEN.fullmatch(one) or one in SUBPROTOCOLS
+            one
+            for one in found
+            if not _is(one, str) or not _TOKEN.fullmatch(one) or one.startswith("trio-rooms.")
         ]
         if wrong or len(found) != len(set(found)) or len(found) > MOST_SUBPROTOCOLS:
             msg = (
                 f"room {self.name}: subprotocols are at most {MOST_SUBPROTOCOLS} different names without "
-                f"spaces, commas and the like, and none of {' and '.join(SUBPROTOCOLS)}, which are those of "
-                f"envelopes; not {list(found)!r:.300}"
+                "spaces, commas and the like, and none that begins with 'trio-rooms.', which are the "
+                f"library's; not {list(found)!r:.300}"
             )
             raise DefinitionError(msg)
         return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from importlib.resources import files
+from typing import Any, Final
 
 import attrs
 
@@ -18,6 +20,9 @@ from trio_rooms.errors import UnknownRoom
 from .paths import Paths
 
 __all__ = ["Pages"]
+
+_CLIENT: Final = files("trio_rooms").joinpath("js", "trio-rooms.js").read_bytes()
+_CLIENT_TAG: Final = f'"{hashlib.sha256(_CLIENT).hexdigest()[:32]}"'
 
 
 class Pages:
@@ -47,9 +52,17 @@ class Pages:
         self._stage = stage
         self._statistics = statistics
 
-    def answer(self, method: str, path: str) -> Response | None:
-        """What a request without a WebSocket is answered, or None where there is no page."""
+    def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Response | None:
+        """What a request without a WebSocket is answered, or None where there is no page.
+
+        Args:
+            method: the request's.
+            path: without a query.
+            headers: the request's, by lower-case name.
+        """
         page = None if method == "OPTIONS" and path == "*" else self.page(path)
+        if page is not None and _is_known(page, headers):
+            page = Response(304, headers=page.headers, kind=page.kind)
         if method in ("GET", "HEAD") or (page is None and path != "*"):
             return page
         if method == "OPTIONS":
@@ -62,6 +75,8 @@ class Pages:
             return self._index()
         if path == "/healthz":
             return Response.text(200, "ok")
+        if path == "/trio-rooms.js":
+            return _client()
         if path == "/stats":
             return self._all()
         if path.startswith("/stats/"):
@@ -92,6 +107,26 @@ class Pages:
         roster = self._hub.rosters.get(key)
         connections = len(roster.links) if roster is not None else 0
         return _json({"key": key, "stage": self._stage(key).value, "connections": connections})
+
+
+def _client() -> Response:
+    """The JavaScript client, which pages of other hosts may import, too."""
+    headers = {
+        "Cache-Control": "no-cache",  # Ask each time whether it is still this one: it is that of this server.
+        "ETag": _CLIENT_TAG,
+        "Access-Control-Allow-Origin": "*",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(200, _CLIENT, headers, kind="text/javascript; charset=utf-8")
+
+
+def _is_known(page: Response, headers: Mapping[str, str]) -> bool:
+    """Whether who asks for a page has it already (RFC 9110, 13.1.2)."""
+    tag = page.headers.get("ETag")
+    known = headers.get("if-none-match")
+    if tag is None or known is None:
+        return False
+    return known.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in known.split(",")]
 
 
 def _json(content: Any) -> Response:

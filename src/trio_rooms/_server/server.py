@@ -25,7 +25,16 @@ from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.listeners import open_listeners
 from trio_rooms._wire.envelope import welcome
 from trio_rooms._wire.frames import encode_close
-from trio_rooms._wire.handshake import METHODS, BadRequestError, Head, Response, accept, refusal_of
+from trio_rooms._wire.handshake import (
+    METHODS,
+    REFUSAL,
+    BadRequestError,
+    Head,
+    Response,
+    accept,
+    refusal_of,
+    refuse_with_close,
+)
 from trio_rooms.errors import Refused, UnknownRoom
 
 from .admission import (
@@ -180,11 +189,12 @@ class Server:
         """A client has asked for something. Whatever happens here happens to this client alone."""
         try:
             if isinstance(request, BadRequestError):
-                self._start(newcomer, self._respond, request.response)
+                self._start(newcomer, self._respond, request.response.encode(time()), True)
                 return
             wanted = self._wanted(request)
             if isinstance(wanted, Response):
-                self._start(newcomer, self._respond, wanted, request.method == "HEAD")
+                last, refused = self._last(request, wanted), wanted.status >= 400
+                self._start(newcomer, self._respond, last, refused)
                 return
             definition, key = wanted
             if definition.authenticate is not None:
@@ -200,7 +210,7 @@ class Server:
         """The room that a client asks to be let into, or what it is answered."""
         path, _ = _path_and_query(head)
         if not head.wants_websocket:
-            page = self._pages.answer(head.method, path)
+            page = self._pages.answer(head.method, path, head.headers)
             if page is not None:
                 return page
         try:
@@ -211,7 +221,7 @@ class Server:
             return Response.text(404, str(error))
         if head.method == "OPTIONS":
             return Response(200, headers={"Allow": METHODS})
-        refusal = refusal_of(head) or self._overload(key) or self._foreign(head)
+        refusal = refusal_of(head) or _strange(head, definition) or self._overload(key) or self._foreign(head)
         return (definition, key) if refusal is None else refusal
 
     def _open(
@@ -302,17 +312,24 @@ class Server:
         """What a client gets that is refused: a response, or a WebSocket that is closed at once."""
         if refused.close is None:
             response = Response.text(refused.status, refused.reason)
-            return attrs.evolve(response, headers=headers_of(refused)).encode(time())
+            return self._last(head, attrs.evolve(response, headers=headers_of(refused)))
         subprotocol, _ = chosen_subprotocol(definition, head.subprotocols)
         self.hub.closes.count(refused.close)
         return accept(head, subprotocol) + encode_close(refused.close, refused.reason)
 
-    async def _respond(
-        self, client: trio.socket.SocketType, response: Response, head_only: bool = False
-    ) -> None:
-        """Respond in plain HTTP, and close."""
-        self._refused += response.status >= 400
-        await self._part_with(client, response.encode(time(), head_only=head_only))
+    def _last(self, head: Head, response: Response) -> bytes:
+        """What a client gets that is not let in: a response, or the close that it asked for in its place."""
+        refusal = refuse_with_close(head, response)
+        if refusal is None:
+            return response.encode(time(), head_only=head.method == "HEAD")
+        code, last = refusal
+        self.hub.closes.count(code)
+        return last
+
+    async def _respond(self, client: trio.socket.SocketType, last: bytes, refused: bool) -> None:
+        """Send the last that a client gets, and close."""
+        self._refused += refused
+        await self._part_with(client, last)
 
     async def _part_with(self, client: trio.socket.SocketType, last: bytes) -> None:
         """Send a client the last that it gets, and wait a while until it has left.
@@ -377,6 +394,21 @@ class Server:
         if self.origins is None or origin is None or origin in self.origins:
             return None
         return Response.text(403, f"no WebSockets are opened here from {origin[:200]}")
+
+
+def _strange(head: Head, definition: Definition) -> Response | None:
+    """Why a client would be let in that does not want to be, or None.
+
+    A browser ends a connection without any of the subprotocols that its page offers, and the page cannot tell
+    why.
+    """
+    offered = head.headers.get("sec-websocket-protocol")
+    if offered is None or REFUSAL not in offered:
+        return None
+    if chosen_subprotocol(definition, head.subprotocols)[0] is not None:
+        return None
+    spoken = " and ".join(definition.subprotocols) or "no subprotocol"
+    return Response.text(400, f"room {definition.name} speaks {spoken}")
 
 
 def _path_and_query(head: Head) -> tuple[str, str]:

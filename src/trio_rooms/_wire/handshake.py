@@ -20,10 +20,13 @@ from typing import Final
 import attrs
 import h11
 
+from .frames import encode_close
+
 __all__ = [
     "HEAD_LIMIT",
     "METHODS",
     "MOST_SUBPROTOCOLS",
+    "REFUSAL",
     "BadRequestError",
     "Head",
     "HeadReader",
@@ -31,6 +34,7 @@ __all__ = [
     "accept",
     "offered_subprotocols",
     "refusal_of",
+    "refuse_with_close",
 ]
 
 HEAD_LIMIT: Final = 16 * 1024
@@ -39,6 +43,9 @@ METHODS: Final = "GET, HEAD, OPTIONS"
 """What is answered, be it a page or the address of a room."""
 MOST_SUBPROTOCOLS: Final = 15
 """Subprotocols that a room may have: a connection's record has four bits for its own."""
+REFUSAL: Final = "trio-rooms.refusal"
+"""The subprotocol of a WebSocket that is opened to be closed at once, with a code that says why. It is
+offered beside others by clients in browsers, which are told nothing of a status."""
 _GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """What RFC 6455, 1.3 puts behind a client's key."""
 
@@ -76,6 +83,8 @@ class Response:
             "Content-Length": str(len(self.body)),
             "Connection": "close",
         }
+        if self.status == 304:  # It would be that of what was not modified (RFC 9110, 8.6).
+            del fields["Content-Length"]
         lines = [f"HTTP/1.1 {self.status} {phrase}"]
         lines += [f"{name}: {value}" for name, value in {**fields, **self.headers}.items()]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -255,3 +264,22 @@ def accept(head: Head, subprotocol: str | None) -> bytes:
     if subprotocol is not None:
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+def refuse_with_close(head: Head, response: Response) -> tuple[int, bytes] | None:
+    """A refusal for a client that cannot see a status: the close code, and what it is sent.
+
+    None where it is sent the response itself. So it is where it did not ask for anything else, or no
+    WebSocket can be opened, and where to try again may help: a client does that whose connection failed.
+    """
+    status = response.status
+    if not 400 <= status < 500 or status in _PASSING or REFUSAL not in head.subprotocols:
+        return None
+    if refusal_of(head) is not None:
+        return None
+    code = 4000 + status
+    return code, accept(head, REFUSAL) + encode_close(code, response.body.decode().rstrip("\n"))
+
+
+_PASSING: Final = (408, 425, 429)
+"""Statuses from 400 to 499 that say to try again."""
