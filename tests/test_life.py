@@ -70,6 +70,7 @@ Life = tuple[int | None, list[tuple[Any, ...]]]
         ],
     )
 )
+@example((None, [("ask", A, ("task untidy",)), ("hibernate", A), ("fail commits", 6, False), REST]))
 @example((None, [("ask", A, ("task untidy", "keep the context")), REST, ("use a kept context", 0), REST]))
 @example(
     (None, [("ask", A, ("task untidy", "keep the context")), ("sleep", 2.3), ("use a kept context", 0), REST])
@@ -80,6 +81,7 @@ def test_a_random_life_keeps_the_rules(life: Life) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @settings(max_examples=8000, deadline=None, phases=PHASES)
 @given(lives)
 def test_many_random_lives_keep_the_rules(life: Life) -> None:

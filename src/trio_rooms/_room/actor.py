@@ -18,7 +18,7 @@ from trio_rooms._sockets.flags import DISMISSED, UNGREETED
 from trio_rooms._sockets.roster import Disconnected
 from trio_rooms._state.persistent import PersistentState
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, StaleWrite, StoreError
+from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, StaleWrite, StateError, StoreError
 
 from .answers import Answer, own
 from .background import Background
@@ -42,6 +42,8 @@ _LAST_TRIES: Final = 3
 """Commits in a row at hibernation, where background tasks go on changing the state."""
 _RETRY_STOP: Final = 0.1
 """Seconds between two tries to save a room that is to stop."""
+_RETRY_LAST: Final = 5.0
+"""Seconds to which they grow for one that sleeps, but for what its tasks changed as they ended."""
 
 
 @attrs.frozen
@@ -87,6 +89,7 @@ class Actor:
     __slots__ = (
         "_asked",
         "_ended",
+        "_keeping",
         "_removed",
         "_wake",
         "_watch",
@@ -152,6 +155,8 @@ class Actor:
         self.watched: bool = definition.slow_handler == math.inf
         """Whether somebody looks how long its handlers take, or never does; whoever does sets it."""
         self._ended: trio.Event | None = None
+        self._keeping: trio.CancelScope | None = None
+        """What keeps it at saving what its tasks changed last."""
 
     @property
     def key(self) -> str:
@@ -235,6 +240,11 @@ class Actor:
         # What is cancelled may still run; from here on it cannot change what nobody would save.
         self.shared.end()
         self.saver.dispose()
+
+    def give_up(self) -> None:
+        """Try no longer to save what its tasks changed last, when the program ends."""
+        if self._keeping is not None:
+            self._keeping.cancel()
 
     async def wait_ended(self) -> None:
         """Wait until nothing of it runs any more."""
@@ -472,26 +482,32 @@ class Actor:
         self.saver.dispose()
 
     async def _keep_last_changes(self) -> None:
-        """Keep what was changed until the tasks had ended: only then may the room be loaded again."""
-        saver, failure = self.saver, None
+        """Keep what was changed until the tasks had ended: only then may the room be loaded again.
+
+        While the store fails it is tried again, until `give_up`; who writes to the room meanwhile waits.
+        """
+        saver, delay, failure = self.saver, _RETRY_STOP, "the program has ended"
         # Out of reach of a cancellation: the room is in no table any more, and nobody else would save it.
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True) as self._keeping:
             await self.members.settle_all()
             if not saver.unsaved:
                 return
             # Its contexts end in the same step, so that one save has all that was changed through them.
             state = saver.take_state()
             self.members.clear()
-            for _ in range(_LAST_TRIES):
+            while True:
                 try:
                     await saver.persistent.save(lambda: state)
+                except (StaleWrite, StateError) as error:
+                    failure = str(error)
+                    break
                 except RoomsError as error:
                     failure = str(error)
-                    await trio.sleep(_RETRY_STOP)
+                    await trio.sleep(delay)
+                    delay = min(2 * delay, _RETRY_LAST)
                 else:
                     return
-        if failure is not None:
-            logger.critical("room %s: what its tasks changed last is lost: %s", self.key, failure)
+        logger.critical("room %s: what its tasks changed last is lost: %s", self.key, failure)
 
     async def _destroy(self, mail: Destroy) -> bool:
         """Delete the room and end it; False where it could not be deleted and goes on."""

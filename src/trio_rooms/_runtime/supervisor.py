@@ -501,6 +501,8 @@ class Supervisor:
                         "room %s: what was not saved is lost, the store does not answer", actor.key
                     )
                 self._drop_killed(actor)
+        for actor in self._ending.values():
+            actor.give_up()
         for record in self._records.values():
             record.abandon()
         self._at_rest = _nothing
