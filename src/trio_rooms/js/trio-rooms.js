@@ -77,6 +77,7 @@ class Room extends EventTarget {
   #sent = new Map(); // What was sent and is unanswered, by id, the oldest first.
   #waiting = 0; // Requests without an outcome.
   #size = 0; // Characters of all in #queue and #sent.
+  #stored = null; // What of it this page has put into the storage and not taken out again.
   #owed = 0; // What came since the last acknowledgement,
   #owedSince = 0; // the first of it then.
 
@@ -483,13 +484,11 @@ class Room extends EventTarget {
 
   #storeSession() {
     if (this.#storageKey === null || this.#resume === null) return;
+    const stored = JSON.stringify([this.#resume, this.#seq, this.#lastId]);
     try {
-      sessionStorage.setItem(this.#storageKey, this.#stored());
-    } catch { /* It is full, or this page may have none: then it begins anew. */ }
-  }
-
-  #stored() {
-    return JSON.stringify([this.#resume, this.#seq, this.#lastId]);
+      sessionStorage.setItem(this.#storageKey, stored);
+      this.#stored = stored;
+    } catch { /* It is full, or this page may have none: then the next begins anew. */ }
   }
 
   /**
@@ -499,16 +498,18 @@ class Room extends EventTarget {
   #takeStored() {
     if (this.#storageKey === null) return;
     let stored = null;
+    let session = null;
     try {
       stored = sessionStorage.getItem(this.#storageKey);
       sessionStorage.removeItem(this.#storageKey);
-    } catch { /* As above. */ }
-    if (this.#greeted) {
-      // This page comes back from the browser's cache. If another has used the session meanwhile, then what came
-      // there will not come here.
-      if (stored !== this.#stored()) this.#resume = null;
-    } else if (stored !== null) {
-      [this.#resume, this.#seq, this.#lastId] = JSON.parse(stored);
+      session = JSON.parse(stored);
+    } catch { /* As above; or it is something else. */ }
+    if (this.#stored !== null) {
+      // This page comes back. If another has used the session meanwhile, what came there will not come here.
+      if (stored !== this.#stored) this.#resume = null;
+      this.#stored = null;
+    } else if (!this.#greeted && Array.isArray(session)) {
+      [this.#resume, this.#seq, this.#lastId] = session;
       this.#greeted = true;
     }
   }
