@@ -64,6 +64,16 @@ export async function pass(milliseconds) {
   }
 }
 
+/** Milliseconds until there is another socket. */
+export async function until(step = 100) {
+  const before = FakeSocket.all.length;
+  for (let waited = 0; waited < 300_000; waited += step) {
+    if (FakeSocket.all.length > before) return waited;
+    await pass(step);
+  }
+  throw new Error("it does not connect any more");
+}
+
 /** A room whose WebSocket waits for its welcome. */
 export async function connecting(options = {}, address = "ws://example.org/hall/x") {
   const room = connectRoom(address, { WebSocket: FakeSocket, ...options });

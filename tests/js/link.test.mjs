@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, mock, test } from "node:test";
 import { connectRoom } from "../../src/trio_rooms/js/trio-rooms.js";
-import { ask, connecting, FakePage, FakeSocket, now, open, pass, settled, stopTime } from "./fake.mjs";
+import { ask, connecting, FakePage, FakeSocket, now, open, pass, settled, stopTime, until } from "./fake.mjs";
 
 beforeEach(stopTime);
 afterEach(() => mock.timers.reset());
@@ -11,16 +11,6 @@ afterEach(() => mock.timers.reset());
 const WELCOMED = { resumed: true };
 const PING = { ack: 0, ping: true };
 const PONG = { event: "rooms.pong", data: null };
-
-/** Milliseconds until there is another socket. */
-async function until(step = 100) {
-  const before = FakeSocket.all.length;
-  for (let waited = 0; waited < 300_000; waited += step) {
-    if (FakeSocket.all.length > before) return waited;
-    await pass(step);
-  }
-  throw new Error("it does not connect any more");
-}
 
 /** The machine, or the page, stands still for a while: every timer that came due meanwhile is late. */
 async function standStill(milliseconds) {

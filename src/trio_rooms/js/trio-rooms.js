@@ -38,6 +38,7 @@ const VERDICTS = {
   not_saved: { retry: true, applied: false },
   too_many_in_flight: { retry: true, applied: false },
   room_failed: { retry: true, applied: false },
+  handler_timeout: { retry: true },
   invalid_message: { applied: false },
   unknown_event: { applied: false },
   invalid_data: { applied: false },
@@ -76,6 +77,7 @@ class Room extends EventTarget {
   #queue = []; // What is to be sent, in order; that with an id was sent before, over a link that broke.
   #sent = new Map(); // What was sent and is unanswered, by id, the oldest first.
   #waiting = 0; // Requests without an outcome.
+  #postponed = 0; // Answers in a row that could not be given yet.
   #size = 0; // Characters of all in #queue and #sent.
   #stored = null; // What of it this page has put into the storage and not taken out again.
   #owed = 0; // What came since the last acknowledgement,
@@ -174,7 +176,7 @@ class Room extends EventTarget {
         retry: true, applied: false,
       });
     }
-    const message = { text, id: undefined, settle: undefined, tries: 0 };
+    const message = { text, id: undefined, settle: undefined };
     this.#size += text.length;
     this.#queue.push(message);
     return message;
@@ -183,7 +185,7 @@ class Room extends EventTarget {
   /** Send what can be sent now. */
   #pump() {
     const queue = this.#queue;
-    while (queue.length && this.#state === "open") {
+    while (queue.length && this.#state === "open" && this.#timers.hold === undefined) {
       const message = queue[0];
       if (message.id !== undefined && !this.#sent.has(message.id)) { // It was answered meanwhile.
         queue.shift();
@@ -301,17 +303,28 @@ class Room extends EventTarget {
     const message = this.#sent.get(ack);
     if (message === undefined) return;
     if (error?.code === "unavailable" && message.settle) {
-      message.tries += 1;
-      const wait = 100 + Math.random() * Math.min(5000, 250 * 2 ** message.tries);
-      const link = this.#link;
-      setTimeout(() => { if (message.settle && link === this.#link) link.send(message.text); }, wait);
+      this.#postpone(message);
       return;
     }
     this.#forget(message);
+    this.#postponed = 0;
     this.#owe();
     if (error) message.settle?.reject(problem(error));
     else message.settle?.resolve(data);
     this.#pump();
+  }
+
+  /** What became of it the server cannot say yet: the same again later, and nothing else before it. */
+  #postpone(message) {
+    const queue = this.#queue;
+    if (!queue.includes(message)) {
+      const place = queue.findIndex((one) => one.id === undefined || one.id > message.id);
+      queue.splice(place < 0 ? queue.length : place, 0, message);
+    }
+    if (this.#timers.hold !== undefined) return;
+    const wait = 100 + Math.random() * Math.min(5000, 250 * 2 ** this.#postponed);
+    this.#postponed += 1;
+    this.#timer("hold", wait, () => this.#pump());
   }
 
   /** What was emitted, and so nobody awaits, was refused. */
@@ -388,6 +401,7 @@ class Room extends EventTarget {
     this.#owed = 0;
     this.#timer("ack");
     this.#timer("pump");
+    this.#timer("hold");
     const { first, longest } = this.#options.backoff;
     const wait = Math.random() * Math.min(longest, first * 2 ** this.#failures);
     this.#failures += 1;

