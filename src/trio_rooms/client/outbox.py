@@ -88,6 +88,11 @@ class Outbox:
         return len(self._unsent)
 
     @property
+    def unwritten(self) -> int:
+        """How many were not written to their end, one that is being written included."""
+        return len(self._unsent) + (self._sending > 0)
+
+    @property
     def unanswered(self) -> int:
         """How many were sent and are not answered."""
         return len(self._unanswered)

@@ -136,11 +136,11 @@ class Session:
 
     def closed(self) -> None:
         """It has ended."""
-        if self.outbox.unsent:
+        if self.outbox.unwritten:
             logger.warning(
-                "%s: %d events were not sent before the client ended",
+                "%s: the client ended before it could send all that was emitted; %d events were not",
                 self._settings.address.url,
-                self.outbox.unsent,
+                self.outbox.unwritten,
             )
         self.state.become(State.CLOSED)
 
