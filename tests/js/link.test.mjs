@@ -30,6 +30,7 @@ describe("connecting", () => {
       assert.throws(() => connectRoom(address, { WebSocket: FakeSocket }), TypeError);
     }
     assert.throws(() => connectRoom("ws://h/r/x", { WebSocket: null }), /options\.WebSocket/);
+    assert.throws(() => connectRoom("ws://h/r/x", { WebSocket: FakeSocket, tokn: "t" }), /no option tokn/);
   });
 
   test("the wait is random, and longer each time, up to a bound", async () => {

@@ -8,7 +8,7 @@
  *
  * @param address a path of the page's own host, such as "/chat/lobby", or a ws:, wss:, http: or https: URL, which may
  *     have a query. Outside of a page it is a URL.
- * @throws TypeError if it is no such address, or there is no WebSocket.
+ * @throws TypeError if it is no such address, there is no such option, or no WebSocket.
  */
 export function connectRoom(address: string | URL, options?: RoomOptions): Room;
 

@@ -94,19 +94,16 @@ class Room extends EventTarget {
 
   constructor(address, options) {
     super();
-    this.#url = absolute(address);
-    this.#options = {
-      WebSocket: globalThis.WebSocket,
-      backoff: { first: 500, longest: 30_000 },
-      quiet: 30_000,
-      patience: 10_000,
-      maxWaiting: 1000,
-      maxSize: 16 * 1024 * 1024,
-      ...options,
-    };
-    if (typeof this.#options.WebSocket !== "function") {
+    const {
+      token, resume = false, WebSocket = globalThis.WebSocket, backoff = { first: 500, longest: 30_000 },
+      quiet = 30_000, patience = 10_000, maxWaiting = 1000, maxSize = 16 * 1024 * 1024, ...unknown
+    } = options;
+    for (const name of Object.keys(unknown)) throw new TypeError(`connectRoom has no option ${name}`);
+    if (typeof WebSocket !== "function") {
       throw new TypeError("there is no WebSocket here: give one as options.WebSocket");
     }
+    this.#url = absolute(address);
+    this.#options = { token, resume, WebSocket, backoff, quiet, patience, maxWaiting, maxSize };
     this.#listen();
     this.#takeStored();
     this.#connect();
@@ -135,8 +132,8 @@ class Room extends EventTarget {
         retry: code === "timeout", applied: request.id === undefined ? false : undefined, cause,
       }));
       const aborted = () => giveUp("aborted", `${event} was aborted`, signal.reason);
-      const timer = timeout === undefined
-        ? undefined : setTimeout(() => giveUp("timeout", `${event} had no answer within ${timeout} ms`), timeout);
+      const late = () => giveUp("timeout", `${event} had no answer within ${timeout} ms`);
+      const timer = timeout < 2 ** 31 ? setTimeout(late, timeout) : undefined;
       signal?.addEventListener("abort", aborted);
       const settle = (call) => (outcome) => {
         request.settle = null;
@@ -171,13 +168,13 @@ class Room extends EventTarget {
     if (typeof event !== "string" || !event) throw new TypeError("an event has a name");
     const text = JSON.stringify({ event, data });
     const { maxWaiting, maxSize } = this.#options;
-    if (this.#queue.length >= maxWaiting || this.#waiting >= maxWaiting || this.#size + text.length > maxSize) {
-      throw new RoomError("too_many_waiting", `${event}: so much waits for the server already that no more is taken`, {
-        retry: true, applied: false,
-      });
+    const size = text.length;
+    if (this.#queue.length >= maxWaiting || this.#waiting >= maxWaiting || this.#size + size > maxSize) {
+      const why = `${event}: so much waits for the server already that no more is taken`;
+      throw new RoomError("too_many_waiting", why, { retry: size <= maxSize, applied: false });
     }
-    const message = { text, id: undefined, settle: undefined };
-    this.#size += text.length;
+    const message = { text, size, id: undefined, settle: undefined };
+    this.#size += size;
     this.#queue.push(message);
     return message;
   }
@@ -196,14 +193,13 @@ class Room extends EventTarget {
         return;
       }
       if (message.settle && message.id === undefined) {
-        const [oldest = this.#lastId + 1] = this.#sent.keys();
-        if (this.#lastId + 1 - oldest >= WINDOW) return; // The answer to the oldest goes on here.
+        if (this.#lastId + 1 - this.#oldest >= WINDOW) return; // The answer to the oldest goes on here.
         message.id = this.#lastId += 1;
         message.text = `${message.text.slice(0, -1)},"id":${message.id}}`;
         this.#sent.set(message.id, message);
       }
       queue.shift();
-      if (message.id === undefined) this.#size -= message.text.length;
+      if (message.id === undefined) this.#size -= message.size;
       this.#link.send(message.text);
     }
   }
@@ -213,12 +209,12 @@ class Room extends EventTarget {
     message.settle.reject(error);
     if (message.id === undefined) {
       this.#queue.splice(this.#queue.indexOf(message), 1);
-      this.#size -= message.text.length;
+      this.#size -= message.size;
     }
   }
 
   #forget(message) {
-    if (this.#sent.delete(message.id)) this.#size -= message.text.length;
+    if (this.#sent.delete(message.id)) this.#size -= message.size;
   }
 
   /** Tell the server what came, at once. */
@@ -230,8 +226,13 @@ class Room extends EventTarget {
   }
 
   #receipt(more) {
+    return JSON.stringify({ ack: this.#seq, id: this.#oldest > 1 ? this.#oldest - 1 : undefined, ...more });
+  }
+
+  /** The oldest id without an answer, or else the next. */
+  get #oldest() {
     const [oldest = this.#lastId + 1] = this.#sent.keys();
-    return JSON.stringify({ ack: this.#seq, id: oldest > 1 ? oldest - 1 : undefined, ...more });
+    return oldest;
   }
 
   /** Something came that is to be acknowledged soon. A page in the background has no timers to rely on. */
@@ -274,7 +275,8 @@ class Room extends EventTarget {
     if (lost) {
       const text = "the session ended before an answer came";
       for (const message of sent) message.settle?.reject(new RoomError("session_lost", text, { retry: true }));
-      if (this.#state === "open") this.#hand({ event: "rooms.reset", data: { reason: reason ?? "unknown" } });
+      const why = reason ?? (this.#resume === null ? "none" : "unknown");
+      if (this.#state === "open") this.#hand({ event: "rooms.reset", data: { reason: why } });
     }
     this.#pump();
   }
@@ -370,7 +372,7 @@ class Room extends EventTarget {
   async #address(patience) {
     const url = new URL(this.#url);
     let { token } = this.#options;
-    if (typeof token === "function") token = await within(patience, token(), "options.token");
+    if (typeof token === "function") token = await within(patience, token());
     if (token !== undefined && token !== null) url.searchParams.set("token", token);
     if (this.#resume !== null) {
       url.searchParams.set("resume", this.#resume);
@@ -468,7 +470,11 @@ class Room extends EventTarget {
     listen(document, "resume", () => { this.#takeStored(); this.#nudge(); });
     if (document) {
       listen(globalThis, "pagehide", (event) => this.#hidePage(event.persisted));
-      listen(globalThis, "pageshow", (event) => { if (event.persisted) this.#showPage(); });
+      listen(globalThis, "pageshow", (event) => {
+        if (!event.persisted) return;
+        this.#takeStored();
+        this.#connect();
+      });
     }
   }
 
@@ -482,12 +488,6 @@ class Room extends EventTarget {
     this.#attempt += 1;
     this.#timer("retry");
     if (this.#state === "open") this.#become("reconnecting");
-  }
-
-  #showPage() {
-    this.#takeStored();
-    this.#failures = 0;
-    this.#connect();
   }
 
   /** Its name in the storage of this tab, which outlives a reload; null where it is not to be there. */
@@ -651,14 +651,10 @@ function problem({ code, message }) {
 }
 
 /** The value of a promise, if it has one in time. */
-async function within(patience, promise, what) {
+async function within(patience, promise) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} took longer than ${patience} ms`)), patience);
+    timer = setTimeout(() => reject(new Error("it took too long")), patience);
   });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
