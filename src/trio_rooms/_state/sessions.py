@@ -1,0 +1,207 @@
+"""What is known of a room's sessions while its record lives: their last ids, and what these were answered."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import secrets
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import cbor2
+
+from trio_rooms._values.cbor import encode_plain
+
+__all__ = ["MOST_UNANSWERED", "Answered", "Session", "Sessions", "Token"]
+
+MOST_UNANSWERED: Final = 1000
+"""Ids from the oldest unanswered to the newest, and verdicts that are kept of a session."""
+_MOST_BYTES: Final = 64 * 1024
+"""Bytes of data in the verdicts that are kept of a session."""
+_LONGEST: Final = 1000
+"""Characters of the text of an error that are kept."""
+_SECRET: Final = 16
+_SID: Final = 8
+
+
+@attrs.frozen
+class Token:
+    """What a client resumes its session with: which one it is, and that it is the client's own."""
+
+    sid: int
+    secret: bytes
+
+    @classmethod
+    def new(cls, sid: int) -> Token:
+        """That of a session that begins."""
+        return cls(sid, secrets.token_bytes(_SECRET))
+
+    @classmethod
+    def parse(cls, token: str) -> Token | None:
+        """The inverse of ``str()``; None for what is none."""
+        try:
+            raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), b"-_", validate=True)
+        except (ValueError, binascii.Error):
+            return None
+        if len(raw) != _SID + _SECRET:
+            return None
+        return cls(int.from_bytes(raw[:_SID], "big"), raw[_SID:])
+
+    def __str__(self) -> str:
+        return base64.urlsafe_b64encode(self._raw()).rstrip(b"=").decode()
+
+    @property
+    def digest(self) -> bytes:
+        """What the store keeps of it; it does not tell the token."""
+        return hashlib.blake2b(self._raw(), digest_size=16).digest()
+
+    def _raw(self) -> bytes:
+        return self.sid.to_bytes(_SID, "big") + self.secret
+
+
+@attrs.frozen
+class Answered:
+    """What a message with an id was answered."""
+
+    code: str = ""
+    """Of the error; empty where it was handled."""
+    message: str = ""
+    data: Any = None
+    bare: bool = False
+    """Whether the data was forgotten, since there was too much of it."""
+
+    def encode(self) -> bytes:
+        """As the store has it; without its data where that is more than a session may keep."""
+        if self.code:
+            return cbor2.dumps(["error", self.code, self.message[:_LONGEST]])
+        if self.bare:
+            return _BARE
+        encoded: bytes = encode_plain(["ok", self.data])
+        return encoded if len(encoded) <= _MOST_BYTES else _BARE
+
+    def short(self) -> bytes:
+        """As the store has it once its data, or its text, was forgotten."""
+        return cbor2.dumps(["error", self.code, ""]) if self.code else _BARE
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> Answered:
+        """The inverse of `encode`."""
+        match cbor2.loads(encoded):
+            case ["ok", data]:
+                return cls(data=data)
+            case ["error", code, message]:
+                return cls(code, message)
+        return cls(bare=True)
+
+
+_BARE: Final = cbor2.dumps(["ok"])
+
+
+class Session:
+    """The ids of one session that were handled, and what they were answered.
+
+    Args:
+        last: the highest of them.
+        verdicts: those that are kept, by id, ascending; see `Answered.encode`.
+    """
+
+    __slots__ = ("_large", "_size", "last", "verdicts")
+
+    def __init__(self, last: int = 0, verdicts: Mapping[int, bytes] | None = None) -> None:
+        self.last: int = last
+        self.verdicts: dict[int, bytes] = {}
+        self._size = 0
+        self._large: deque[int] = deque()
+        """Those with something that may be forgotten, the oldest first."""
+        for id_, verdict in (verdicts or {}).items():
+            self.keep(id_, verdict)
+
+    def keep(self, id: int, verdict: bytes) -> dict[int, bytes | None]:  # noqa: A002 (what the protocol calls it)
+        """Keep a verdict. Returns those that it leaves no room for: shorter than they were, or None.
+
+        The 1,000 newest are never forgotten; of the oldest of them the data is, where it has become too much.
+        """
+        verdicts, large = self.verdicts, self._large
+        self._size += len(verdict) - len(verdicts.get(id, b""))
+        verdicts[id] = verdict
+        if len(verdict) > len(_BARE):
+            large.append(id)
+        changed: dict[int, bytes | None] = {}
+        while len(verdicts) > MOST_UNANSWERED:
+            oldest = next(iter(verdicts))
+            self._size -= len(verdicts.pop(oldest))
+            changed[oldest] = None
+        while self._size > _MOST_BYTES and large:
+            oldest = large.popleft()
+            kept = verdicts.get(oldest)
+            if kept is not None:
+                verdicts[oldest] = changed[oldest] = shorter = Answered.decode(kept).short()
+                self._size += len(shorter) - len(kept)
+        while large and large[0] not in verdicts:
+            large.popleft()
+        return changed
+
+    def answered(self, up_to: int) -> bool:
+        """The client has all answers up to this id; whether any was kept."""
+        gone = [id_ for id_ in self.verdicts if id_ <= up_to]
+        for id_ in gone:
+            self._size -= len(self.verdicts.pop(id_))
+        return bool(gone)
+
+
+class Sessions:
+    """Those sessions of a room of which more is known than that they exist, by their numbers."""
+
+    __slots__ = ("_known", "refused")
+
+    def __init__(self) -> None:
+        self._known: dict[int, Session] = {}
+        self.refused: dict[tuple[int, int], str] = {}
+        """By session and id: messages that were told a code, and whose telling no commit has yet."""
+
+    def get(self, sid: int) -> Session | None:
+        """What is known of a session, or None where that has to be read."""
+        return self._known.get(sid)
+
+    def know(self, sid: int, session: Session) -> Session:
+        """Take what the store has, or what a session begins with; what was refused meanwhile is added."""
+        self._known[sid] = session
+        for (of, id_), code in self.refused.items():
+            if of == sid:
+                self._use_up(session, id_, code)
+        return session
+
+    def refuse(self, sid: int, id: int, code: str) -> None:  # noqa: A002
+        """An id is used up by a refusal, for good: whatever the store says when it is read again."""
+        self.refused[sid, id] = code
+        session = self._known.get(sid)
+        if session is not None:
+            self._use_up(session, id, code)
+
+    def recorded(self, refused: Mapping[tuple[int, int], str]) -> None:
+        """A commit has these refusals."""
+        for one, code in refused.items():
+            if self.refused.get(one) == code:
+                del self.refused[one]
+
+    def forget(self, sid: int) -> None:
+        """A session is over, or need not be known here any more."""
+        self._known.pop(sid, None)
+        for one in [one for one in self.refused if one[0] == sid]:
+            del self.refused[one]
+
+    def clear(self) -> None:
+        """What is known may be more than the store has: it is read again. Refusals were told and stay."""
+        self._known.clear()
+
+    @staticmethod
+    def _use_up(session: Session, id_: int, code: str) -> None:
+        session.last = max(session.last, id_)
+        session.keep(id_, Answered(code, _WHY.get(code, "")).encode())
+
+
+_WHY: Final = {"not_saved": "it was not saved, and is not applied"}
+"""What a client is told beside the code of a refusal."""
