@@ -43,9 +43,14 @@ class Client:
     def __init__(self, journal: Journal, sid: int) -> None:
         self.journal = journal
         self.session: int | Unsettled = sid
+        self.at: int | None = None
+        """Up to where it was sent what it was away for, while that goes on."""
+        self.target = 0
+        self.got: list[int] = []
 
     def sent(self, seq: int) -> None:
         self.session = self.journal.stand(self.session, seq)
+        self.got.append(seq)
 
     def acknowledge(self, seq: int) -> None:
         session = self.session
@@ -368,7 +373,7 @@ class JournalMachine(RuleBasedStateMachine):
         for _ in range(data.draw(st.integers(1, len(self.open)))):
             seq, links = self.open.pop(0)
             for one in links:
-                if sid_of(one.session) not in self.away:
+                if sid_of(one.session) not in self.away and one.at is None:
                     one.sent(seq)
             self.journal.release(seq)
 
@@ -397,10 +402,11 @@ class JournalMachine(RuleBasedStateMachine):
         here = self.here()
         if here:
             one = data.draw(st.sampled_from(here))
-            seq = data.draw(st.integers(0, self.journal.released))
-            sid = sid_of(one.session)
-            self.has[sid] = max(self.has[sid], seq)
-            one.acknowledge(seq)
+            if one.got:
+                seq = data.draw(st.sampled_from(one.got))
+                sid = sid_of(one.session)
+                self.has[sid] = max(self.has[sid], seq)
+                one.acknowledge(seq)
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
@@ -408,6 +414,7 @@ class JournalMachine(RuleBasedStateMachine):
         if here:
             one = data.draw(st.sampled_from(here))
             one.session = self.journal.depart(one.session)
+            one.at = None
             self.away[one.session.sid] = one.session.pos
 
     @precondition(lambda self: self.away)
@@ -417,26 +424,42 @@ class JournalMachine(RuleBasedStateMachine):
         pos = self.away.pop(sid)
         (one,) = [one for one in self.clients if sid_of(one.session) == sid]
         membership = self.journal.membership(one.session, tuple(self.inside[sid]))
-        seq = min(self.has[sid], self.journal.released)
+        one.got = one.got[: data.draw(st.integers(0, len(one.got)))]  # The rest was lost on the way.
+        seq = max([self.has[sid], *one.got])
+        self.has[sid] = seq
+        one.got = [place for place in self.for_whom(sid) if place <= seq]
         assert self.journal.refusal(seq, membership, pos) == ""
-        since = self.journal.since(seq, membership, pos)
-        wanted = {
-            place
-            for place, (_, whom) in self.sent.items()
-            if self.has[sid] < place <= self.journal.released and sid in whom
-        }
-        found = {
-            place
-            for place, (channel, _) in self.sent.items()
-            if since < place <= self.journal.released
-            and (channel is None or membership.was_in(channel, place))
-        }
-        assert found == wanted
-        assert not wanted or min(wanted) > self.trimmed
-        self.journal.leave(pos)
-        one.session = sid
-        for place in sorted(found):
-            one.sent(place)
+        assert isinstance(one.session, Unsettled)
+        one.at = self.journal.since(seq, membership, pos)
+        one.session = self.journal.back(one.session, one.at)
+        one.target = self.journal.seq
+
+    def for_whom(self, sid: int) -> list[int]:
+        return [place for place, (_, whom) in self.sent.items() if sid in whom]
+
+    @rule()
+    def replay(self) -> None:
+        for one in self.here():
+            if one.at is None:
+                continue
+            sid = sid_of(one.session)
+            membership = self.journal.membership(one.session, tuple(self.inside[sid]))
+            for place, (channel, _) in self.sent.items():
+                if one.at < place <= self.journal.released and (
+                    channel is None or membership.was_in(channel, place)
+                ):
+                    assert place > self.trimmed
+                    one.sent(place)
+            one.at = self.journal.released
+            if one.at >= min(one.target, self.journal.seq):
+                one.session = self.journal.caught_up(one.session, one.got[-1] if one.got else 0)
+                one.at = None
+
+    @invariant()
+    def each_has_all_that_was_for_it_once_and_in_order(self) -> None:
+        for one in self.here():
+            upto = self.journal.released if one.at is None else one.at
+            assert one.got == [place for place in self.for_whom(sid_of(one.session)) if place <= upto]
 
     @invariant()
     def what_somebody_wants_is_there(self) -> None:

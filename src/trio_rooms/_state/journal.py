@@ -38,6 +38,8 @@ LONGER: Final = 60.0
 """Seconds that they are kept longer than a session outlives its connection."""
 _PARTS: Final = 10
 """Parts of the journal, of which the oldest goes where it is too large."""
+_NO_END: Final = 1 << 62
+"""The last that a session is sent which is being sent what it was away for."""
 _CHANGE: Final = 100
 """Bytes that a change of a channel counts with, while it is kept for what was sent before it."""
 
@@ -211,7 +213,7 @@ class Journal:
     def move(self, before: int, pos: int) -> int:
         """A session has acknowledged what it stood at, and stands at ``pos`` now; returns where that is."""
         self.leave(before)
-        pos = self._inside(pos)
+        pos = self._inside(min(pos, self.released + 1))
         self._enter(pos, 1)
         return pos
 
@@ -234,6 +236,27 @@ class Journal:
         self._enter(pos, 1)
         changes = tuple(one for one in self.recent.pop(session, ()) if one[0] >= pos)
         return Unsettled(session, pos, self.released, changes)
+
+    def back(self, session: Unsettled, since: int) -> Unsettled:
+        """A session that was away comes back, and has all that was for it up to ``since``.
+
+        What it was away for is read from the store until `caught_up`: not only what is released now, but
+        also what was given out by now, since that will be sent to those alone who were there.
+        """
+        self.leave(session.pos)
+        self._enter(self._inside(since + 1), 1)
+        changes = tuple(one for one in session.changes if one[0] > since)
+        return Unsettled(session.sid, since + 1, _NO_END, changes)
+
+    def caught_up(self, session: int | Unsettled, sent: int) -> int | Unsettled:
+        """A session was sent all that it was away for: the last of it at ``sent``; nothing, if that is 0."""
+        if type(session) is not Unsettled:
+            return session
+        if sent >= session.pos:
+            session.last = sent
+            return session
+        self.leave(session.pos)
+        return session.sid
 
     def behind(self, session: int | Unsettled) -> int:
         """The first place that a session may not have."""
