@@ -34,7 +34,7 @@ from trio_rooms import (
     StoreError,
     open_rooms,
 )
-from trio_rooms.stores import Commit, StoredRoom
+from trio_rooms.stores import Commit, RoomHead, StoredRoom
 from trio_rooms.testing import FaultyStore, Gate, MemoryClient
 
 __all__ = ["live", "lives"]
@@ -388,7 +388,7 @@ class Disk(MemoryStore):
 
     async def commit(self, commit: Any) -> None:
         """Told before, since a commit is applied before the first checkpoint."""
-        if commit.number == self._stored(commit.key).number + 1:
+        if commit.number == self._look_up(commit.key).number + 1:
             self.model.applied(commit.key, commit.document, destroy=commit.destroy)
         await super().commit(commit)
 
@@ -403,6 +403,13 @@ class Watched(FaultyStore):
     async def load(self, key: str) -> StoredRoom:
         try:
             return await super().load(key)
+        except StoreError:
+            self.model.load_failed(key)
+            raise
+
+    async def head(self, key: str) -> RoomHead:
+        try:
+            return await super().head(key)
         except StoreError:
             self.model.load_failed(key)
             raise

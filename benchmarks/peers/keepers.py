@@ -70,7 +70,7 @@ class Rooms(Keeper):
         """See `Keeper`."""
         self._store = DiskStore(self.directory)
         await self._store.open()
-        self._numbers = {key: (await self._store.load(key)).number for key in await self._store.keys()}
+        self._numbers = {key: (await self._store.head(key)).number for key in await self._store.keys()}
 
     async def close(self) -> None:
         """See `Keeper`."""

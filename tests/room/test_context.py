@@ -483,7 +483,7 @@ async def test_a_value_that_is_damaged_is_its_readers_error(autojump_clock: Mock
         storage.put("a", 1)
         storage.put("b", 1)
         await trio.sleep(10)
-        number = (await run.store.load("room/x")).number
+        number = (await run.store.head("room/x")).number
         await run.store.commit(Commit("room/x", number + 1, 1, writes={"b": b"\xff"}))
         run.store.damage_value("room/x", "a")
         with pytest.raises(StoreError, match="'a' in storage is damaged"):

@@ -115,7 +115,7 @@ class Running:
 
     async def number(self) -> int:
         """That of the last commit of the room."""
-        return (await self.store.load("book/x")).number
+        return (await self.store.head("book/x")).number
 
     async def written_by_another(self, *notes: str) -> int:
         """Somebody else writes the room, as a process does that took it over; the number of its commit."""

@@ -104,7 +104,7 @@ class Machine(RuleBasedStateMachine):
         """The number of the room's last commit."""
 
         async def read() -> int:
-            return (await self.store.store.load(KEY)).number
+            return (await self.store.store.head(KEY)).number
 
         return self.run(read)  # type: ignore[no-any-return]
 
@@ -286,7 +286,7 @@ class Machine(RuleBasedStateMachine):
         async def write() -> None:
             below = self.store.store
             self.others += 1
-            number = (await below.load(KEY)).number + 1
+            number = (await below.head(KEY)).number + 1
             state = cbor2.dumps({"n": self.others})
             document = Snapshot("number", "x", 1, number, below.epoch, state).pack()
             writes: dict[str, bytes | None] = {"a": b"of somebody else"}

@@ -47,7 +47,7 @@ async def commit(directory: Path) -> None:
     """Commit to eight rooms for ever, and tell what is acknowledged."""
 
     async def work(key: str) -> None:
-        number = (await store.load(key)).number
+        number = (await store.head(key)).number
         while True:
             number += 1
             document = b"%d " % number * 1000

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -15,14 +16,15 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import trio
 import trio.testing
 
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreError, StoreFull, StoreInUse, StoreReadOnly
-from trio_rooms.stores.base import Commit, StoredRoom, StoredSnapshot
-from trio_rooms.stores.sqlite import statements, writer
+from trio_rooms.stores.base import Commit, Store, StoredSnapshot
+from trio_rooms.stores.sqlite import commits, database, journal, rooms, sessions, storage, timers, writer
 from trio_rooms.stores.sqlite.database import FILE_NAME
 from trio_rooms.stores.sqlite.lock import DirectoryLock
 from trio_rooms.stores.sqlite.store import DiskStore
@@ -82,6 +84,12 @@ def writer_connection(store: DiskStore) -> sqlite3.Connection:
     assert store._writer is not None
     assert store._writer._connection is not None
     return store._writer._connection
+
+
+async def loaded(store: Store, key: str) -> tuple[int, tuple[StoredSnapshot, ...]]:
+    """The number of a room's last commit, and its snapshots."""
+    stored = await store.load(key)
+    return stored.head.number, stored.snapshots
 
 
 async def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
@@ -199,9 +207,7 @@ async def test_a_full_disk_fails_only_what_does_not_fit(tmp_path: Path) -> None:
         )
         assert [type(error) for error in raised] == [type(None), type(None), StoreFull, type(None)]
         assert str(tmp_path) in str(raised[2])
-        assert await store.load("chat/0") == StoredRoom(
-            2, (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
-        )
+        assert await loaded(store, "chat/0") == (2, (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one")))
         assert await store.get("chat/0", "a") is None
         assert await store.keys() == ["chat/0", "chat/1", "chat/2"]
         connection.execute("PRAGMA max_page_count = 1000000").fetchall()
@@ -225,10 +231,8 @@ async def test_commits_that_queue_up_share_a_transaction(tmp_path: Path) -> None
         assert (statistics.commits, statistics.failures) == (103, 1)
         # The first commit may have been alone when the thread took it.
         assert statistics.transactions <= 2
-        assert await store.load("chat/50") == StoredRoom(
-            2, (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one"))
-        )
-        assert await store.load("chat/51") == StoredRoom(3, (StoredSnapshot(3, b"again"),))
+        assert await loaded(store, "chat/50") == (2, (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one")))
+        assert await loaded(store, "chat/51") == (3, (StoredSnapshot(3, b"again"),))
 
 
 async def test_reads_do_not_wait_for_the_writer(tmp_path: Path) -> None:
@@ -239,7 +243,7 @@ async def test_reads_do_not_wait_for_the_writer(tmp_path: Path) -> None:
             nursery.start_soon(store.commit, Commit("chat/1", 2, 1, b"two", {"a": b"2"}))
             await trio.testing.wait_all_tasks_blocked()
             assert store.statistics().pending == 1
-            assert await store.load("chat/1") == StoredRoom(1, (StoredSnapshot(1, bytes(100 * KIB)),))
+            assert await loaded(store, "chat/1") == (1, (StoredSnapshot(1, bytes(100 * KIB)),))
             assert await store.get("chat/1", "a") == b"1"
 
 
@@ -258,12 +262,12 @@ async def test_closing_waits_for_the_disk_but_stops_nothing_else(tmp_path: Path)
     assert "trio_rooms store" not in {thread.name for thread in threading.enumerate()}
     assert not (tmp_path / f"{FILE_NAME}-wal").exists()
     async with store:
-        assert await store.load("chat/1") == StoredRoom(1, (StoredSnapshot(1, b"one"),))
+        assert await loaded(store, "chat/1") == (1, (StoredSnapshot(1, b"one"),))
 
 
 async def test_an_unexpected_error_fails_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody foresaw fails the commit it came from; the thread and the rest go on."""
-    write = statements.write
+    write = commits.write
 
     def broken(connection: sqlite3.Connection, commit: Commit, epoch: int) -> None:
         write(connection, commit, epoch)
@@ -271,7 +275,7 @@ async def test_an_unexpected_error_fails_one_commit(tmp_path: Path, monkeypatch:
             msg = "a bug"
             raise RuntimeError(msg)
 
-    monkeypatch.setattr(statements, "write", broken)
+    monkeypatch.setattr(commits, "write", broken)
     async with DiskStore(tmp_path) as store:
         raised = await commit_together(
             store, tmp_path, [Commit(f"chat/{number}", 1, 1, b"one") for number in range(5)]
@@ -301,7 +305,7 @@ async def test_a_failure_that_nobody_waits_for_is_logged(
             scope.cancel()
             await store.commit(Commit("chat/1", 1, 1, b"stale"))
         await store.commit(Commit("chat/1", 2, 1, b"two"))
-    assert "room chat/1: the stored commit 1 says something else" in caplog.text
+    assert "room chat/1: the stored commit 1 is another" in caplog.text
 
 
 async def test_a_directory_that_cannot_be_written_is_refused() -> None:
@@ -439,18 +443,18 @@ async def test_large_reads_are_done_in_a_thread(
     """Documents and values of up to 64 KiB are read in the event loop, larger ones in a thread."""
     finished: list[bool] = []
 
-    def watch(name: str) -> None:
-        original: Callable[..., object] = getattr(statements, name)
+    def watch(module: ModuleType, name: str) -> None:
+        original: Callable[..., object] = getattr(module, name)
 
         def watched(*args: object) -> object:
             result = original(*args)
             finished.append(threading.current_thread() is threading.main_thread())
             return result
 
-        monkeypatch.setattr(statements, name, watched)
+        monkeypatch.setattr(module, name, watched)
 
-    for name in ("load", "read_value", "read_list"):
-        watch(name)
+    for module, name in ((rooms, "read_room"), (storage, "read_value"), (storage, "read_list")):
+        watch(module, name)
     async with DiskStore(tmp_path) as store:
         await store.commit(Commit("chat/1", 1, 1, bytes(size), {"a": bytes(size)}))
         await store.load("chat/1")
@@ -464,13 +468,23 @@ async def test_large_reads_are_done_in_a_thread(
     assert finished == [inline] * 5
 
 
-@pytest.mark.parametrize(
-    "name", ["_ENDED", "_FIND", "_HAS_STORAGE", "_KEYS", "_LIST", "_LOAD", "_STORED", "_VALUE"]
-)
+def all_statements() -> Iterator[tuple[str, str]]:
+    """Every statement that is run on an open file, and its name."""
+    for module in (commits, database, journal, rooms, sessions, storage, timers):
+        for name, value in vars(module).items():
+            for number, statement in enumerate(value if isinstance(value, tuple) else (value,)):
+                if isinstance(statement, str) and re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE) ", statement):
+                    yield f"{module.__name__.rpartition('.')[2]}.{name}.{number}", statement
+
+
+STATEMENTS = dict(all_statements())
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
 async def test_statements_use_an_index(tmp_path: Path, name: str) -> None:
     """No statement reads rows that it does not want: everything is found by an index, in its order."""
-    statement: str = getattr(statements, name)
-    named = dict.fromkeys(("key", "name", "low", "high", "limit", "most"), b"")
+    statement = STATEMENTS[name]
+    named = dict.fromkeys(re.findall(r":([a-z]+)", statement), 1)
     async with DiskStore(tmp_path) as store:
         connection = writer_connection(store)
         plan = [
@@ -481,8 +495,25 @@ async def test_statements_use_an_index(tmp_path: Path, name: str) -> None:
         ]
     assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"]
     assert not [step for step in plan if "TEMP B-TREE" in step]
-    if name in {"_KEYS", "_LIST"}:
-        assert any(step.endswith(("(key>? AND key<?)", "(room=? AND name>? AND name<?)")) for step in plan)
+    for table, within in RANGES.get(name, ()):
+        assert any(f" {table} " in step and step.endswith(within) for step in plan), plan
+
+
+RANGES = {
+    "database._GIVE_UP.0": [("sessions", "INDEX sessions_until (until=?)")],
+    "journal._JOURNAL.0": [("journal", "(room=? AND seq>? AND seq<?)")],
+    "rooms._KEYS.0": [("rooms", "(key>? AND key<?)")],
+    "sessions._ENDED_SESSIONS.0": [("sessions", "INDEX sessions_over (over_in=? AND sid>?)")],
+    "sessions._FEW_POSITIONS.0": [("sessions", "COVERING INDEX sessions_held (room=? AND held>?)")],
+    "sessions._POSITIONS.0": [("sessions", "COVERING INDEX sessions_held (room=? AND held>?)")],
+    "sessions._SESSIONS.0": [("sessions", "(room=? AND sid>?)")],
+    "storage._LIST.0": [("storage", "(room=? AND name>? AND name<?)")],
+    "timers._DUE_TIMERS.0": [("timers", "INDEX timers_room (room=? AND due<?)")],
+    "timers._SESSIONS.0": [("sessions", "INDEX sessions_until (until<?)")],
+    "timers._TIMERS.0": [("timers", "(room=? AND name>? AND name<?)")],
+    "timers._TIMERS_OF_ALL.0": [("timers", "INDEX timers_due (due<?)")],
+}
+"""Where a range is read, or a special index: the table, and how."""
 
 
 async def test_a_process_that_lost_its_directory_is_refused(tmp_path: Path) -> None:
@@ -496,7 +527,7 @@ async def test_a_process_that_lost_its_directory_is_refused(tmp_path: Path) -> N
                 with pytest.raises(StaleWrite, match="epoch 1 is refused, the store has epoch 2"):
                     await first.commit(Commit("chat/1", number, first.epoch, b"one"))
             await second.commit(Commit("chat/1", 2, second.epoch, b"two"))
-        assert (await first.load("chat/1")).number == 2
+        assert (await first.head("chat/1")).number == 2
 
 
 async def test_ended_rooms_are_forgotten_at_the_next_opening(tmp_path: Path) -> None:
@@ -505,11 +536,11 @@ async def test_ended_rooms_are_forgotten_at_the_next_opening(tmp_path: Path) -> 
         await store.commit(Commit("chat/1", 1, 1, b"one"))
         await store.commit(Commit("chat/1", 2, 1, destroy=True))
         async with DiskStore(tmp_path, read_only=True) as tool:
-            assert await tool.load("chat/1") == StoredRoom(2, ())
+            assert await loaded(tool, "chat/1") == (2, ())
     async with DiskStore(tmp_path, read_only=True) as tool:
-        assert await tool.load("chat/1") == StoredRoom(2, ())
+        assert await loaded(tool, "chat/1") == (2, ())
     async with DiskStore(tmp_path) as store:
-        assert await store.load("chat/1") == StoredRoom(0, ())
+        assert await loaded(store, "chat/1") == (0, ())
 
 
 async def test_so_many_ended_rooms_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,9 +554,9 @@ async def test_so_many_ended_rooms_are_remembered(tmp_path: Path, monkeypatch: p
         await store.commit(Commit("chat/17", 2, 1, b"again"))
         for number, key in ((3, "chat/17"), (1, "chat/20"), (1, "chat/21")):
             await store.commit(Commit(key, number, 1, destroy=True))
-        assert [(await store.load(f"chat/{number}")).number for number in range(16, 22)] == [0, 3, 0, 0, 1, 1]
+        assert [(await store.head(f"chat/{number}")).number for number in range(16, 22)] == [0, 3, 0, 0, 1, 1]
         await store.commit(Commit("chat/18", 1, 1, b"again"))
-        assert (await store.load("chat/18")).number == 1
+        assert (await store.head("chat/18")).number == 1
 
 
 # What happens to the files under an open store.
@@ -561,9 +592,10 @@ async def test_what_is_written_beside_the_directory_is_not_durable(
     async with DiskStore(directory) as store:
         await store.commit(Commit("chat/1", 1, 1, b"one"))
         happens(directory)
+        two = Commit("chat/1", 2, 1, b"two")
         for _ in range(2):
             with pytest.raises(StoreError, match=f"{directory}.* while it was open"):
-                await store.commit(Commit("chat/1", 2, 1, b"two"))
+                await store.commit(two)
         with pytest.raises(StaleWrite):
             await store.commit(Commit("chat/1", 7, 1, b"seven"))
         assert store.statistics().failures == 3
@@ -576,13 +608,14 @@ async def test_a_directory_that_is_put_back_is_written_again(tmp_path: Path) -> 
     async with DiskStore(directory) as store:
         await store.commit(Commit("chat/1", 1, 1, b"one"))
         renamed(directory)
+        two = Commit("chat/1", 2, 1, b"two")
         with pytest.raises(StoreError):
-            await store.commit(Commit("chat/1", 2, 1, b"two"))
+            await store.commit(two)
         directory.with_name("moved").rename(directory)
-        await store.commit(Commit("chat/1", 2, 1, b"two"))
+        await store.commit(two)
         await store.commit(Commit("chat/1", 3, 1, b"three"))
     async with DiskStore(directory) as store:
-        assert (await store.load("chat/1")).number == 3
+        assert (await store.head("chat/1")).number == 3
 
 
 async def test_a_lock_that_was_removed_is_taken_again(
@@ -609,11 +642,12 @@ async def test_a_lock_that_somebody_else_has_taken_is_told(tmp_path: Path) -> No
         await store.commit(Commit("chat/1", 1, 1, b"one"))
         (tmp_path / "lock").unlink()
         other = DirectoryLock.acquire(tmp_path)
+        two = Commit("chat/1", 2, 1, b"two")
         with pytest.raises(StoreInUse):
-            await store.commit(Commit("chat/1", 2, 1, b"two"))
+            await store.commit(two)
         other.release()
         (tmp_path / "lock").unlink()
-        await store.commit(Commit("chat/1", 2, 1, b"two"))
+        await store.commit(two)
 
 
 # What is damaged in the file.

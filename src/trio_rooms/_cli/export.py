@@ -76,7 +76,7 @@ async def export(store: Store, key: str) -> tuple[bytes, Generation | None]:
         before = await store.load(key)
         async with aclosing(storage_of(store, key)) as values:
             storage = [item async for item in values]
-        if (await store.load(key)).number != before.number:
+        if (await store.head(key)).number != before.head.number:
             continue
         if not before.snapshots and not storage:
             raise no_such_room(key)
@@ -174,7 +174,7 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
     if (there.snapshots or gone) and not replace:
         msg = f"room {printable(key)} is in the store already; give --replace to replace it, or another KEY"
         raise ExportError(msg)
-    generation = there.number + 1
+    generation = there.head.number + 1
     try:
         state = _encoded(exported.state)
         values = {name: _encoded(value) for name, value in exported.storage.items()}

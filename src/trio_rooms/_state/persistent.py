@@ -6,10 +6,9 @@ one that is known to be in the store. The state is encoded between two steps of 
 loop, so a snapshot never shows half of what a handler does without an await.
 
 A commit that raised may have happened all the same. What is written next goes out under the
-same number: either it is applied, and nothing had happened, or it is stale. Then what the store has
-is compared with the commits in doubt: a document by its digest, and one without a document by
-sending it again, which the store takes where it has it. Where it is none of them, somebody else
-has written the room.
+same number: either it is applied, and nothing had happened, or it is stale. Then the nonce that the
+store has is looked for among those of the commits in doubt. Where it is none of them, somebody else has
+written the room.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import attrs
 import trio
 
 from trio_rooms.errors import SnapshotCorrupt, StaleWrite, StateError, StoreError
-from trio_rooms.stores.base import Commit, Store, StoredSnapshot
+from trio_rooms.stores.base import Commit, Store, StoredSnapshot, draw_nonce
 
 from .codec import LARGE, NOTHING, Aside, Codec
 from .snapshot import Snapshot
@@ -35,8 +34,6 @@ logger = logging.getLogger("trio_rooms")
 
 _MANY_WRITES: Final = 4 * 1024 * 1024
 """Bytes of storage writes that do not wait for the snapshot interval."""
-_MOST_DOUBTS: Final = 1000
-"""Commits in doubt that are told apart, at 16 bytes each; with tries every half minute it takes a night."""
 _BESIDE_DAMAGE: Final = b"damage"
 """In place of a digest: to be saved twice, since the first save goes in the place of the sound one."""
 
@@ -130,12 +127,8 @@ class PersistentState:
     """What of the loaded state its classes do not understand: it is written again with each save."""
     _writes: _Writes = attrs.field(init=False, factory=_Writes)
     """Another one after each load, `discard` and `destroy`: so what began before finds out."""
-    _doubtful: tuple[Commit | bytes, ...] = attrs.field(init=False, default=())
-    """Commits that raised, all with the number ``number + 1``: one of them may have happened.
-
-    Of those that had a document, which is as large as the state, its digest. From the first of them on
-    each has one, so there are two others at most: a first that only wrote to the storage, and a destroy.
-    """
+    _doubtful: range = attrs.field(init=False, default=range(0))
+    """Nonces of commits that raised, all with the number ``number + 1``: one of them may have happened."""
     _epoch: int = attrs.field(init=False, default=attrs.Factory(lambda self: self._store.epoch, True))
     """That of the store when the room was last loaded: what its commits are fenced by."""
     _shield: trio.CancelScope | None = attrs.field(init=False, default=None)
@@ -183,8 +176,8 @@ class PersistentState:
         try:
             stored = await self._store.load(self.key)
             self.discard()
-            self.number, self._epoch = stored.number, self._store.epoch
-            self._doubtful = ()
+            self.number, self._epoch = stored.head.number, self._store.epoch
+            self._doubtful = range(0)
             return await self._newest(stored.snapshots)
         finally:
             self._give()
@@ -393,7 +386,7 @@ class PersistentState:
                 raise
             else:
                 self.number = commit.number
-                self._doubtful = ()
+                self._doubtful = range(0)
                 return
 
     def _next(self, encoded: bytes | None, writes: Mapping[str, bytes | None], *, destroy: bool) -> Commit:
@@ -405,40 +398,24 @@ class PersistentState:
             document = Snapshot(
                 name, id_, version, number, epoch, encoded, self._definition.codec.fingerprint
             ).pack()
-        return Commit(self.key, number, epoch, document, writes, destroy)
+        # Those under one number follow on each other, so that any number of them is a range.
+        nonce = self._doubtful.stop or draw_nonce()
+        return Commit(self.key, number, epoch, document, writes, destroy=destroy, nonce=nonce)
 
     def _doubt(self, commit: Commit) -> None:
         """Remember that a commit may have happened although it raised."""
-        doubt = commit if commit.document is None else _digest(commit.document)
-        if doubt not in self._doubtful:
-            # The first was under way as it began, and is the likeliest to have come through.
-            self._doubtful = (*self._doubtful[: _MOST_DOUBTS - 1], doubt)
+        first = self._doubtful.start or commit.nonce
+        self._doubtful = range(first, commit.nonce + 1)
 
     async def _had_happened(self) -> bool:
         """Whether one of the commits in doubt is what the store has under their number."""
         doubtful = self._doubtful
         if doubtful:
-            stored = await self._store.load(self.key)
-            newest = stored.snapshots[0] if stored.snapshots else None
-            following = self.number + 1
-            if stored.number == following and newest is not None and newest.generation == following:
-                happened = _digest(newest.document) in doubtful
-            else:
-                happened = await self._says_the_same([one for one in doubtful if isinstance(one, Commit)])
-            if happened:
-                self.number, self._doubtful = following, ()
+            head = await self._store.head(self.key)
+            if head.number == self.number + 1 and head.nonce in doubtful:
+                self.number, self._doubtful = head.number, range(0)
                 return True
-        self._doubtful = ()
-        return False
-
-    async def _says_the_same(self, commits: list[Commit]) -> bool:
-        """Whether the store's last commit is one of these, which have no document: sent again, it says so."""
-        for commit in commits:
-            try:
-                await self._store.commit(commit)
-            except StaleWrite:
-                continue
-            return True
+        self._doubtful = range(0)
         return False
 
     # The storage of the room.

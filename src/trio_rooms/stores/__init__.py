@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from .base import Commit, Store, StoredRoom, StoredSnapshot, StoreStatistics
+from .base import (
+    Commit,
+    Due,
+    Entry,
+    LinkHalf,
+    Opening,
+    RoomHalf,
+    RoomHead,
+    Store,
+    StoredRoom,
+    StoredSession,
+    StoredSnapshot,
+    StoreStatistics,
+    Timer,
+    Verdict,
+)
 from .memory import MemoryStore
 from .sqlite.store import DiskStore
 
 __all__ = [
     "Commit",
     "DiskStore",
+    "Due",
+    "Entry",
+    "LinkHalf",
     "MemoryStore",
+    "Opening",
+    "RoomHalf",
+    "RoomHead",
     "Store",
     "StoreStatistics",
     "StoredRoom",
+    "StoredSession",
     "StoredSnapshot",
+    "Timer",
+    "Verdict",
 ]

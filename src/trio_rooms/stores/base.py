@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import abc
 import builtins
+import os
+import random
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
 
 import attrs
 
-__all__ = ["Commit", "Store", "StoreStatistics", "StoredRoom", "StoredSnapshot"]
+__all__ = [
+    "Commit",
+    "Due",
+    "Entry",
+    "LinkHalf",
+    "Opening",
+    "RoomHalf",
+    "RoomHead",
+    "Store",
+    "StoreStatistics",
+    "StoredRoom",
+    "StoredSession",
+    "StoredSnapshot",
+    "Timer",
+    "Verdict",
+    "draw_nonce",
+]
+
+# What is bytes here is opaque to a store. Times are seconds since 1970, and finite.
+
+_NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
+
+# Of its own, since programs seed that of the module, and a forked child has the state of its parent.
+_random: Final = random.Random()  # noqa: S311 - nobody is kept from guessing it
+os.register_at_fork(after_in_child=_random.seed)
+
+
+def draw_nonce() -> int:
+    """A number that no other commit has, and that leaves room for some that follow on it."""
+    return _random.getrandbits(62) + 1
 
 
 @attrs.frozen
@@ -25,13 +56,133 @@ class StoredSnapshot:
 
 
 @attrs.frozen
-class StoredRoom:
-    """What a store has of one room, its storage apart."""
+class RoomHead:
+    """What a store has of one room, but for what may be large."""
 
-    number: int
+    number: int = 0
     """That of the room's last commit; 0 for a room that never was."""
+    nonce: int = 0
+    """That of its last commit; 0 for a room that never was, or that was written before there were any."""
+    epoch: int = 0
+    """That of its last commit; 0 as for ``nonce``."""
+    seq: int = 0
+    """The highest that was given out to an entry of the journal."""
+    before: int = 0
+    """The highest of the block of seqs before that of ``seq``, see `Commit.before`."""
+    floor: int = 0
+    """The highest of those entries that went although somebody still wanted them."""
+    entries: int = 0
+    """How many entries its journal has."""
+    entry_bytes: int = 0
+    """Bytes of their bodies."""
+    has_sessions: bool = False
+    has_timers: bool = False
+
+
+@attrs.frozen
+class StoredRoom:
+    """What a store has of one room, as much of it as is loaded at each wake."""
+
+    head: RoomHead
     snapshots: tuple[StoredSnapshot, ...]
     """Newest first, two at most."""
+
+
+@attrs.frozen
+class Entry:
+    """One message of a room's journal: sent reliably, and kept until it is acknowledged."""
+
+    seq: int
+    """Its place; entries of one room ascend, with gaps."""
+    audience: bytes
+    """Whom it is for."""
+    body: bytes
+    """What was sent."""
+    time: float
+
+
+@attrs.frozen
+class Opening:
+    """What of a session never changes."""
+
+    token: bytes
+    """A digest of what its client resumes it with."""
+    user: str | None
+    """Who its client is."""
+    start: int
+    """The seq behind which the entries are that are for it."""
+    window: float
+    """Seconds that it outlives its connection."""
+
+
+@attrs.frozen
+class RoomHalf:
+    """Of a session what its room writes."""
+
+    last: int
+    """The highest id of a message of its client that was handled; 0 for none."""
+    attachment: bytes | None
+    channels: bytes
+    """The channels that it is in, and since when."""
+    opening: Opening | None = None
+    """With the first write of a session; None leaves it as it is."""
+
+
+@attrs.frozen
+class LinkHalf:
+    """Of a session what whoever holds its connection writes."""
+
+    link: int
+    """The id of its connection; 0 while it has none."""
+    until: float | None
+    """When it expires, if it has no connection. None while it has one, or is over."""
+    pos: int = 0
+    """The first seq that it has not acknowledged, if it has no connection; 0 where nothing is kept for it."""
+    left: bytes = b""
+    """How its connection ended."""
+    ended: bool = False
+    """Whether it is over, and its room has not been told yet."""
+
+
+@attrs.frozen
+class StoredSession:
+    """One session, as the store has it."""
+
+    sid: int
+    room: RoomHalf
+    """With its opening."""
+    link: LinkHalf
+    """Before the first was written ``LinkHalf(0, None)``: as if it had a connection."""
+
+
+@attrs.frozen
+class Verdict:
+    """What a message with an id was answered."""
+
+    sid: int
+    id: int
+    content: bytes
+
+
+@attrs.frozen
+class Timer:
+    """Something that a room wants to be woken for."""
+
+    due: float | None
+    """When; None for one that is kept and never due."""
+    content: bytes
+
+
+@attrs.frozen
+class Due:
+    """What a store has that is due: the end of a session, or a timer."""
+
+    time: float
+    key: str
+    sid: int | None = None
+    """The session that expires, if it is one."""
+    timer: str | None = None
+    """The name of the timer, if it is one."""
 
 
 @attrs.frozen
@@ -45,16 +196,54 @@ class Commit:
         epoch: that of the store when whoever commits took the room; from 1 to 2**63 - 1.
         document: the snapshot, or None to leave the snapshots as they are.
         writes: values of the room's storage by name; None deletes the name.
-        destroy: remove all that the store has of the room but the number. Neither a document
-            nor writes may come with it.
+        entries: what is added to the journal, ascending, above `RoomHead.seq` as it was.
+        seq: the highest seq that was given out, that of the last entry or more; never less than it was. 0
+            leaves `RoomHead.seq`, ``before`` and ``floor`` as they are, and goes with no entries.
+        before: where seqs go on in a new block after an unclean end of a process, the highest of the
+            block before.
+        floor: see `RoomHead.floor`.
+        trim: entries of the journal up to this seq go, those of this commit too.
+        sessions: the room's halves of sessions by id; None deletes a session, both halves, and its verdicts.
+            One without an opening whose session there is not is not written.
+        links: the connection's halves of sessions by id. One whose session there is not, with this
+            commit done, is not written.
+        verdicts: what messages were answered; one that there is already is replaced. One whose session
+            there is not, with this commit done, is not written.
+        answered: by session, the highest id up to which its verdicts go, before new ones are added.
+        timers: by name; None deletes one.
+        destroy: remove all that the store has of the room but number, nonce and epoch. Nothing else may
+            come with it.
+        nonce: tells this commit from every other that might have its number; from 1 to 2**63 - 1, and by
+            itself another for each commit that is made.
     """
 
     key: str
     number: int
     epoch: int
     document: bytes | None = None
-    writes: Mapping[str, bytes | None] = attrs.field(factory=dict)
+    writes: Mapping[str, bytes | None] = _NOTHING
+    entries: tuple[Entry, ...] = ()
+    seq: int = 0
+    before: int = 0
+    floor: int = 0
+    trim: int = 0
+    sessions: Mapping[int, RoomHalf | None] = _NOTHING
+    links: Mapping[int, LinkHalf] = _NOTHING
+    verdicts: tuple[Verdict, ...] = ()
+    answered: Mapping[int, int] = _NOTHING
+    timers: Mapping[str, Timer | None] = _NOTHING
     destroy: bool = False
+    nonce: int = attrs.field(factory=draw_nonce, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        """Have mappings of its own: whoever made it may change theirs, and a store keep these."""
+        for name in _MAPPINGS:
+            mapping = getattr(self, name)
+            if mapping:
+                object.__setattr__(self, name, dict(mapping))
+
+
+_MAPPINGS: Final = ("writes", "sessions", "links", "answered", "timers")
 
 
 @attrs.frozen
@@ -72,7 +261,7 @@ class StoreStatistics:
 
 
 class Store(abc.ABC):
-    """Keeps, for each room, two generations of its snapshot and its storage.
+    """Keeps, for each room, two generations of its snapshot, its storage, journal, sessions and timers.
 
     A store is an async context manager and serves one runtime at a time. Keys are
     ``"name/id"`` with any characters in the id, names in a room's storage any string; one with
@@ -112,6 +301,11 @@ class Store(abc.ABC):
     async def open(self) -> None:
         """Open the store. Cancelled, it is not open, and nothing is held.
 
+        Sessions that have a connection lost it with the process that held it: each has none from now
+        on, and expires when its window is over, counted from now. What they had acknowledged is not known:
+        their ``pos`` is the first seq that may be for them and may still be there, ``max(start, floor) + 1``.
+        The time is that of `trio_rooms._loop.wall.WallClock`.
+
         Raises:
             StoreInUse: another runtime has it.
             StoreReadOnly: it cannot be written.
@@ -124,20 +318,28 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def load(self, key: str) -> StoredRoom:
-        """The number of a room's last commit, and its snapshots.
+        """The number of a room's last commit, what else is in its head, and its snapshots.
 
         One of them that cannot be read any more is given with its ``damage``, and does not keep the
         other from being read. A failure that may pass is a StoreError: else a room would go on from
         an older snapshot although the newest is there.
 
-        The number outlives the room: once it was destroyed, or the last name of its storage
-        was deleted and it had no snapshot, there are no snapshots, and the number goes on from
-        where it was. It may be forgotten when the store is next opened for writing, since who
-        knew it then has a former epoch, and once 10,000 rooms have ended after this one: else what
-        is left of rooms that are no more would grow for ever.
+        The number outlives the room: once it was destroyed, or nothing is left of it (no snapshot, no
+        storage, no journal, session or timer), number, nonce and epoch go on from where they were. They
+        may be forgotten when the store is next opened for writing, since who knew them then has a former
+        epoch, and once 10,000 rooms have ended after this one: else what is left of rooms that are no
+        more would grow for ever.
 
         Raises:
             StoreError: it cannot be read; which room, and what of it, is in the message.
+        """
+
+    @abc.abstractmethod
+    async def head(self, key: str) -> RoomHead:
+        """The same as in `load`, without the snapshots.
+
+        Raises:
+            StoreError: as `load`.
         """
 
     @abc.abstractmethod
@@ -148,15 +350,13 @@ class Store(abc.ABC):
         waiting, and the commit is still carried out, whole. Commits of one room take
         effect in the order in which they were handed over.
 
-        A commit that has the number of the last one and says the same is a success that writes
-        nothing: so one whose outcome is not known can be sent again. It says the same if its
-        document is that of this number, each of its writes is what the storage has, and where
-        it destroys nothing is left of the room.
+        A commit that has number and nonce of the last one is a success that writes nothing: so one whose
+        outcome is not known can be sent again.
 
         Raises:
-            StaleWrite: its number is neither the next one nor that of a commit that said the
-                same, or the store has been opened for writing since its epoch; nothing was
-                written, nor will be.
+            StaleWrite: its number is neither the next one nor, with its nonce, that of the last one,
+                or its seqs do not go on from the stored one, or the store has been opened for writing
+                since its epoch; nothing was written, nor will be.
             StoreFull, StoreReadOnly: nothing was written.
             StoreError: whether it was written is not known; the same commit may be sent again.
             ValueError, TypeError: no store can carry it out; nothing was handed over.
@@ -187,7 +387,54 @@ class Store(abc.ABC):
     async def keys(
         self, prefix: str = "", *, after: str | None = None, limit: int | None = None
     ) -> builtins.list[str]:
-        """Keys of the rooms that have a snapshot or storage, ordered and limited as in `list`."""
+        """Keys of the rooms of which there is anything but a number, ordered and limited as in `list`."""
+
+    @abc.abstractmethod
+    async def session(self, key: str, sid: int) -> StoredSession | None:
+        """One session of a room, or None."""
+
+    @abc.abstractmethod
+    async def sessions(
+        self, key: str, *, after: int = 0, limit: int | None = None, ended: bool = False
+    ) -> builtins.list[StoredSession]:
+        """Sessions of a room by their ids, those above ``after``; with ``ended`` only those that are over."""
+
+    @abc.abstractmethod
+    async def positions(self, key: str) -> dict[int, int]:
+        """By `LinkHalf.pos`, 0 apart, how many sessions without a connection that are not over have it."""
+
+    @abc.abstractmethod
+    async def verdicts(self, key: str, sid: int) -> dict[int, bytes]:
+        """What the messages of a session were answered, by their ids, ascending."""
+
+    @abc.abstractmethod
+    async def journal(self, key: str, after: int, until: int, most_bytes: int) -> builtins.list[Entry]:
+        """Entries with ``after < seq <= until``, ascending, until their bodies have ``most_bytes``.
+
+        At least one, where there is any; 1,000 at most.
+        """
+
+    @abc.abstractmethod
+    async def timers(
+        self, key: str, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[tuple[str, Timer]]:
+        """Timers of a room whose names start with ``prefix``, ordered and limited as in `list`."""
+
+    @abc.abstractmethod
+    async def due_timers(self, key: str, now: float, limit: int) -> builtins.list[tuple[str, Timer]]:
+        """Timers of a room that are due at ``now`` or before, the longest first, at most ``limit``."""
+
+    @abc.abstractmethod
+    async def timer(self, key: str, name: str) -> Timer | None:
+        """One timer of a room, or None."""
+
+    @abc.abstractmethod
+    async def due(self, now: float, limit: int) -> builtins.list[Due]:
+        """What is due at ``now`` or before, the longest first, at most ``limit``.
+
+        Sessions without a connection that expire and are not over, and timers; found by index. With
+        ``math.inf`` and 1 it tells what is due next. Who has some of it still in hand asks for as many more.
+        """
 
     @abc.abstractmethod
     def statistics(self) -> StoreStatistics:

@@ -13,10 +13,11 @@ from .base import Commit
 
 __all__ = [
     "MOST_ENDED",
+    "MOST_ENTRIES",
     "check_commit",
     "check_epoch",
     "check_limit",
-    "differs",
+    "check_same",
     "encode",
     "encoded_range",
     "is_next",
@@ -24,8 +25,13 @@ __all__ = [
 
 MOST_ENDED = 10_000
 """Rooms of which a store remembers nothing but the number, see `Store.load`."""
+MOST_ENTRIES = 1000
+"""Entries of a journal that are read at once."""
 _INTEGERS = 2**63
-"""What numbers and epochs stay below: the integers that SQLite and CBOR readers elsewhere can hold."""
+"""What whole numbers stay below: the integers that SQLite and CBOR readers elsewhere can hold."""
+_SID = "the id of a session"
+_LATEST = 2.0**62
+"""What times stay below: many times the age of the world, and no infinity, which is never due."""
 
 
 def encode(text: str) -> bytes:
@@ -69,26 +75,118 @@ def check_commit(commit: Commit) -> None:
     """Refuse a commit that no store can carry out, before anything of it is handed over.
 
     Raises:
-        ValueError: its key or a name cannot be encoded, its number or epoch is out of range, or
-            it destroys and writes at once.
-        TypeError: its document or a value is not ``bytes``.
+        ValueError: its key or a name cannot be encoded, a number of it is out of range, its entries do
+            not ascend, or it destroys and writes at once.
+        TypeError: what is to be ``bytes`` is something else.
     """
     encode(commit.key)
-    if not 0 < commit.number < _INTEGERS or not 0 < commit.epoch < _INTEGERS:
+    if not (0 < commit.number < _INTEGERS and 0 < commit.epoch < _INTEGERS and 0 < commit.nonce < _INTEGERS):
         msg = (
-            f"room {commit.key}: number and epoch of a commit are from 1 to 2**63 - 1, "
-            f"not {commit.number} and {commit.epoch}"
+            f"room {commit.key}: number, epoch and nonce of a commit are from 1 to 2**63 - 1, "
+            f"not {commit.number}, {commit.epoch} and {commit.nonce}"
         )
         raise ValueError(msg)
     if commit.document is not None:
-        _check_bytes(commit.key, "the document", commit.document)
+        _check_bytes(commit, "the document", commit.document)
     for name, value in commit.writes.items():
         encode(name)
         if value is not None:
-            _check_bytes(commit.key, f"the value of {name!r}", value)
-    if commit.destroy and (commit.document is not None or commit.writes):
+            _check_bytes(commit, f"the value of {name!r}", value)
+    if commit.entries or commit.seq or commit.before or commit.floor or commit.trim:
+        _check_journal(commit)
+    if commit.sessions or commit.links or commit.answered or commit.verdicts:
+        _check_sessions(commit)
+    for name, timer in commit.timers.items():
+        encode(name)
+        if timer is not None:
+            _check_bytes(commit, f"the content of the timer {name!r}", timer.content)
+            if timer.due is not None and not -_LATEST < timer.due < _LATEST:
+                raise _no_time(commit, f"the time of the timer {name!r}", timer.due)
+    if commit.destroy and (
+        commit.document is not None
+        or commit.writes
+        or commit.entries
+        or commit.seq
+        or commit.trim
+        or commit.sessions
+        or commit.links
+        or commit.verdicts
+        or commit.answered
+        or commit.timers
+    ):
         msg = f"room {commit.key}: a commit that destroys a room cannot write to it; make two commits of it"
         raise ValueError(msg)
+
+
+# What follows is run for each message of a committed room: nothing is formatted before it is refused.
+
+
+def _check_journal(commit: Commit) -> None:
+    last = 0
+    for entry in commit.entries:
+        if entry.seq <= last:
+            msg = f"room {commit.key}: entry {entry.seq} cannot come after {last}; entries ascend, from 1 on"
+            raise ValueError(msg)
+        last = entry.seq
+        if type(entry.audience) is not bytes or type(entry.body) is not bytes:
+            _check_bytes(commit, f"the audience of entry {last}", entry.audience)
+            _check_bytes(commit, f"the body of entry {last}", entry.body)
+        if not -_LATEST < entry.time < _LATEST:
+            raise _no_time(commit, f"the time of entry {last}", entry.time)
+    if not last <= commit.seq < _INTEGERS:
+        raise _out_of_range(commit, "seq, that of the last entry or more,", commit.seq, last)
+    if not (0 <= commit.before <= commit.seq and 0 <= commit.floor <= commit.seq):
+        msg = (
+            f"room {commit.key}: before and floor are from 0 to seq, {commit.seq}, "
+            f"not {commit.before} and {commit.floor}"
+        )
+        raise ValueError(msg)
+    if not 0 <= commit.trim < _INTEGERS:
+        raise _out_of_range(commit, "trim", commit.trim, 0)
+
+
+def _check_sessions(commit: Commit) -> None:
+    for sid, half in commit.sessions.items():
+        if not 0 < sid < _INTEGERS:
+            raise _out_of_range(commit, _SID, sid)
+        if half is None:
+            continue
+        if not 0 <= half.last < _INTEGERS:
+            raise _out_of_range(commit, f"the last id of session {sid}", half.last, 0)
+        if type(half.channels) is not bytes:
+            _check_bytes(commit, f"the channels of session {sid}", half.channels)
+        if half.attachment is not None and type(half.attachment) is not bytes:
+            _check_bytes(commit, f"the attachment of session {sid}", half.attachment)
+        opening = half.opening
+        if opening is not None:
+            _check_bytes(commit, f"the token of session {sid}", opening.token)
+            if opening.user is not None:
+                encode(opening.user)
+            if not 0 <= opening.start < _INTEGERS:
+                raise _out_of_range(commit, f"the start of session {sid}", opening.start, 0)
+            if not 0 <= opening.window < _LATEST:
+                raise _no_time(commit, f"the window of session {sid}", opening.window)
+    for sid, link in commit.links.items():
+        if not 0 < sid < _INTEGERS:
+            raise _out_of_range(commit, _SID, sid)
+        for value in (link.link, link.pos):
+            if not 0 <= value < _INTEGERS:
+                raise _out_of_range(commit, f"the connection or the position of session {sid}", value, 0)
+        _check_bytes(commit, f"how the connection of session {sid} ended", link.left)
+        if link.until is not None and not -_LATEST < link.until < _LATEST:
+            raise _no_time(commit, f"the end of session {sid}", link.until)
+    for sid, id_ in commit.answered.items():
+        if not 0 < sid < _INTEGERS:
+            raise _out_of_range(commit, _SID, sid)
+        if not 0 <= id_ < _INTEGERS:
+            raise _out_of_range(commit, f"an id of session {sid}", id_, 0)
+    for verdict in commit.verdicts:
+        if not 0 < verdict.sid < _INTEGERS:
+            raise _out_of_range(commit, _SID, verdict.sid)
+        if not 0 < verdict.id < _INTEGERS:
+            raise _out_of_range(commit, f"an id of session {verdict.sid}", verdict.id)
+        if type(verdict.content) is not bytes:
+            _check_bytes(commit, f"verdict {verdict.id} of session {verdict.sid}", verdict.content)
 
 
 def check_epoch(commit: Commit, epoch: int) -> None:
@@ -105,32 +203,58 @@ def check_epoch(commit: Commit, epoch: int) -> None:
         raise StaleWrite(msg)
 
 
-def is_next(commit: Commit, stored: int) -> bool:
+def is_next(commit: Commit, number: int, seq: int) -> bool:
     """Whether a commit follows on the number that is stored; False where it has that number again.
 
+    Args:
+        commit: which commit.
+        number: that of the last one.
+        seq: the highest that was given out.
+
     Raises:
-        StaleWrite: neither of the two.
+        StaleWrite: neither of the two, or its seqs do not go on from there.
     """
-    if commit.number == stored + 1:
-        return True
-    if commit.number == stored:
-        return False
-    msg = (
-        f"room {commit.key}: commit {commit.number} does not follow on the stored {stored}; somebody else "
-        "has written this room since it was loaded: load it again"
-    )
-    raise StaleWrite(msg)
+    if commit.number != number + 1:
+        if commit.number == number:
+            return False
+        msg = (
+            f"room {commit.key}: commit {commit.number} does not follow on the stored {number}; somebody "
+            "else has written this room since it was loaded: load it again"
+        )
+        raise StaleWrite(msg)
+    if commit.seq and (commit.seq < seq or (commit.entries and commit.entries[0].seq <= seq)):
+        first = commit.entries[0].seq if commit.entries else commit.seq
+        msg = (
+            f"room {commit.key}: seq {first} does not follow on the stored {seq}; somebody else has written "
+            "this room since it was loaded: load it again"
+        )
+        raise StaleWrite(msg)
+    return True
 
 
-def differs(commit: Commit) -> StaleWrite:
-    """The error for a commit that has the number of the last one and says something else."""
-    return StaleWrite(
-        f"room {commit.key}: the stored commit {commit.number} says something else; somebody else has "
-        "written this room since it was loaded: load it again"
-    )
+def check_same(commit: Commit, nonce: int) -> None:
+    """Refuse a commit that has the number of the last one, and is not that one.
+
+    Raises:
+        StaleWrite: its nonce is another than ``nonce``, that of the last one.
+    """
+    if commit.nonce != nonce:
+        msg = (
+            f"room {commit.key}: the stored commit {commit.number} is another; somebody else has written "
+            "this room since it was loaded: load it again"
+        )
+        raise StaleWrite(msg)
 
 
-def _check_bytes(key: str, what: str, value: object) -> None:
+def _check_bytes(commit: Commit, what: str, value: object) -> None:
     if not isinstance(value, bytes):
-        msg = f"room {key}: {what} must be bytes, not {type(value).__name__}"
+        msg = f"room {commit.key}: {what} must be bytes, not {type(value).__name__}"
         raise TypeError(msg)
+
+
+def _out_of_range(commit: Commit, what: str, value: int, least: int = 1) -> ValueError:
+    return ValueError(f"room {commit.key}: {what} is from {least} to 2**63 - 1, not {value}")
+
+
+def _no_time(commit: Commit, what: str, value: float) -> ValueError:
+    return ValueError(f"room {commit.key}: {what} is a finite number of seconds, not {value}")

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import builtins
+from collections import deque
+from collections.abc import Iterable
 
 import attrs
 import trio
 
+from trio_rooms._loop.wall import WallClock
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreInUse
 
-from .base import Commit, Store, StoredRoom, StoredSnapshot, StoreStatistics
-from .checks import MOST_ENDED, check_commit, check_epoch, check_limit, differs, encode, is_next
+from .agenda import Agenda
+from .base import (
+    Commit,
+    Due,
+    Entry,
+    LinkHalf,
+    RoomHead,
+    Store,
+    StoredRoom,
+    StoredSession,
+    StoredSnapshot,
+    StoreStatistics,
+    Timer,
+)
+from .checks import (
+    MOST_ENDED,
+    MOST_ENTRIES,
+    check_commit,
+    check_epoch,
+    check_limit,
+    check_same,
+    encode,
+    is_next,
+)
 
 __all__ = ["MemoryStore"]
 
@@ -19,10 +44,37 @@ __all__ = ["MemoryStore"]
 class _Stored:
     """What is kept of one room."""
 
-    number: int
-    """That of its last commit."""
+    number: int = 0
+    nonce: int = 0
+    epoch: int = 0
+    seq: int = 0
+    before: int = 0
+    floor: int = 0
     snapshots: tuple[StoredSnapshot, ...] = ()
     values: dict[str, bytes] = attrs.field(factory=dict)
+    entries: deque[Entry] = attrs.field(factory=deque)
+    entry_bytes: int = 0
+    sessions: dict[int, StoredSession] = attrs.field(factory=dict)
+    verdicts: dict[int, dict[int, bytes]] = attrs.field(factory=dict)
+    timers: dict[str, Timer] = attrs.field(factory=dict)
+
+    def head(self) -> RoomHead:
+        return RoomHead(
+            self.number,
+            self.nonce,
+            self.epoch,
+            self.seq,
+            self.before,
+            self.floor,
+            len(self.entries),
+            self.entry_bytes,
+            bool(self.sessions),
+            bool(self.timers),
+        )
+
+    @property
+    def empty(self) -> bool:
+        return not (self.snapshots or self.values or self.entries or self.sessions or self.timers)
 
 
 @attrs.define(eq=False)
@@ -35,8 +87,13 @@ class MemoryStore(Store):
     """
 
     _rooms: dict[str, _Stored] = attrs.field(factory=dict, init=False)
-    _ended: dict[str, int] = attrs.field(factory=dict, init=False)
-    """The numbers of rooms of which nothing else is left, in the order in which they ended."""
+    _ended: dict[str, tuple[int, int, int]] = attrs.field(factory=dict, init=False)
+    """Number, nonce and epoch of rooms of which nothing else is left, in the order in which they ended."""
+    _due_sessions: Agenda[tuple[str, int]] = attrs.field(factory=Agenda, init=False)
+    """When sessions expire, by room and id."""
+    _due_timers: Agenda[tuple[str, str]] = attrs.field(factory=Agenda, init=False)
+    """When timers are due, by room and name."""
+    _wall: WallClock = attrs.field(factory=WallClock, init=False)
     _epoch: int = attrs.field(default=0, init=False)
     _opened: bool = attrs.field(default=False, init=False)
     _commits: int = attrs.field(default=0, init=False)
@@ -62,6 +119,14 @@ class MemoryStore(Store):
         self._epoch += 1
         self._ended.clear()
         self._commits = self._failures = 0
+        now = self._wall.now()
+        for key, stored in self._rooms.items():
+            for session in stored.sessions.values():
+                link, opening = session.link, session.room.opening
+                if link.until is None and not link.ended and opening is not None:
+                    pos = max(opening.start, stored.floor) + 1
+                    gone = attrs.evolve(link, link=0, until=now + opening.window, pos=pos)
+                    self._put_session(key, stored, attrs.evolve(session, link=gone))
 
     async def aclose(self) -> None:
         """Close the store and keep what it has. A second call does nothing."""
@@ -70,12 +135,16 @@ class MemoryStore(Store):
 
     async def load(self, key: str) -> StoredRoom:
         """See `Store.load`."""
-        self._check_open()
-        encode(key)
-        stored = self._stored(key)
-        room = StoredRoom(stored.number, stored.snapshots)
+        stored = self._look_up(key)
+        room = StoredRoom(stored.head(), stored.snapshots)
         await trio.lowlevel.checkpoint()
         return room
+
+    async def head(self, key: str) -> RoomHead:
+        """See `Store.head`."""
+        head = self._look_up(key).head()
+        await trio.lowlevel.checkpoint()
+        return head
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""
@@ -92,11 +161,8 @@ class MemoryStore(Store):
 
     async def get(self, key: str, name: str) -> bytes | None:
         """See `Store.get`."""
-        self._check_open()
-        encode(key)
         encode(name)
-        stored = self._rooms.get(key)
-        value = None if stored is None else stored.values.get(name)
+        value = self._look_up(key).values.get(name)
         await trio.lowlevel.checkpoint()
         return value
 
@@ -104,10 +170,7 @@ class MemoryStore(Store):
         self, key: str, prefix: str = "", *, after: str | None = None, limit: int | None = None
     ) -> builtins.list[tuple[str, bytes]]:
         """See `Store.list`."""
-        self._check_open()
-        encode(key)
-        stored = self._rooms.get(key)
-        values = {} if stored is None else stored.values
+        values = self._look_up(key).values
         found = [(name, values[name]) for name in _select(values, prefix, after, limit)]
         await trio.lowlevel.checkpoint()
         return found
@@ -121,26 +184,114 @@ class MemoryStore(Store):
         await trio.lowlevel.checkpoint()
         return found
 
+    async def session(self, key: str, sid: int) -> StoredSession | None:
+        """See `Store.session`."""
+        session = self._look_up(key).sessions.get(sid)
+        await trio.lowlevel.checkpoint()
+        return session
+
+    async def sessions(
+        self, key: str, *, after: int = 0, limit: int | None = None, ended: bool = False
+    ) -> builtins.list[StoredSession]:
+        """See `Store.sessions`."""
+        check_limit(limit)
+        sessions = self._look_up(key).sessions
+        sids = sorted(sid for sid, one in sessions.items() if sid > after and (one.link.ended or not ended))
+        found = [sessions[sid] for sid in sids[:limit]]
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def positions(self, key: str) -> dict[int, int]:
+        """See `Store.positions`."""
+        found: dict[int, int] = {}
+        for session in self._look_up(key).sessions.values():
+            link = session.link
+            if link.pos and link.until is not None and not link.ended:
+                found[link.pos] = found.get(link.pos, 0) + 1
+        await trio.lowlevel.checkpoint()
+        return dict(sorted(found.items()))
+
+    async def verdicts(self, key: str, sid: int) -> dict[int, bytes]:
+        """See `Store.verdicts`."""
+        found = dict(sorted(self._look_up(key).verdicts.get(sid, {}).items()))
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def journal(self, key: str, after: int, until: int, most_bytes: int) -> builtins.list[Entry]:
+        """See `Store.journal`."""
+        found: builtins.list[Entry] = []
+        size = 0
+        for entry in self._look_up(key).entries:
+            if entry.seq > after:
+                if entry.seq > until or (found and size >= most_bytes) or len(found) == MOST_ENTRIES:
+                    break
+                found.append(entry)
+                size += len(entry.body)
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def timers(
+        self, key: str, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[tuple[str, Timer]]:
+        """See `Store.timers`."""
+        timers = self._look_up(key).timers
+        found = [(name, timers[name]) for name in _select(timers, prefix, after, limit)]
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def due_timers(self, key: str, now: float, limit: int) -> builtins.list[tuple[str, Timer]]:
+        """See `Store.due_timers`."""
+        check_limit(limit)
+        timers = self._look_up(key).timers
+        due = sorted(
+            (one.due, name) for name, one in timers.items() if one.due is not None and one.due <= now
+        )
+        await trio.lowlevel.checkpoint()
+        return [(name, timers[name]) for _, name in due[:limit]]
+
+    async def timer(self, key: str, name: str) -> Timer | None:
+        """See `Store.timer`."""
+        encode(name)
+        timer = self._look_up(key).timers.get(name)
+        await trio.lowlevel.checkpoint()
+        return timer
+
+    async def due(self, now: float, limit: int) -> builtins.list[Due]:
+        """See `Store.due`."""
+        self._check_open()
+        check_limit(limit)
+        found = [Due(time, key, sid=sid) for time, (key, sid) in self._due_sessions.first(now, limit)]
+        found += [Due(time, key, timer=name) for time, (key, name) in self._due_timers.first(now, limit)]
+        found.sort(key=lambda one: one.time)
+        await trio.lowlevel.checkpoint()
+        return found[:limit]
+
     def statistics(self) -> StoreStatistics:
         """What the store has done since it was opened; each commit is a transaction of its own."""
         return StoreStatistics(
             commits=self._commits, transactions=self._commits, failures=self._failures, pending=0
         )
 
-    def _stored(self, key: str) -> _Stored:
-        return self._rooms.get(key) or _Stored(self._ended.get(key, 0))
+    def _look_up(self, key: str) -> _Stored:
+        """What there is of a room; nobody may change it who has it from here."""
+        self._check_open()
+        encode(key)
+        return self._rooms.get(key) or _Stored(*self._ended.get(key, ()))
 
     def _apply(self, commit: Commit) -> None:
         check_epoch(commit, self._epoch)
         key = commit.key
-        stored = self._stored(key)
-        if not is_next(commit, stored.number):
-            if not _says_the_same(commit, stored):
-                raise differs(commit)
+        stored = self._look_up(key)
+        if not is_next(commit, stored.number, stored.seq):
+            check_same(commit, stored.nonce)
             return
-        stored.number = commit.number
+        stored.number, stored.nonce, stored.epoch = commit.number, commit.nonce, commit.epoch
         if commit.destroy:
-            stored.snapshots, stored.values = (), {}
+            for sid in stored.sessions:
+                self._due_sessions.remove((key, sid))
+            for name in stored.timers:
+                self._due_timers.remove((key, name))
+            stored = _Stored(commit.number, commit.nonce, commit.epoch)
         if commit.document is not None:
             newest = StoredSnapshot(commit.number, commit.document)
             stored.snapshots = (newest, *stored.snapshots[:1])
@@ -149,15 +300,52 @@ class MemoryStore(Store):
                 stored.values.pop(name, None)
             else:
                 stored.values[name] = value
-        if stored.snapshots or stored.values:
+        _apply_journal(commit, stored)
+        self._apply_sessions(commit, stored)
+        for name, timer in commit.timers.items():
+            if timer is None:
+                stored.timers.pop(name, None)
+            else:
+                stored.timers[name] = timer
+            self._due_timers.set((key, name), None if timer is None else timer.due)
+        self._ended.pop(key, None)
+        if not stored.empty:
             self._rooms[key] = stored
-            self._ended.pop(key, None)
-        else:
-            self._rooms.pop(key, None)
-            self._ended.pop(key, None)
-            self._ended[key] = stored.number
-            if len(self._ended) > MOST_ENDED:
-                del self._ended[next(iter(self._ended))]
+            return
+        self._rooms.pop(key, None)
+        self._ended[key] = (stored.number, stored.nonce, stored.epoch)
+        if len(self._ended) > MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+
+    def _apply_sessions(self, commit: Commit, stored: _Stored) -> None:
+        key, sessions = commit.key, stored.sessions
+        for sid, half in commit.sessions.items():
+            there = sessions.get(sid)
+            if half is None:
+                sessions.pop(sid, None)
+                stored.verdicts.pop(sid, None)
+                self._due_sessions.remove((key, sid))
+            elif there is not None:
+                opening = half.opening or there.room.opening
+                sessions[sid] = attrs.evolve(there, room=attrs.evolve(half, opening=opening))
+            elif half.opening is not None:
+                sessions[sid] = StoredSession(sid, half, LinkHalf(0, None))
+        for sid, link in commit.links.items():
+            there = sessions.get(sid)
+            if there is not None:
+                self._put_session(key, stored, attrs.evolve(there, link=link))
+        for sid, id_ in commit.answered.items():
+            verdicts = stored.verdicts.get(sid, {})
+            for answered in [one for one in verdicts if one <= id_]:
+                del verdicts[answered]
+        for verdict in commit.verdicts:
+            if verdict.sid in sessions:
+                stored.verdicts.setdefault(verdict.sid, {})[verdict.id] = verdict.content
+
+    def _put_session(self, key: str, stored: _Stored, session: StoredSession) -> None:
+        stored.sessions[session.sid] = session
+        link = session.link
+        self._due_sessions.set((key, session.sid), None if link.ended else link.until)
 
     def _check_open(self) -> None:
         if not self._opened:
@@ -165,19 +353,17 @@ class MemoryStore(Store):
             raise StoreClosed(msg)
 
 
-def _says_the_same(commit: Commit, stored: _Stored) -> bool:
-    """Whether a commit, which has the number of the last one, could have been that one."""
-    if commit.destroy:
-        return not stored.snapshots and not stored.values
-    written = [one.document for one in stored.snapshots if one.generation == commit.number]
-    return written == [one for one in (commit.document,) if one is not None] and all(
-        stored.values.get(name) == value for name, value in commit.writes.items()
-    )
+def _apply_journal(commit: Commit, stored: _Stored) -> None:
+    if commit.seq:
+        stored.seq, stored.before, stored.floor = commit.seq, commit.before, commit.floor
+    for entry in commit.entries:
+        stored.entries.append(entry)
+        stored.entry_bytes += len(entry.body)
+    while stored.entries and stored.entries[0].seq <= commit.trim:
+        stored.entry_bytes -= len(stored.entries.popleft().body)
 
 
-def _select(
-    names: dict[str, _Stored] | dict[str, bytes], prefix: str, after: str | None, limit: int | None
-) -> list[str]:
+def _select(names: Iterable[str], prefix: str, after: str | None, limit: int | None) -> list[str]:
     check_limit(limit)
     encode(prefix)
     if after is not None:

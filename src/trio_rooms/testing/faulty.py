@@ -12,12 +12,28 @@ import attrs
 import trio
 
 from trio_rooms.errors import StoreClosed, StoreError
-from trio_rooms.stores.base import Commit, Store, StoredRoom, StoredSnapshot, StoreStatistics
+from trio_rooms.stores.base import (
+    Commit,
+    Due,
+    Entry,
+    RoomHead,
+    Store,
+    StoredRoom,
+    StoredSession,
+    StoredSnapshot,
+    StoreStatistics,
+    Timer,
+)
 from trio_rooms.stores.checks import check_commit
 
 __all__ = ["Call", "FaultyStore", "Gate"]
 
-Operation = Literal["open", "aclose", "load", "commit", "get", "list", "keys"]
+# fmt: off
+Operation = Literal[
+    "open", "aclose", "load", "head", "commit", "get", "list", "keys", "session", "sessions", "positions",
+    "verdicts", "journal", "timers", "due_timers", "timer", "due",
+]
+# fmt: on
 
 
 @attrs.frozen
@@ -26,15 +42,15 @@ class Call:
 
     operation: Operation
     key: str = ""
-    """The room; for ``keys`` the prefix."""
+    """The room; for ``keys`` the prefix, for ``due`` nothing."""
     commit: Commit | None = None
 
 
 @attrs.define(eq=False)
 class Gate:
-    """Holds the loads or commits that arrive at it, in order, until they are let go.
+    """Holds the loads, reads or commits that arrive at it, in order, until they are let go.
 
-    Made by `FaultyStore.hold_loads` and `FaultyStore.hold_commits`.
+    Made by `FaultyStore.hold_loads`, `FaultyStore.hold_reads` and `FaultyStore.hold_commits`.
     """
 
     _key: str | None = None
@@ -68,7 +84,7 @@ class Gate:
             self._held.popleft().set()
 
     def _enter(self, key: str) -> trio.Event | None:
-        """What a load or commit of a room waits for; None if the gate does not hold it."""
+        """What a load, read or commit of a room waits for; None if the gate does not hold it."""
         if self._released or self._key not in {None, key}:
             return None
         passed = trio.Event()
@@ -79,14 +95,14 @@ class Gate:
         return passed
 
     def _leave(self, passed: trio.Event) -> None:
-        """A load that was cancelled waits no longer."""
+        """A load or read that was cancelled waits no longer."""
         with contextlib.suppress(ValueError):
             self._held.remove(passed)
 
 
 @attrs.define(eq=False)
 class _Fault:
-    """An error that the next loads or commits raise, and for how many of them."""
+    """An error that the next loads, reads or commits raise, and for how many of them."""
 
     error: Callable[[], BaseException]
     times: int
@@ -101,7 +117,8 @@ class FaultyStore(Store):
     It keeps the contract of a store: a commit is handed over before the first checkpoint of
     `commit`, is carried out even if its caller is cancelled, and commits of one room keep
     their order, however long each takes; so `aclose` waits for gates to be released. All
-    that happens to a load or commit (delay, gate, failure) is decided when it is asked for.
+    that happens to a load, read or commit (delay, gate, failure) is decided when it is asked for.
+    A load is a `load` or a `head`, a read is any other question but `keys`.
     Time is Trio's, so ``MockClock`` works. Example::
 
         store = FaultyStore(MemoryStore())
@@ -121,8 +138,10 @@ class FaultyStore(Store):
     calls: builtins.list[Call] = attrs.field(factory=list, init=False)
     """What was asked of the store, in order; a test may clear it."""
     _load_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
+    _read_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
     _commit_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
     _load_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
+    _read_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
     _commit_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
     _last: dict[str, trio.Event] = attrs.field(factory=dict, init=False)
     """By room, the end of the commit that was handed over last."""
@@ -134,6 +153,12 @@ class FaultyStore(Store):
         """A gate at which loads stop from now on: those of one room, or all."""
         gate = Gate(key)
         self._load_gates.append(gate)
+        return gate
+
+    def hold_reads(self, key: str | None = None) -> Gate:
+        """A gate at which reads stop from now on: those of one room, or all, `due` among them."""
+        gate = Gate(key)
+        self._read_gates.append(gate)
         return gate
 
     def hold_commits(self, key: str | None = None) -> Gate:
@@ -153,6 +178,12 @@ class FaultyStore(Store):
             key: which room's, or None for any.
         """
         self._load_faults.append(_Fault(_maker(error), times, key))
+
+    def fail_reads(
+        self, error: BaseException | Callable[[], BaseException], times: int = 1, *, key: str | None = None
+    ) -> None:
+        """Make the next reads, of one room or of any, raise ``error``; arguments as for `fail_loads`."""
+        self._read_faults.append(_Fault(_maker(error), times, key))
 
     def fail_commits(
         self,
@@ -203,21 +234,7 @@ class FaultyStore(Store):
 
     async def load(self, key: str) -> StoredRoom:
         """See `Store.load`."""
-        self._check_open()
-        self.calls.append(Call("load", key))
-        passes = [(gate, passed) for gate in self._load_gates if (passed := gate._enter(key)) is not None]
-        fault = _take(self._load_faults, key)
-        delay = self.delay
-        try:
-            for _, passed in passes:
-                await passed.wait()
-            await trio.sleep(delay)
-        finally:
-            # A load that is cancelled waits at no gate any more.
-            for gate, passed in passes:
-                gate._leave(passed)
-        if fault is not None:
-            raise fault.error()
+        await self._load("load", key)
         stored = await self.store.load(key)
         snapshots = [
             StoredSnapshot(one.generation, b"", "as the test wants it")
@@ -225,7 +242,46 @@ class FaultyStore(Store):
             else one
             for one in stored.snapshots
         ]
-        return StoredRoom(stored.number, tuple(snapshots))
+        return StoredRoom(stored.head, tuple(snapshots))
+
+    async def head(self, key: str) -> RoomHead:
+        """See `Store.head`."""
+        await self._load("head", key)
+        return await self.store.head(key)
+
+    async def _load(self, operation: Operation, key: str) -> None:
+        await self._meet(operation, key, self._load_gates, self._load_faults, self.delay)
+
+    async def _read(self, operation: Operation, key: str) -> None:
+        if self._read_gates or self._read_faults:
+            await self._meet(operation, key, self._read_gates, self._read_faults, 0)
+        else:
+            self._check_open()
+            self.calls.append(Call(operation, key))
+
+    async def _meet(
+        self,
+        operation: Operation,
+        key: str,
+        gates: builtins.list[Gate],
+        faults: builtins.list[_Fault],
+        delay: float,
+    ) -> None:
+        """Note what is asked, and have happen to it what is to happen."""
+        self._check_open()
+        self.calls.append(Call(operation, key))
+        passes = [(gate, passed) for gate in gates if (passed := gate._enter(key)) is not None]
+        fault = _take(faults, key)
+        try:
+            for _, passed in passes:
+                await passed.wait()
+            await trio.sleep(delay)
+        finally:
+            # One that is cancelled waits at no gate any more.
+            for gate, passed in passes:
+                gate._leave(passed)
+        if fault is not None:
+            raise fault.error()
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""
@@ -239,7 +295,6 @@ class FaultyStore(Store):
         if before is None and not passes and fault is None and not self.delay:
             await self.store.commit(commit)
             return
-        commit = attrs.evolve(commit, writes=dict(commit.writes))
         self._last[key] = end = trio.Event()
         job = _Job(commit, self.delay, before, passes, fault, end)
         # A task that no caller's scope can cancel: the commit is carried out whoever waits.
@@ -255,8 +310,7 @@ class FaultyStore(Store):
 
     async def get(self, key: str, name: str) -> bytes | None:
         """See `Store.get`."""
-        self._check_open()
-        self.calls.append(Call("get", key))
+        await self._read("get", key)
         value = await self.store.get(key, name)
         self._check_intact(key, [name])
         return value
@@ -265,8 +319,7 @@ class FaultyStore(Store):
         self, key: str, prefix: str = "", *, after: str | None = None, limit: int | None = None
     ) -> builtins.list[tuple[str, bytes]]:
         """See `Store.list`."""
-        self._check_open()
-        self.calls.append(Call("list", key))
+        await self._read("list", key)
         values = await self.store.list(key, prefix, after=after, limit=limit)
         self._check_intact(key, [name for name, _ in values])
         return values
@@ -278,6 +331,55 @@ class FaultyStore(Store):
         self._check_open()
         self.calls.append(Call("keys", prefix))
         return await self.store.keys(prefix, after=after, limit=limit)
+
+    async def session(self, key: str, sid: int) -> StoredSession | None:
+        """See `Store.session`."""
+        await self._read("session", key)
+        return await self.store.session(key, sid)
+
+    async def sessions(
+        self, key: str, *, after: int = 0, limit: int | None = None, ended: bool = False
+    ) -> builtins.list[StoredSession]:
+        """See `Store.sessions`."""
+        await self._read("sessions", key)
+        return await self.store.sessions(key, after=after, limit=limit, ended=ended)
+
+    async def positions(self, key: str) -> dict[int, int]:
+        """See `Store.positions`."""
+        await self._read("positions", key)
+        return await self.store.positions(key)
+
+    async def verdicts(self, key: str, sid: int) -> dict[int, bytes]:
+        """See `Store.verdicts`."""
+        await self._read("verdicts", key)
+        return await self.store.verdicts(key, sid)
+
+    async def journal(self, key: str, after: int, until: int, most_bytes: int) -> builtins.list[Entry]:
+        """See `Store.journal`."""
+        await self._read("journal", key)
+        return await self.store.journal(key, after, until, most_bytes)
+
+    async def timers(
+        self, key: str, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[tuple[str, Timer]]:
+        """See `Store.timers`."""
+        await self._read("timers", key)
+        return await self.store.timers(key, prefix, after=after, limit=limit)
+
+    async def due_timers(self, key: str, now: float, limit: int) -> builtins.list[tuple[str, Timer]]:
+        """See `Store.due_timers`."""
+        await self._read("due_timers", key)
+        return await self.store.due_timers(key, now, limit)
+
+    async def timer(self, key: str, name: str) -> Timer | None:
+        """See `Store.timer`."""
+        await self._read("timer", key)
+        return await self.store.timer(key, name)
+
+    async def due(self, now: float, limit: int) -> builtins.list[Due]:
+        """See `Store.due`."""
+        await self._read("due", "")
+        return await self.store.due(now, limit)
 
     def statistics(self) -> StoreStatistics:
         """Those of the store below: it does not know of what is held or failed here."""

@@ -46,16 +46,101 @@ _STEPS = (
         "CREATE TABLE ended (key BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID",
         "PRAGMA user_version = 2",
     ),
+    # Nonce and epoch of the last commit are where its number is. The columns of snapshots lie behind the
+    # document, so they are only read where that is small: a commit with a large one writes to rooms too.
+    # Entries of the journal have in them how many there were before them, and of how many bytes, and
+    # rooms has the totals: so what is there now is the difference, however many that are. A session
+    # that has not been told to expire is as good as connected: the index of what expires finds it by NULL.
+    # Where the journal is held for a session that is away is its pos, and again in held: so they are
+    # counted in an index alone. One that is over has its room's id again in over_in: so they are found
+    # by an index that has no others.
+    (
+        *(
+            f"ALTER TABLE rooms ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0"
+            for column in (
+                *("nonce", "epoch", "seq", "before_block", "floor", "entries", "bytes"),
+                *("had_sessions", "had_timers"),
+            )
+        ),
+        *(
+            f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0"
+            for table in ("snapshots", "ended")
+            for column in ("nonce", "epoch")
+        ),
+        """
+        CREATE TABLE journal
+        (room INTEGER NOT NULL, seq INTEGER NOT NULL, entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        time REAL NOT NULL, audience BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (room, seq)) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE sessions
+        (room INTEGER NOT NULL, sid INTEGER NOT NULL,
+        last_id INTEGER NOT NULL, attachment BLOB, channels BLOB NOT NULL,
+        token BLOB NOT NULL, user BLOB, start INTEGER NOT NULL, span REAL NOT NULL,
+        link INTEGER NOT NULL DEFAULT 0, until REAL, pos INTEGER NOT NULL DEFAULT 0,
+        departure BLOB NOT NULL DEFAULT x'', over_in INTEGER NOT NULL DEFAULT 0,
+        held INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (room, sid)) WITHOUT ROWID
+        """,
+        "CREATE INDEX sessions_until ON sessions (until) WHERE over_in = 0",
+        "CREATE INDEX sessions_held ON sessions (room, held) WHERE held > 0",
+        "CREATE INDEX sessions_over ON sessions (over_in, sid) WHERE over_in > 0",
+        """
+        CREATE TABLE verdicts
+        (room INTEGER NOT NULL, sid INTEGER NOT NULL, id INTEGER NOT NULL, content BLOB NOT NULL,
+        PRIMARY KEY (room, sid, id)) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE timers
+        (room INTEGER NOT NULL, name BLOB NOT NULL, due REAL, content BLOB NOT NULL,
+        PRIMARY KEY (room, name)) WITHOUT ROWID
+        """,
+        "CREATE INDEX timers_due ON timers (due) WHERE due IS NOT NULL",
+        "CREATE INDEX timers_room ON timers (room, due) WHERE due IS NOT NULL",
+        "PRAGMA user_version = 3",
+    ),
 )
 _VERSION = len(_STEPS)
-# What shows a reader a file of version 1, which it cannot bring up to date, as one of version 2:
+_NONE = "0 AS nonce, 0 AS epoch"
+_NO_MORE = (
+    f"CREATE TEMP VIEW snapshots AS SELECT id, generation, document, {_NONE} FROM main.snapshots",
+    """
+    CREATE TEMP VIEW journal AS
+    SELECT 0 AS room, 0 AS seq, 0 AS entries, 0 AS bytes, 0.0 AS time, x'' AS audience, x'' AS body WHERE 0
+    """,
+    """
+    CREATE TEMP VIEW sessions AS
+    SELECT 0 AS room, 0 AS sid, 0 AS last_id, x'' AS attachment, x'' AS channels, x'' AS token, x'' AS user,
+    0 AS start, 0.0 AS span, 0 AS link, 0.0 AS until, 0 AS pos, 0 AS held, x'' AS departure, 0 AS over_in
+    WHERE 0
+    """,
+    "CREATE TEMP VIEW verdicts AS SELECT 0 AS room, 0 AS sid, 0 AS id, x'' AS content WHERE 0",
+    "CREATE TEMP VIEW timers AS SELECT 0 AS room, x'' AS name, 0.0 AS due, x'' AS content WHERE 0",
+)
+_ZEROS = (
+    f"{_NONE}, 0 AS seq, 0 AS before_block, 0 AS floor, 0 AS entries, 0 AS bytes, "
+    "0 AS had_sessions, 0 AS had_timers"
+)
+# What shows a reader a file of a former version, which it cannot bring up to date, as one of this version:
 # names are looked up among the temporary views first.
 _VIEWS = {
     1: (
-        "CREATE TEMP VIEW rooms AS SELECT id, key, 0 AS number FROM main.rooms",
-        "CREATE TEMP VIEW ended AS SELECT x'' AS key, 0 AS number WHERE 0",
+        f"CREATE TEMP VIEW rooms AS SELECT id, key, 0 AS number, {_ZEROS} FROM main.rooms",
+        f"CREATE TEMP VIEW ended AS SELECT x'' AS key, 0 AS number, {_NONE} WHERE 0",
+        *_NO_MORE,
+    ),
+    2: (
+        f"CREATE TEMP VIEW rooms AS SELECT id, key, number, {_ZEROS} FROM main.rooms",
+        f"CREATE TEMP VIEW ended AS SELECT key, number, {_NONE} FROM main.ended",
+        *_NO_MORE,
     ),
 }
+# Every session that has a connection, by index: whoever held the connections is no more.
+_GIVE_UP = """
+UPDATE sessions SET link = 0, until = ? + span,
+pos = max(start, (SELECT floor FROM rooms WHERE id = room)) + 1,
+held = max(start, (SELECT floor FROM rooms WHERE id = room)) + 1
+WHERE over_in = 0 AND until IS NULL
+"""
 
 
 def connect(path: Path, mode: str = "rwc", *, immutable: bool = False) -> sqlite3.Connection:
@@ -122,8 +207,13 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def prepare(connection: sqlite3.Connection, path: Path) -> int:
+def prepare(connection: sqlite3.Connection, path: Path, now: float) -> int:
     """Make the schema or bring it up to date, count up the epoch, and return that.
+
+    Args:
+        connection: one that writes.
+        path: the file.
+        now: the time of day, from which on sessions are counted that lose their connections by it.
 
     Raises:
         StoreError: the file is of a newer version, or of another program.
@@ -140,6 +230,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> int:
         # Who knew these numbers has an epoch that ends here.
         connection.execute("DELETE FROM ended")
         connection.execute("UPDATE store SET epoch = epoch + 1")
+        connection.execute(_GIVE_UP, (now,))
         return read_epoch(connection)
 
 

@@ -13,15 +13,27 @@ from typing import TypeVar
 import attrs
 import trio
 
+from trio_rooms._loop.wall import WallClock
 from trio_rooms.errors import StoreClosed, StoreError, StoreInUse, StoreReadOnly
-from trio_rooms.stores.base import Commit, Store, StoredRoom, StoreStatistics
+from trio_rooms.stores.base import (
+    Commit,
+    Due,
+    Entry,
+    RoomHead,
+    Store,
+    StoredRoom,
+    StoredSession,
+    StoreStatistics,
+    Timer,
+)
 from trio_rooms.stores.checks import check_limit, encode, encoded_range
 
-from . import statements
+from . import journal, rooms, sessions, storage, timers
 from .database import FILE_NAME, connect, connect_read_only, prepare, read_epoch
 from .faults import explain
 from .files import OpenFiles
 from .lock import DirectoryLock
+from .rows import UNLIMITED, TooLarge
 from .writer import DiskWriter
 
 __all__ = ["DiskStore"]
@@ -97,7 +109,7 @@ class DiskStore(Store):
             raise StoreInUse(msg)
         self._opening = True
         try:
-            opened = await trio.to_thread.run_sync(self._open_files)
+            opened = await trio.to_thread.run_sync(self._open_files, WallClock().now())
         finally:
             self._opening = False
         # Nothing may be awaited between the files' opening and here: a cancel would lose them.
@@ -125,8 +137,13 @@ class DiskStore(Store):
         """See `Store.load`."""
         encoded = encode(key)
         return await self._read(
-            lambda connection, most_bytes, _: statements.load(connection, encoded, most_bytes)
+            lambda connection, most_bytes, _: rooms.read_room(connection, encoded, most_bytes)
         )
+
+    async def head(self, key: str) -> RoomHead:
+        """See `Store.head`."""
+        encoded = encode(key)
+        return await self._read(lambda connection, *_: rooms.read_head(connection, encoded))
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`. A commit that fails after its caller was cancelled is logged."""
@@ -140,7 +157,7 @@ class DiskStore(Store):
         """See `Store.get`."""
         encoded, encoded_name = encode(key), encode(name)
         return await self._read(
-            lambda connection, most_bytes, _: statements.read_value(
+            lambda connection, most_bytes, _: storage.read_value(
                 connection, encoded, encoded_name, most_bytes
             )
         )
@@ -152,7 +169,7 @@ class DiskStore(Store):
         encoded, within = encode(key), encoded_range(prefix, after)
         return await self._read_rows(
             limit,
-            lambda connection, most_bytes, rows: statements.read_list(
+            lambda connection, most_bytes, rows: storage.read_list(
                 connection, encoded, within, rows, most_bytes
             ),
         )
@@ -163,7 +180,86 @@ class DiskStore(Store):
         """See `Store.keys`."""
         within = encoded_range(prefix, after)
         return await self._read_rows(
-            limit, lambda connection, _, rows: statements.read_keys(connection, within, rows)
+            limit, lambda connection, _, rows: rooms.read_keys(connection, within, rows)
+        )
+
+    async def session(self, key: str, sid: int) -> StoredSession | None:
+        """See `Store.session`."""
+        encoded = encode(key)
+        return await self._read(
+            lambda connection, most_bytes, _: sessions.read_session(connection, encoded, sid, most_bytes)
+        )
+
+    async def sessions(
+        self, key: str, *, after: int = 0, limit: int | None = None, ended: bool = False
+    ) -> builtins.list[StoredSession]:
+        """See `Store.sessions`."""
+        encoded = encode(key)
+        return await self._read_rows(
+            limit,
+            lambda connection, most_bytes, rows: sessions.read_sessions(
+                connection, encoded, after, rows, most_bytes, ended=ended
+            ),
+        )
+
+    async def positions(self, key: str) -> dict[int, int]:
+        """See `Store.positions`."""
+        encoded = encode(key)
+        return await self._read(
+            lambda connection, _, rows: sessions.read_positions(connection, encoded, rows)
+        )
+
+    async def verdicts(self, key: str, sid: int) -> dict[int, bytes]:
+        """See `Store.verdicts`."""
+        encoded = encode(key)
+        return await self._read(
+            lambda connection, most_bytes, rows: sessions.read_verdicts(
+                connection, encoded, sid, rows, most_bytes
+            )
+        )
+
+    async def journal(self, key: str, after: int, until: int, most_bytes: int) -> builtins.list[Entry]:
+        """See `Store.journal`."""
+        encoded = encode(key)
+        return await self._read(
+            lambda connection, bytes_now, rows: journal.read_journal(
+                connection, encoded, (after, until), most_bytes, rows, bytes_now
+            )
+        )
+
+    async def timers(
+        self, key: str, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[tuple[str, Timer]]:
+        """See `Store.timers`."""
+        encoded, within = encode(key), encoded_range(prefix, after)
+        return await self._read_rows(
+            limit,
+            lambda connection, most_bytes, rows: timers.read_timers(
+                connection, encoded, within, rows, most_bytes
+            ),
+        )
+
+    async def due_timers(self, key: str, now: float, limit: int) -> builtins.list[tuple[str, Timer]]:
+        """See `Store.due_timers`."""
+        encoded = encode(key)
+        return await self._read_rows(
+            limit,
+            lambda connection, most_bytes, rows: timers.read_due_timers(
+                connection, encoded, now, rows, most_bytes
+            ),
+        )
+
+    async def timer(self, key: str, name: str) -> Timer | None:
+        """See `Store.timer`."""
+        encoded, encoded_name = encode(key), encode(name)
+        return await self._read(
+            lambda connection, most_bytes, _: timers.read_timer(connection, encoded, encoded_name, most_bytes)
+        )
+
+    async def due(self, now: float, limit: int) -> builtins.list[Due]:
+        """See `Store.due`."""
+        return await self._read_rows(
+            limit, lambda connection, _, rows: timers.read_due(connection, now, rows)
         )
 
     def statistics(self) -> StoreStatistics:
@@ -186,12 +282,12 @@ class DiskStore(Store):
         self, limit: int | None, read: Callable[[sqlite3.Connection, int, int], builtins.list[T]]
     ) -> builtins.list[T]:
         check_limit(limit)
-        wanted = statements.UNLIMITED if limit is None else limit
+        wanted = UNLIMITED if limit is None else limit
 
         def read_some(connection: sqlite3.Connection, most_bytes: int, most_rows: int) -> builtins.list[T]:
             rows = read(connection, most_bytes, min(wanted, most_rows))
             if len(rows) == most_rows < wanted:
-                raise statements.TooLarge
+                raise TooLarge
             return rows
 
         return await self._read(read_some)
@@ -204,7 +300,7 @@ class DiskStore(Store):
         opened = self._get_opened()
         try:
             result = read(opened.reader, _INLINE_BYTES, _INLINE_ROWS)
-        except statements.TooLarge:
+        except TooLarge:
             pass
         except (sqlite3.Error, OSError) as exc:
             raise explain(exc, self._file) from exc
@@ -216,28 +312,30 @@ class DiskStore(Store):
             if self._opened is not opened:
                 msg = f"this DiskStore on {self._path} was closed before the read had its turn"
                 raise StoreClosed(msg)
-            return read(opened.thread_reader, statements.UNLIMITED, statements.UNLIMITED)
+            return read(opened.thread_reader, UNLIMITED, UNLIMITED)
 
         try:
             return await trio.to_thread.run_sync(read_in_thread, limiter=opened.limiter)
         except (sqlite3.Error, OSError) as exc:
             raise explain(exc, self._file) from exc
 
-    def _open_files(self) -> _Opened:
+    def _open_files(self, now: float) -> _Opened:
         with contextlib.ExitStack() as resources:
             try:
-                opened = self._open_read_only(resources) if self._read_only else self._open_writing(resources)
+                opened = (
+                    self._open_read_only(resources) if self._read_only else self._open_writing(resources, now)
+                )
             except (sqlite3.Error, OSError) as exc:
                 raise explain(exc, self._file, None if self._read_only else 0) from exc
             opened.resources = resources.pop_all()
             return opened
 
-    def _open_writing(self, resources: contextlib.ExitStack) -> _Opened:
+    def _open_writing(self, resources: contextlib.ExitStack, now: float) -> _Opened:
         _make_directory(self._path)
         lock = DirectoryLock.acquire(self._path)
         resources.callback(lock.release)
         writing = resources.enter_context(contextlib.closing(connect(self._file)))
-        epoch = prepare(writing, self._file)
+        epoch = prepare(writing, self._file, now)
         # Not opened read-only: the last connection to close removes the log, if it may.
         reader, thread_reader = [
             resources.enter_context(contextlib.closing(connect(self._file, "rw"))) for _ in range(2)

@@ -18,7 +18,7 @@ from trio_rooms.errors import StaleWrite, StoreError
 from trio_rooms.stores.base import Commit, StoreStatistics
 from trio_rooms.stores.checks import MOST_ENDED, check_commit, encode
 
-from . import statements
+from . import commits
 from .database import connect, read_epoch, transaction
 from .faults import explain
 from .files import OpenFiles
@@ -76,9 +76,9 @@ class DiskWriter:
         check_commit(commit)
         size = len(commit.document or b"")
         if commit.writes:
-            # The caller may change its mapping as soon as the commit is handed over.
-            commit = attrs.evolve(commit, writes=dict(commit.writes))
-        size += sum(len(name) + len(value or b"") for name, value in commit.writes.items())
+            size += sum(len(name) + len(value or b"") for name, value in commit.writes.items())
+        if commit.entries:
+            size += sum(len(entry.body) for entry in commit.entries)
         pending = _Pending(commit, size, task=trio.lowlevel.current_task())
         self._pending += 1
         self._queue.put(pending)
@@ -148,7 +148,7 @@ class DiskWriter:
                 for pending in group:
                     pending.error = None
                     try:
-                        if statements.write(self._connection, pending.commit, epoch):
+                        if commits.write(self._connection, pending.commit, epoch):
                             self._remember_ended(self._connection, encode(pending.commit.key))
                     except StaleWrite as exc:
                         pending.error = exc
@@ -169,7 +169,7 @@ class DiskWriter:
         if len(self._ended) > MOST_ENDED:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
-            statements.forget_ended(connection, oldest)
+            commits.forget_ended(connection, oldest)
 
     def _report_soon(self, group: list[_Pending], written: int) -> None:
         # The run of Trio may have ended without closing the store.

@@ -1,0 +1,226 @@
+"""Writing a commit, in the transaction that is open.
+
+What a commit does not have costs nothing: no statement is run for it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from trio_rooms.stores.base import Commit, RoomHalf
+from trio_rooms.stores.checks import check_epoch, check_same, encode, is_next
+
+from .rooms import read_head
+from .rows import damaged
+
+__all__ = ["forget_ended", "write"]
+
+_LARGE = 16 * 1024
+"""Bytes of a document behind which no nonce is looked for, see the schema."""
+
+# Two joins and no IN or ORDER BY: for those SQLite would make a table at each commit.
+_FIND = """
+SELECT rooms.id, number, coalesce(even.generation, -1), coalesce(odd.generation, -1),
+seq, before_block, floor, entries, bytes, had_sessions, had_timers
+FROM rooms LEFT JOIN snapshots AS even ON even.id = 2 * rooms.id
+LEFT JOIN snapshots AS odd ON odd.id = 2 * rooms.id + 1
+WHERE key = ?
+"""
+_NEW = (None, 0, -1, -1, 0, 0, 0, 0, 0, 0, 0)
+_ENDED = "SELECT number, nonce FROM ended WHERE key = ?"
+_END = "INSERT OR REPLACE INTO ended (key, number, nonce, epoch) VALUES (?, ?, ?, ?)"
+_BEGIN = """
+INSERT INTO rooms
+(number, nonce, epoch, seq, before_block, floor, entries, bytes, had_sessions, had_timers, key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_GO_ON = """
+UPDATE rooms SET number = ?, nonce = ?, epoch = ?, seq = ?, before_block = ?, floor = ?,
+entries = ?, bytes = ?, had_sessions = ?, had_timers = ? WHERE id = ?
+"""
+_SNAPSHOT = "INSERT OR REPLACE INTO snapshots (id, generation, document, nonce, epoch) VALUES (?, ?, ?, ?, ?)"
+_PUT = """
+INSERT INTO storage (room, name, value) VALUES (?, ?, ?)
+ON CONFLICT (room, name) DO UPDATE SET value = excluded.value
+"""
+_DELETE = "DELETE FROM storage WHERE room = ? AND name = ?"
+_ENTRY = "INSERT INTO journal (room, seq, entries, bytes, time, audience, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_TRIM = "DELETE FROM journal WHERE room = ? AND seq <= ?"
+_OPEN_SESSION = """
+INSERT INTO sessions (last_id, attachment, channels, token, user, start, span, room, sid)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (room, sid) DO UPDATE SET last_id = excluded.last_id, attachment = excluded.attachment,
+channels = excluded.channels, token = excluded.token, user = excluded.user, start = excluded.start,
+span = excluded.span
+"""
+_SESSION = "UPDATE sessions SET last_id = ?, attachment = ?, channels = ? WHERE room = ? AND sid = ?"
+_LINK = """
+UPDATE sessions SET link = ?, until = ?, pos = ?, departure = ?, over_in = ?, held = ?
+WHERE room = ? AND sid = ?
+"""
+_CLOSE_SESSION = "DELETE FROM sessions WHERE room = ? AND sid = ?"
+_NO_VERDICTS = "DELETE FROM verdicts WHERE room = ? AND sid = ?"
+_ANSWERED = "DELETE FROM verdicts WHERE room = ? AND sid = ? AND id <= ?"
+_VERDICT = "INSERT OR REPLACE INTO verdicts (room, sid, id, content) VALUES (?, ?, ?, ?)"
+_IS_THERE = "SELECT 1 FROM sessions WHERE room = ? AND sid = ?"
+_TIMER = "INSERT OR REPLACE INTO timers (room, name, due, content) VALUES (?, ?, ?, ?)"
+_NO_TIMER = "DELETE FROM timers WHERE room = ? AND name = ?"
+_HAS_ANYTHING = """
+SELECT EXISTS (SELECT 1 FROM storage WHERE room = :room) OR EXISTS (SELECT 1 FROM journal WHERE room = :room)
+OR EXISTS (SELECT 1 FROM sessions WHERE room = :room) OR EXISTS (SELECT 1 FROM timers WHERE room = :room)
+"""
+_DESTROY = (
+    "DELETE FROM snapshots WHERE id IN (2 * :room, 2 * :room + 1)",
+    *(
+        f"DELETE FROM {table} WHERE room = :room"
+        for table in ("storage", "journal", "sessions", "verdicts", "timers")
+    ),
+    "DELETE FROM rooms WHERE id = :room",
+)
+
+
+def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
+    """Carry out a commit inside the transaction that is open; ``epoch`` is that of the file in it.
+
+    Returns:
+        Whether nothing but number, nonce and epoch is left of the room by it.
+
+    Raises:
+        StaleWrite: nothing of the commit was written, and the transaction can go on.
+        StoreError: a number of the room is damaged; the transaction has to be rolled back.
+        sqlite3.Error: the transaction has to be rolled back.
+    """
+    check_epoch(commit, epoch)
+    key = encode(commit.key)
+    execute = connection.execute
+    found = execute(_FIND, (key,)).fetchone() or _NEW
+    for each in found[1:]:
+        if not isinstance(each, int):
+            raise damaged(key, "the number of its last commit", each)
+    room, number, even, odd, seq, before, floor, entries, size, had_sessions, had_timers = found
+    newest = ended = None
+    if room is None:
+        ended = execute(_ENDED, (key,)).fetchone()
+        if ended is not None:
+            number = ended[0]
+    elif even >= 0 or odd >= 0:
+        newest = 2 * room if even > odd else 2 * room + 1
+        number = max(number, even, odd)
+    if not is_next(commit, number, seq):
+        check_same(commit, read_head(connection, key).nonce)
+        return False
+    if commit.destroy:
+        _end(connection, commit, key, room)
+        return True
+    document = commit.document
+    if commit.seq:
+        seq, before, floor = commit.seq, commit.before, commit.floor
+    begins = (had_sessions, had_timers)
+    if commit.sessions and not had_sessions:
+        had_sessions = any(half is not None and half.opening for half in commit.sessions.values())
+    if commit.timers and not had_timers:
+        had_timers = any(timer is not None for timer in commit.timers.values())
+    if (
+        document is None
+        or commit.seq
+        or room is None
+        or len(document) > _LARGE
+        or (had_sessions, had_timers) != begins
+    ):
+        total = size + sum([len(entry.body) for entry in commit.entries])
+        head = (
+            *(commit.number, commit.nonce, commit.epoch, seq, before, floor),
+            *(entries + len(commit.entries), total, bool(had_sessions), bool(had_timers)),
+        )
+        if room is not None:
+            execute(_GO_ON, (*head, room))
+        else:
+            if ended is not None:
+                execute("DELETE FROM ended WHERE key = ?", (key,))
+            room = execute(_BEGIN, (*head, key)).lastrowid
+            assert room is not None  # for mypy: it was an INSERT
+    if document is not None:
+        replaced = 2 * room if newest is None else newest ^ 1
+        execute(_SNAPSHOT, (replaced, commit.number, document, commit.nonce, commit.epoch))
+    if commit.writes:
+        for name, value in commit.writes.items():
+            if value is None:
+                execute(_DELETE, (room, encode(name)))
+            else:
+                execute(_PUT, (room, encode(name), value))
+    if commit.entries:
+        rows = []
+        for entry in commit.entries:
+            rows.append((room, entry.seq, entries, size, entry.time, entry.audience, entry.body))
+            entries += 1
+            size += len(entry.body)
+        connection.executemany(_ENTRY, rows)
+    if commit.trim:
+        execute(_TRIM, (room, commit.trim))
+    if commit.sessions or commit.links or commit.answered or commit.verdicts:
+        _write_sessions(connection, commit, room)
+    if commit.timers:
+        for name, timer in commit.timers.items():
+            if timer is None:
+                execute(_NO_TIMER, (room, encode(name)))
+            else:
+                execute(_TIMER, (room, encode(name), timer.due, timer.content))
+    if document is None and newest is None and not execute(_HAS_ANYTHING, {"room": room}).fetchone()[0]:
+        _end(connection, commit, key, room)
+        return True
+    return False
+
+
+def _write_sessions(connection: sqlite3.Connection, commit: Commit, room: int) -> None:
+    known = 0
+    for sid, half in commit.sessions.items():
+        if half is None:
+            connection.execute(_CLOSE_SESSION, (room, sid))
+            connection.execute(_NO_VERDICTS, (room, sid))
+        else:
+            known += _write_half(connection, half, room, sid)
+    if commit.links:
+        links = []
+        for sid, link in commit.links.items():
+            over_in = room if link.ended else 0
+            held = 0 if link.until is None or link.ended else link.pos
+            links.append((link.link, link.until, link.pos, link.left, over_in, held, room, sid))
+        connection.executemany(_LINK, links)
+    if commit.answered:
+        connection.executemany(_ANSWERED, [(room, sid, id_) for sid, id_ in commit.answered.items()])
+    if commit.verdicts:
+        rows = [(room, verdict.sid, verdict.id, verdict.content) for verdict in commit.verdicts]
+        # A message that was handled changes its session too, so most often it is known to be there.
+        if known < len(commit.sessions) or any(row[1] not in commit.sessions for row in rows):
+            rows = [row for row in rows if connection.execute(_IS_THERE, row[:2]).fetchone() is not None]
+        connection.executemany(_VERDICT, rows)
+
+
+def _write_half(connection: sqlite3.Connection, half: RoomHalf, room: int, sid: int) -> bool:
+    """Write the room's half of a session, and tell whether the session is there."""
+    opening = half.opening
+    if opening is None:
+        changed = connection.execute(_SESSION, (half.last, half.attachment, half.channels, room, sid))
+        return changed.rowcount > 0
+    user = None if opening.user is None else encode(opening.user)
+    connection.execute(
+        _OPEN_SESSION,
+        (
+            *(half.last, half.attachment, half.channels, opening.token, user, opening.start, opening.window),
+            *(room, sid),
+        ),
+    )
+    return True
+
+
+def _end(connection: sqlite3.Connection, commit: Commit, key: bytes, room: int | None) -> None:
+    """Keep nothing of a room but what tells its last commit from others."""
+    if room is not None:
+        for statement in _DESTROY:
+            connection.execute(statement, {"room": room})
+    connection.execute(_END, (key, commit.number, commit.nonce, commit.epoch))
+
+
+def forget_ended(connection: sqlite3.Connection, key: bytes) -> None:
+    """Forget the number of a room of which nothing else is left; nothing where it has begun again."""
+    connection.execute("DELETE FROM ended WHERE key = ?", (key,))

@@ -1,0 +1,103 @@
+"""Reading the timers of a room, and what of all rooms is due."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any
+
+from trio_rooms.stores.base import Due, Timer
+
+from .rows import UNLIMITED, TooLarge, check_row, damaged
+
+__all__ = ["read_due", "read_due_timers", "read_timer", "read_timers"]
+
+_COLUMNS = "name, due, CASE WHEN length(content) <= :most THEN content END"
+_TYPES = (bytes, (float, NoneType), bytes)
+_OF_ROOM = "room = (SELECT id FROM rooms WHERE key = :key)"
+_TIMER = f"SELECT {_COLUMNS} FROM timers WHERE {_OF_ROOM} AND name = :name"
+_TIMERS = f"""
+SELECT {_COLUMNS} FROM timers WHERE {_OF_ROOM} AND name >= :low AND name < :high ORDER BY name LIMIT :limit
+"""
+_DUE_TIMERS = f"SELECT {_COLUMNS} FROM timers WHERE {_OF_ROOM} AND due <= :now ORDER BY due LIMIT :limit"
+# Joined crosswise: SQLite then reads the left one first, by what is due.
+_SESSIONS = """
+SELECT until, key, sid FROM sessions CROSS JOIN rooms ON rooms.id = room
+WHERE over_in = 0 AND until <= :now ORDER BY until LIMIT :limit
+"""
+_TIMERS_OF_ALL = """
+SELECT due, key, name FROM timers CROSS JOIN rooms ON rooms.id = room
+WHERE due <= :now ORDER BY due LIMIT :limit
+"""
+
+
+def read_timer(connection: sqlite3.Connection, key: bytes, name: bytes, most_bytes: int) -> Timer | None:
+    """One timer of a room, or None.
+
+    Raises:
+        TooLarge: it has more than ``most_bytes``.
+        StoreError: it is damaged.
+    """
+    found = _read(connection, _TIMER, {"key": key, "name": name}, most_bytes)
+    return found[0][1] if found else None
+
+
+def read_timers(
+    connection: sqlite3.Connection, key: bytes, within: tuple[bytes, bytes], limit: int, most_bytes: int
+) -> list[tuple[str, Timer]]:
+    """Timers of a room with names in a half-open range, at most ``limit``; raises as `read_timer`."""
+    low, high = within
+    return _read(connection, _TIMERS, {"key": key, "low": low, "high": high, "limit": limit}, most_bytes)
+
+
+def read_due_timers(
+    connection: sqlite3.Connection, key: bytes, now: float, limit: int, most_bytes: int
+) -> list[tuple[str, Timer]]:
+    """Timers of a room that are due, at most ``limit``; raises as `read_timer`."""
+    return _read(connection, _DUE_TIMERS, {"key": key, "now": now, "limit": limit}, most_bytes)
+
+
+def _read(
+    connection: sqlite3.Connection, statement: str, wanted: Mapping[str, Any], most_bytes: int
+) -> list[tuple[str, Timer]]:
+    key = wanted["key"]
+    found: list[tuple[str, Timer]] = []
+    with contextlib.closing(connection.execute(statement, {**wanted, "most": most_bytes})) as rows:
+        for row in rows:
+            name, due, content = row
+            if content is None and most_bytes < UNLIMITED:
+                raise TooLarge
+            check_row(key, f"the timer {name!r}", row, _TYPES)
+            if most_bytes < UNLIMITED:
+                most_bytes -= len(content)
+                if most_bytes < 0:
+                    raise TooLarge
+            found.append((_decoded(key, name), Timer(due, content)))
+    return found
+
+
+def _decoded(key: bytes, name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise damaged(key, "the name of a timer", name) from None
+
+
+def read_due(connection: sqlite3.Connection, now: float, limit: int) -> list[Due]:
+    """What is due of all rooms, at most ``limit``.
+
+    Raises:
+        StoreError: some of it is damaged.
+    """
+    wanted = {"now": now, "limit": limit}
+    found = []
+    for time, key, sid in connection.execute(_SESSIONS, wanted).fetchall():
+        check_row(key, "when a session ends", (time, sid), (float, int))
+        found.append(Due(time, _decoded(key, key), sid=sid))
+    for time, key, name in connection.execute(_TIMERS_OF_ALL, wanted).fetchall():
+        check_row(key, "when a timer is due", (time, name), (float, bytes))
+        found.append(Due(time, _decoded(key, key), timer=_decoded(key, name)))
+    found.sort(key=lambda one: one.time)
+    return found[:limit]
