@@ -36,6 +36,9 @@ def look() -> None:
     package = Path(trio_rooms.__file__).parent
     assert package.is_relative_to(sys.prefix), package
     assert (package / "py.typed").is_file(), "type checkers will not look at a package without py.typed"
+    served = package / "js"
+    parts = sorted(file.name for file in served.iterdir())
+    assert parts == ["README.md", "package.json", "trio-rooms.d.ts", "trio-rooms.js"], parts
     names = [module.name for module in pkgutil.walk_packages([str(package)], "trio_rooms.")]
     for name in names:
         if not name.endswith("__main__"):

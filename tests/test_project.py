@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -27,6 +28,16 @@ def test_the_version_is_in_one_place(settings: dict[str, Any]) -> None:
     assert re.findall(r'^__version__ = "(.*)"$', source.read_text(encoding="utf-8"), re.MULTILINE) == [
         trio_rooms.__version__
     ]
+
+
+def test_the_javascript_client_is_of_this_version() -> None:
+    """Its package says the same, and names files that there are."""
+    folder = ROOT / "src" / "trio_rooms" / "js"
+    package = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+    assert package["version"] == trio_rooms.__version__
+    named = {package["main"], package["types"], *package["files"]}
+    named |= {target.removeprefix("./") for target in package["exports"]["."].values()}
+    assert {file.name for file in folder.iterdir()} == {*named, "package.json", "README.md"}
 
 
 def test_what_users_install_has_a_lower_bound(settings: dict[str, Any]) -> None:

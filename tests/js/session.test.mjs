@@ -1,6 +1,7 @@
 /** What a room sends and hands over, with a WebSocket whose other side is the test. */
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { afterEach, beforeEach, describe, mock, test } from "node:test";
 import { connectRoom, RoomError } from "../../src/trio_rooms/js/trio-rooms.js";
 import { ask, connecting, FakeSocket, now, open, pass, settled, stopTime, until } from "./fake.mjs";
@@ -389,6 +390,16 @@ describe("a link that breaks", () => {
     assert.deepEqual(seen, ["none"]);
     room.close();
   });
+});
+
+test("the types have what there is", async () => {
+  const { room } = await open();
+  const text = readFileSync(new URL("../../src/trio_rooms/js/trio-rooms.d.ts", import.meta.url), "utf8");
+  const [, body] = /export interface Room extends EventTarget \{(.*?)\n\}/s.exec(text);
+  const typed = [...body.matchAll(/^  (?:readonly )?(\w+)[<(:]/gm)].map((found) => found[1]);
+  const known = Object.getOwnPropertyNames(Object.getPrototypeOf(room)).filter((name) => name !== "constructor");
+  assert.deepEqual(new Set(typed), new Set([...known, "addEventListener"]));
+  room.close();
 });
 
 describe("the end", () => {

@@ -59,3 +59,16 @@ def run(node: str, file: str) -> None:
 def test_against_fakes(nodes: list[str], file: str) -> None:
     """What it does, with a WebSocket and a page that are the test's own."""
     run(nodes[0], file)
+
+
+def test_it_is_installed_by_npm(nodes: list[str], require: Callable[..., str], tmp_path: Path) -> None:
+    """From its folder, by its name."""
+    beside = [path for node in nodes if (path := Path(node).with_name("npm")).exists()]
+    npm = beside[0] if beside else Path(require("npm"))
+    environment = {**os.environ, "PATH": f"{npm.parent}:{os.environ['PATH']}"}
+    (tmp_path / "package.json").write_text("{}")
+    install = [str(npm), "install", "--offline", "--no-audit", "--no-fund", str(ROOT / "src/trio_rooms/js")]
+    subprocess.run(install, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=PATIENCE)
+    program = "import('trio-rooms').then((found) => console.log(Object.keys(found).join()))"
+    said = subprocess.run([nodes[0], "-e", program], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert said.stdout == "RoomError,connectRoom\n"

@@ -22,7 +22,7 @@ const ACK_MOST = 64; // and messages.
 const SENT_AHEAD = 256 * 1024; // Bytes given to the WebSocket and not sent yet, before the rest waits here.
 const STEADY = 5000; // A link that held for so long was a good one: the next wait begins short again.
 const BEAT = 5000; // How often a link is looked at,
-const QUICK_BEAT = 1000; // also while its answer to a probe is awaited.
+const QUICK_BEAT = 1000; // and while its answer to a probe is awaited.
 const LATE = 3000; // A timer that is later than this stood still: the machine slept, or the page was throttled.
 const WHILE_ASKING = 10_000; // Quiet for so long, with something unanswered, a link is probed.
 const MOST_PATIENCE = 120_000;
@@ -250,11 +250,17 @@ class Room extends EventTarget {
   // Down.
 
   #received(message) {
-    if (message.event === "rooms.welcome") this.#welcomed(message.data);
-    else if (message.event === "rooms.pong") return;
-    else if (message.event !== undefined) this.#event(message);
-    else if (message.ack !== undefined) this.#answered(message);
-    else if (message.error !== undefined) this.#complain(problem(message.error));
+    const { event, seq, ack, error } = message;
+    if (event === "rooms.welcome") this.#welcomed(message.data);
+    else if (event === "rooms.pong") return;
+    else if (ack !== undefined) this.#answered(message);
+    else if (error !== undefined) this.#complain(problem(error));
+    else if (seq === undefined) this.#hand(message);
+    else if (seq > this.#seq) {
+      this.#seq = seq;
+      this.#owe();
+      this.#hand(message);
+    }
   }
 
   #welcomed({ session, resume, resumed, seq, reason }) {
@@ -279,15 +285,6 @@ class Room extends EventTarget {
       if (this.#state === "open") this.#hand({ event: "rooms.reset", data: { reason: why } });
     }
     this.#pump();
-  }
-
-  #event(message) {
-    if (message.seq !== undefined) {
-      if (message.seq <= this.#seq) return;
-      this.#seq = message.seq;
-      this.#owe();
-    }
-    this.#hand(message);
   }
 
   #hand({ event: name, data, seq }) {
@@ -589,7 +586,7 @@ class Link {
     }
     if (message.event === "rooms.welcome") {
       this.#opened = this.#heard;
-      this.#await(BEAT);
+      this.#await(this.#beats);
     }
     this.#room.received(message);
   }
@@ -599,7 +596,12 @@ class Link {
     this.#deadline = deadline;
     this.#spared = false;
     this.send(this.#room.probe());
-    this.#await(QUICK_BEAT);
+    this.#await(this.#beats);
+  }
+
+  /** How long until it is looked at again. */
+  get #beats() {
+    return this.#probed ? Math.min(QUICK_BEAT, this.#deadline) : Math.min(BEAT, this.#quiet);
   }
 
   #await(wait) {
@@ -615,16 +617,16 @@ class Link {
       const quiet = this.#room.asking() ? Math.min(this.#quiet, WHILE_ASKING) : this.#quiet;
       if (late) this.doubt();
       else if (now - this.#heard >= quiet) this.#probe(this.#patience);
-      else this.#await(BEAT);
+      else this.#await(this.#beats);
     } else if (late && !this.#spared) {
       // While this page stood still its answer may have come; it is read after this.
       this.#probed = now;
       this.#spared = true;
-      this.#await(QUICK_BEAT);
+      this.#await(this.#beats);
     } else if (now - this.#probed >= this.#deadline) {
       this.#end({ code: 1006, reason: "", silent: true });
     } else {
-      this.#await(QUICK_BEAT);
+      this.#await(this.#beats);
     }
   }
 
