@@ -17,9 +17,21 @@ from typing import Any
 
 import attrs
 import pytest
+from selenium import webdriver
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 30.0
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=900,700",
+)
 
 
 @attrs.define(eq=False)
@@ -115,3 +127,19 @@ def _servers(folder: Path) -> Iterator[Callable[..., Served]]:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+@pytest.fixture
+def browser(require: Callable[..., str], tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium without anything from earlier runs."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = require("chromium", "chromium-browser", "google-chrome", "chrome")
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(require("chromedriver"))
+    driver = webdriver.Chrome(options, service)
+    try:
+        yield driver
+    finally:
+        driver.quit()

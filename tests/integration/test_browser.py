@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +18,7 @@ from tests.integration.conftest import TIMEOUT, Served
 pytestmark = pytest.mark.browser
 
 Serve = Callable[..., Served]
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=900,700",
-)
 NASTY = "<img src=x onerror=\"document.title='broken into'\"><b>bold</b>"
-
-
-@pytest.fixture
-def browser(require: Callable[..., str], tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    """A headless Chromium without anything from earlier runs."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = require("chromium", "chromium-browser", "google-chrome", "chrome")
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(require("chromedriver"))
-    driver = webdriver.Chrome(options, service)
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 class Window:

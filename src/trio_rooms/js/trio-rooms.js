@@ -586,7 +586,7 @@ class Link {
     }
     if (message.event === "rooms.welcome") {
       this.#opened = this.#heard;
-      this.#await(this.#beats);
+      this.#wait();
     }
     this.#room.received(message);
   }
@@ -596,15 +596,12 @@ class Link {
     this.#deadline = deadline;
     this.#spared = false;
     this.send(this.#room.probe());
-    this.#await(this.#beats);
+    this.#wait();
   }
 
-  /** How long until it is looked at again. */
-  get #beats() {
-    return this.#probed ? Math.min(QUICK_BEAT, this.#deadline) : Math.min(BEAT, this.#quiet);
-  }
-
-  #await(wait) {
+  /** Look at it again in a while. */
+  #wait() {
+    const wait = this.#probed ? Math.min(QUICK_BEAT, this.#deadline) : Math.min(BEAT, this.#quiet);
     clearTimeout(this.#timer);
     this.#due = Date.now() + wait;
     this.#timer = setTimeout(() => this.#beat(), wait);
@@ -617,16 +614,16 @@ class Link {
       const quiet = this.#room.asking() ? Math.min(this.#quiet, WHILE_ASKING) : this.#quiet;
       if (late) this.doubt();
       else if (now - this.#heard >= quiet) this.#probe(this.#patience);
-      else this.#await(this.#beats);
+      else this.#wait();
     } else if (late && !this.#spared) {
       // While this page stood still its answer may have come; it is read after this.
       this.#probed = now;
       this.#spared = true;
-      this.#await(this.#beats);
-    } else if (now - this.#probed >= this.#deadline) {
-      this.#end({ code: 1006, reason: "", silent: true });
+      this.#wait();
+    } else if (now - this.#probed < this.#deadline) {
+      this.#wait();
     } else {
-      this.#await(this.#beats);
+      this.#end({ code: 1006, reason: "", silent: true });
     }
   }
 
