@@ -38,15 +38,23 @@ class Agenda(Generic[T]):
         """The same as to set no time."""
         self.set(thing, None)
 
-    def first(self, until: float, limit: int) -> list[tuple[float, T]]:
-        """At most so many of what is due by then, the earliest first."""
+    def first(self, until: float, limit: int, after: tuple[float, T] | None = None) -> list[tuple[float, T]]:
+        """At most so many of what is due by then, the earliest first.
+
+        Args:
+            until: when.
+            limit: how many.
+            after: only what comes behind this.
+        """
         found: list[tuple[float, T]] = []
+        passed: list[tuple[float, T]] = []
         heap = self._heap
         while heap and heap[0][0] <= until and len(found) < limit:
             item = heapq.heappop(heap)
             # Set twice, it may be there twice; equal items follow on each other.
-            if self._times.get(item[1]) == item[0] and item not in found[-1:]:
-                found.append(item)
-        for item in found:
+            if self._times.get(item[1]) != item[0] or item in found[-1:] or item in passed[-1:]:
+                continue
+            (found if after is None or item > after else passed).append(item)
+        for item in (*passed, *found):
             heapq.heappush(heap, item)
         return found

@@ -429,11 +429,21 @@ class Store(abc.ABC):
         """One timer of a room, or None."""
 
     @abc.abstractmethod
-    async def due(self, now: float, limit: int) -> builtins.list[Due]:
+    async def due(self, now: float, limit: int, *, after: Due | None = None) -> builtins.list[Due]:
         """What is due at ``now`` or before, the longest first, at most ``limit``.
 
         Sessions without a connection that expire and are not over, and timers; found by index. With
-        ``math.inf`` and 1 it tells what is due next. Who has some of it still in hand asks for as many more.
+        ``math.inf`` and 1 it tells what is due next.
+
+        Args:
+            now: when.
+            limit: at most so many.
+            after: only what comes behind this, to go through all a page at a time. Of what has the same
+                time the order is any, but fixed. It need not be due any more; where its room is gone, what
+                has the same time may come again. One without session and timer comes behind all of its time.
+
+        Raises:
+            StoreError: it cannot be read.
         """
 
     @abc.abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from collections import deque
 from collections.abc import Iterable
+from typing import Final
 
 import attrs
 import trio
@@ -38,6 +39,10 @@ from .checks import (
 )
 
 __all__ = ["MemoryStore"]
+
+
+_LAST: Final = "\U0010ffff"
+"""Behind every key."""
 
 
 @attrs.define(eq=False)
@@ -256,12 +261,22 @@ class MemoryStore(Store):
         await trio.lowlevel.checkpoint()
         return timer
 
-    async def due(self, now: float, limit: int) -> builtins.list[Due]:
+    async def due(self, now: float, limit: int, *, after: Due | None = None) -> builtins.list[Due]:
         """See `Store.due`."""
         self._check_open()
         check_limit(limit)
-        found = [Due(time, key, sid=sid) for time, (key, sid) in self._due_sessions.first(now, limit)]
-        found += [Due(time, key, timer=name) for time, (key, name) in self._due_timers.first(now, limit)]
+        sessions, timers = self._due_sessions, self._due_timers
+        behind_session: tuple[float, tuple[str, int]] | None = None
+        behind_timer: tuple[float, tuple[str, str]] | None = None
+        if after is not None:
+            # Of one moment sessions come before timers.
+            time, key = after.time, after.key
+            behind_session = (time, (_LAST, 0) if after.sid is None else (key, after.sid))
+            behind_timer = (time, (_LAST, "") if after.timer is None else (key, after.timer))
+            if after.sid is not None:
+                behind_timer = (time, ("", ""))
+        found = [Due(time, key, sid=sid) for time, (key, sid) in sessions.first(now, limit, behind_session)]
+        found += [Due(time, key, timer=name) for time, (key, name) in timers.first(now, limit, behind_timer)]
         found.sort(key=lambda one: one.time)
         await trio.lowlevel.checkpoint()
         return found[:limit]

@@ -6,13 +6,24 @@ pytest is not imported here, so that this can be imported without it.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import trio
 import trio.testing
 
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreInUse
-from trio_rooms.stores.base import Commit, Store, StoredSnapshot, StoreStatistics
+from trio_rooms.stores.base import (
+    Commit,
+    Due,
+    LinkHalf,
+    Opening,
+    RoomHalf,
+    Store,
+    StoredSnapshot,
+    StoreStatistics,
+    Timer,
+)
 
 __all__ = ["StoreConformance"]
 
@@ -514,6 +525,44 @@ class StoreConformance:
                 statistics = store.statistics()
                 assert (statistics.commits, statistics.failures, statistics.pending) == (3, 1, 0)
                 assert 1 <= statistics.transactions <= 3
+
+    async def test_what_is_due_is_read_a_page_at_a_time(self, store: Store) -> None:
+        """Sessions and timers of all rooms by their times, also where many have the same one."""
+        session = RoomHalf(0, None, b"", Opening(b"token", None, 0, 60.0))
+        async with store:
+            wanted = set[tuple[float, str, int | None, str | None]]()
+            for number, key in enumerate((*(f"chat/{one}" for one in range(5)), "chat/\U0010ffff")):
+                times = {sid: float(10 + sid % 3) for sid in range(1, 20)}
+                timers = {name: Timer(float(11 + number % 2), b"x") for name in NAMES[:20]}
+                links = {sid: LinkHalf(0, time) for sid, time in times.items()}
+                sessions = dict.fromkeys(times, session)
+                await store.commit(Commit(key, 1, store.epoch, sessions=sessions, links=links, timers=timers))
+                wanted |= {(time, key, sid, None) for sid, time in times.items()}
+                wanted |= {(one.due or 0.0, key, None, name) for name, one in timers.items()}
+            found: list[Due] = []
+            for limit in (1, 7, 1000):
+                found = []
+                while page := await store.due(100.0, limit, after=found[-1] if found else None):
+                    assert len(page) <= limit
+                    found += page
+                assert len(found) == len(wanted)
+                assert {(one.time, one.key, one.sid, one.timer) for one in found} == wanted
+                assert [one.time for one in found] == sorted(one.time for one in found)
+            assert {one.time for one in await store.due(11.0, 1000, after=Due(10.0, ""))} == {11.0}
+            assert await store.due(math.inf, 1) == found[:1]
+            assert not await store.due(9.9, 1000)
+            # What it comes behind need not be there any more; where its room is gone some comes again.
+            place = next(place for place, one in enumerate(found) if one.timer and one.time == 11.0) + 3
+            before, gone = found[:place], found[place]
+            assert gone.timer is not None
+            await store.commit(Commit(gone.key, 2, store.epoch, timers={gone.timer: None}))
+            assert await store.due(100.0, 1000, after=gone) == found[place + 1 :]
+            await store.commit(Commit(gone.key, 3, store.epoch, destroy=True))
+            left = [one for one in found if one.key != gone.key]
+            rest = await store.due(100.0, 1000, after=gone)
+            assert rest[-1] == left[-1]
+            assert {one.key for one in rest if one.time > gone.time} == {one.key for one in left}
+            assert set(rest) >= {one for one in left if one not in before}
 
     async def test_a_store_that_is_not_open_refuses_everything(self, store: Store) -> None:
         """Before it is opened and after it is closed, a store raises StoreClosed; closing it does nothing."""

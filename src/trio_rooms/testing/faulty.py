@@ -376,10 +376,10 @@ class FaultyStore(Store):
         await self._read("timer", key)
         return await self.store.timer(key, name)
 
-    async def due(self, now: float, limit: int) -> builtins.list[Due]:
+    async def due(self, now: float, limit: int, *, after: Due | None = None) -> builtins.list[Due]:
         """See `Store.due`."""
         await self._read("due", "")
-        return await self.store.due(now, limit)
+        return await self.store.due(now, limit, after=after)
 
     def statistics(self) -> StoreStatistics:
         """Those of the store below: it does not know of what is held or failed here."""

@@ -256,10 +256,10 @@ class DiskStore(Store):
             lambda connection, most_bytes, _: timers.read_timer(connection, encoded, encoded_name, most_bytes)
         )
 
-    async def due(self, now: float, limit: int) -> builtins.list[Due]:
+    async def due(self, now: float, limit: int, *, after: Due | None = None) -> builtins.list[Due]:
         """See `Store.due`."""
         return await self._read_rows(
-            limit, lambda connection, _, rows: timers.read_due(connection, now, rows)
+            limit, lambda connection, _, rows: timers.read_due(connection, now, rows, after)
         )
 
     def statistics(self) -> StoreStatistics:

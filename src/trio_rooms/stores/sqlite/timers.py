@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 from collections.abc import Mapping
 from types import NoneType
@@ -22,15 +23,20 @@ _TIMERS = f"""
 SELECT {_COLUMNS} FROM timers WHERE {_OF_ROOM} AND name >= :low AND name < :high ORDER BY name LIMIT :limit
 """
 _DUE_TIMERS = f"SELECT {_COLUMNS} FROM timers WHERE {_OF_ROOM} AND due <= :now ORDER BY due LIMIT :limit"
-# Joined crosswise: SQLite then reads the left one first, by what is due.
-_SESSIONS = """
+_ROOM = "COALESCE((SELECT id FROM rooms WHERE key = :key), :room)"
+# Joined crosswise: SQLite then reads the left one first, by what is due. The index ends with the primary key.
+_SESSIONS = f"""
 SELECT until, key, sid FROM sessions CROSS JOIN rooms ON rooms.id = room
-WHERE over_in = 0 AND until <= :now ORDER BY until LIMIT :limit
+WHERE over_in = 0 AND until <= :now AND (until, room, sid) > (:time, {_ROOM}, :which)
+ORDER BY until, room, sid LIMIT :limit
 """
-_TIMERS_OF_ALL = """
+_TIMERS_OF_ALL = f"""
 SELECT due, key, name FROM timers CROSS JOIN rooms ON rooms.id = room
-WHERE due <= :now ORDER BY due LIMIT :limit
+WHERE due <= :now AND (due, room, name) > (:time, {_ROOM}, :which)
+ORDER BY due, room, name LIMIT :limit
 """
+_BEFORE, _BEHIND = -1, 2**63 - 1
+"""No room has these numbers."""
 
 
 def read_timer(connection: sqlite3.Connection, key: bytes, name: bytes, most_bytes: int) -> Timer | None:
@@ -85,18 +91,29 @@ def _decoded(key: bytes, name: bytes) -> str:
         raise damaged(key, "the name of a timer", name) from None
 
 
-def read_due(connection: sqlite3.Connection, now: float, limit: int) -> list[Due]:
-    """What is due of all rooms, at most ``limit``.
+def read_due(connection: sqlite3.Connection, now: float, limit: int, after: Due | None) -> list[Due]:
+    """What is due of all rooms, at most ``limit``, behind ``after``.
 
     Raises:
         StoreError: some of it is damaged.
     """
-    wanted = {"now": now, "limit": limit}
+    # Of one moment sessions come before timers.
+    behind: dict[str, Any] = {"now": now, "limit": limit, "key": b"", "time": -math.inf}
+    sessions = timers = {**behind, "room": _BEFORE, "which": 0}
+    if after is not None:
+        behind["time"] = after.time
+        sessions = timers = {**behind, "room": _BEHIND, "which": 0}
+        key = after.key.encode()
+        if after.sid is not None:
+            sessions = {**behind, "key": key, "room": 0, "which": after.sid}
+            timers = {**behind, "room": _BEFORE, "which": 0}
+        elif after.timer is not None:
+            timers = {**behind, "key": key, "room": 0, "which": after.timer.encode()}
     found = []
-    for time, key, sid in connection.execute(_SESSIONS, wanted).fetchall():
+    for time, key, sid in connection.execute(_SESSIONS, sessions).fetchall():
         check_row(key, "when a session ends", (time, sid), (float, int))
         found.append(Due(time, _decoded(key, key), sid=sid))
-    for time, key, name in connection.execute(_TIMERS_OF_ALL, wanted).fetchall():
+    for time, key, name in connection.execute(_TIMERS_OF_ALL, timers).fetchall():
         check_row(key, "when a timer is due", (time, name), (float, bytes))
         found.append(Due(time, _decoded(key, key), timer=_decoded(key, name)))
     found.sort(key=lambda one: one.time)
