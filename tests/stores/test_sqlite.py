@@ -511,7 +511,7 @@ RANGES = {
     "timers._DUE_TIMERS.0": [("timers", "INDEX timers_room (room=? AND due<?)")],
     "timers._SESSIONS.0": [("sessions", "INDEX sessions_until ((until,room,sid)>(?,?,?) AND until<?)")],
     "timers._TIMERS.0": [("timers", "(room=? AND name>? AND name<?)")],
-    "timers._TIMERS_OF_ALL.0": [("timers", "INDEX timers_due ((due,room,name)>(?,?,?) AND due<?)")],
+    "timers._TIMERS_OF_ALL.0": [("timers", "COVERING INDEX timers_due ((due,room,name)>(?,?,?) AND due<?)")],
 }
 """Where a range is read, or a special index: the table, and how."""
 

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import sqlite3
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from trio_rooms.errors import StaleWrite, StoreError, StoreFull
 from trio_rooms.stores import memory
-from trio_rooms.stores.base import Commit, Store, StoredRoom, StoredSnapshot
+from trio_rooms.stores.base import (
+    Commit,
+    Entry,
+    LinkHalf,
+    Opening,
+    RoomHalf,
+    RoomHead,
+    Store,
+    StoredRoom,
+    StoredSnapshot,
+    Timer,
+    Verdict,
+)
 from trio_rooms.stores.memory import MemoryStore
 from trio_rooms.stores.sqlite.store import DiskStore
 from trio_rooms.testing import Call, FaultyStore, StoreConformance
@@ -74,9 +90,143 @@ def commits(keys: tuple[str, ...], names: tuple[str, ...]) -> st.SearchStrategy[
     return st.one_of(written, written, written, st.builds(Commit, key, number, epoch, destroy=st.just(True)))
 
 
+KEYS = ("a", "a\0", "ab")
+SIDS = st.integers(1, 4)
+BLOBS = st.binary(max_size=3)
+TIMES = st.integers(0, 5).map(float)
+
+
+def at_most(
+    most: int, keys: st.SearchStrategy[Any], values: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Any]:
+    """Some of what there may be many of, and often none of it."""
+    return st.just({}) | st.dictionaries(keys, values, max_size=most)
+
+
+OPENINGS = st.builds(Opening, BLOBS, st.none() | st.sampled_from(("ana", "é")), st.integers(0, 9), TIMES)
+ROOM_HALVES = st.builds(
+    RoomHalf, st.integers(0, 9), st.none() | BLOBS, BLOBS, st.none() | OPENINGS | OPENINGS | OPENINGS
+)
+LINK_HALVES = st.builds(
+    LinkHalf,
+    st.integers(0, 3),
+    st.none() | TIMES,
+    st.integers(0, 9),
+    BLOBS,
+    st.integers(0, 4).map(lambda n: n == 4),
+)
+NAMES = st.sampled_from(("", "x", "x%"))
+
+
+@attrs.frozen
+class Step:
+    """A commit whose numbers follow on what the store has then, or a few off; or the last one again."""
+
+    key: str
+    ahead: int
+    gaps: list[int]
+    """From the highest seq to the first entry, and from one to the next."""
+    lower: int
+    trim: int | None
+    fields: dict[str, Any]
+    destroy: bool
+    again: bool
+
+    def commit(self, head: RoomHead, epoch: int) -> Commit:
+        """What it is in a store where the head of its room is this."""
+        number = max(head.number + self.ahead, 1)
+        if self.destroy:
+            return Commit(self.key, number, epoch, destroy=True)
+        seqs = [max(seq, 1) for seq in itertools.accumulate(self.gaps, initial=head.seq)][1:]
+        entries = tuple(Entry(seq, b"all", bytes(seq % 5), float(seq)) for seq in sorted(set(seqs)))
+        seq = entries[-1].seq + self.lower % 2 if entries else 0
+        numbers: dict[str, Any] = {
+            "seq": seq,
+            "before": min(self.lower, seq),
+            "floor": min(self.lower * 2, seq),
+        }
+        trim = 0 if self.trim is None else max(head.seq - self.trim, 0)
+        return Commit(self.key, number, epoch, entries=entries, trim=trim, **numbers, **self.fields)
+
+
+STEPS = st.builds(
+    Step,
+    st.sampled_from(KEYS),
+    st.sampled_from((1, 1, 1, 1, 1, 1, 1, 1, 0, 2)),
+    st.just([]) | st.lists(st.integers(1, 3), max_size=3) | st.just([0, 1]),
+    st.integers(0, 3),
+    st.none() | st.integers(-2, 4),
+    st.fixed_dictionaries(
+        {
+            "document": st.none() | BLOBS | st.just(bytes(20_000)),
+            "writes": at_most(2, NAMES, st.none() | BLOBS),
+            "sessions": at_most(3, SIDS, st.none() | ROOM_HALVES | ROOM_HALVES),
+            "links": at_most(3, SIDS, LINK_HALVES),
+            "verdicts": st.lists(st.builds(Verdict, SIDS, st.integers(1, 4), BLOBS), max_size=3).map(tuple),
+            "answered": at_most(2, SIDS, st.integers(0, 4)),
+            "timers": at_most(2, NAMES, st.none() | st.builds(Timer, st.none() | TIMES, BLOBS)),
+        }
+    ),
+    st.integers(0, 15).map(lambda n: n == 15),
+    st.integers(0, 9).map(lambda n: n == 9),
+)
+
+
 async def content(store: Store) -> dict[str, object]:
     """All that a store has."""
-    return {key: (await store.load(key), await store.list(key)) for key in await store.keys()}
+    all_due = await store.due(math.inf, 1000)
+    found: dict[str, object] = {
+        "due": sorted(map(repr, all_due)),
+        "times": [(one.time, one.timer is None) for one in all_due],
+        "keys": await store.keys(),
+    }
+    for key in KEYS:
+        assert (await store.load(key)).head == await store.head(key)
+        found[key] = (
+            await store.load(key),
+            await store.list(key),
+            await store.journal(key, 0, 2**62, 2**62),
+            await store.sessions(key),
+            await store.sessions(key, ended=True),
+            await store.positions(key),
+            [await store.verdicts(key, sid) for sid in range(5)],
+            await store.timers(key),
+            sorted(map(repr, await store.due_timers(key, 3.0, 1000))),
+        )
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(lives=st.lists(st.lists(STEPS, min_size=1, max_size=10), max_size=3))
+def test_disk_and_memory_agree_about_all(
+    lives: list[list[Step]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever becomes of journals, sessions and timers, also from one opening to the next."""
+
+    async def refused(store: Store, commit: Commit) -> bool:
+        try:
+            await store.commit(commit)
+        except StaleWrite:
+            return True
+        return False
+
+    async def main() -> None:
+        disk, memory = DiskStore(tmp_path_factory.mktemp("data")), MemoryStore()
+        for life in lives:
+            last: dict[str, Commit] = {}
+            async with disk, memory:
+                assert await content(disk) == await content(memory)
+                for step in life:
+                    commit = step.commit(await memory.head(step.key), memory.epoch)
+                    if step.again:
+                        commit = last.get(step.key, commit)
+                    event(outcome := f"refused: {await refused(memory, commit)}")
+                    assert outcome == f"refused: {await refused(disk, commit)}"
+                    last[step.key] = commit
+                    assert await content(disk) == await content(memory)
+
+    # The time of day stands still, so that both give the same times as they are opened.
+    trio.run(main, clock=trio.testing.MockClock())
 
 
 @settings(max_examples=60, deadline=None)
@@ -105,7 +255,10 @@ def test_disk_and_memory_agree(groups: list[list[Commit]], tmp_path_factory: pyt
                         await disk.commit(each)
                 for each in group[-1:]:
                     await commit(disk, each, [])
-                assert await content(disk) == await content(memory)
+                for key in ("a", "a\0", "ab", "é"):
+                    assert await disk.load(key) == await memory.load(key)
+                    assert await disk.list(key) == await memory.list(key)
+                assert await disk.keys() == await memory.keys()
                 failures += len(refused)
             assert disk.statistics().failures == failures
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
 
 import attrs
 import trio
@@ -39,10 +39,6 @@ from .checks import (
 )
 
 __all__ = ["MemoryStore"]
-
-
-_LAST: Final = "\U0010ffff"
-"""Behind every key."""
 
 
 @attrs.define(eq=False)
@@ -265,18 +261,22 @@ class MemoryStore(Store):
         """See `Store.due`."""
         self._check_open()
         check_limit(limit)
-        sessions, timers = self._due_sessions, self._due_timers
-        behind_session: tuple[float, tuple[str, int]] | None = None
-        behind_timer: tuple[float, tuple[str, str]] | None = None
+        sessions: tuple[float, tuple[str, int]] | float = -math.inf
+        timers: tuple[float, tuple[str, str]] | float = -math.inf
         if after is not None:
-            # Of one moment sessions come before timers.
-            time, key = after.time, after.key
-            behind_session = (time, (_LAST, 0) if after.sid is None else (key, after.sid))
-            behind_timer = (time, (_LAST, "") if after.timer is None else (key, after.timer))
+            sessions = timers = after.time
             if after.sid is not None:
-                behind_timer = (time, ("", ""))
-        found = [Due(time, key, sid=sid) for time, (key, sid) in sessions.first(now, limit, behind_session)]
-        found += [Due(time, key, timer=name) for time, (key, name) in timers.first(now, limit, behind_timer)]
+                # Of its own time all timers come behind it.
+                sessions = (after.time, (after.key, after.sid))
+                timers = math.nextafter(after.time, -math.inf)
+            elif after.timer is not None:
+                timers = (after.time, (after.key, after.timer))
+        found = [
+            Due(time, key, sid=sid) for time, (key, sid) in self._due_sessions.first(now, limit, sessions)
+        ]
+        found += [
+            Due(time, key, timer=name) for time, (key, name) in self._due_timers.first(now, limit, timers)
+        ]
         found.sort(key=lambda one: one.time)
         await trio.lowlevel.checkpoint()
         return found[:limit]
@@ -303,9 +303,9 @@ class MemoryStore(Store):
         stored.number, stored.nonce, stored.epoch = commit.number, commit.nonce, commit.epoch
         if commit.destroy:
             for sid in stored.sessions:
-                self._due_sessions.remove((key, sid))
+                self._due_sessions.set((key, sid), None)
             for name in stored.timers:
-                self._due_timers.remove((key, name))
+                self._due_timers.set((key, name), None)
             stored = _Stored(commit.number, commit.nonce, commit.epoch)
         if commit.document is not None:
             newest = StoredSnapshot(commit.number, commit.document)
@@ -339,7 +339,7 @@ class MemoryStore(Store):
             if half is None:
                 sessions.pop(sid, None)
                 stored.verdicts.pop(sid, None)
-                self._due_sessions.remove((key, sid))
+                self._due_sessions.set((key, sid), None)
             elif there is not None:
                 opening = half.opening or there.room.opening
                 sessions[sid] = attrs.evolve(there, room=attrs.evolve(half, opening=opening))

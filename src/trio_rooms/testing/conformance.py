@@ -8,21 +8,29 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any
 
+import attrs
 import trio
 import trio.testing
 
+from trio_rooms._loop.wall import WallClock
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreInUse
 from trio_rooms.stores.base import (
     Commit,
     Due,
+    Entry,
     LinkHalf,
     Opening,
     RoomHalf,
+    RoomHead,
     Store,
+    StoredRoom,
+    StoredSession,
     StoredSnapshot,
     StoreStatistics,
     Timer,
+    Verdict,
 )
 
 __all__ = ["StoreConformance"]
@@ -526,6 +534,353 @@ class StoreConformance:
                 assert (statistics.commits, statistics.failures, statistics.pending) == (3, 1, 0)
                 assert 1 <= statistics.transactions <= 3
 
+    # The journal.
+
+    async def test_entries_are_read_as_they_were_sent(self, store: Store) -> None:
+        """The journal has what was added, in its order, with what it says of it in the head."""
+        entries = (*_entries(1, 2, 5), Entry(2**40, b"", b"\x00" * 1000, -1.5))
+        async with store:
+            await store.commit(_next(store, 1, entries=entries[:2], seq=3))
+            head = await store.head("chat/1")
+            assert (head.seq, head.before, head.floor, head.entries, head.entry_bytes) == (3, 0, 0, 2, 2)
+            await store.commit(_next(store, 2, b"two", entries=entries[2:], seq=2**40, before=3, floor=1))
+            assert await store.journal("chat/1", 0, 2**63 - 1, 2**62) == [*entries]
+            assert await store.journal("chat/1", 1, 5, 2**62) == [*entries[1:3]]
+            assert await store.journal("chat/1", 2, 4, 2**62) == []
+            assert await store.journal("chat/1", 2**40, 2**63 - 1, 2**62) == []
+            assert await store.journal("chat/2", 0, 2**63 - 1, 2**62) == []
+            stored = await store.load("chat/1")
+            assert stored.snapshots == (StoredSnapshot(2, b"two"),)
+            assert stored.head == attrs.evolve(
+                await store.head("chat/1"), seq=2**40, before=3, floor=1, entries=4, entry_bytes=1003
+            )
+        async with store:
+            assert await store.journal("chat/1", 0, 2**63 - 1, 2**62) == [*entries]
+            assert (await store.head("chat/1")).entries == 4
+
+    async def test_seqs_only_rise(self, store: Store) -> None:
+        """Entries at or below the highest seq, or a lower highest one, are stale and write nothing."""
+        async with store:
+            await store.commit(_next(store, 1, entries=_entries(5), seq=9))
+            for entries, seq in ((_entries(5), 10), (_entries(9, 10), 10), (_entries(3), 9), ((), 8)):
+                with _raises(StaleWrite):
+                    await store.commit(_next(store, 2, b"stale", entries=entries, seq=seq))
+            head = await store.head("chat/1")
+            assert (head.number, head.seq, head.entries) == (1, 9, 1)
+            await store.commit(_next(store, 2, seq=9, before=4, floor=9))
+            await store.commit(_next(store, 3, b"three"))
+            head = await store.head("chat/1")
+            assert (head.number, head.seq, head.before, head.floor, head.entries) == (3, 9, 4, 9, 1)
+            await store.commit(_next(store, 4, entries=_entries(10), seq=10))
+            head = await store.head("chat/1")
+            assert (head.seq, head.before, head.floor, head.entries) == (10, 0, 0, 2)
+
+    async def test_a_journal_is_trimmed(self, store: Store) -> None:
+        """Entries up to a seq go, those that come with it too; the seq stays."""
+        async with store:
+            await store.commit(_next(store, 1, entries=_entries(1, 2, 3, 4), seq=4))
+            await store.commit(_next(store, 2, trim=2))
+            assert [one.seq for one in await store.journal("chat/1", 0, 99, 99)] == [3, 4]
+            await store.commit(_next(store, 3, entries=_entries(5, 6), seq=6, trim=5))
+            assert [one.seq for one in await store.journal("chat/1", 0, 99, 99)] == [6]
+            assert (await store.head("chat/1")).entry_bytes == 1
+            await store.commit(_next(store, 4, b"four", entries=_entries(7), seq=7, trim=99))
+            head = await store.head("chat/1")
+            assert (head.seq, head.entries, head.entry_bytes) == (7, 0, 0)
+            with _raises(StaleWrite):
+                await store.commit(_next(store, 5, entries=_entries(7), seq=7))
+            await store.commit(_next(store, 5, entries=_entries(8), seq=8))
+            head = await store.head("chat/1")
+            assert (head.seq, head.entries, head.entry_bytes) == (8, 1, 1)
+
+    async def test_a_journal_is_read_in_pages(self, store: Store) -> None:
+        """A page ends with the entry that makes it large enough, or the thousandth; one comes in any case."""
+        entries = tuple(Entry(seq, b"all", bytes(100), 1.0) for seq in range(1, 2101))
+        large = tuple(Entry(seq, b"all", bytes(200_000), 1.0) for seq in range(2101, 2105))
+        async with store:
+            await store.commit(_next(store, 1, entries=entries + large, seq=2104))
+            for after, until, most, expected in (
+                (0, 2104, 0, [1]),
+                (0, 2104, 1, [1]),
+                (7, 2104, 100, [8]),
+                (7, 2104, 101, [8, 9]),
+                (7, 2104, 1000, [*range(8, 18)]),
+                (0, 2104, 2**62, [*range(1, 1001)]),
+                (1000, 2104, 10**6, [*range(1001, 2001)]),
+                (0, 50, 2**62, [*range(1, 51)]),
+                (2099, 2104, 1, [2100]),
+                (2099, 2104, 101, [2100, 2101]),
+                (2100, 2104, 300_000, [2101, 2102]),
+                (2103, 2104, 1, [2104]),
+            ):
+                found = await store.journal("chat/1", after, until, most)
+                assert [one.seq for one in found] == expected
+            head = await store.head("chat/1")
+            assert (head.entries, head.entry_bytes) == (2104, 1_010_000)
+
+    # Sessions.
+
+    async def test_a_session_has_two_halves(self, store: Store) -> None:
+        """Each is written without the other; the opening stays where it is not given."""
+        opening = Opening(b"token", "\u00e9va", 7, 120.0)
+        other = Opening(b"", None, 0, 0.0)
+        async with store:
+            await store.commit(
+                _next(
+                    store,
+                    1,
+                    sessions={2**60: RoomHalf(0, None, b"", opening), 1: RoomHalf(5, b"", b"c", other)},
+                    links={1: LinkHalf(3, None)},
+                )
+            )
+            expected = StoredSession(2**60, RoomHalf(0, None, b"", opening), LinkHalf(0, None))
+            assert await store.session("chat/1", 2**60) == expected
+            first = StoredSession(1, RoomHalf(5, b"", b"c", other), LinkHalf(3, None))
+            assert await store.sessions("chat/1") == [first, expected]
+            assert (await store.head("chat/1")).has_sessions
+            await store.commit(_next(store, 2, b"two", sessions={2**60: RoomHalf(9, b"a", b"news")}))
+            away = LinkHalf(0, 1e9 + 0.25, 8, b"left", ended=False)
+            await store.commit(_next(store, 3, links={2**60: away}))
+            expected = StoredSession(2**60, RoomHalf(9, b"a", b"news", opening), away)
+            assert await store.session("chat/1", 2**60) == expected
+            assert await store.session("chat/1", 1) == first
+            await store.commit(_next(store, 4, sessions={1: RoomHalf(6, None, b"", opening)}))
+            assert await store.session("chat/1", 1) == StoredSession(
+                1, RoomHalf(6, None, b"", opening), LinkHalf(3, None)
+            )
+        async with store:
+            assert await store.session("chat/1", 2**60) == expected
+            assert await store.session("chat/2", 2**60) is None
+            assert await store.session("chat/1", 2) is None
+
+    async def test_what_is_of_no_session_is_not_written(self, store: Store) -> None:
+        """Halves and verdicts of a session that there is not, also where it goes with the same commit."""
+        session, gone = RoomHalf(1, None, b""), RoomHalf(1, None, b"", Opening(b"", None, 0, 1.0))
+        verdicts = tuple(Verdict(sid, 1, b"") for sid in (1, 2, 3))
+        async with store:
+            await store.commit(_next(store, 1, b"one", sessions={3: gone}))
+            away = LinkHalf(0, 1.0, 1)
+            await store.commit(
+                _next(
+                    store,
+                    2,
+                    sessions={1: session, 3: None},
+                    links={1: away, 2: away, 3: away},
+                    verdicts=verdicts,
+                )
+            )
+            assert await store.sessions("chat/1") == []
+            assert await store.positions("chat/1") == {}
+            assert await store.due(10, 10) == []
+            await store.commit(_next(store, 3, sessions={1: gone, 2: gone, 3: gone}))
+            for sid in (1, 2, 3):
+                assert await store.verdicts("chat/1", sid) == {}
+                assert (await store.sessions("chat/1"))[sid - 1].link == LinkHalf(0, None)
+            await store.commit(_next(store, 4, verdicts=verdicts[:1], sessions={2: None}))
+            assert await store.verdicts("chat/1", 1) == {1: b""}
+
+    async def test_sessions_are_listed_in_pages(self, store: Store) -> None:
+        """They come by id, behind one, so many at most; with ``ended`` only those that are over."""
+        opened = RoomHalf(0, bytes(1000), b"", Opening(b"", None, 0, 1.0))
+        sids = [7**n for n in range(1, 22)] + [*range(10**9, 10**9 + 200)]
+        over = {sid: LinkHalf(0, None, ended=True) for sid in sids[::3]}
+        async with store:
+            await store.commit(_next(store, 1, sessions=dict.fromkeys(reversed(sids), opened), links=over))
+            assert [one.sid for one in await store.sessions("chat/1")] == sorted(sids)
+            assert [one.sid for one in await store.sessions("chat/1", ended=True)] == sorted(over)
+            for wanted, ended in ((sorted(sids), False), (sorted(over), True)):
+                for after, limit in ((0, 1), (7, 3), (7**5, 100), (2**62, 5), (0, 0), (1, 2**40)):
+                    found = await store.sessions("chat/1", after=after, limit=limit, ended=ended)
+                    assert [one.sid for one in found] == [sid for sid in wanted if sid > after][:limit]
+            assert await store.sessions("chat/2") == []
+            await store.commit(_next(store, 2, links={sids[0]: LinkHalf(1, None)}))
+            assert sids[0] not in [one.sid for one in await store.sessions("chat/1", ended=True)]
+
+    async def test_a_session_goes_with_its_verdicts(self, store: Store) -> None:
+        """Deleted it is nowhere any more, and one with its id that begins later is another."""
+        opened = RoomHalf(0, None, b"", Opening(b"", None, 0, 1.0))
+        async with store:
+            await store.commit(
+                _next(
+                    store,
+                    1,
+                    b"one",
+                    sessions={1: opened, 2: opened},
+                    links={1: LinkHalf(0, 5.0, 3), 2: LinkHalf(0, 6.0, 3)},
+                    verdicts=(Verdict(1, 1, b"a"), Verdict(2, 1, b"b")),
+                )
+            )
+            await store.commit(_next(store, 2, sessions={1: None, 77: None}))
+            assert await store.session("chat/1", 1) is None
+            assert await store.verdicts("chat/1", 1) == {}
+            assert await store.positions("chat/1") == {3: 1}
+            assert await store.due(10, 10) == [Due(6.0, "chat/1", sid=2)]
+            assert await store.verdicts("chat/1", 2) == {1: b"b"}
+            await store.commit(_next(store, 3, sessions={1: opened}))
+            assert await store.session("chat/1", 1) == StoredSession(1, opened, LinkHalf(0, None))
+            assert await store.verdicts("chat/1", 1) == {}
+            await store.commit(_next(store, 4, sessions={1: None, 2: None}))
+            head = await store.head("chat/1")
+            assert (head.number, head.has_sessions) == (4, False)
+
+    async def test_verdicts_are_replaced_and_go(self, store: Store) -> None:
+        """They come by id; a later one of an id takes its place; those that were answered go first."""
+        opened = RoomHalf(0, None, b"", Opening(b"", None, 0, 1.0))
+        async with store:
+            verdicts = tuple(Verdict(1, id_, b"%d" % id_) for id_ in (3, 1, 2, 1000))
+            await store.commit(_next(store, 1, sessions={1: opened, 2: opened}, verdicts=verdicts))
+            assert await store.verdicts("chat/1", 1) == {1: b"1", 2: b"2", 3: b"3", 1000: b"1000"}
+            assert [*await store.verdicts("chat/1", 1)] == [1, 2, 3, 1000]
+            assert await store.verdicts("chat/1", 2) == {}
+            again = (Verdict(1, 2, b"other"), Verdict(2, 2, bytes(100_000)))
+            await store.commit(_next(store, 2, b"two", verdicts=again))
+            assert (await store.verdicts("chat/1", 1))[2] == b"other"
+            assert await store.verdicts("chat/1", 2) == {2: bytes(100_000)}
+            await store.commit(
+                _next(store, 3, answered={1: 2, 2: 5, 9: 1}, verdicts=(Verdict(1, 1, b"new"),))
+            )
+            assert await store.verdicts("chat/1", 1) == {1: b"new", 3: b"3", 1000: b"1000"}
+            assert await store.verdicts("chat/1", 2) == {}
+            many = tuple(Verdict(1, id_, b"") for id_ in range(2000, 2500))
+            await store.commit(_next(store, 4, verdicts=many, answered={1: 1000}))
+            assert [*await store.verdicts("chat/1", 1)] == [*range(2000, 2500)]
+
+    async def test_positions_are_counted(self, store: Store) -> None:
+        """Those of sessions that are away and not over; 0 holds nothing."""
+        opened = RoomHalf(0, None, b"", Opening(b"", None, 0, 1.0))
+        links = {sid: LinkHalf(0, 9.0, 3 + sid % 3) for sid in range(1, 301)} | {
+            301: LinkHalf(0, 9.0, 0),
+            302: LinkHalf(5, None, 3),
+            303: LinkHalf(0, 9.0, 3, ended=True),
+            304: LinkHalf(0, 9.0, 3),
+        }
+        async with store:
+            assert await store.positions("chat/1") == {}
+            await store.commit(_next(store, 1, sessions=dict.fromkeys([*links, 305], opened), links=links))
+            assert await store.positions("chat/1") == {3: 101, 4: 100, 5: 100}
+            assert [*await store.positions("chat/1")] == [3, 4, 5]
+            back = {sid: LinkHalf(sid, None) for sid in range(1, 301)} | {304: LinkHalf(0, 9.0, 8)}
+            await store.commit(_next(store, 2, links=back))
+            assert await store.positions("chat/1") == {8: 1}
+            assert await store.positions("chat/2") == {}
+
+    async def test_an_opening_gives_connections_up(self, store: Store) -> None:
+        """Whoever had one, or was not told of one yet, is away for its window; the rest stays as it was."""
+        wall = WallClock()
+        windows = {1: 100.0, 2: 5.0, 3: 50.0, 4: 50.0, 5: 60.0}
+        sessions = {
+            sid: RoomHalf(0, b"a", b"c", Opening(b"t", None, 10 * sid, window))
+            for sid, window in windows.items()
+        }
+        away, over = LinkHalf(0, 5.5, 7, b"gone"), LinkHalf(0, None, 7, ended=True)
+        links = {1: LinkHalf(11, None, 0), 2: LinkHalf(12, None, 3, b"x"), 3: away, 4: over}
+        async with store:
+            await store.commit(_next(store, 1, sessions=sessions, links=links, seq=30, floor=15))
+        before = wall.now()
+        async with store:
+            after = wall.now()
+            assert await store.session("chat/1", 3) == StoredSession(3, sessions[3], away)
+            assert await store.session("chat/1", 4) == StoredSession(4, sessions[4], over)
+            for sid, pos, left in ((1, 16, b""), (2, 21, b"x"), (5, 51, b"")):
+                session = await store.session("chat/1", sid)
+                assert session is not None
+                assert session.room == sessions[sid]
+                until = session.link.until
+                assert until is not None
+                assert before + windows[sid] - 0.01 <= until <= after + windows[sid] + 0.01
+                assert session.link == LinkHalf(0, until, pos, left)
+            assert await store.positions("chat/1") == {7: 1, 16: 1, 21: 1, 51: 1}
+            assert [one.sid for one in await store.due(math.inf, 10)] == [3, 2, 5, 1]
+            assert await store.due(6, 10) == [Due(5.5, "chat/1", sid=3)]
+            await store.commit(_next(store, 2, links={1: LinkHalf(1, None)}))
+        async with store:
+            assert [one.sid for one in await store.due(math.inf, 2)] == [3, 2]
+
+    # Timers, and what is due.
+
+    async def test_timers_are_kept_by_name(self, store: Store) -> None:
+        """A later one of a name takes its place; they are listed as names are."""
+        timers = {name: Timer(float(number), name.encode()) for number, name in enumerate(NAMES)}
+        async with store:
+            await store.commit(_next(store, 1, timers=timers))
+            assert (await store.head("chat/1")).has_timers
+            for name in NAMES:
+                assert await store.timer("chat/1", name) == timers[name]
+            assert await store.timers("chat/1") == sorted(timers.items())
+            for prefix, after, limit in _selections():
+                found = await store.timers("chat/1", prefix, after=after, limit=limit)
+                assert [name for name, _ in found] == _select(NAMES, prefix, after, limit)
+            never = Timer(None, b"\xff" * 100_000)
+            await store.commit(_next(store, 2, b"two", timers={"a": never, "b": None, "no": None}))
+            assert await store.timer("chat/1", "a") == never
+            assert await store.timer("chat/1", "b") is None
+            assert await store.timers("chat/1", "b") == []
+            assert await store.timer("chat/2", "a") is None
+        async with store:
+            assert await store.timers("chat/1", "a", limit=1) == [("a", never)]
+
+    async def test_due_timers_of_a_room(self, store: Store) -> None:
+        """The longest due comes first; one without a time never does."""
+        timers = {f"{number:03}": Timer(1000.0 - number, b"") for number in range(300)}
+        async with store:
+            await store.commit(_next(store, 1, timers=timers | {"never": Timer(None, b"")}))
+            await store.commit(Commit("chat/2", 1, store.epoch, timers={"other": Timer(1.0, b"")}))
+            assert await store.due_timers("chat/1", 700, 10) == []
+            found = await store.due_timers("chat/1", 705, 10)
+            assert found == [(f"{number:03}", timers[f"{number:03}"]) for number in range(299, 294, -1)]
+            assert await store.due_timers("chat/1", 705, 2) == found[:2]
+            names = [name for name, _ in await store.due_timers("chat/1", math.inf, 1000)]
+            assert names == sorted(timers, reverse=True)
+            await store.commit(_next(store, 2, timers={"299": Timer(None, b""), "298": Timer(2e3, b"x")}))
+            assert [name for name, _ in await store.due_timers("chat/1", 705, 10)] == ["297", "296", "295"]
+            assert (await store.due_timers("chat/1", math.inf, 1000))[-1] == ("298", Timer(2e3, b"x"))
+
+    async def test_what_is_due_comes_in_order(self, store: Store) -> None:
+        """Sessions and timers of all rooms by their times, in pages, and what is next."""
+        opened = RoomHalf(0, None, b"", Opening(b"", None, 0, 1.0))
+        expected = []
+        async with store:
+            assert await store.due(math.inf, 1) == []
+            for room in range(10):
+                key = f"chat/{room}"
+                links, timers = {}, {}
+                for number in range(20):
+                    time = float(number * 7 % 20)
+                    links[number + 1] = LinkHalf(0, time, 1)
+                    expected.append(Due(time, key, sid=number + 1))
+                    timers[f"t{number}"] = Timer(time + 0.5 * (room % 2), b"")
+                    expected.append(Due(time + 0.5 * (room % 2), key, timer=f"t{number}"))
+                links |= {50: LinkHalf(1, None), 51: LinkHalf(0, 3.0, ended=True), 52: LinkHalf(0, None)}
+                timers["never"] = Timer(None, b"")
+                sessions = dict.fromkeys(links, opened)
+                await store.commit(Commit(key, 1, store.epoch, sessions=sessions, links=links, timers=timers))
+            found = await store.due(math.inf, 1000)
+            assert [one.time for one in found] == sorted(one.time for one in expected)
+            assert len(found) == len(expected)
+            assert set(found) == set(expected)
+            # Of one time sessions come first.
+            assert sorted(found, key=lambda one: (one.time, one.timer is not None)) == found
+            for limit in (1, 3, 64, 400):
+                pages: list[Due] = []
+                while page := await store.due(math.inf, limit, after=pages[-1] if pages else None):
+                    assert len(page) <= limit
+                    pages += page
+                assert pages == found
+            assert await store.due(4.9, 1000) == [one for one in found if one.time <= 4.9]
+            assert await store.due(4.9, 1000, after=found[30]) == [
+                one for one in found[31:] if one.time <= 4.9
+            ]
+            assert await store.due(-1, 1000) == []
+            assert (await store.due(math.inf, 1))[0].time == 0
+            # What is not there any more still says where to go on.
+            gone = found[100]
+            there = Commit(
+                gone.key, 2, store.epoch, sessions=dict.fromkeys(range(1, 21)), timers={"t3": None}
+            )
+            await store.commit(there)
+            kept = [one for one in found[101:] if one.key != gone.key or one.timer not in {None, "t3"}]
+            assert await store.due(math.inf, 1000, after=gone) == kept
+
     async def test_what_is_due_is_read_a_page_at_a_time(self, store: Store) -> None:
         """Sessions and timers of all rooms by their times, also where many have the same one."""
         session = RoomHalf(0, None, b"", Opening(b"token", None, 0, 60.0))
@@ -563,6 +918,130 @@ class StoreConformance:
             assert rest[-1] == left[-1]
             assert {one.key for one in rest if one.time > gone.time} == {one.key for one in left}
             assert set(rest) >= {one for one in left if one not in before}
+
+    # All of it.
+
+    async def test_a_room_lives_by_anything(self, store: Store) -> None:
+        """A room with a journal, a session or a timer and nothing else has a key, and goes with it."""
+        opened = RoomHalf(0, None, b"", Opening(b"", None, 0, 1.0))
+        async with store:
+            for key, begun, over in (
+                ("chat/journal", {"entries": _entries(1), "seq": 1}, {"trim": 1}),
+                ("chat/session", {"sessions": {1: opened}}, {"sessions": {1: None}}),
+                ("chat/timer", {"timers": {"a": Timer(None, b"")}}, {"timers": {"a": None}}),
+            ):
+                first = Commit(key, 1, store.epoch, **begun)
+                await store.commit(first)
+                await store.commit(first)
+                await store.commit(Commit(key, 2, store.epoch))
+                assert await store.keys(key) == [key]
+                last = Commit(key, 3, store.epoch, **over)
+                await store.commit(last)
+                assert await store.keys(key) == []
+                head = await store.head(key)
+                assert head == RoomHead(3, last.nonce, store.epoch)
+                await store.commit(last)
+                with _raises(StaleWrite):
+                    await store.commit(Commit(key, 3, store.epoch, **over))
+                await store.commit(Commit(key, 4, store.epoch, **begun))
+                assert await store.keys(key) == [key]
+            await store.commit(Commit("chat/seq", 1, store.epoch, seq=7))
+            assert await store.keys("chat/seq") == []
+
+    async def test_destroy_removes_all(self, store: Store) -> None:
+        """Of journal, sessions, verdicts and timers nothing is left, of another room everything."""
+        opened = RoomHalf(0, None, b"", Opening(b"", None, 0, 1.0))
+        async with store:
+            for key in ("chat/1", "chat/2"):
+                await store.commit(
+                    Commit(
+                        key,
+                        1,
+                        store.epoch,
+                        b"one",
+                        {"a": b"1"},
+                        _entries(1, 2),
+                        2,
+                        sessions={1: opened, 2: opened},
+                        links={1: LinkHalf(0, 2.0, 1), 2: LinkHalf(0, None, ended=True)},
+                        verdicts=(Verdict(1, 1, b""),),
+                        timers={"a": Timer(1.0, b"")},
+                    )
+                )
+            destroy = _next(store, 2, destroy=True)
+            await store.commit(destroy)
+            assert await store.keys() == ["chat/2"]
+            assert await store.head("chat/1") == RoomHead(2, destroy.nonce, store.epoch)
+            expected = (2, 2, {1: 1}, {1: b""}, ["a"], 1)
+            for key, left in (("chat/1", (0, 0, {}, {}, [], 0)), ("chat/2", expected)):
+                assert (
+                    len(await store.journal(key, 0, 99, 99)),
+                    len(await store.sessions(key)),
+                    await store.positions(key),
+                    await store.verdicts(key, 1),
+                    [name for name, _ in await store.timers(key)],
+                    len(await store.sessions(key, ended=True)),
+                ) == left
+            assert {one.key for one in await store.due(10, 10)} == {"chat/2"}
+            # It begins again with nothing of what it was.
+            await store.commit(_next(store, 3, sessions={1: opened}, entries=_entries(1), seq=1))
+            assert await store.session("chat/1", 1) == StoredSession(1, opened, LinkHalf(0, None))
+            assert await store.verdicts("chat/1", 1) == {}
+            head = await store.head("chat/1")
+            assert (head.seq, head.entries, head.has_timers) == (1, 1, False)
+
+    async def test_a_commit_with_everything_is_whole(self, store: Store) -> None:
+        """All of it is there, and all of it once, also where it is repeated; a stale one writes nothing."""
+        opened = RoomHalf(3, b"at", b"ch", Opening(b"to", "ana", 1, 9.0))
+        commit: dict[str, Any] = {
+            "writes": {"a": b"1"},
+            "entries": _entries(4, 5),
+            "seq": 6,
+            "before": 2,
+            "floor": 3,
+            "trim": 4,
+            "sessions": {1: opened},
+            "links": {1: LinkHalf(0, 8.0, 5, b"l")},
+            "verdicts": (Verdict(1, 3, b"v"),),
+            "answered": {1: 2},
+            "timers": {"t": Timer(5.0, b"t")},
+        }
+        async with store:
+            await store.commit(_next(store, 1, b"one", entries=_entries(1), seq=1))
+            whole = _next(store, 2, b"two", **commit)
+            await store.commit(whole)
+            await store.commit(whole)
+            for stale in (_next(store, 2, b"x", timers={"t": None}), _next(store, 4, **commit)):
+                with _raises(StaleWrite):
+                    await store.commit(stale)
+        async with store:
+            with _raises(StaleWrite):
+                await store.commit(attrs.evolve(whole, number=3, entries=_entries(7), seq=7))
+            assert await store.load("chat/1") == StoredRoom(
+                RoomHead(2, whole.nonce, 1, 6, 2, 3, 1, 1, has_sessions=True, has_timers=True),
+                (StoredSnapshot(2, b"two"), StoredSnapshot(1, b"one")),
+            )
+            assert await store.get("chat/1", "a") == b"1"
+            assert await store.journal("chat/1", 0, 99, 99) == [*_entries(5)]
+            assert await store.session("chat/1", 1) == StoredSession(1, opened, LinkHalf(0, 8.0, 5, b"l"))
+            assert await store.verdicts("chat/1", 1) == {3: b"v"}
+            assert await store.due(10, 10) == [Due(5.0, "chat/1", timer="t"), Due(8.0, "chat/1", sid=1)]
+
+    async def test_the_last_commit_is_known_by_its_nonce(self, store: Store) -> None:
+        """The head has number, nonce and epoch of it, with a document of any size or without one."""
+        async with store:
+            documents = (b"", b"small", None, bytes(100_000), None, b"small", bytes(1_000_000), b"x")
+            commits = [_next(store, number, document) for number, document in enumerate(documents, 1)]
+            for commit in commits:
+                await store.commit(commit)
+                head = await store.head("chat/1")
+                assert (head.number, head.nonce, head.epoch) == (commit.number, commit.nonce, 1)
+                await store.commit(commit)
+        async with store:
+            head = await store.head("chat/1")
+            assert (head.number, head.nonce, head.epoch) == (len(commits), commits[-1].nonce, 1)
+            await store.commit(attrs.evolve(commits[-1], epoch=2))
+            assert (await store.head("chat/1")).epoch == 1
 
     async def test_a_store_that_is_not_open_refuses_everything(self, store: Store) -> None:
         """Before it is opened and after it is closed, a store raises StoreClosed; closing it does nothing."""
@@ -604,6 +1083,13 @@ class StoreConformance:
             lambda: store.commit(Commit("chat/1", 1, 2**63)),
             lambda: _commit(store, "chat/1", 1, b"", destroy=True),
             lambda: _commit(store, "chat/1", 1, writes={"a": None}, destroy=True),
+            lambda: store.session(HALF_A_PAIR, 1),
+            lambda: store.sessions("chat/1", limit=-1),
+            lambda: store.journal(HALF_A_PAIR, 0, 1, 1),
+            lambda: store.timers("chat/1", HALF_A_PAIR),
+            lambda: store.timer("chat/1", HALF_A_PAIR),
+            lambda: store.due(1, -1),
+            *(lambda commit=commit: store.commit(_next(store, 1, **commit)) for commit in _BAD),
         ]
         async with store:
             for call in bad:
@@ -613,6 +1099,9 @@ class StoreConformance:
                 await _commit(store, "chat/1", 1, "text")  # type: ignore[arg-type]
             with _raises(TypeError):
                 await _commit(store, "chat/1", 1, b"", {"a": "text"})  # type: ignore[dict-item]
+            for commit in _TEXT:
+                with _raises(TypeError):
+                    await store.commit(_next(store, 1, **commit))
             assert await store.keys() == []
 
     async def test_every_operation_is_a_checkpoint(self, store: Store) -> None:
@@ -641,6 +1130,76 @@ async def _commit(
     commit = Commit(key, number, store.epoch, document, {} if writes is None else writes, destroy=destroy)
     await store.commit(commit)
     return commit
+
+
+def _next(store: Store, number: int, document: bytes | None = None, **rest: Any) -> Commit:
+    """A commit of chat/1 by the store's present owner."""
+    return Commit("chat/1", number, store.epoch, document, **rest)
+
+
+def _entries(*seqs: int) -> tuple[Entry, ...]:
+    """Entries of one byte, with what a store may change in them."""
+    return tuple(Entry(seq, b"to %d" % seq, bytes([seq % 256]), seq + 0.5) for seq in seqs)
+
+
+_OPENED = RoomHalf(0, None, b"", Opening(b"", None, 0, 1.0))
+_BAD: tuple[dict[str, Any], ...] = (
+    {"nonce": 0},
+    {"nonce": 2**63},
+    {"entries": _entries(1)},
+    {"entries": _entries(1, 3), "seq": 2},
+    {"entries": _entries(1, 1), "seq": 2},
+    {"entries": _entries(2, 1), "seq": 2},
+    {"entries": _entries(0), "seq": 2},
+    {"entries": (Entry(1, b"", b"", math.nan),), "seq": 1},
+    {"seq": -1},
+    {"seq": 2**63},
+    {"before": 1},
+    {"floor": 3, "seq": 2},
+    {"trim": -1},
+    {"trim": 2**63},
+    {"sessions": {0: _OPENED}},
+    {"sessions": {2**63: _OPENED}},
+    {"sessions": {1: attrs.evolve(_OPENED, last=-1)}},
+    {"sessions": {1: attrs.evolve(_OPENED, opening=Opening(b"", HALF_A_PAIR, 0, 1.0))}},
+    {"sessions": {1: attrs.evolve(_OPENED, opening=Opening(b"", None, -1, 1.0))}},
+    {"sessions": {1: attrs.evolve(_OPENED, opening=Opening(b"", None, 0, math.inf))}},
+    {"links": {0: LinkHalf(0, None)}},
+    {"links": {1: LinkHalf(-1, None)}},
+    {"links": {1: LinkHalf(0, math.inf)}},
+    {"links": {1: LinkHalf(0, None, -1)}},
+    {"verdicts": (Verdict(0, 1, b""),)},
+    {"verdicts": (Verdict(1, 0, b""),)},
+    {"answered": {1: 2**63}},
+    {"timers": {HALF_A_PAIR: None}},
+    {"timers": {"a": Timer(math.inf, b"")}},
+    {"timers": {"a": Timer(math.nan, b"")}},
+    *(
+        {"destroy": True, **commit}
+        for commit in (
+            {"entries": _entries(1), "seq": 1},
+            {"seq": 1},
+            {"trim": 1},
+            {"sessions": {1: None}},
+            {"links": {1: LinkHalf(0, None)}},
+            {"verdicts": (Verdict(1, 1, b""),)},
+            {"answered": {1: 1}},
+            {"timers": {"a": None}},
+        )
+    ),
+)
+"""What no store can carry out."""
+_TEXT: tuple[dict[str, Any], ...] = (
+    {"entries": (Entry(1, "text", b"", 1.0),), "seq": 1},  # type: ignore[arg-type]
+    {"entries": (Entry(1, b"", "text", 1.0),), "seq": 1},  # type: ignore[arg-type]
+    {"sessions": {1: RoomHalf(0, None, "text")}},  # type: ignore[arg-type]
+    {"sessions": {1: RoomHalf(0, "text", b"")}},  # type: ignore[arg-type]
+    {"sessions": {1: attrs.evolve(_OPENED, opening=Opening("text", None, 0, 1.0))}},  # type: ignore[arg-type]
+    {"links": {1: LinkHalf(0, None, 0, "text")}},  # type: ignore[arg-type]
+    {"verdicts": (Verdict(1, 1, "text"),)},  # type: ignore[arg-type]
+    {"timers": {"a": Timer(None, "text")}},  # type: ignore[arg-type]
+)
+"""What is to be bytes, and is text."""
 
 
 async def _loaded(store: Store, key: str) -> tuple[int, tuple[StoredSnapshot, ...]]:
