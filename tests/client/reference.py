@@ -166,7 +166,8 @@ class Reference:
         for served in [*self.connections]:
             assert served.socket is not None
             served.is_closing = True
-            await served.socket.aclose(code, reason)
+            with trio.move_on_after(5):  # The client may be cut off meanwhile.
+                await served.socket.aclose(code, reason)
             served.scope.cancel()
 
     def freeze(self) -> None:
