@@ -75,6 +75,11 @@ class Life:
             event = await anext(self.room)
             self.events.append((event.name, event.data))
 
+    async def listen(self) -> None:
+        """Take all events."""
+        async for event in self.room:
+            self.events.append((event.name, event.data))
+
     async def step(self, what: str, how: Any) -> None:
         """One step."""
         server = self.server
@@ -131,15 +136,16 @@ class Life:
         self.server.unavailable = 0
         self.breaks = 0
         self.server.reachable = True
-        while self.waiting or self.room.state != "open":
-            await self.take(1000)
-            await trio.sleep(1)
-        # Who is cut off just now hears of it later.
-        for _ in range(2):
-            with suppress(AnswerLost):
-                await self.room.ask("last")
-            await trio.sleep(100)
-        await self.take(1000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.listen)
+            while self.waiting or self.room.state != "open":
+                await trio.sleep(1)
+            # Who is cut off just now hears of it later.
+            for _ in range(2):
+                with suppress(AnswerLost):
+                    await self.room.ask("last")
+                await trio.sleep(100)
+            nursery.cancel_scope.cancel()
 
     def check(self, steps: list[Any]) -> None:
         """What is promised."""
