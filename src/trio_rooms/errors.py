@@ -16,6 +16,7 @@
     ├── HandlerTimeout          the application: a handler took longer than its room allows
     ├── AskCircle               the application: a room would wait for itself
     ├── AskTimeout              a room did not answer in time
+    ├── NotSaved                the world: what was done could not be made durable, and is undone
     ├── RoomFailed              a room could not be started, or crashed too often
     ├── RoomsClosed             the caller: the runtime is stopping or has stopped
     ├── CannotListen            the operator: nobody may listen at that address; an OSError too
@@ -51,6 +52,7 @@ __all__ = [
     "HandlerTimeout",
     "MigrationError",
     "NoConnection",
+    "NotSaved",
     "Refused",
     "RoomFailed",
     "RoomsClosed",
@@ -316,6 +318,27 @@ class AskTimeout(RoomsError, TimeoutError):
             f"room {self.key} has not answered {self.event!r} within {self.timeout:g} s: it is busy, or its "
             "handler hangs; ask(..., timeout=math.inf) waits for as long as it takes"
         )
+
+
+class NotSaved(RoomsError):
+    """What was done could not be made durable.
+
+    From ``ask`` and its like: nothing of it was done, and nobody has seen any of it; to try again may help.
+    From ``ctx.commit()``: it is not known to be durable; the room goes on as it is.
+    ``__cause__`` is what the store or the state said.
+
+    Attributes:
+        key: the room.
+        why: what kept it from being saved.
+    """
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(key, why)
+        self.key = key
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"room {self.key} could not save this: {self.why}"
 
 
 class RoomFailed(RoomsError):

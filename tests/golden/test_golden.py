@@ -15,7 +15,7 @@ import pytest
 
 from trio_rooms._definition.room import Room
 from trio_rooms._state.codec import Codec
-from trio_rooms._state.persistent import Loaded, PersistentState
+from trio_rooms._state.record import Loaded, Record
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._wire import envelope
 from trio_rooms.errors import StaleWrite
@@ -146,15 +146,15 @@ async def test_states_are_loaded(name: str, directory: Path) -> None:
     """Rooms wake with the state that a former version has saved; a damaged generation is passed over."""
     async with DiskStore(directory) as store:
         for key, kept in STORES[name].items():
-            persistent = PersistentState(key, chat.seal(), store)
-            loaded = await persistent.load()
+            record = Record(key, chat.seal(), store)
+            loaded = await record.load()
             usable = [state for state in kept.states.values() if state is not None]
             if usable:
                 assert loaded == Loaded(usable[0], restarted=True, fell_back=None in kept.states.values())
             else:
                 assert loaded is None
-            await persistent.save(lambda: {"n": 100})
-            assert persistent.number == (await store.head(key)).number == kept.number + 1
+            await record.save(lambda: {"n": 100})
+            assert record.number == (await store.head(key)).number == kept.number + 1
 
 
 # Snapshots.

@@ -27,7 +27,7 @@ from trio_rooms._room.shared import Shared
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.flags import CLOSING, DISMISSED, GONE, UNREPORTED
 from trio_rooms._sockets.roster import Link, Roster
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._state.record import Record
 from trio_rooms._wire.frames import decode_message
 from trio_rooms.stores import Store
 
@@ -76,6 +76,11 @@ class Wire:
             self.send(link, message)
         return len(links)
 
+    def send_frames(self, link: Link, frames: list[bytes]) -> None:
+        """Note each."""
+        for frame in frames:
+            self.send_frame(link, frame)
+
     def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
         """Note it; a connection is closed once."""
         if not link.flags & CLOSING:
@@ -96,7 +101,7 @@ class Parts:
     """One room: everything of it but the actor."""
 
     definition: Definition
-    persistent: PersistentState
+    record: Record
     deadlines: Deadlines
     runtime: trio.Nursery
     """Where what outlives the room runs."""
@@ -113,19 +118,19 @@ class Parts:
     _ids: itertools.count[int] = attrs.field(init=False, factory=lambda: itertools.count(1))
 
     def __attrs_post_init__(self) -> None:
-        key = self.persistent.key
+        key = self.record.key
         # Nothing here asks the owner of a link for anything.
         self.roster = Roster(None, key, {}, greets=False)  # type: ignore[arg-type]
-        self.shared = Shared(self.definition, self.roster, self.output, NOTHING)
+        hub: Any = self.output
+        self.shared = Shared(self.definition, self.roster, hub, NOTHING, self.record)
         self.shared.over = False
         self.idleness = Idleness(self.mailbox, self.definition, self.deadlines)
         self.members = Members(self.shared)
         self.background = Background(
-            key, self.mailbox, self.members.settle_quietly, self.idleness, self.persistent
+            key, self.mailbox, self.members.settle_quietly, self.idleness, self.record
         )
         self.saver = Saver(
-            self.definition,
-            self.persistent,
+            self.shared,
             self.mailbox,
             self.idleness,
             self.background,
@@ -135,7 +140,7 @@ class Parts:
         self.live = LiveRoom(
             self.shared,
             self.members.connection,
-            self.persistent,
+            self.record,
             self.mailbox,
             self.idleness,
             self.background,
@@ -159,7 +164,7 @@ async def wired(room: Room[Any], store: Store | None = None) -> AsyncIterator[Pa
     async with used, trio.open_nursery() as runtime:
         deadlines = Deadlines()
         runtime.start_soon(deadlines.run)
-        parts = Parts(definition, PersistentState(f"{room.name}/x", definition, used), deadlines, runtime)
+        parts = Parts(definition, Record(f"{room.name}/x", definition, used), deadlines, runtime)
         async with trio.open_nursery() as nursery:
             parts.background.nursery = nursery
             yield parts

@@ -58,13 +58,13 @@ async def test_what_a_task_did_is_looked_at_when_it_ends(autojump_clock: MockClo
     async with wired(den()) as parts:
         gate = trio.Event()
         parts.background.start(gate.wait, (), None, keep_awake=False)
-        assert parts.persistent.dirty
-        parts.persistent.dirty = False
+        assert parts.record.dirty
+        parts.record.dirty = False
         await wait_all_tasks_blocked()
-        assert not parts.persistent.dirty
+        assert not parts.record.dirty
         gate.set()
         await wait_all_tasks_blocked()
-        assert parts.persistent.dirty
+        assert parts.record.dirty
 
 
 async def test_a_task_that_keeps_the_room_awake_is_a_hold_by_its_name(autojump_clock: MockClock) -> None:

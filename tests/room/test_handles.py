@@ -12,6 +12,7 @@ from trio_rooms import AskTimeout, Context, Room, RoomHandle, RoomInfo, Rooms, S
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail
 from trio_rooms._sockets.fanout import Message
+from trio_rooms._state.record import Record
 
 
 async def _keep(ctx: Context[list[Any]], data: Any) -> list[Any]:
@@ -59,6 +60,14 @@ class Elsewhere:
     def waiting(self, key: str, answer: Answer) -> contextlib.AbstractContextManager[None]:
         """Nobody waits for long."""
         return contextlib.nullcontext()
+
+    def reached(self, key: str, channel: str | None) -> int:
+        """Nobody."""
+        return 0
+
+    def record(self, key: str) -> Record:
+        """Of no use here."""
+        raise NotImplementedError
 
     def info(self, key: str) -> RoomInfo:
         """Note it."""

@@ -189,7 +189,7 @@ async def test_a_stale_room_leaves_no_cycle(autojump_clock: MockClock) -> None:
             store.fail_commits(lambda: StaleWrite("on purpose"))
             await rooms.get("soon", str(number)).ask("fill", number)
             await trio.sleep(100)
-            assert not {"Saver", "PersistentState", "StaleWrite"} & garbage().keys()
+            assert not {"Saver", "Record", "StaleWrite"} & garbage().keys()
         assert rooms.statistics().supervisor.crashes == 3
 
 

@@ -13,7 +13,7 @@ from tests.room.parts import Parts, wired
 from trio_rooms import Context, MemoryStore, Room, StaleWrite, StateError, StoreError, StoreFull
 from trio_rooms._room import saver
 from trio_rooms._room.mail import SaveFailed
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._state.record import Record
 from trio_rooms.testing import FaultyStore
 
 INTERVAL = 2.0
@@ -37,9 +37,9 @@ async def stored(parts: Parts) -> Any:
     return None if loaded is None else loaded.state
 
 
-def other(parts: Parts) -> PersistentState:
+def other(parts: Parts) -> Record:
     """What another process has of the same room."""
-    return PersistentState(parts.persistent.key, parts.definition, parts.persistent._store)
+    return Record(parts.record.key, parts.definition, parts.record._store)
 
 
 @contextlib.asynccontextmanager
@@ -54,7 +54,7 @@ async def awake(store: FaultyStore | None = None, *, listens: bool = False) -> A
 def put(parts: Parts, name: str, value: Any = True) -> None:
     """Change the state, as a handler does that ends then."""
     parts.saver.state[name] = value
-    parts.persistent.touch()
+    parts.record.touch()
 
 
 def commits(store: FaultyStore) -> int:
@@ -82,10 +82,10 @@ async def test_changes_of_one_interval_are_one_commit(autojump_clock: MockClock)
             await trio.sleep(0.01)
         await trio.sleep(INTERVAL)
         assert commits(store) == 1
-        parts.persistent.touch()
+        parts.record.touch()
         await trio.sleep(10 * INTERVAL)
         assert commits(store) == 1
-        assert not parts.persistent.dirty
+        assert not parts.record.dirty
 
 
 async def test_nothing_of_a_half_run_on_create_is_saved(autojump_clock: MockClock) -> None:
@@ -101,7 +101,7 @@ async def test_nothing_of_a_half_run_on_create_is_saved(autojump_clock: MockCloc
         parts.saver.begin()
         await trio.sleep(INTERVAL)
         assert await stored(parts) == {"half": True, "whole": True}
-        assert len(await store.list(parts.persistent.key)) == 1
+        assert len(await store.list(parts.record.key)) == 1
 
 
 async def test_much_that_was_written_to_the_storage_is_saved_at_once(autojump_clock: MockClock) -> None:
@@ -119,14 +119,14 @@ async def test_a_state_is_looked_at_now_and_then_while_tasks_may_change_it(
 ) -> None:
     """An idle task costs next to nothing, however short the interval; what is told is saved at once."""
     looks = 0
-    save = PersistentState.save
+    save = Record.save
 
-    async def counting(self: PersistentState, state: Any, *, in_thread: bool = True) -> None:
+    async def counting(self: Record, state: Any, *, in_thread: bool = True) -> None:
         nonlocal looks
         looks += 1
         await save(self, state, in_thread=in_thread)
 
-    monkeypatch.setattr(PersistentState, "save", counting)
+    monkeypatch.setattr(Record, "save", counting)
     monkeypatch.setattr(saver, "_ENCODING_SHARE", 0)  # What encoding takes is real time.
     room: Room[dict[str, Any]] = Room("shelf", state=dict, snapshot_interval=interval)
     async with wired(room, FaultyStore(MemoryStore())) as parts:
@@ -259,7 +259,7 @@ async def test_after_the_end_nothing_is_saved_by_itself(end: str, autojump_clock
         put(parts, "lost")
         getattr(parts.saver, end)()
         assert getattr(parts.saver, "state", None) == ({"lost": True} if end == "close" else None)
-        parts.persistent.touch()
+        parts.record.touch()
         await trio.sleep(10 * INTERVAL)
         assert commits(store) == 0
 
@@ -310,7 +310,7 @@ async def test_much_that_is_written_beside_a_large_state_is_left_to_the_actor(
     async with awake(FaultyStore(MemoryStore())) as parts:
         put(parts, "big", "x" * 200_000)
         await trio.sleep(20 * INTERVAL)
-        assert not parts.persistent.dirty
+        assert not parts.record.dirty
         parts.live.storage.put("blob", b"x" * (1 << 22))
         await trio.sleep(INTERVAL)
         assert parts.saver.requested

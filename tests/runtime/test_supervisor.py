@@ -28,7 +28,7 @@ from trio_rooms import (
     open_rooms,
 )
 from trio_rooms._runtime import supervisor
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._state.record import Record
 from trio_rooms.testing import FaultyStore, connect
 
 INTERVAL = 1.0
@@ -119,7 +119,7 @@ class Running:
 
     async def written_by_another(self, *notes: str) -> int:
         """Somebody else writes the room, as a process does that took it over; the number of its commit."""
-        other = PersistentState("book/x", book().seal(), self.store)
+        other = Record("book/x", book().seal(), self.store)
         await other.load()
         await other.save(lambda: {"notes": [*notes]})
         return other.number

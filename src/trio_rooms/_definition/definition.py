@@ -40,6 +40,8 @@ class Definition:
 
     name: str
     version: int
+    gated: bool
+    """Whether what its handlers do waits until what they wrote is durable."""
     state: Callable[[], Any] | None
     codec: Codec
     idle_timeout: float

@@ -8,7 +8,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
@@ -20,7 +20,16 @@ from trio_rooms._wire.handshake import MOST_SUBPROTOCOLS
 from trio_rooms.errors import DefinitionError, StateError
 
 from .definition import Definition, EventHandler, Handler
-from .signatures import HOOKS, defined_twice, event_handler, limited, name_of, taking_all, why_not_static
+from .signatures import (
+    HOOKS,
+    defined_twice,
+    durably,
+    event_handler,
+    limited,
+    name_of,
+    taking_all,
+    why_not_static,
+)
 
 __all__ = ["Room"]
 
@@ -42,6 +51,9 @@ class Room(Generic[S]):
             arguments that returns something CBOR can hold (``dict``, ``list``, ``int``).
             None for rooms without state.
         version: the version of the state's shape; raise it together with a `migrate`.
+        durability: ``"snapshot"``: a change is in the store within ``snapshot_interval``, and what a
+            handler sends leaves at once. ``"commit"``: what a handler sends, closes and answers leaves
+            when what it changed is durable, all of it or nothing. See `on` for single handlers.
         idle_timeout: seconds without mail after which a room hibernates; ``math.inf`` for
             never.
         busy_rate: messages per second above which a room stays awake although it is idle
@@ -75,6 +87,7 @@ class Room(Generic[S]):
         *,
         state: Callable[[], S] | None = None,
         version: int = 1,
+        durability: Literal["snapshot", "commit"] = "snapshot",
         idle_timeout: float = 300.0,
         busy_rate: float = math.inf,
         snapshot_interval: float = 1.0,
@@ -100,6 +113,9 @@ class Room(Generic[S]):
         if not _is(version, int) or version < 1:
             msg = f"room {name}: version is a whole number from 1 on, not {version!r}"
             raise DefinitionError(msg)
+        if durability not in ("snapshot", "commit"):
+            msg = f'room {name}: durability is "snapshot" or "commit", not {durability!r:.100}'
+            raise DefinitionError(msg)
         if not _is(attachment_limit, int) or attachment_limit < 0:
             msg = f"room {name}: attachment_limit is a number of bytes, not {attachment_limit!r}"
             raise DefinitionError(msg)
@@ -115,6 +131,7 @@ class Room(Generic[S]):
         self.name: Final = name
         self.state = state
         self.version: Final = version
+        self.durability: Final = durability
         self.idle_timeout: float = self._number("idle_timeout", idle_timeout)
         self.busy_rate: float = self._number("busy_rate", busy_rate)
         self.snapshot_interval: float = self._number("snapshot_interval", snapshot_interval)
@@ -129,6 +146,7 @@ class Room(Generic[S]):
         self.wake_on_disconnect: Final = wake_on_disconnect
         self._events: dict[str, Handler] = {}
         self._internal: set[str] = set()
+        self._durable: set[str] = set()
         self._any: Handler | None = None
         self._message: Handler | None = None
         self._hooks: dict[str, Handler] = {}
@@ -150,7 +168,7 @@ class Room(Generic[S]):
 
     # What an application decorates.
 
-    def on(self, event: str, *, internal: bool = False) -> Callable[[F], F]:
+    def on(self, event: str, *, internal: bool = False, durable: bool = False) -> Callable[[F], F]:
         """Handle one event: ``async def say(ctx, data: Say) -> int``.
 
         ``data`` is converted to its annotation; data that does not fit is refused before
@@ -160,6 +178,8 @@ class Room(Generic[S]):
             event: its name.
             internal: whether the program and other rooms alone may ask for it. A client that
                 sends it is answered as for an event that there is not, and `on_any` is not told.
+            durable: whether what it sends, closes and answers leaves when what it changed is durable, as
+                in a room with ``durability="commit"``, where all handlers are so.
         """
         if not _is(event, str) or not event or event.startswith("rooms."):
             msg = (
@@ -169,12 +189,15 @@ class Room(Generic[S]):
             raise DefinitionError(msg)
 
         _check_flag(self.name, "internal", internal)
+        _check_flag(self.name, "durable", durable)
 
         def register(function: F) -> F:
             self._admit(function, f"the handler of {event!r}", self._events.get(event))
             self._events[event] = function
             if internal:
                 self._internal.add(event)
+            if durable:
+                self._durable.add(event)
             return function
 
         return register
@@ -327,6 +350,7 @@ class Room(Generic[S]):
         return Definition(
             name=self.name,
             version=self.version,
+            gated=self.durability == "commit",
             state=self.state,
             codec=codec,
             idle_timeout=self.idle_timeout,
@@ -353,6 +377,8 @@ class Room(Generic[S]):
             self.name, function, what, named=event is None, internal=event in self._internal
         )
         bounded = limited(handler.function, event or "on_any", self.handler_timeout)
+        if event in self._durable and self.durability == "snapshot":
+            bounded = durably(bounded)
         return attrs.evolve(handler, function=bounded)
 
     def _sealed_hook(self, name: str, function: Handler | None, given: tuple[str, ...]) -> Handler | None:

@@ -24,6 +24,7 @@ __all__ = [
     "HOOKS",
     "arity",
     "defined_twice",
+    "durably",
     "event_handler",
     "limited",
     "name_of",
@@ -153,6 +154,16 @@ def limited(function: Handler, name: str, seconds: float) -> Handler:
         raise HandlerTimeout(ctx.room.key, name, seconds, place)
 
     return bounded
+
+
+def durably(function: Handler) -> Handler:
+    """A handler of a room without a gate, behind one: what it does leaves when what it changed is durable."""
+
+    async def durable(ctx: Any, *rest: Any) -> Any:
+        await ctx._hold()
+        return await function(ctx, *rest)
+
+    return durable
 
 
 def event_handler(

@@ -11,19 +11,28 @@ from typing import Final
 import attrs
 import trio
 
+from trio_rooms._definition.definition import Handler
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import parted
 from trio_rooms._loop.turn import TURN
 from trio_rooms._sockets.flags import DISMISSED, UNGREETED
-from trio_rooms._sockets.roster import Disconnected
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._sockets.roster import Connected, Disconnected
+from trio_rooms._state.gate import Batch, Gate
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, StaleWrite, StateError, StoreError
+from trio_rooms.errors import (
+    NotSaved,
+    RoomFailed,
+    RoomsClosed,
+    RoomsError,
+    StaleWrite,
+    StateError,
+    StoreError,
+)
 
 from .answers import Answer, own
 from .background import Background
 from .context import Context
-from .dispatcher import Dispatcher, disconnect_of, refuse
+from .dispatcher import Dispatcher, disconnect_of, refuse, refuse_unsaved
 from .idleness import Idleness
 from .lifecycle import Stage, Step, next_stage
 from .live import LiveRoom
@@ -34,7 +43,7 @@ from .reports import WakeReport
 from .saver import Saver
 from .shared import Shared
 
-__all__ = ["Actor", "ActorInfo"]
+__all__ = ["Actor", "ActorInfo", "RolledBack"]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -59,6 +68,10 @@ class ActorInfo:
     """Why it must not sleep now."""
 
 
+class RolledBack(Exception):
+    """The room has to go back to what the store has; see `Actor.rolled_back`."""
+
+
 @attrs.define(eq=False)
 class _Wake:
     """Why a room wakes, until its hook has heard of it."""
@@ -76,8 +89,7 @@ class Actor:
     one step: between the look at the mailbox and the removal nothing is awaited.
 
     Args:
-        persistent: what the store has of the room; it outlives the actor.
-        shared: its names and its ways out.
+        shared: its names, its ways out, and its record, which outlives the actor.
         deadlines: those of the runtime.
         cause: what it was woken for.
         slept: seconds that it slept in this process, if it did.
@@ -109,7 +121,6 @@ class Actor:
 
     def __init__(
         self,
-        persistent: PersistentState,
         shared: Shared,
         deadlines: Deadlines,
         *,
@@ -119,22 +130,20 @@ class Actor:
         spawn: Callable[..., None],
         watch: Callable[[Actor, int | None], None],
     ) -> None:
-        definition = shared.definition
+        definition, record = shared.definition, shared.record
         self.shared: Shared = shared
         self.stage: Stage = next_stage(Stage.ASLEEP, Step.MAIL)
         self.mailbox: Mailbox = Mailbox()
         self.idleness: Idleness = Idleness(self.mailbox, definition, deadlines)
         self.members: Members = Members(shared)
         self.background: Background = Background(
-            shared.key, self.mailbox, self.members.settle_quietly, self.idleness, persistent
+            shared.key, self.mailbox, self.members.settle_quietly, self.idleness, record
         )
-        self.saver: Saver = Saver(
-            definition, persistent, self.mailbox, self.idleness, self.background, deadlines, spawn
-        )
+        self.saver: Saver = Saver(shared, self.mailbox, self.idleness, self.background, deadlines, spawn)
         live = LiveRoom(
             shared,
             self.members.connection,
-            persistent,
+            record,
             self.mailbox,
             self.idleness,
             self.background,
@@ -204,14 +213,75 @@ class Actor:
         self._answer_asked(failure)
         if current is not None:
             self.dispatcher.interrupted(current, failure)
+        gate = self.saver.record.gate
+        if gate is not None:
+            unsaved = NotSaved(self.key, "the room crashed before it was saved")
+            unsaved.__cause__ = error
+            self.mailbox.put_back(self._take_back(gate, unsaved))
+        self._begin_again(Step.CRASHED, "crash")
+
+    def rolled_back(self) -> float:
+        """Go back to what the store has; returns the seconds after which to begin anew."""
+        gate = self.saver.record.gate
+        assert gate is not None
+        assert gate.failure is not None
+        current, self.mailbox.current = self.mailbox.current, None
+        failure, pause = gate.failure, gate.pause
+        self._answer_asked(answer=False)
+        again = self._take_back(gate, failure)
+        if isinstance(current, Connected | Disconnected):
+            again.append(current)
+        elif current is not None:
+            self.dispatcher.not_saved(current, failure)
+        self.mailbox.put_back(again)
+        self._begin_again(Step.ROLLED_BACK, "rollback")
+        return pause
+
+    def _begin_again(self, step: Step, cause: str) -> None:
+        """Drop the state, and whatever was known by it; the mail stays."""
         # What asked for its end was a handler of the state that is dropped.
         for mail in [mail for mail in self.mailbox.mail if isinstance(mail, Destroy) and mail.answer is None]:
             self.mailbox.mail.remove(mail)
-        self.take(Step.CRASHED)
-        self._wake.cause, self._wake.slept = "crash", None
+        self.take(step)
+        self._wake.cause, self._wake.slept = cause, None
         self.members.clear()
         self.idleness.reset()
         self.saver.reset()
+
+    def _take_back(self, gate: Gate, failure: NotSaved) -> list[Mail]:
+        """Undo what waits at the gate, and tell who waits for it; what is in flight has ended.
+
+        Returns:
+            What has happened all the same, and is to be told to the room once more.
+        """
+        record, lost = self.saver.record, gate.lost
+        batches = gate.roll_back()
+        record.rewind()
+        if gate.done is not None:
+            gate.done()
+        for batch in batches:
+            if lost is None:
+                self._refuse_batch(batch, failure)
+            else:
+                self._lose_batch(batch, lost)
+        for outside in (one for batch in batches for one in batch.outside):
+            record.outside_again(outside, failure)
+        return [mail for batch in batches for mail in batch.again]
+
+    def _refuse_batch(self, batch: Batch, failure: NotSaved) -> None:
+        """Tell who waits for a batch that nothing of it was done."""
+        for link, number in batch.waiting:
+            refuse_unsaved(self.shared, link, number)
+        for refused in batch.asked:
+            refused(failure)
+
+    def _lose_batch(self, batch: Batch, lost: Exception) -> None:
+        """Somebody else has the room now, and may know what became of a batch: who waits asks there."""
+        for link, _ in batch.waiting:
+            self.shared.hub.close(link, CloseCode.RESTART, "the room has moved", report=False)
+        failure = NotSaved(self.key, f"the room has lost its place in the store: {lost}")
+        for refused in batch.asked:
+            refused(failure)
 
     async def kill(self, grace: float, refused: Callable[[str], None]) -> None:
         """Cancel what it does and save its state as it is then; for a room that does not come to rest.
@@ -228,18 +298,34 @@ class Actor:
                 await self.wait_ended()
         closing = RoomsClosed("the rooms are closing")
         self._answer_asked(closing)
+        gate = self.saver.record.gate
+        if gate is not None:
+            await self._let_in_flight(gate, closing)
         self.refuse_all(closing)
         refused(self.key)
-        if self.stage in (Stage.AWAKE, Stage.HIBERNATING) and self.saver.has_state:
+        if gate is None and self.stage in (Stage.AWAKE, Stage.HIBERNATING) and self.saver.has_state:
             try:
                 # What does not end may go on changing the state, so it is not encoded in a thread.
                 ended = self._ended is not None and self._ended.is_set()
-                await self.saver.persistent.save(self.saver.give_state, in_thread=ended)
+                await self.saver.record.save(self.saver.give_state, in_thread=ended)
             except RoomsError as error:
                 logger.critical("room %s: what was not saved is lost: %s", self.key, error)
         # What is cancelled may still run; from here on it cannot change what nobody would save.
         self.shared.end()
         self.saver.dispose()
+
+    async def _let_in_flight(self, gate: Gate, closing: RoomsClosed) -> None:
+        """At the end: what is in flight still goes out; nothing that was handled later, or half, is saved."""
+        gate.abandon()
+        await gate.landed()
+        batches = gate.roll_back()
+        gate.abandon()
+        self.saver.record.rewind()
+        for batch in batches:
+            for refused in batch.asked:
+                refused(closing)
+        if isinstance(self.mailbox.current, tuple):
+            self.mailbox.current = None  # Nothing of it was done: who sent it may send it again elsewhere.
 
     def give_up(self) -> None:
         """Try no longer to save what its tasks changed last, when the program ends."""
@@ -273,9 +359,10 @@ class Actor:
         Raises:
             SnapshotError, StoreError: it cannot be loaded.
             StaleWrite: somebody else wrote the room; nothing of this life was written since.
+            RolledBack: what was done could not be made durable.
             Exception: it crashed.
         """
-        persistent, sleeps = self.saver.persistent, False
+        record, sleeps = self.saver.record, False
         self._be_watched()
         try:
             async with trio.open_nursery() as nursery:
@@ -289,16 +376,18 @@ class Actor:
                     raise
                 if nursery.child_tasks:
                     nursery.cancel_scope.cancel()
+            if record.gate is not None and record.gate.failure is not None and not (sleeps or self.killed):
+                raise RolledBack
         finally:
             if sleeps and self.saver.has_state:
                 # Also where one of its tasks has raised as it was cancelled.
                 await self._keep_last_changes()
             self.background.nursery = None
             self.saver.close()  # Nothing may queue up behind what is waited for here.
-            if persistent.unsettled:
+            if record.unsettled:
                 # What a crash leaves in flight must be in the store before it is loaded again.
                 with trio.CancelScope(shield=True):
-                    await persistent.settled()
+                    await record.settled()
 
     def _is_crash(self, error: BaseException, nursery: trio.Nursery) -> bool:
         """Whether what ends its work leaves the state in doubt: no cancellation from outside, and no exit."""
@@ -321,14 +410,14 @@ class Actor:
             self.mailbox.put_back(departed)
         wake.untold += tuple(departed)
         if loaded is None:
-            self.saver.persistent.dirty = True
+            self.saver.record.dirty = True
             if definition.on_create is not None:
                 await self.shared.run("on_create", definition.on_create, own)
         elif definition.on_wake is not None:
             disconnects = tuple(disconnect_of(one) for one in wake.untold)
             report = WakeReport(wake.cause, wake.slept, disconnects, loaded.restarted, loaded.fell_back)
             await self.shared.run("on_wake", definition.on_wake, own, report)
-            self.saver.persistent.dirty = True
+            self.saver.record.dirty = True
         wake.untold = ()
         self.members.settle()
         self.take(Step.LOADED)
@@ -346,7 +435,7 @@ class Actor:
             self.saver,
             self.mailbox,
         )
-        persistent, box, edited = saver.persistent, mailbox.mail, shared.edited
+        record, box, edited = saver.record, mailbox.mail, shared.edited
         dispatcher, members, contexts = self.dispatcher, self.members, self.members.contexts
         on_message = shared.definition.on_message
         idle_timeout = shared.definition.idle_timeout
@@ -366,8 +455,8 @@ class Actor:
                     await trio.lowlevel.checkpoint()  # What it sends is written faster than it is made.
                 mailbox.current = mail = box.popleft()
                 # Before, because a snapshot may be taken while the handler waits; after, since it may go on.
-                if not persistent.dirty:
-                    persistent.touch()
+                if not record.dirty:
+                    record.touch()
                 if type(mail) is tuple and on_message is not None:
                     link, message = mail
                     if not link.flags & DISMISSED:
@@ -385,12 +474,12 @@ class Actor:
                         return False
                 else:
                     await dispatcher.handle(mail)
-                if not persistent.dirty:
-                    persistent.touch()
+                if not record.dirty:
+                    record.touch()
                 mailbox.current = None
                 idleness.handled += 1
                 if saver.requested:
-                    await self._save_large()
+                    await saver.look(quiet=not box)
                 if not box and not mailbox.refill():
                     break
                 now = perf_counter()
@@ -402,7 +491,7 @@ class Actor:
             if roster.paused:
                 roster.resume_reading()
             if saver.requested:
-                await self._save_large()
+                await saver.look(quiet=not box)
                 continue
             if idleness.stopping or ((idleness.due or self._asked) and not idleness.holds):
                 if await self._hibernate():
@@ -423,10 +512,21 @@ class Actor:
         if not self.watched:
             self._watch(self, None)
 
-    async def _save_large(self) -> None:
-        """Save a large state while no handler runs."""
-        self.saver.requested = False
-        await self.saver.save()
+    async def _save(self) -> bool:
+        """Make durable what there is; whether it is."""
+        gate = self.shared.gate
+        if gate is not None:
+            await gate.settled()
+        return self.shared.definition.gated or await self.saver.save()
+
+    async def _run_hook(self, name: str, hook: Handler) -> None:
+        """Run a hook of the room's end; nothing is cut while it does."""
+        gate = self.shared.gate
+        if gate is not None:
+            gate.paused = True
+        await self.shared.run(name, hook, self.members.own)
+        if gate is not None:
+            gate.paused = False
 
     # Its end.
 
@@ -438,20 +538,20 @@ class Actor:
         on_hibernate = self.shared.definition.on_hibernate
         if self.shared.edited:
             self.members.settle_quietly()
-        saved = await saver.save()
+        saved = await self._save()
         if saved and on_hibernate is not None and not box and not self.parted:
             # Two rooms that ask each other here would else never come to rest.
             self.parted = self.idleness.stopping
             # Saved before as well, so that a hook that raises costs nobody's changes.
-            await self.shared.run("on_hibernate", on_hibernate, self.members.own)
+            await self._run_hook("on_hibernate", on_hibernate)
             self.members.settle_quietly()
-            saver.persistent.dirty = True
-            saved = await saver.save()
+            saver.record.dirty = True
+            saved = await self._save()
         restless = saved and saver.unsaved
         for _ in range(_LAST_TRIES):
             if box or not restless:
                 break
-            saved = await saver.save()  # Something was changed during the commit, by a task for instance.
+            saved = await self._save()  # Something was changed during the commit, by a task for instance.
             restless = saved and saver.unsaved
         self.idleness.due = False
         # One step: nothing is awaited between this look at the mailbox and the removal.
@@ -492,12 +592,15 @@ class Actor:
             await self.members.settle_all()
             if not saver.unsaved:
                 return
+            if self.shared.gate is not None:
+                await self._let_out_last(self.shared.gate)
+                return
             # Its contexts end in the same step, so that one save has all that was changed through them.
             state = saver.take_state()
             self.members.clear()
             while True:
                 try:
-                    await saver.persistent.save(lambda: state)
+                    await saver.record.save(lambda: state)
                 except (StaleWrite, StateError) as error:
                     failure = str(error)
                     break
@@ -509,13 +612,25 @@ class Actor:
                     return
         logger.critical("room %s: what its tasks changed last is lost: %s", self.key, failure)
 
+    async def _let_out_last(self, gate: Gate) -> None:
+        """The same where there is a gate, which tries once: what is refused there is so for good."""
+        self.members.clear()
+        try:
+            await gate.settled()
+        except RoomsError as error:
+            logger.critical("room %s: what its tasks changed last is lost: %s", self.key, error)
+            self._take_back(gate, NotSaved(self.key, str(error)))
+
     async def _destroy(self, mail: Destroy) -> bool:
         """Delete the room and end it; False where it could not be deleted and goes on."""
         on_destroy = self.shared.definition.on_destroy
         if on_destroy is not None:
-            await self.shared.run("on_destroy", on_destroy, self.members.own)
+            await self._run_hook("on_destroy", on_destroy)
+        gate = self.shared.gate
+        if gate is not None:
+            await gate.settled()  # What was handled before it is told so before it.
         try:
-            await self.saver.persistent.destroy()
+            await self.saver.record.destroy()
         except StaleWrite:
             raise
         except StoreError as error:
@@ -528,7 +643,7 @@ class Actor:
         hopeless = before and self.fruitless
         # A room that ends before it has begun has nothing of those who are just coming.
         but = UNGREETED if self.fruitless and not hopeless else 0
-        self.shared.output.close_room(self.shared.roster, CloseCode.NORMAL, "the room was destroyed", but=but)
+        self.shared.hub.close_room(self.shared.roster, CloseCode.NORMAL, "the room was destroyed", but=but)
         self.mailbox.mail.extend(self._outliving(self.mailbox.drain(), hopeless=hopeless))
         asleep = not self.mailbox.mail
         self._end(Step.DESTROYED)

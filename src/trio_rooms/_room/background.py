@@ -11,7 +11,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._arguments import text
 from trio_rooms._loop.groups import alone, ends_the_program, parted
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._state.record import Record
 from trio_rooms.errors import ConnectionGone, StaleContext
 
 from .idleness import Idleness
@@ -30,14 +30,14 @@ class Background:
         mailbox: says whether a handler runs, and may be editing.
         settle: keeps the attachments that a task has edited; synchronous, and raises nothing.
         idleness: is told of tasks that keep the room awake.
-        persistent: is told when one begins or ends, since it may change the state.
+        record: is told when one begins or ends, since it may change the state.
     """
 
     __slots__ = (
         "_idleness",
         "_key",
         "_mailbox",
-        "_persistent",
+        "_record",
         "_settle",
         "exits",
         "nursery",
@@ -51,13 +51,13 @@ class Background:
         mailbox: Mailbox,
         settle: Callable[[], None],
         idleness: Idleness,
-        persistent: PersistentState,
+        record: Record,
     ) -> None:
         self._key = key
         self._mailbox = mailbox
         self._settle = settle
         self._idleness = idleness
-        self._persistent = persistent
+        self._record = record
         self.exits: bool = False
         """Whether one has ended the program, and not just the room."""
         self.started: bool = False
@@ -96,7 +96,7 @@ class Background:
             self._idleness.hold(label)
         self.tasks += 1
         self.started = True
-        self._persistent.touch()
+        self._record.touch()
         nursery.start_soon(self._run, task, label if keep_awake else None, name=f"{self._key}: {label}")
 
     @enable_ki_protection
@@ -110,11 +110,24 @@ class Background:
                 raise
         finally:
             self.tasks -= 1
-            self._persistent.touch()
+            self._record.touch()
             if self._mailbox.current is None:  # Else it is settled with what a handler is editing.
                 self._settle()
             if hold is not None:
                 self._idleness.release(hold)
+
+    @property
+    def has_current_task(self) -> bool:
+        """Whether the task that runs now is one of these, or one of theirs."""
+        task = trio.lowlevel.current_task()
+        while (nursery := task.parent_nursery) is not None and nursery is not self.nursery:
+            task = nursery.parent_task
+        return nursery is not None
+
+    def cancel(self) -> None:
+        """End everything that runs in the room, its own task as well."""
+        if self.nursery is not None:
+            self.nursery.cancel_scope.cancel()
 
     def check_life(self, what: str) -> trio.Nursery:
         """The nursery of the tasks, as long as it is not certain that the room ends.

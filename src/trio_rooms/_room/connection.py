@@ -76,6 +76,8 @@ class Connection:
         self._check_life("an attachment cannot be set")
         encoded = encode_attachment(self._shared.key, value, self._shared.definition.attachment_limit)
         self._attachment = value
+        if encoded != self._link.attachment:
+            self._shared.touched(self._link)
         self._link.attachment = self._encoded = encoded
         if not isinstance(value, _UNCHANGING):
             self._shared.edited.add(self)  # Who has assigned it has it, and may edit it still.
@@ -99,6 +101,7 @@ class Connection:
         """
         text("channel", channel)
         self._check_life("no channel can be joined")
+        self._shared.touched(self._link)
         self._link.roster.join(self._link, channel)
 
     def leave(self, channel: str) -> None:
@@ -110,10 +113,16 @@ class Connection:
         """
         text("channel", channel)
         self._check_life("no channel can be left")
+        self._shared.touched(self._link)
         self._link.roster.leave(self._link, channel)
 
-    def emit(self, event: str, data: Any = None) -> None:
+    def emit(self, event: str, data: Any = None, *, unconfirmed: bool = False) -> None:
         """Send an event to this connection; nothing happens where it is closed.
+
+        Args:
+            event: its name.
+            data: what it says.
+            unconfirmed: as `LiveRoom.emit`.
 
         Raises:
             TypeError, ValueError: the data cannot be encoded; nothing was sent.
@@ -121,7 +130,8 @@ class Connection:
         shared = self._shared
         if shared.plain:
             shared.definition.refuse_events()
-        shared.output.send(self._link, envelope.event(event, data))
+        output = shared.hub if unconfirmed else shared.output
+        output.send(self._link, envelope.event(event, data))
 
     def send(self, message: str | bytes) -> None:
         """Send a message as it is; only in plain rooms."""
@@ -147,6 +157,9 @@ class Connection:
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection after everything that was sent to it.
+
+        Where what a handler does waits until it is durable, this does, too; what the client has sent is
+        not handled any more from now on.
 
         Args:
             code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, 7.4).
@@ -189,6 +202,7 @@ class Connection:
             self._attachment = _UNREAD
             raise
         if encoded != self._encoded:
+            self._shared.touched(self._link)
             self._link.attachment = self._encoded = encoded
 
 

@@ -53,8 +53,8 @@ class Context(Generic[S]):
             state: S = saver.state
         except AttributeError:
             raise StaleContext(self.room.key, "there is no state") from None
-        if not saver.persistent.dirty:
-            saver.persistent.touch()  # Whoever asks for it may change it, and need not be a handler.
+        if not saver.record.touched:
+            saver.record.touch()  # Whoever asks for it may change it, and need not be a handler.
         return state
 
     @state.setter
@@ -63,7 +63,7 @@ class Context(Generic[S]):
         if not hasattr(saver, "state"):
             raise StaleContext(self.room.key, "the state cannot be set")
         saver.state = value
-        saver.persistent.touch()
+        saver.record.touch()
 
     @property
     def connection(self) -> Connection:
@@ -87,8 +87,38 @@ class Context(Generic[S]):
 
     @property
     def rooms(self) -> Handles:
-        """The other rooms: ``await ctx.rooms.get("ledger", "main").ask("add", 3)``."""
-        return self.room._shared.program.rooms
+        """The other rooms: ``await ctx.rooms.get("ledger", "main").ask("add", 3)``.
+
+        What is emitted through it waits, in a room with a gate, as what the room itself emits. What is
+        asked does not: see `RoomHandle.ask`.
+        """
+        shared = self.room._shared
+        gate = shared.record.gate
+        rooms = shared.program.rooms
+        return rooms if gate is None else rooms.behind(gate)
+
+    async def commit(self) -> None:
+        """Make durable what was changed until now: what the room has at this await, whoever changed it.
+
+        For a handler that goes on afterwards, such as one that tells another system of what is certain.
+        A cancelled caller stops waiting; what was handed to the store is written all the same.
+
+        Raises:
+            NotSaved: it is not known to be durable. Nothing is undone; it is tried again in the room's time.
+            RuntimeError: the room has ``durability="commit"``, or the handler is ``durable``: there half a
+                message would be durable, and would be handled again.
+            StaleContext: the room has fallen asleep since.
+        """
+        self.room._shared.check_life("nothing can be saved")
+        await self._saver.commit_now()
+
+    async def _hold(self) -> None:
+        """A durable handler begins: what it does waits from here on.
+
+        Raises:
+            NotSaved: what was changed before could not be made durable, so it does not begin.
+        """
+        await self._saver.hold()
 
     @property
     def from_connection(self) -> bool:

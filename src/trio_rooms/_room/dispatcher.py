@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from trio_rooms._definition.definition import Definition, EventHandler
 from trio_rooms._loop.groups import alone
-from trio_rooms._sockets.flags import DISMISSED, UNREPORTED
+from trio_rooms._sockets.flags import DISMISSED, UNGREETED, UNREPORTED
 from trio_rooms._sockets.roster import Connected, Disconnected, Link
 from trio_rooms._state.codec import decode_value
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import AskRefused, ConnectionGone, EventError, HandlerFailed, HandlerTimeout, Refused
+from trio_rooms.errors import (
+    AskRefused,
+    ConnectionGone,
+    EventError,
+    HandlerFailed,
+    HandlerTimeout,
+    NotSaved,
+    Refused,
+)
 
 from .answers import own
 from .connection import Connection
 from .context import Context
 from .mail import Ask, Destroy, Hibernate, Mail, SaveFailed
 from .members import Members
+from .output import Output
 from .reports import Disconnect
+from .saver import NotBegun
 from .shared import Shared
 
-__all__ = ["Dispatcher", "disconnect_of", "refuse"]
+__all__ = ["Dispatcher", "disconnect_of", "refuse", "refuse_unsaved"]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -41,13 +52,12 @@ class Dispatcher:
         members: the contexts of its connections.
     """
 
-    __slots__ = ("_definition", "_members", "_output", "_shared")
+    __slots__ = ("_definition", "_members", "_shared")
 
     def __init__(self, shared: Shared, members: Members) -> None:
         self._shared = shared
         self._definition: Definition = shared.definition
         self._members = members
-        self._output = shared.output
 
     async def handle(self, mail: Mail) -> None:
         """Handle one piece of mail to its end."""
@@ -57,7 +67,7 @@ class Dispatcher:
         elif isinstance(mail, Ask):
             await self._ask(mail)
         elif isinstance(mail, Connected):
-            await self._connected(mail.link)
+            await self._connected(mail)
         elif isinstance(mail, Disconnected):
             await self._disconnected(mail)
         elif isinstance(mail, SaveFailed):
@@ -75,8 +85,10 @@ class Dispatcher:
         else:
             await self.failed(context, event, error)
             code, reason = CloseCode.INTERNAL_ERROR, "the room failed"
+            if self._half_run(error):
+                self._shared.hub.close(context.connection.link, code, reason)
         # After on_error, which may close it with a code of its own.
-        self._output.close(context.connection.link, code, reason)
+        self._shared.output.close(context.connection.link, code, reason)
 
     async def failed(self, context: Context[Any], event: str, error: Exception) -> None:
         """A handler raised: keep what it edited, log it, tell on_error; but not that its client has left."""
@@ -93,19 +105,44 @@ class Dispatcher:
 
     def interrupted(self, mail: Mail, failure: Exception) -> None:
         """Answer mail that may be half done, since the room crashed or was cancelled while it handled it."""
-        if type(mail) is tuple and not self._shared.plain:
-            _send_error(self._shared, mail[0], _number_of(mail[1]), "internal_error", "the room failed")
+        shared = self._shared
+        if type(mail) is tuple and not shared.plain:
+            _send_error(shared, shared.hub, mail[0], _number_of(mail[1]), "internal_error", "the room failed")
         elif isinstance(mail, Connected):
             # Its on_connect had begun, and may be in a snapshot: it is to hear of the end.
-            self._output.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed")
+            shared.hub.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed")
         else:
-            refuse(self._shared, mail, failure)
+            refuse(shared, mail, failure)
+
+    def not_saved(self, mail: Mail, failure: NotSaved) -> None:
+        """Answer mail of which nothing was done in the end, since it could not be saved."""
+        if type(mail) is tuple:
+            link, message = mail
+            if self._shared.plain:
+                refuse_unsaved(self._shared, link, None)
+            elif (number := _number_of(message)) is not None:
+                refuse_unsaved(self._shared, link, number)
+        elif isinstance(mail, Ask | Hibernate | Destroy) and mail.answer is not None:
+            mail.answer.fail(own(failure))
+
+    def _half_run(self, error: Exception) -> bool:
+        """Whether a handler was cancelled that is durable as a whole or not at all; then all is undone."""
+        gate = self._shared.gate
+        if gate is None or not isinstance(error, HandlerTimeout):
+            return False
+        if gate.done is not None and not gate.open.durable:
+            return False  # It is no durable one.
+        gate.fail(error)
+        return True
 
     # Each kind of mail.
 
     async def _envelope(self, link: Link, message: str | bytes) -> None:
         """Handle a client's event, and acknowledge it if it has a number; exactly one answer goes out."""
+        shared = self._shared
         if link.flags & DISMISSED:
+            if shared.gate is not None:
+                self._wait_with(link, _number_of(message))  # Where the close is undone, it wants an answer.
             return
         context = self._members.contexts.get(link.id) or self._members.context_for(link)
         number, name = None, ""
@@ -118,11 +155,15 @@ class Dispatcher:
                 context = self._members.new_context(context.connection)
                 context.channel = received.channel
             handler = self._definition.client_handler(name)
+            if shared.gate is not None:
+                shared.gate.before(handler)
             result = await _handling(handler, context, name, received.data)
-            if self._shared.edited:
+            if shared.edited:
                 self._members.settle()
             if number is not None:
-                self._output.send(link, envelope.acknowledge(number, result))
+                shared.output.send(link, envelope.acknowledge(number, result))
+                if shared.gate is not None:
+                    shared.gate.open.waiting.append((link, number))
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
             await self._not_handled(context, number, name, error)
 
@@ -130,15 +171,29 @@ class Dispatcher:
         self, context: Context[Any], number: int | None, event: str, error: Exception
     ) -> None:
         """Tell a client that its event was refused, or that its handler raised."""
+        shared, link = self._shared, context.connection.link
         refusal = _refusal(error)
         if isinstance(refusal, EventError):
             self._members.settle_quietly()
             code, message = refusal.code, refusal.message
+        elif isinstance(error, NotBegun):
+            refuse_unsaved(shared, link, number)
+            return
         else:
             await self.failed(context, event, error)
             code, message = _told(error)
+            if self._half_run(error):
+                _send_error(shared, shared.hub, link, number, code, message)
+                return
         # At the very end: whoever ends a message before answers it, see `interrupted`.
-        _send_error(self._shared, context.connection.link, number, code, message)
+        _send_error(shared, shared.output, link, number, code, message)
+        if shared.gate is not None:
+            self._wait_with(link, number)
+
+    def _wait_with(self, link: Link, number: int | None) -> None:
+        """A message with an id is told if what it is part of cannot be saved."""
+        if number is not None and self._shared.gate is not None:
+            self._shared.gate.open.waiting.append((link, number))
 
     async def _ask(self, mail: Ask) -> None:
         """Handle an event of the program; its answer is settled before anything else is told."""
@@ -148,29 +203,59 @@ class Dispatcher:
         except EventError as error:
             mail.answer.fail(AskRefused(self._shared.key, error.code, error.message))
             return
+        gate = self._shared.gate
+        if gate is not None:
+            gate.before(handler)
         try:
             result = await handling
             self._members.settle()
-            mail.answer.succeed(as_sent(result))
+            self._settle(mail, partial(mail.answer.succeed, as_sent(result)))
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
             await self._not_answered(mail, error)
+
+    def _settle(self, mail: Ask, answer: Callable[[], None]) -> None:
+        """Answer the program, when what the handler changed is durable."""
+        gate = self._shared.gate
+        if gate is None:
+            answer()
+        else:
+            gate.add(answer)
+            gate.open.asked.append(lambda failure: mail.answer.fail(own(failure)))
 
     async def _not_answered(self, mail: Ask, error: Exception) -> None:
         """Tell the program that what it asked was refused, or that the handler raised."""
         refusal = _refusal(error)
         if isinstance(refusal, EventError):
             self._members.settle_quietly()
-            mail.answer.fail(refusal)
-        else:
+            self._settle(mail, partial(mail.answer.fail, refusal))
+        elif isinstance(error, NotBegun):
+            failure = NotSaved(error.key, error.why)
+            failure.__cause__ = error.__cause__
+            mail.answer.fail(failure)
+        elif self._half_run(error):
             mail.answer.fail(_handler_failed(self._shared.key, mail.event, error))
             await self.failed(self._members.own, mail.event, error)
+        else:
+            failed = _handler_failed(self._shared.key, mail.event, error)
+            self._settle(mail, partial(mail.answer.fail, failed))
+            await self.failed(self._members.own, mail.event, error)
 
-    async def _connected(self, link: Link) -> None:
+    def _happened(self, mail: Mail) -> None:
+        """Mail that tells what has happened is handled once more, if what is done now cannot be saved."""
+        gate = self._shared.gate
+        if gate is not None:
+            gate.handling = None
+            gate.open.again.append(mail)
+
+    async def _connected(self, mail: Connected) -> None:
         """Greet a connection: from here on it hears what is said to all."""
-        hook = self._definition.on_connect
+        link, hook = mail.link, self._definition.on_connect
         if hook is None:
             return
         context = self._members.context_for(link)
+        self._happened(mail)
+        if link.flags & UNGREETED and self._shared.gate is not None:
+            self._shared.gate.open.undo.append(partial(link.roster.ungreeted_again, link))
         link.roster.greeted(link)
         try:
             await self._shared.run("on_connect", hook, context)
@@ -188,6 +273,7 @@ class Dispatcher:
             context = self._members.new_context(Connection(self._shared, mail.link))
         elif self._shared.edited:
             self._members.settle_quietly()  # A task may have edited what the hook is told.
+        self._happened(mail)
         try:
             await self._shared.run("on_disconnect", hook, context, disconnect_of(mail))
             self._members.settle()
@@ -206,15 +292,16 @@ def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
     if type(mail) is tuple:
         link, message = mail
         if shared.plain:
-            shared.output.close(link, CloseCode.INTERNAL_ERROR, "the room failed")
+            shared.hub.close(link, CloseCode.INTERNAL_ERROR, "the room failed")
         else:
-            _send_error(shared, link, _number_of(message), "room_failed", "the room failed; try again later")
+            why = "the room failed; try again later"
+            _send_error(shared, shared.hub, link, _number_of(message), "room_failed", why)
     elif isinstance(mail, Ask | Hibernate | Destroy):
         if mail.answer is not None:
             mail.answer.fail(own(error))
     elif isinstance(mail, Connected):
         # Of a connection that the room was never told of it does not hear the end either, whoever ends it.
-        shared.output.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed", report=False)
+        shared.hub.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed", report=False)
     elif (
         isinstance(mail, Disconnected)
         and shared.definition.on_disconnect is not None
@@ -248,14 +335,25 @@ def _handling(handler: EventHandler | None, context: Context[Any], event: str, d
     return handler.function(*arguments[: handler.arguments])
 
 
-def _send_error(shared: Shared, link: Link, number: int | None, code: str, message: str) -> None:
+def refuse_unsaved(shared: Shared, link: Link, number: int | None) -> None:
+    """Tell a client that nothing of its message was done; in a plain room, without answers, by a close."""
+    if shared.plain:
+        shared.hub.close(link, CloseCode.INTERNAL_ERROR, "the room could not save this")
+    else:
+        message = "the room could not save this, and nothing of it was done; a new message may succeed"
+        _send_error(shared, shared.hub, link, number, "not_saved", message)
+
+
+def _send_error(
+    shared: Shared, output: Output, link: Link, number: int | None, code: str, message: str
+) -> None:
     """Tell a client that its message failed; an error that cannot be encoded becomes one that can."""
     try:
-        shared.output.send(link, envelope.refuse(number, code, message))
+        output.send(link, envelope.refuse(number, code, message))
     except (TypeError, ValueError):
         logger.exception("room %s: the error %r cannot be sent", shared.key, code)
         answer = envelope.refuse(number, "internal_error", "the room could not handle this")
-        shared.output.send(link, answer)
+        output.send(link, answer)
 
 
 def _told(error: Exception) -> tuple[str, str]:

@@ -14,13 +14,15 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import make_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.fanout import PlainMessage
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._state.gate import Gate
+from trio_rooms._state.record import Record
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._wire import envelope
 from trio_rooms.errors import AskTimeout, UnknownRoom
 from trio_rooms.stores.base import Store
 
 from .answers import Answer
+from .behind import Behind
 from .mail import Ask, Destroy, Hibernate
 from .placement import Placement, RoomInfo
 
@@ -68,6 +70,7 @@ class RoomHandle:
             AskTimeout: there was no answer in time.
             EventError: refused, by the handler or because there is none or the data does not fit.
             HandlerFailed: the handler raised.
+            NotSaved: what the handler did could not be made durable, and is undone.
             RoomFailed: the room cannot be loaded, or crashed too often.
             RoomsClosed: the runtime is stopping.
         """
@@ -129,7 +132,7 @@ class RoomHandle:
             StoreError: it cannot be read.
             SnapshotError: no snapshot of the room can be used.
         """
-        loaded = await PersistentState(self.key, self._definition, self._store).load()
+        loaded = await Record(self.key, self._definition, self._store).load()
         return None if loaded is None else loaded.state
 
     async def hibernate(self) -> bool:
@@ -179,6 +182,10 @@ class Handles:
         """
         definition, key = self._find(name, id)
         return RoomHandle(key, definition, self._placement, self._store, self._deadlines)
+
+    def behind(self, gate: Gate) -> Handles:
+        """The same as a handler gets them whose output waits: so does what it emits through them."""
+        return attrs.evolve(self, placement=Behind(self._placement, gate))
 
     def _find(self, name: str, id_: str) -> tuple[Definition, str]:
         """The definition of a room that is served here, and its key.

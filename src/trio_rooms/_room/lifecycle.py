@@ -26,7 +26,7 @@ class Stage(enum.Enum):
     HIBERNATING = "hibernating"
     """Its snapshot is being committed; mail waits."""
     RESTARTING = "restarting"
-    """It crashed and waits for its next try; mail waits."""
+    """It crashed, or went back to what the store has, and waits for its next try; mail waits."""
     FAILED = "failed"
     """It crashed too often; mail is refused until it has cooled down."""
 
@@ -41,6 +41,7 @@ class Step(enum.Enum):
     COMMITTED = "committed, mailbox empty"
     INTERRUPTED = "mail came, or the commit failed"
     CRASHED = "crashed"
+    ROLLED_BACK = "a commit failed that others wait for"
     RETRIED = "backoff is over"
     GIVEN_UP = "crashed too often"
     DESTROYED = "destroyed"
@@ -53,12 +54,15 @@ TRANSITIONS: Final = MappingProxyType(
         (Stage.WAKING, Step.LOADED): Stage.AWAKE,
         (Stage.WAKING, Step.UNLOADABLE): Stage.ASLEEP,
         (Stage.WAKING, Step.CRASHED): Stage.RESTARTING,
+        (Stage.WAKING, Step.ROLLED_BACK): Stage.RESTARTING,
         (Stage.AWAKE, Step.QUIET): Stage.HIBERNATING,
         (Stage.AWAKE, Step.CRASHED): Stage.RESTARTING,
+        (Stage.AWAKE, Step.ROLLED_BACK): Stage.RESTARTING,
         (Stage.AWAKE, Step.DESTROYED): Stage.ASLEEP,
         (Stage.HIBERNATING, Step.COMMITTED): Stage.ASLEEP,
         (Stage.HIBERNATING, Step.INTERRUPTED): Stage.AWAKE,
         (Stage.HIBERNATING, Step.CRASHED): Stage.RESTARTING,
+        (Stage.HIBERNATING, Step.ROLLED_BACK): Stage.RESTARTING,
         (Stage.RESTARTING, Step.RETRIED): Stage.WAKING,
         (Stage.RESTARTING, Step.GIVEN_UP): Stage.FAILED,
         (Stage.FAILED, Step.COOLED): Stage.ASLEEP,

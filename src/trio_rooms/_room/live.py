@@ -11,7 +11,7 @@ from trio_rooms._arguments import text
 from trio_rooms._keys import split_key
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.roster import Link
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._state.record import Record
 from trio_rooms._wire import envelope
 
 from .background import Background
@@ -28,20 +28,20 @@ __all__ = ["LiveRoom"]
 class LiveRoom:
     """The awake room that a handler runs in."""
 
-    __slots__ = ("_background", "_idleness", "_mailbox", "_persistent", "_shared", "_view")
+    __slots__ = ("_background", "_idleness", "_mailbox", "_record", "_shared", "_view")
 
     def __init__(
         self,
         shared: Shared,
         view: Callable[[Link], Connection],
-        persistent: PersistentState,
+        record: Record,
         mailbox: Mailbox,
         idleness: Idleness,
         background: Background,
     ) -> None:
         self._shared = shared
         self._view = view
-        self._persistent = persistent
+        self._record = record
         self._mailbox = mailbox
         self._idleness = idleness
         self._background = background
@@ -67,7 +67,7 @@ class LiveRoom:
     @property
     def storage(self) -> Storage:
         """What is too big to load at each wake."""
-        return Storage(self._shared, self._persistent)
+        return Storage(self._shared, self._record)
 
     @property
     def connections(self) -> Connections:
@@ -100,8 +100,17 @@ class LiveRoom:
         *,
         channel: str | None = None,
         exclude: Connection | Iterable[Connection] = (),
+        unconfirmed: bool = False,
     ) -> None:
         """Send an event to every connection, or to those in a channel, except some.
+
+        Args:
+            event: its name.
+            data: what it says.
+            channel: to whom; None for all.
+            exclude: who does not get it.
+            unconfirmed: send it at once, where what a handler does waits until it is durable: before all
+                that waits, and whatever becomes of that.
 
         Raises:
             TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded;
@@ -111,7 +120,11 @@ class LiveRoom:
         shared = self._shared
         if shared.plain:
             shared.definition.refuse_events()
-        shared.output.broadcast(shared.roster, envelope.event(event, data), channel, _ids(exclude))
+        output = shared.output
+        if unconfirmed:
+            shared.check_life("nothing can be sent to the room")
+            output = shared.hub
+        output.broadcast(shared.roster, envelope.event(event, data), channel, _ids(exclude))
 
     def send(
         self,

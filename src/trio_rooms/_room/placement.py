@@ -8,6 +8,7 @@ from typing import Protocol
 import attrs
 
 from trio_rooms._sockets.fanout import Message
+from trio_rooms._state.record import Record
 
 from .answers import Answer
 from .lifecycle import Stage
@@ -55,6 +56,15 @@ class Placement(Protocol):
 
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """Send to all connections of a room, or of a channel, and wake nobody; returns to how many."""
+
+    def reached(self, key: str, channel: str | None) -> int:
+        """To how many connections `emit` would send now."""
+
+    def record(self, key: str) -> Record:
+        """What the store has of a room, and what is on its way there: that of an awake room, or a new one.
+
+        It is forgotten when nothing of it is under way; see `Record.pin`.
+        """
 
     def info(self, key: str) -> RoomInfo:
         """A room as it is now; wakes nobody."""

@@ -11,15 +11,16 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadline, Deadlines
-from trio_rooms._state.persistent import Loaded, PersistentState
-from trio_rooms.errors import RoomsError, StaleWrite, StateError, StoreError
+from trio_rooms._state.record import Loaded, Record
+from trio_rooms.errors import NotSaved, RoomsError, StaleWrite, StateError, StoreError
 
 from .background import Background
 from .idleness import Idleness
 from .mail import SaveFailed
 from .mailbox import Mailbox
+from .shared import Shared
 
-__all__ = ["Saver"]
+__all__ = ["NotBegun", "Saver"]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -33,12 +34,17 @@ _WATCH: Final = 0.1
 """Seconds between two looks at a state that tasks may change unseen, however short the snapshot interval."""
 
 
+class NotBegun(NotSaved):
+    """A durable handler has not begun, since what was changed before it could not be saved."""
+
+
 class Saver:
     """Keeps the promise that a change is in the store within the snapshot interval.
 
+    In a room with a gate it has the state, and the gate decides when it is written.
+
     Args:
-        definition: what the state is.
-        persistent: the state in the store.
+        shared: the room.
         mailbox: where the failure of a save is reported; its reader saves large states.
         idleness: is told how long not to sleep after a failure.
         background: the tasks that may change the state at any moment, and the way to crash the room.
@@ -56,18 +62,18 @@ class Saver:
         "_idleness",
         "_mailbox",
         "_resting_until",
+        "_shared",
         "_spawn",
         "_watch",
         "hopeless",
-        "persistent",
+        "record",
         "requested",
         "state",
     )
 
     def __init__(
         self,
-        definition: Definition,
-        persistent: PersistentState,
+        shared: Shared,
         mailbox: Mailbox,
         idleness: Idleness,
         background: Background,
@@ -76,10 +82,11 @@ class Saver:
     ) -> None:
         self.state: Any
         """What there is to save; missing while there is none, so that a context finds out at no cost."""
-        self.persistent: PersistentState = persistent
+        self.record: Record = shared.record
         self.requested: bool = False
-        """Whether the actor is to call `save` between two messages, because the state is large."""
-        self._definition = definition
+        """Whether the actor is to call `look` between two messages: for a large state, or a gate."""
+        self._shared = shared
+        self._definition: Definition = shared.definition
         self._mailbox = mailbox
         self._idleness = idleness
         self._background = background
@@ -105,11 +112,14 @@ class Saver:
         Raises:
             SnapshotError, StoreError: it cannot be loaded, now or after several tries.
         """
-        self.persistent.wanted = self._wanted
+        record = self.record
+        record.wanted, record.source = self._wanted, self
+        if record.gate is not None and self._definition.gated:
+            record.gate.living, record.gate.paused = self, True
         tries = 1
         while True:
             try:
-                loaded = await self.persistent.load()
+                loaded = await record.load()
             except StoreError as error:
                 if tries == _LOAD_TRIES:
                     raise
@@ -132,10 +142,10 @@ class Saver:
         Raises:
             StaleWrite: somebody else wrote the room, and what this one has is worth nothing.
         """
-        persistent = self.persistent
+        record = self.record
         try:
             # Behind a save that found the state to be large, one in the background must not use a thread.
-            await persistent.save(self.give_state, in_thread=quiescent and not self._background.tasks)
+            await record.save(self.give_state, in_thread=quiescent and not self._background.tasks)
         except StaleWrite:
             raise
         except RoomsError as error:
@@ -145,18 +155,115 @@ class Saver:
             logger.info("room %s: its state is saved again", self._key)
             self._failures = 0
             self.hopeless = ""
-        self._resting_until = trio.current_time() + _ENCODING_SHARE * persistent.encoding_took
-        if persistent.dirty:
+        self._resting_until = trio.current_time() + _ENCODING_SHARE * record.encoding_took
+        if record.dirty:
             self._arm(self._definition.snapshot_interval / 2)
         if self._suspended and self._watch is None and self._active:
-            when = trio.current_time() + max(self._definition.snapshot_interval / 2, _WATCH)
-            self._watch = self._deadlines.set(max(when, self._resting_until), self._look)
+            self._watch_on()
         return True
+
+    def _watch_on(self) -> None:
+        """Look once more, later, at what tasks may change unseen."""
+        when = trio.current_time() + max(self._definition.snapshot_interval / 2, _WATCH)
+        self._watch = self._deadlines.set(max(when, self._resting_until), self._look)
 
     @property
     def unsaved(self) -> bool:
         """Whether something is not in the store, as far as is told, or tasks may have changed it untold."""
-        return (self.persistent.dirty or self._background.tasks > 0) and self.persistent.unsaved(self.state)
+        return (self.record.changed or self.restless) and self.record.unsaved(self.state)
+
+    # Where there is a gate: what it asks of the room, and the room of it.
+
+    @property
+    def restless(self) -> bool:
+        """Whether tasks may change the state without a word."""
+        return self._background.tasks > 0
+
+    @property
+    def between(self) -> bool:
+        """Whether the room is between two messages."""
+        return self._active and self._mailbox.current is None
+
+    @property
+    def in_background(self) -> bool:
+        """Whether the task that runs now is one of the room's background tasks."""
+        return self._background.has_current_task
+
+    def look_soon(self) -> None:
+        """Have the actor call `look`."""
+        self.requested = True
+        self._mailbox.poke()
+
+    def roll_back(self) -> None:
+        """End everything that runs in the room."""
+        self.requested = True
+        self._background.cancel()
+
+    def crash(self, error: BaseException) -> None:
+        """Crash the room."""
+        self.requested = True
+        self._background.fail(error)
+
+    async def look(self, *, quiet: bool) -> None:
+        """Between two messages: save a large state, or cut what waits at the gate.
+
+        Args:
+            quiet: whether no mail waits.
+        """
+        self.requested = False
+        gate = self.record.gate
+        if gate is not None:
+            await gate.look(quiet=quiet)
+            if self.restless and self._watch is None and self._active:
+                self._watch_on()
+        else:
+            await self.save()
+
+    async def hold(self) -> None:
+        """A durable handler begins: what is done from here on waits until what it changes is durable.
+
+        Raises:
+            NotBegun: what was changed before cannot be made durable.
+        """
+        gate = self.record.gate
+        if gate is None:
+            # Else a failure would take back what others have seen already.
+            try:
+                await self._save_now()
+            except NotSaved as error:
+                raise NotBegun(error.key, error.why) from error.__cause__
+            gate = self.record.hold(self._shared.let_go)
+            gate.living, gate.paused = self, False
+            self._shared.hold(gate)
+        gate.open.durable = True
+
+    async def commit_now(self) -> None:
+        """See `Context.commit`.
+
+        Raises:
+            NotSaved, RuntimeError: as there.
+        """
+        gate = self.record.gate
+        if gate is not None and (self._definition.gated or gate.open.durable):
+            msg = (
+                f"room {self._key}: ctx.commit() would make half a message durable; here all that a handler "
+                "changes becomes durable when it returns, and nothing that it sends is seen before"
+            )
+            raise RuntimeError(msg)
+        await self._save_now()
+
+    async def _save_now(self) -> None:
+        """Save in the middle of a handler.
+
+        Raises:
+            NotSaved: it is not known to be saved.
+        """
+        try:
+            await self.record.save(self.give_state, in_thread=False)
+        except RoomsError as error:
+            if isinstance(error, StaleWrite):
+                self._background.fail(error)
+            raise NotSaved(self._key, str(error)) from error
 
     @property
     def _suspended(self) -> bool:
@@ -166,18 +273,29 @@ class Saver:
     def begin(self) -> None:
         """The room is awake from now on: save what its hooks have changed, and what changes later."""
         self._active = True
-        if self.persistent.dirty:
+        gate = self.record.gate
+        if gate is not None:
+            gate.paused = False
+            gate.request()
+        elif self.record.dirty:
             self._wanted(at_once=False)
 
     def reset(self) -> None:
         """Let go of a state that is in doubt, after a crash: it and what was to be saved of it."""
-        self.abandon()
+        self.close()
+        if self.record.gate is None:
+            self.record.discard()  # Else the gate has gone back already.
+        self._forget_state()
         self.requested = False
 
     def abandon(self) -> None:
         """Save nothing more of a state that is in doubt, not even what waits for its turn in the store."""
         self.close()
-        self.persistent.discard()
+        gate = self.record.gate
+        if gate is not None:
+            gate.abandon()
+        else:
+            self.record.discard()
         self._forget_state()
 
     def close(self) -> None:
@@ -190,8 +308,11 @@ class Saver:
     def dispose(self) -> None:
         """Let go of the state, and of what tasks wrote to the storage too late to be saved."""
         self.close()
-        self.persistent.wanted = None
-        self.persistent.discard()
+        record = self.record
+        record.wanted = record.source = None
+        record.discard()
+        if record.gate is not None:
+            record.gate.sleep()
         self._forget_state()
 
     def _forget_state(self) -> None:
@@ -213,7 +334,7 @@ class Saver:
     @property
     def _key(self) -> str:
         """The room's key."""
-        return self.persistent.key
+        return self.record.key
 
     def give_state(self) -> Any:
         """The state as it is now."""
@@ -249,19 +370,19 @@ class Saver:
     def _is_due(self) -> None:
         """Save what is known to have changed."""
         self._deadline = None
-        if self.persistent.dirty:
+        if self.record.dirty:
             self._save_soon()
 
     def _look(self) -> None:
         """Save what may have changed unseen; what has not is not written."""
         self._watch = None
         if self._suspended:
-            self.persistent.dirty = True
+            self.record.dirty = True
             self._save_soon()
 
     def _save_soon(self) -> None:
-        """Save now: here, or in the actor where the state is large."""
-        if self.persistent.large:
+        """Save now: here, or in the actor where the state is large, or there is a gate."""
+        if self.record.large or self.record.gate is not None:
             # Encoded in a thread while the actor waits, since a state must not change under it.
             self.requested = True
             self._mailbox.poke()
@@ -272,7 +393,9 @@ class Saver:
     async def _save_in_background(self) -> None:
         """Save between two steps of the event loop, whatever a handler waits for."""
         try:
-            if self._active and not self.persistent.large:
+            if self.record.gate is not None:
+                self.look_soon()  # It may have half a handler, that is durable as a whole or not at all.
+            elif self._active and not self.record.large:
                 await self.save(quiescent=False)
         except BaseException as error:  # noqa: BLE001 (whatever a store or a state raises crashes this room alone)
             self._background.fail(error)

@@ -8,10 +8,13 @@ import trio
 
 from trio_rooms._definition.definition import Definition, Handler
 from trio_rooms._sockets.hub import SocketHub
-from trio_rooms._sockets.roster import Roster
+from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._state.gate import Gate
+from trio_rooms._state.record import Record
 from trio_rooms.errors import StaleContext
 
 from .handles import Program
+from .held import Held
 from .output import Farewell, Output
 
 __all__ = ["Editable", "Shared", "roster_of"]
@@ -34,18 +37,39 @@ class Shared:
     Args:
         definition: what the application wrote.
         roster: its connections.
-        output: what it speaks to.
+        hub: what it speaks to, behind a gate if there is one.
         program: what is around it, for its handlers.
+        record: what of it is in the store.
     """
 
-    __slots__ = ("definition", "edited", "hook", "key", "output", "over", "plain", "program", "roster")
+    __slots__ = (
+        "definition",
+        "edited",
+        "gate",
+        "hook",
+        "hub",
+        "key",
+        "output",
+        "over",
+        "plain",
+        "program",
+        "record",
+        "roster",
+    )
 
-    def __init__(self, definition: Definition, roster: Roster, output: Output, program: Program) -> None:
+    def __init__(
+        self, definition: Definition, roster: Roster, hub: SocketHub, program: Program, record: Record
+    ) -> None:
         self.key: str = roster.key
         self.definition: Definition = definition
         self.plain: bool = definition.plain
         self.roster: Roster = roster
-        self.output: Output = output
+        self.record: Record = record
+        self.hub: SocketHub = hub
+        """Where what waits for nothing goes."""
+        self.gate: Gate | None = record.gate if definition.gated else None
+        """What holds back what handlers do, if anything does."""
+        self.output: Output = hub if self.gate is None else Held(hub, self.gate)
         self.program: Program = program
         self.edited: set[Editable] = set()
         """Attachments that a handler looked at, and may have edited, since they were last settled."""
@@ -72,10 +96,26 @@ class Shared:
         if self.over:
             raise StaleContext(self.key, what)
 
+    def hold(self, gate: Gate) -> None:
+        """What handlers do waits at a gate from now on."""
+        self.gate, self.output = gate, Held(self.hub, gate)
+
+    def let_go(self) -> None:
+        """Nothing waits any more."""
+        if self.gate is not None:
+            self.gate, self.output = None, self.hub
+
+    def touched(self, link: Link) -> None:
+        """A connection's attachment or channels are about to change: a gate keeps what they were."""
+        if self.gate is not None:
+            before = self.record.delta.before_edits
+            if link not in before:
+                before[link] = (link.attachment, link.channels)
+
     def end(self) -> None:
         """Nothing of the room runs any more: whoever kept a context finds out."""
         self.over = True
-        self.output = Farewell(self.output, self.key)
+        self.gate, self.output = None, Farewell(self.hub, self.key)
 
 
 def roster_of(hub: SocketHub, definition: Definition, key: str) -> Roster:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, overload
 
 from trio_rooms._arguments import text, whole
 from trio_rooms._state.codec import decode_value, encode_value
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._state.record import Record
 from trio_rooms.errors import SnapshotCorrupt
 
 from .shared import Shared
@@ -25,11 +25,11 @@ class Storage:
     All of it raises `StaleContext` once the room has fallen asleep.
     """
 
-    __slots__ = ("_persistent", "_shared")
+    __slots__ = ("_record", "_shared")
 
-    def __init__(self, shared: Shared, persistent: PersistentState) -> None:
+    def __init__(self, shared: Shared, record: Record) -> None:
         self._shared = shared
-        self._persistent = persistent
+        self._record = record
 
     @overload
     async def get(self, name: str) -> Any: ...
@@ -45,7 +45,7 @@ class Storage:
         """
         text("a name in a storage", name)
         self._shared.check_life(f"{name!r} cannot be read")
-        encoded = await self._persistent.get(name)
+        encoded = await self._record.get(name)
         return default if encoded is None else self._decode(name, encoded)
 
     def put(self, name: str, value: Any) -> None:
@@ -57,7 +57,7 @@ class Storage:
         """
         text("a name in a storage", name)
         self._shared.check_life(f"{name!r} cannot be kept")
-        self._persistent.write(name, encode_value(self._shared.key, f"storage[{name!r}]", value))
+        self._record.write(name, encode_value(self._shared.key, f"storage[{name!r}]", value))
 
     def delete(self, name: str) -> None:
         """Remove a value; nothing where there is none.
@@ -67,7 +67,7 @@ class Storage:
         """
         text("a name in a storage", name)
         self._shared.check_life(f"{name!r} cannot be deleted")
-        self._persistent.write(name, None)
+        self._record.write(name, None)
 
     async def list(
         self, prefix: str = "", *, after: str | None = None, limit: int | None = None
@@ -90,7 +90,7 @@ class Storage:
         if limit is not None:
             whole("limit", limit)
         self._shared.check_life("the storage cannot be listed")
-        found = await self._persistent.list(prefix, after, limit)
+        found = await self._record.list(prefix, after, limit)
         return {name: self._decode(name, encoded) for name, encoded in found}
 
     def _decode(self, name: str, encoded: bytes) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final
@@ -18,7 +18,7 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import alone, first_error, parted
-from trio_rooms._room.actor import Actor
+from trio_rooms._room.actor import Actor, RolledBack
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.dispatcher import refuse
 from trio_rooms._room.handles import Handles, Program
@@ -26,10 +26,10 @@ from trio_rooms._room.lifecycle import Stage, Step
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail, cause_of
 from trio_rooms._room.placement import RoomInfo
 from trio_rooms._room.shared import Shared, roster_of
-from trio_rooms._sockets.fanout import Message
+from trio_rooms._sockets.fanout import Broadcast, Message
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Connected, Disconnected
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._state.record import Record
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StoreError
 from trio_rooms.stores.base import Store
@@ -104,7 +104,7 @@ class Supervisor:
         self._actors: dict[str, Actor] = {}
         self._ending: dict[str, Actor] = {}
         """Rooms that sleep, while their tasks still unwind."""
-        self._records: dict[str, PersistentState] = {}
+        self._records: dict[str, Record] = {}
         """What the store has of each room that is awake, or of which something is still on its way there."""
         self._restarts = Restarts(deadlines)
         self._circles = Circles()
@@ -193,7 +193,32 @@ class Supervisor:
         if roster is None:
             message.frame(binary=True)  # What cannot be sent is an error also where nobody listens.
             return 0
-        return self._hub.broadcast(roster, message, channel)
+        record = self._records.get(key)
+        if record is None or record.gate is None or record.gate.empty:
+            return self._hub.broadcast(roster, message, channel)
+        links = roster.members(channel)
+        broadcast = Broadcast(links, message)
+        # Behind what the room's handlers have sent before, and whatever becomes of that.
+        record.outside(lambda: record.after(partial(self._hub.spread, roster, broadcast)))
+        return len(links)
+
+    def reached(self, key: str, channel: str | None) -> int:
+        """See `Placement`."""
+        roster = self._hub.rosters.get(key)
+        return 0 if roster is None else len(roster.members(channel))
+
+    def record(self, key: str) -> Record:
+        """See `Placement`."""
+        record = self._records.get(key)
+        if record is None:
+            record = Record(key, self._definition(key), self._store, self._spawn, self._forget_record)
+            self._records[key] = record
+        return record
+
+    def _spawn(self, function: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        """Run a task that belongs to no room, until the rooms have stopped."""
+        assert self._nursery is not None
+        self._nursery.start_soon(function)
 
     def waiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
         """See `Placement`."""
@@ -236,7 +261,9 @@ class Supervisor:
             failure = RoomFailed(key, "it crashed too often and is left alone for a while")
             definition = self._definition(key)
             roster = roster_of(self._hub, definition, key)
-            refuse(Shared(definition, roster, self._hub, self._program), mail, failure)
+            record = self.record(key)
+            refuse(Shared(definition, roster, self._hub, self._program, record), mail, failure)
+            self._forget_record(key)
             self._hub.forget(roster)
         else:
             actor = self._new_actor(key, cause_of(mail))
@@ -288,12 +315,8 @@ class Supervisor:
         assert self._nursery is not None
         definition = self._definition(key)
         roster = roster_of(self._hub, definition, key)
-        record = self._records.get(key)
-        if record is None:
-            record = self._records[key] = PersistentState(key, definition, self._store)
         return Actor(
-            record,
-            Shared(definition, roster, self._hub, self._program),
+            Shared(definition, roster, self._hub, self._program, self.record(key)),
             self._deadlines,
             cause=cause,
             slept=None if roster.asleep_since is None else trio.current_time() - roster.asleep_since,
@@ -371,6 +394,8 @@ class Supervisor:
         if cancelled or crash is None:
             return None
         error = first_error(crash)
+        if isinstance(error, RolledBack):
+            return actor.rolled_back()
         if actor.stage is Stage.WAKING and isinstance(error, SnapshotError | StoreError):
             self._unloadable(actor, error)
             return None
@@ -448,8 +473,12 @@ class Supervisor:
     def _forget_record(self, key: str) -> None:
         """Let go of a record that nobody uses, and of which nothing is on its way to the store."""
         record = self._records.get(key)
-        if record is not None and key not in self._actors and not record.unsettled:
+        if record is None or key in self._actors or key in self._ending:
+            return
+        if not record.unsettled:
             del self._records[key]
+        elif record.delta.substantial and not self._killing:
+            record.flush()
 
     # The end.
 

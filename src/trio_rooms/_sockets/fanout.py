@@ -113,20 +113,22 @@ class Broadcast:
             was sent.
     """
 
-    __slots__ = ("_at", "_binary", "_links", "_text")
+    __slots__ = ("_at", "_binary", "_text", "links", "size")
 
     def __init__(self, links: list[Link], message: Message) -> None:
         kinds = {link.flags & BINARY for link in links}
         # Who changes its kind from now on gets the kind that there is.
         text = message.frame(binary=False) if 0 in kinds else b""
         binary = message.frame(binary=True) if BINARY in kinds else b""
-        self._links = links
+        self.links: list[Link] = links
         self._text = text or binary
         self._binary = binary or text
         self._at = 0
+        self.size: int = len(text) + len(binary)
+        """Bytes of the forms that it has."""
 
     def __call__(self, until: float) -> bool:
-        links, text, binary = self._links, self._text, self._binary
+        links, text, binary = self.links, self._text, self._binary
         while self._at < len(links):
             for link in links[self._at : self._at + _CHUNK]:
                 flags = link.flags

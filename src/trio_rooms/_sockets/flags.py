@@ -95,7 +95,7 @@ RULES: Final = MappingProxyType(
         UNREPORTED: Rule("SocketHub.close(report=False), SocketHub.close_room", needs=CLOSING | GONE),
         GONE: Rule("the announcement of the end, and SocketHub.release"),
         RELEASED: Rule("SocketHub.release", needs=GONE),
-        DISMISSED: Rule("SocketHub.close, SocketHub.close_room", needs=CLOSING | GONE),
+        DISMISSED: Rule("SocketHub.close, SocketHub.close_room; Held.close, before these"),
     }
 )
 """Each flag with its rule."""

@@ -595,6 +595,11 @@ class SocketHub:
         else:
             link.send(frame)
 
+    def send_frames(self, link: Link, frames: list[bytes]) -> None:
+        """Send several messages to one connection, as `send_frame` does each, in one write."""
+        self._sent += len(frames) - 1
+        self.send_frame(link, frames[0] if len(frames) == 1 else b"".join(frames))
+
     async def drained(self, link: Link) -> bool:
         """Wait until nothing of what was sent to a connection waits here; False where it ended before."""
         if link.roster.jobs:
@@ -624,11 +629,15 @@ class SocketHub:
         """
         links = roster.members(channel, exclude)
         if links:
-            self._fan_out.do(roster, Broadcast(links, message))
-            self._sent += len(links)
+            self.spread(roster, Broadcast(links, message))
         else:
             message.frame(binary=True)  # What cannot be sent is an error also where nobody listens.
         return len(links)
+
+    def spread(self, roster: Roster, broadcast: Broadcast) -> None:
+        """Write a message to those that it is for, behind what its room has still to send."""
+        self._sent += len(broadcast.links)
+        self._fan_out.do(roster, broadcast)
 
     def ping_every(self, seconds: float) -> None:
         """Send each socket a ping once in so many seconds; of several wishes the shortest time holds."""

@@ -256,6 +256,25 @@ class Roster:
             link.flags &= ~UNGREETED
             self.ungreeted -= 1
 
+    def ungreeted_again(self, link: Link) -> None:
+        """What was said to a connection was taken back: it waits once more to be greeted."""
+        if self.links.get(link.id) is link and not link.flags & UNGREETED:
+            link.flags |= UNGREETED
+            self.ungreeted += 1
+
+    def restore(self, link: Link, attachment: bytes | None, channels: tuple[str, ...]) -> None:
+        """Make a link's attachment and channels again what they were, whether it is in the room or not."""
+        link.attachment = attachment
+        if link.id in self.links:
+            for channel in link.channels:
+                if channel not in channels:
+                    self._forget_member(link, channel)
+            for channel in channels:
+                if self.channels is None:
+                    self.channels = {}
+                self.channels.setdefault(channel, {})[link.id] = link
+        link.channels = channels
+
     def join(self, link: Link, channel: str) -> None:
         """Put a link into a channel; nothing where it is in it, or has left the room."""
         if link.id in self.links and channel not in link.channels:

@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from trio_rooms._definition.room import Room
 from trio_rooms._state.codec import LARGE
-from trio_rooms._state.persistent import Loaded, PersistentState
+from trio_rooms._state.record import Loaded, Record
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.errors import (
     MigrationError,
@@ -63,9 +63,9 @@ async def store() -> AsyncIterator[FaultyStore]:
         yield store
 
 
-def new_state(store: FaultyStore, room: Room[Chat] = chat) -> PersistentState:
+def new_state(store: FaultyStore, room: Room[Chat] = chat) -> Record:
     """That of the room of these tests."""
-    return PersistentState(KEY, room.seal(), store)
+    return Record(KEY, room.seal(), store)
 
 
 @asynccontextmanager
@@ -78,9 +78,9 @@ async def held(store: FaultyStore) -> AsyncIterator[Gate]:
         gate.release()
 
 
-async def save(persistent: PersistentState, state: Any) -> None:
+async def save(record: Record, state: Any) -> None:
     """Save a state."""
-    await persistent.save(lambda: state)
+    await record.save(lambda: state)
 
 
 def commits(store: FaultyStore) -> list[Commit]:
@@ -95,17 +95,17 @@ async def stored(store: FaultyStore) -> list[int]:
 
 async def test_a_room_that_never_was(store: FaultyStore) -> None:
     """There is nothing to load of a new room, and its first commit has number 1."""
-    persistent = new_state(store)
-    assert await persistent.load() is None
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    assert await record.load() is None
+    await save(record, Chat(1))
     assert await stored(store) == [1]
 
 
 async def test_a_saved_state_is_loaded(store: FaultyStore) -> None:
     """What was saved last comes back, in another object too."""
-    persistent = new_state(store)
+    record = new_state(store)
     for n in (1, 2, 3):
-        await save(persistent, Chat(n))
+        await save(record, Chat(n))
     assert await new_state(store).load() == Loaded(Chat(3), restarted=False, fell_back=False)
     assert await stored(store) == [3, 2]
 
@@ -120,9 +120,9 @@ async def test_a_restart_is_noticed(store: FaultyStore) -> None:
 
 async def test_what_did_not_change_is_not_written(store: FaultyStore) -> None:
     """A state that is as it was saved or loaded costs no commit and no number."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    await save(record, Chat(1))
+    await save(record, Chat(1))
     assert len(commits(store)) == 1
     again = new_state(store)
     await again.load()
@@ -137,39 +137,40 @@ async def test_what_did_not_change_is_not_written(store: FaultyStore) -> None:
 async def test_somebody_is_told_once_that_there_is_something_to_write(store: FaultyStore) -> None:
     """A change asks for a save once; a lot of storage asks for it at once; what failed counts on."""
     wanted: list[bool] = []
-    persistent = PersistentState(KEY, chat.seal(), store, wanted.append)
-    persistent.touch()
-    persistent.touch()
+    record = Record(KEY, chat.seal(), store)
+    record.wanted = wanted.append
+    record.touch()
+    record.touch()
     assert wanted == [False]
-    await save(persistent, Chat(1))
-    assert not persistent.dirty
-    persistent.touch()
+    await save(record, Chat(1))
+    assert not record.dirty
+    record.touch()
     assert wanted == [False, False]
-    persistent.write("a", bytes(3 * 2**20))
-    persistent.write("b", bytes(2 * 2**20))
+    record.write("a", bytes(3 * 2**20))
+    record.write("b", bytes(2 * 2**20))
     assert wanted[2:] == [False, True]
     store.fail_commits(StoreFull("no room"))
     with pytest.raises(StoreFull):
-        await save(persistent, Chat(2))
-    persistent.write("c", b"")
+        await save(record, Chat(2))
+    record.write("c", b"")
     assert wanted[4:] == [True]
-    await save(persistent, Chat(2))
-    persistent.write("d", b"")
+    await save(record, Chat(2))
+    record.write("d", b"")
     assert wanted[5:] == [False]
 
 
 async def test_storage_alone_is_a_commit_with_a_number(store: FaultyStore) -> None:
     """Writes without a change of the state are committed without a snapshot, and counted."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
-    persistent.write("a", b"1")
-    assert persistent.unsaved(Chat(1))
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    await save(record, Chat(1))
+    record.write("a", b"1")
+    assert record.unsaved(Chat(1))
+    await save(record, Chat(1))
     assert commits(store)[1].document is None
     assert await store.get(KEY, "a") == b"1"
     assert await stored(store) == [1]
-    assert persistent.number == 2
-    await save(persistent, Chat(2))
+    assert record.number == 2
+    await save(record, Chat(2))
     assert await stored(store) == [3, 1]
     again = new_state(store)
     await again.load()
@@ -178,10 +179,10 @@ async def test_storage_alone_is_a_commit_with_a_number(store: FaultyStore) -> No
 
 async def test_state_and_storage_are_one_commit(store: FaultyStore) -> None:
     """What a handler wrote to both becomes durable at once."""
-    persistent = new_state(store)
-    persistent.write("a", b"1")
-    persistent.write("b", None)
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    record.write("a", b"1")
+    record.write("b", None)
+    await save(record, Chat(1))
     (commit,) = commits(store)
     assert commit.document is not None
     assert commit.writes == {"a": b"1", "b": None}
@@ -190,240 +191,238 @@ async def test_state_and_storage_are_one_commit(store: FaultyStore) -> None:
 LOST = StoreError("the connection broke")
 
 
-async def fails(persistent: PersistentState, state: Any, error: type[StoreError] = StoreError) -> None:
+async def fails(record: Record, state: Any, error: type[StoreError] = StoreError) -> None:
     """Save a state, which must not work."""
     with pytest.raises(error):
-        await save(persistent, state)
-    assert persistent.dirty
-    assert persistent.unsaved(state)
+        await save(record, state)
+    assert record.dirty
+    assert record.unsaved(state)
 
 
-async def agrees(store: FaultyStore, persistent: PersistentState, state: Chat) -> None:
+async def agrees(store: FaultyStore, record: Record, state: Chat) -> None:
     """A saved state is what the store has, under the number that is known."""
     again = new_state(store)
     assert await again.load() == Loaded(state, restarted=False, fell_back=False)
-    assert again.number == persistent.number
-    assert not persistent.unsaved(state)
-    assert not persistent._doubtful  # Each would keep a whole state in memory.
+    assert again.number == record.number
+    assert not record.unsaved(state)
+    assert not record._doubtful  # Each would keep a whole state in memory.
 
 
 async def test_a_commit_that_failed_leaves_no_gap(store: FaultyStore) -> None:
     """What was not applied is tried again under the same number, with what is to be written then."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    await save(record, Chat(1))
     store.fail_commits(StoreFull("no room"), times=2)
-    await fails(persistent, Chat(2, "a long text"), StoreFull)
-    await fails(persistent, Chat(3), StoreFull)
-    await save(persistent, Chat(4))
+    await fails(record, Chat(2, "a long text"), StoreFull)
+    await fails(record, Chat(3), StoreFull)
+    await save(record, Chat(4))
     assert [commit.number for commit in commits(store)] == [1, 2, 2, 2]
-    await agrees(store, persistent, Chat(4))
+    await agrees(store, record, Chat(4))
 
 
 async def test_a_commit_that_had_happened_is_found_out(store: FaultyStore) -> None:
     """What was applied although it raised is told by the store, and the next commit follows on it."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
-    persistent.write("a", b"1")
+    record = new_state(store)
+    await save(record, Chat(1))
+    record.write("a", b"1")
     store.fail_commits(LOST, applied=True)
-    await fails(persistent, Chat(2))
-    assert persistent.number == 1
-    persistent.write("b", b"2")
-    await save(persistent, Chat(3))
+    await fails(record, Chat(2))
+    assert record.number == 1
+    record.write("b", b"2")
+    await save(record, Chat(3))
     assert [commit.number for commit in commits(store)] == [1, 2, 2, 3]
     assert await stored(store) == [3, 2]
     assert await store.list(KEY) == [("a", b"1"), ("b", b"2")]
-    await agrees(store, persistent, Chat(3))
+    await agrees(store, record, Chat(3))
 
 
 async def test_the_same_again_is_another_commit(store: FaultyStore) -> None:
     """What was applied although it raised is found, and the same is written again."""
-    persistent = new_state(store)
-    persistent.write("a", b"1")
+    record = new_state(store)
+    record.write("a", b"1")
     store.fail_commits(LOST, applied=True)
-    await fails(persistent, Chat(1))
-    await save(persistent, Chat(1))
+    await fails(record, Chat(1))
+    await save(record, Chat(1))
     assert [commit.number for commit in commits(store)] == [1, 1, 2]
     assert len({commit.nonce for commit in commits(store)}) == 3
-    await agrees(store, persistent, Chat(1))
+    await agrees(store, record, Chat(1))
 
 
 async def test_a_state_that_went_back_is_written_again(store: FaultyStore) -> None:
     """After a commit in doubt the state is written although it is the one that was saved before."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    await save(record, Chat(1))
     store.fail_commits(LOST, applied=True)
-    await fails(persistent, Chat(2))
-    await save(persistent, Chat(1))
-    await agrees(store, persistent, Chat(1))
+    await fails(record, Chat(2))
+    await save(record, Chat(1))
+    await agrees(store, record, Chat(1))
 
 
 @pytest.mark.parametrize("happened", [0, 1, 2])
 async def test_one_of_several_in_doubt_had_happened(store: FaultyStore, happened: int) -> None:
     """Whichever of some commits that raised was applied, it is found."""
-    persistent = new_state(store)
+    record = new_state(store)
     for n in range(3):
         store.fail_commits(LOST, applied=n == happened)
         if n > happened:
             # Refused by the store below, and the answer lost too.
             store.fail_commits(LOST)
-        await fails(persistent, Chat(n))
+        await fails(record, Chat(n))
         store._commit_faults.clear()
-    await save(persistent, Chat(9))
-    assert persistent.number == 2
-    await agrees(store, persistent, Chat(9))
+    await save(record, Chat(9))
+    assert record.number == 2
+    await agrees(store, record, Chat(9))
 
 
 @pytest.mark.parametrize("happened", [0, 25, 49])
 async def test_doubts_take_no_memory(store: FaultyStore, happened: int) -> None:
     """However long the store is away, whichever try came through is found, and no state is kept for that."""
-    persistent = new_state(store)
+    record = new_state(store)
     for n in range(50):
         store.fail_commits(LOST, applied=n == happened)
         if n > happened:
             store.fail_loads(LOST)  # So nobody is told that it has come through.
-        await fails(persistent, Chat(n))
+        await fails(record, Chat(n))
         store._commit_faults.clear()
         store._load_faults.clear()
-    assert persistent._doubtful == range(
-        min(nonces := {one.nonce for one in commits(store)}), max(nonces) + 1
-    )
-    assert len(persistent._doubtful) == len(nonces) == 50
-    await save(persistent, Chat(99))
-    assert persistent.number == 2
-    await agrees(store, persistent, Chat(99))
+    assert record._doubtful == range(min(nonces := {one.nonce for one in commits(store)}), max(nonces) + 1)
+    assert len(record._doubtful) == len(nonces) == 50
+    await save(record, Chat(99))
+    assert record.number == 2
+    await agrees(store, record, Chat(99))
 
 
 async def test_a_failure_while_it_is_found_out(store: FaultyStore) -> None:
     """If the store fails while it is asked what had happened, it is asked the next time."""
-    persistent = new_state(store)
+    record = new_state(store)
     store.fail_commits(LOST, applied=True)
-    await fails(persistent, Chat(1))
+    await fails(record, Chat(1))
     store.fail_loads(LOST)
-    await fails(persistent, Chat(2))
+    await fails(record, Chat(2))
     assert [call.operation for call in store.calls if call.key][-1] == "head"
-    await save(persistent, Chat(3))
-    await agrees(store, persistent, Chat(3))
+    await save(record, Chat(3))
+    await agrees(store, record, Chat(3))
 
 
 async def test_another_writer_is_noticed(store: FaultyStore) -> None:
     """Where somebody else has written the room, saving is refused, in doubt or not, and loading goes on."""
     for doubt in (None, False, True):
-        persistent = new_state(store)
-        await persistent.load()
-        await save(persistent, Chat(1, str(doubt)))
+        record = new_state(store)
+        await record.load()
+        await save(record, Chat(1, str(doubt)))
         if doubt is not None:
             store.fail_commits(LOST, applied=doubt)
-            await fails(persistent, Chat(2))
+            await fails(record, Chat(2))
         other = new_state(store)
         await other.load()
         await save(other, Chat(3, str(doubt)))
-        persistent.write("a", b"1")
+        record.write("a", b"1")
         for _ in range(2):
-            await fails(persistent, Chat(4), StaleWrite)
+            await fails(record, Chat(4), StaleWrite)
         with pytest.raises(StaleWrite):
-            await persistent.destroy()
-        persistent.discard()
-        loaded = await persistent.load()
+            await record.destroy()
+        record.discard()
+        loaded = await record.load()
         assert loaded is not None
         assert loaded.state == Chat(3, str(doubt))
-        assert not persistent.dirty
-        assert persistent.number == other.number
-        assert await persistent.get("a") is None
-        await save(persistent, Chat(5, str(doubt)))
-        await agrees(store, persistent, Chat(5, str(doubt)))
+        assert not record.dirty
+        assert record.number == other.number
+        assert await record.get("a") is None
+        await save(record, Chat(5, str(doubt)))
+        await agrees(store, record, Chat(5, str(doubt)))
 
 
 async def test_a_former_epoch_is_noticed(store: FaultyStore) -> None:
     """What was in doubt when the store was opened again is not sent as if it were of the new owner."""
-    persistent = new_state(store)
+    record = new_state(store)
     store.fail_commits(LOST)
-    await fails(persistent, Chat(1))
+    await fails(record, Chat(1))
     await store.aclose()
     await store.open()
     await save(new_state(store), Chat(2))
-    await fails(persistent, Chat(3), StaleWrite)
+    await fails(record, Chat(3), StaleWrite)
 
 
 async def test_a_load_ends_the_doubt(store: FaultyStore) -> None:
     """What the store says is true: after a load nothing is in doubt, and the next number follows on it."""
     for applied in (False, True):
-        persistent = new_state(store)
-        await persistent.load()
-        await save(persistent, Chat(1, applied))
+        record = new_state(store)
+        await record.load()
+        await save(record, Chat(1, applied))
         store.fail_commits(LOST, applied=applied)
-        await fails(persistent, Chat(2, applied))
-        loaded = await persistent.load()
+        await fails(record, Chat(2, applied))
+        loaded = await record.load()
         assert loaded == Loaded(Chat(2 if applied else 1, applied), restarted=False, fell_back=False)
-        assert not persistent.unsaved(loaded.state)
-        assert not persistent._doubtful
+        assert not record.unsaved(loaded.state)
+        assert not record._doubtful
         store.calls.clear()
-        await save(persistent, Chat(3, applied))
+        await save(record, Chat(3, applied))
         assert len(commits(store)) == 1
-        await agrees(store, persistent, Chat(3, applied))
+        await agrees(store, record, Chat(3, applied))
 
 
 async def test_writes_of_a_failed_commit_are_kept(store: FaultyStore) -> None:
     """What a failed commit was to write goes with the next one; what was written meanwhile is newer."""
-    persistent = new_state(store)
-    persistent.write("a", b"old")
-    persistent.write("b", b"old")
-    persistent.write("c", b"old")
+    record = new_state(store)
+    record.write("a", b"old")
+    record.write("b", b"old")
+    record.write("c", b"old")
     store.fail_commits(StoreFull("no room"))
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(fails, persistent, Chat(1), StoreFull)
+        nursery.start_soon(fails, record, Chat(1), StoreFull)
         await gate.wait_arrived()
-        persistent.write("b", b"new")
-        persistent.write("c", None)
+        record.write("b", b"new")
+        record.write("c", None)
         gate.release()
-    assert [await persistent.get(name) for name in "abc"] == [b"old", b"new", None]
-    await save(persistent, Chat(1))
+    assert [await record.get(name) for name in "abc"] == [b"old", b"new", None]
+    await save(record, Chat(1))
     assert await store.list(KEY) == [("a", b"old"), ("b", b"new")]
 
 
 async def test_a_state_that_cannot_be_saved_loses_nothing(store: FaultyStore) -> None:
     """A StateError writes nothing, keeps the storage's writes, and a mended state is saved."""
-    persistent = new_state(store)
-    persistent.write("a", b"1")
+    record = new_state(store)
+    record.write("a", b"1")
     with pytest.raises(StateError, match=r"state\.other"):
-        await save(persistent, Chat(1, print))
+        await save(record, Chat(1, print))
     assert commits(store) == []
-    assert persistent.dirty
-    await save(persistent, Chat(1))
+    assert record.dirty
+    await save(record, Chat(1))
     assert commits(store)[0].number == 1
     assert await store.get(KEY, "a") == b"1"
 
 
-async def seen(persistent: PersistentState) -> dict[str, bytes]:
+async def seen(record: Record) -> dict[str, bytes]:
     """All of a room's storage, by both ways to read it."""
-    listed = dict(await persistent.list("", None, None))
+    listed = dict(await record.list("", None, None))
     for name in ("a", "b", "c", "d"):
-        assert await persistent.get(name) == listed.get(name)
+        assert await record.get(name) == listed.get(name)
     return listed
 
 
 async def test_storage_is_seen_as_it_was_written(store: FaultyStore) -> None:
     """A write is seen at once: before a commit, while one is under way, and after it."""
     await store.commit(Commit(KEY, 1, 1, writes={"a": b"0", "b": b"0", "c": b"0"}))
-    persistent = new_state(store)
-    await persistent.load()
-    assert await seen(persistent) == {"a": b"0", "b": b"0", "c": b"0"}
-    persistent.write("a", b"1")
-    persistent.write("b", None)
-    persistent.write("d", b"1")
+    record = new_state(store)
+    await record.load()
+    assert await seen(record) == {"a": b"0", "b": b"0", "c": b"0"}
+    record.write("a", b"1")
+    record.write("b", None)
+    record.write("d", b"1")
     before = {"a": b"1", "c": b"0", "d": b"1"}
-    assert await seen(persistent) == before
+    assert await seen(record) == before
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, persistent, Chat(1))
+        nursery.start_soon(save, record, Chat(1))
         await gate.wait_arrived()
-        assert await seen(persistent) == before
-        persistent.write("d", None)
-        persistent.write("b", b"2")
+        assert await seen(record) == before
+        record.write("d", None)
+        record.write("b", b"2")
         during = {"a": b"1", "b": b"2", "c": b"0"}
-        assert await seen(persistent) == during
+        assert await seen(record) == during
         gate.release()
-    assert await seen(persistent) == during
-    await save(persistent, Chat(1))
-    assert await seen(persistent) == during
+    assert await seen(record) == during
+    await save(record, Chat(1))
+    assert await seen(record) == during
     assert dict(await store.list(KEY)) == during
 
 
@@ -443,35 +442,35 @@ async def test_a_commit_that_ends_during_a_list_is_in_it(store: FaultyStore) -> 
             return found
 
     async with SlowReader(MemoryStore()) as slow:
-        persistent = new_state(slow)
-        persistent.write("a", b"1")
+        record = new_state(slow)
+        record.write("a", b"1")
         async with trio.open_nursery() as nursery, held(slow) as gate:
-            nursery.start_soon(save, persistent, Chat(1))
+            nursery.start_soon(save, record, Chat(1))
             await gate.wait_arrived()
             nursery.start_soon(_release_later, gate)
-            assert await persistent.list("", None, None) == [("a", b"1")]
-            assert not persistent.unsaved(Chat(1))
+            assert await record.list("", None, None) == [("a", b"1")]
+            assert not record.unsaved(Chat(1))
 
 
 async def test_lists_are_cut_as_asked(store: FaultyStore) -> None:
     """Prefix, after and limit count what is there, durable or not, and not what was deleted."""
     await store.commit(Commit(KEY, 1, 1, writes={f"x{number}": b"0" for number in range(8)} | {"y": b"0"}))
-    persistent = new_state(store)
-    await persistent.load()
+    record = new_state(store)
+    await record.load()
     for name in ("x0", "x2", "x3", "x9"):
-        persistent.write(name, None)
-    persistent.write("x25", b"1")
-    persistent.write("w", b"1")
+        record.write(name, None)
+    record.write("x25", b"1")
+    record.write("w", b"1")
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, persistent, Chat(1))
+        nursery.start_soon(save, record, Chat(1))
         await gate.wait_arrived()
-        persistent.write("x4", None)
-        persistent.write("x26", b"2")
+        record.write("x4", None)
+        record.write("x26", b"2")
         expected = ["w", "x1", "x25", "x26", "x5", "x6", "x7", "y"]
         for prefix in ("", "x", "x2", "z"):
             for after in (None, "", "x1", "x2", "x25", "x3", "z"):
                 for limit in (None, 0, 1, 2, 3, 100):
-                    found = await persistent.list(prefix, after, limit)
+                    found = await record.list(prefix, after, limit)
                     wanted = [
                         name
                         for name in expected
@@ -483,14 +482,14 @@ async def test_lists_are_cut_as_asked(store: FaultyStore) -> None:
 
 async def test_saves_take_turns(store: FaultyStore) -> None:
     """One commit is under way at a time; the next takes the state as it is at its turn."""
-    persistent = new_state(store)
+    record = new_state(store)
     state = Chat(1)
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, persistent, state)
+        nursery.start_soon(save, record, state)
         await gate.wait_arrived()
         state.n = 2
-        nursery.start_soon(save, persistent, state)
-        nursery.start_soon(save, persistent, state)
+        nursery.start_soon(save, record, state)
+        nursery.start_soon(save, record, state)
         await wait_all_tasks_blocked()
         assert gate.arrived == 1
         state.n = 3
@@ -501,18 +500,18 @@ async def test_saves_take_turns(store: FaultyStore) -> None:
 
 async def test_a_cancelled_save_is_whole(store: FaultyStore) -> None:
     """A save that has begun is carried out whoever is cancelled; one that waits for its turn is not begun."""
-    persistent = new_state(store)
-    persistent.write("a", b"1")
+    record = new_state(store)
+    record.write("a", b"1")
     async with trio.open_nursery() as cancelled, held(store) as gate:
-        cancelled.start_soon(save, persistent, Chat(1))
+        cancelled.start_soon(save, record, Chat(1))
         await gate.wait_arrived()
-        cancelled.start_soon(save, persistent, Chat(2))
+        cancelled.start_soon(save, record, Chat(2))
         await wait_all_tasks_blocked()
         cancelled.cancel_scope.cancel()
     assert [commit.number for commit in commits(store)] == [1]
     assert await store.get(KEY, "a") == b"1"
-    assert not persistent.unsaved(Chat(1))
-    await save(persistent, Chat(2))
+    assert not record.unsaved(Chat(1))
+    await save(record, Chat(2))
     assert await stored(store) == [2, 1]
 
 
@@ -532,13 +531,13 @@ async def test_a_corrupt_generation_is_passed_over_loudly(
     """Where the newest is corrupt, the one before is taken, said aloud, and saved above the newest."""
     await save(new_state(store), Chat(1))
     await spoil(store, 2, b"nothing")
-    persistent = new_state(store)
-    assert await persistent.load() == Loaded(Chat(1), restarted=False, fell_back=True)
+    record = new_state(store)
+    assert await record.load() == Loaded(Chat(1), restarted=False, fell_back=True)
     assert "generation 2 cannot be used" in caplog.text
     assert "took generation 1" in caplog.text
-    assert persistent.dirty
-    assert persistent.unsaved(Chat(1))
-    await save(persistent, Chat(1))
+    assert record.dirty
+    assert record.unsaved(Chat(1))
+    await save(record, Chat(1))
     assert await stored(store) == [3, 2]
     assert await new_state(store).load() == Loaded(Chat(1), restarted=False, fell_back=False)
 
@@ -547,13 +546,13 @@ async def test_after_a_fallback_there_are_two_sound_generations_again(store: Fau
     """The first save takes the place of the sound one, so a second one takes that of the damaged one."""
     await save(new_state(store), Chat(1))
     await spoil(store, 2, b"nothing")
-    persistent = new_state(store)
-    await persistent.load()
-    await save(persistent, Chat(1))
-    assert persistent.dirty
-    assert persistent.unsaved(Chat(1))
-    await save(persistent, Chat(1))
-    assert not persistent.dirty
+    record = new_state(store)
+    await record.load()
+    await save(record, Chat(1))
+    assert record.dirty
+    assert record.unsaved(Chat(1))
+    await save(record, Chat(1))
+    assert not record.dirty
     assert await stored(store) == [4, 3]
     store.damage_snapshot(KEY, 4)
     assert await new_state(store).load() == Loaded(Chat(1), restarted=False, fell_back=True)
@@ -589,9 +588,9 @@ async def test_an_old_snapshot_does_not_pass_for_a_new_one(store: FaultyStore) -
 
 async def save_anew(store: FaultyStore, state: Chat) -> None:
     """Save a state as whoever loads the room next does."""
-    persistent = new_state(store)
-    await persistent.load()
-    await save(persistent, state)
+    record = new_state(store)
+    await record.load()
+    await save(record, state)
 
 
 async def test_nothing_usable_is_an_error_and_stays(store: FaultyStore) -> None:
@@ -626,10 +625,10 @@ async def test_a_failed_migration_is_left_untouched(store: FaultyStore) -> None:
 async def test_a_migrated_state_is_saved(store: FaultyStore) -> None:
     """What a migration changed is written in its new version, and migrated only once."""
     await save(new_state(store), Chat(1))
-    persistent = new_state(store, newer)
-    assert await persistent.load() == Loaded(Chat(101), restarted=False, fell_back=False)
-    assert persistent.dirty
-    await save(persistent, Chat(101))
+    record = new_state(store, newer)
+    assert await record.load() == Loaded(Chat(101), restarted=False, fell_back=False)
+    assert record.dirty
+    await save(record, Chat(101))
     assert Snapshot.unpack(KEY, (await store.load(KEY)).snapshots[0].document).version == 2
     assert await new_state(store, newer).load() == Loaded(Chat(101), restarted=False, fell_back=False)
 
@@ -638,10 +637,10 @@ async def test_a_failed_load_can_be_tried_again(store: FaultyStore) -> None:
     """A store that could not read is an error, and the next try loads."""
     await save(new_state(store), Chat(1))
     store.fail_loads(StoreError("unplugged"))
-    persistent = new_state(store)
+    record = new_state(store)
     with pytest.raises(StoreError):
-        await persistent.load()
-    assert await persistent.load() == Loaded(Chat(1), restarted=False, fell_back=False)
+        await record.load()
+    assert await record.load() == Loaded(Chat(1), restarted=False, fell_back=False)
 
 
 class Noting:
@@ -675,24 +674,24 @@ async def test_a_large_state_that_changes_as_it_is_encoded_is_encoded_again(
     store: FaultyStore, monkeypatch: pytest.MonkeyPatch, grows: bool
 ) -> None:
     """By a task of the program that has a context: what is stored is the state of one moment."""
-    persistent = new_state(store)
+    record = new_state(store)
     state = Chat(1, {"text": "x" * LARGE, "after": []})
-    await save(persistent, state)
+    await save(record, state)
 
     def meddle() -> None:
-        persistent.touch()
+        record.touch()
         state.other["after"].append(3)
         if grows:
             state.other["more"] = 3
-        persistent.write("value", b"3")
+        record.write("value", b"3")
 
     state.n = 2
-    persistent.touch()
+    record.touch()
     monkeypatch.setattr(Chat, "n", Meddling(vars(Chat)["n"], meddle))
-    await save(persistent, state)
+    await save(record, state)
     monkeypatch.undo()
-    assert not persistent.dirty
-    await agrees(store, persistent, state)
+    assert not record.dirty
+    await agrees(store, record, state)
     assert await store.list(KEY) == [("value", b"3")]
     assert [dict(commit.writes) for commit in commits(store)] == [{}, {"value": b"3"}]
 
@@ -701,16 +700,16 @@ async def test_a_large_state_leaves_the_event_loop(
     store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What takes long is encoded in a thread, from the second time on, and decoded in one."""
-    persistent = new_state(store)
+    record = new_state(store)
     state = Chat(1, ["x" * LARGE])
-    await save(persistent, state)
-    assert persistent.large
+    await save(record, state)
+    assert record.large
     state.n = 2
-    persistent.touch()
-    assert persistent.unsaved(state)
+    record.touch()
+    assert record.unsaved(state)
     encoders: list[threading.Thread] = []
     monkeypatch.setattr(Chat, "n", Noting(vars(Chat)["n"], encoders))
-    await save(persistent, state)
+    await save(record, state)
     monkeypatch.undo()
     assert encoders
     assert threading.current_thread() not in encoders
@@ -728,28 +727,28 @@ async def test_an_abandoned_commit_is_waited_for_no_longer_and_is_in_doubt(
     store: FaultyStore, destroy: bool
 ) -> None:
     """Its outcome is not known, whoever comes next has its turn, and nothing is lost."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    await save(record, Chat(1))
     outcomes: list[str] = []
 
     scope = trio.CancelScope()
 
     async def wait() -> None:
         with scope, pytest.raises(StoreError, match="has not answered whether room chat/lobby is written"):
-            await (persistent.destroy() if destroy else save(persistent, Chat(2)))
+            await (record.destroy() if destroy else save(record, Chat(2)))
         outcomes.append("told")
 
     async with held(store):
-        persistent.abandon()  # Nothing is in flight.
+        record.abandon()  # Nothing is in flight.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await wait_all_tasks_blocked()
             scope.cancel()
             await wait_all_tasks_blocked()
             assert outcomes == []
-            persistent.abandon()
+            record.abandon()
     assert outcomes == ["told"]
-    await save(persistent, Chat(3))
+    await save(record, Chat(3))
     loaded = await new_state(store).load()
     assert loaded is not None
     assert loaded.state == Chat(3)
@@ -757,16 +756,16 @@ async def test_an_abandoned_commit_is_waited_for_no_longer_and_is_in_doubt(
 
 async def test_settled_waits_for_the_commit(store: FaultyStore) -> None:
     """`settled` returns when nothing is under way."""
-    persistent = new_state(store)
-    await persistent.settled()
+    record = new_state(store)
+    await record.settled()
     done = trio.Event()
 
     async def wait() -> None:
-        await persistent.settled()
+        await record.settled()
         done.set()
 
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, persistent, Chat(1))
+        nursery.start_soon(save, record, Chat(1))
         await gate.wait_arrived()
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
@@ -777,32 +776,32 @@ async def test_settled_waits_for_the_commit(store: FaultyStore) -> None:
 
 async def test_destroy_deletes_all(store: FaultyStore) -> None:
     """Nothing of a destroyed room is left in the store but its number, and nothing unsaved is kept."""
-    persistent = new_state(store)
-    persistent.write("a", b"1")
-    await save(persistent, Chat(1))
-    persistent.write("b", b"1")
-    await persistent.destroy()
+    record = new_state(store)
+    record.write("a", b"1")
+    await save(record, Chat(1))
+    record.write("b", b"1")
+    await record.destroy()
     assert await store.keys() == []
-    assert persistent.number == 2
-    assert not persistent.dirty
-    assert await persistent.get("b") is None
+    assert record.number == 2
+    assert not record.dirty
+    assert await record.get("b") is None
     again = new_state(store)
     assert await again.load() is None
     assert again.number == 2
-    await save(persistent, Chat(1))
-    assert persistent.number == 3
-    await agrees(store, persistent, Chat(1))
+    await save(record, Chat(1))
+    assert record.number == 3
+    await agrees(store, record, Chat(1))
 
 
 async def test_a_save_that_waits_for_destroy_saves_nothing(store: FaultyStore) -> None:
     """What waits while the room is deleted does not bring it back."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    await save(record, Chat(1))
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(persistent.destroy)
+        nursery.start_soon(record.destroy)
         await gate.wait_arrived()
-        persistent.write("a", b"1")
-        nursery.start_soon(save, persistent, Chat(2))
+        record.write("a", b"1")
+        nursery.start_soon(save, record, Chat(2))
         await wait_all_tasks_blocked()
         gate.release()
     assert await store.keys() == []
@@ -812,121 +811,121 @@ async def test_a_save_that_waits_for_destroy_saves_nothing(store: FaultyStore) -
 @pytest.mark.parametrize("applied", [False, True])
 async def test_a_destroy_in_doubt(store: FaultyStore, applied: bool) -> None:
     """A room whose deletion raised goes on with its state, or is deleted by the next try."""
-    persistent = new_state(store)
+    record = new_state(store)
     for again in (False, True):
-        await persistent.load()
-        persistent.write("a", b"1")
-        await save(persistent, Chat(1))
-        persistent.write("b", b"1")
+        await record.load()
+        record.write("a", b"1")
+        await save(record, Chat(1))
+        record.write("b", b"1")
         store.fail_commits(LOST, applied=applied)
         with pytest.raises(StoreError):
-            await persistent.destroy()
-        assert persistent.dirty
-        assert persistent.unsaved(Chat(1))
-        assert await persistent.get("a") == (None if applied else b"1")
-        assert await persistent.get("b") == b"1"
+            await record.destroy()
+        assert record.dirty
+        assert record.unsaved(Chat(1))
+        assert await record.get("a") == (None if applied else b"1")
+        assert await record.get("b") == b"1"
         if again:
-            await persistent.destroy()
+            await record.destroy()
             assert await store.keys() == []
         else:
-            await save(persistent, Chat(1))
-            await agrees(store, persistent, Chat(1))
+            await save(record, Chat(1))
+            await agrees(store, record, Chat(1))
             assert await store.list(KEY) == [("a", b"1"), ("b", b"1")][applied:]
-            assert persistent.number == 2 + applied
+            assert record.number == 2 + applied
 
 
 async def test_a_room_that_could_not_be_destroyed_is_saved_again(store: FaultyStore) -> None:
     """After a deletion that raised there is something to save, since the room may be gone from the store."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
-    assert not persistent.dirty
+    record = new_state(store)
+    await save(record, Chat(1))
+    assert not record.dirty
     store.fail_commits(LOST, applied=True)
     with pytest.raises(StoreError):
-        await persistent.destroy()
-    assert persistent.dirty
+        await record.destroy()
+    assert record.dirty
 
 
 @pytest.mark.parametrize("applied", [False, True])
 async def test_a_destroy_behind_a_save_in_doubt(store: FaultyStore, applied: bool) -> None:
     """A room is deleted whether or not the commit before that had happened."""
-    persistent = new_state(store)
+    record = new_state(store)
     store.fail_commits(LOST, applied=applied)
-    await fails(persistent, Chat(1))
-    await persistent.destroy()
+    await fails(record, Chat(1))
+    await record.destroy()
     assert await store.keys() == []
-    assert persistent.number == (await store.head(KEY)).number == 1 + applied
+    assert record.number == (await store.head(KEY)).number == 1 + applied
 
 
 async def test_discard_forgets_what_is_unsaved(store: FaultyStore) -> None:
     """After a crash no unsaved value is written any more, nor what waits for its turn, also after a load."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    await save(record, Chat(1))
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, persistent, Chat(2))
+        nursery.start_soon(save, record, Chat(2))
         await gate.wait_arrived()
-        persistent.write("a", b"1")
-        nursery.start_soon(save, persistent, Chat(3))
+        record.write("a", b"1")
+        nursery.start_soon(save, record, Chat(3))
         await wait_all_tasks_blocked()
-        persistent.discard()
-        assert not persistent.dirty
-        persistent.write("b", b"2")
-        nursery.start_soon(persistent.load)
+        record.discard()
+        assert not record.dirty
+        record.write("b", b"2")
+        nursery.start_soon(record.load)
         await wait_all_tasks_blocked()
-        assert await persistent.get("a") is None
+        assert await record.get("a") is None
         gate.release()
     assert [commit.number for commit in commits(store)] == [1, 2]
     assert await store.list(KEY) == []
-    assert not persistent.dirty
-    await agrees(store, persistent, Chat(2))
+    assert not record.dirty
+    await agrees(store, record, Chat(2))
 
 
 async def test_what_fails_after_a_discard_is_not_tried_again(store: FaultyStore) -> None:
     """The writes of a commit that was in flight when the room crashed, and failed, are forgotten."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
-    persistent.write("a", b"1")
+    record = new_state(store)
+    await save(record, Chat(1))
+    record.write("a", b"1")
     store.fail_commits(LOST)
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(fails, persistent, Chat(2))
+        nursery.start_soon(fails, record, Chat(2))
         await gate.wait_arrived()
-        persistent.discard()
+        record.discard()
         gate.release()
-    await persistent.settled()
-    assert await persistent.load() == Loaded(Chat(1), restarted=False, fell_back=False)
-    assert not persistent.dirty
-    await save(persistent, Chat(3))
+    await record.settled()
+    assert await record.load() == Loaded(Chat(1), restarted=False, fell_back=False)
+    assert not record.dirty
+    await save(record, Chat(3))
     assert await store.list(KEY) == []
-    await agrees(store, persistent, Chat(3))
+    await agrees(store, record, Chat(3))
 
 
 async def test_it_is_told_whether_anything_is_unsettled(store: FaultyStore) -> None:
     """While a commit is in flight or a write waits it must be kept, and is free to go else."""
-    persistent = new_state(store)
-    assert not persistent.unsettled
+    record = new_state(store)
+    assert not record.unsettled
     async with trio.open_nursery() as nursery, held(store) as gate:
-        nursery.start_soon(save, persistent, Chat(1))
+        nursery.start_soon(save, record, Chat(1))
         await gate.wait_arrived()
-        assert persistent.unsettled
+        assert record.unsettled
         gate.release()
-    assert not persistent.unsettled
-    persistent.write("a", b"1")
-    assert persistent.unsettled
-    persistent.discard()
-    assert not persistent.unsettled
+    assert not record.unsettled
+    record.write("a", b"1")
+    assert record.unsettled
+    record.discard()
+    assert not record.unsettled
 
 
 async def test_nobody_needs_to_be_told(store: FaultyStore) -> None:
     """Without an actor there is nobody to ask for a save; one that wakes is asked."""
-    persistent = new_state(store)
-    persistent.write("a", b"1")
-    persistent.dirty = False
+    record = new_state(store)
+    record.write("a", b"1")
+    record.dirty = False
     wanted: list[bool] = []
-    persistent.wanted = wanted.append
-    persistent.touch()
+    record.wanted = wanted.append
+    record.touch()
     assert wanted == [False]
-    persistent.wanted = None
-    persistent.dirty = False
-    persistent.touch()
+    record.wanted = None
+    record.dirty = False
+    record.touch()
     assert wanted == [False]
 
 
@@ -937,35 +936,35 @@ async def test_it_is_freed_without_the_garbage_collector(
     # What pytest captures of the log has the exceptions.
     monkeypatch.setattr(logging.getLogger("trio_rooms"), "disabled", True)
 
-    async def live(persistent: PersistentState) -> None:
-        await persistent.load()
-        persistent.write("a", b"1")
-        await save(persistent, Chat(1))
-        await save(persistent, Chat(2))
+    async def live(record: Record) -> None:
+        await record.load()
+        record.write("a", b"1")
+        await save(record, Chat(1))
+        await save(record, Chat(2))
         store.fail_commits(lambda: StoreError("lost"), applied=True)
         with contextlib.suppress(StoreError):
-            await save(persistent, Chat(3))
-        await save(persistent, Chat(4))
+            await save(record, Chat(3))
+        await save(record, Chat(4))
         with contextlib.suppress(StateError):
-            await save(persistent, Chat(1, print))
-        number = persistent.number + 1
+            await save(record, Chat(1, print))
+        number = record.number + 1
         await store.commit(Commit(KEY, number, 1, b"of somebody else"))
         with contextlib.suppress(StaleWrite):
-            await save(persistent, Chat(5))
-        persistent.discard()
-        assert await persistent.load() == Loaded(Chat(4), restarted=False, fell_back=True)
+            await save(record, Chat(5))
+        record.discard()
+        assert await record.load() == Loaded(Chat(4), restarted=False, fell_back=True)
         await store.commit(Commit(KEY, number + 1, 1, b"of somebody else, again"))
         with contextlib.suppress(SnapshotCorrupt):
-            await persistent.load()
-        await persistent.destroy()
+            await record.load()
+        await record.destroy()
 
     gc.collect()
     gc.disable()
     try:
-        persistent = new_state(store)
-        freed = weakref.ref(persistent)
-        await live(persistent)
-        del persistent
+        record = new_state(store)
+        freed = weakref.ref(record)
+        await live(record)
+        del record
         assert freed() is None
     finally:
         gc.enable()
@@ -1009,14 +1008,14 @@ async def test_what_was_set_aside_outlives_saves_and_wakes(
     before, after = before_and_after()
     await save_as(store, before, Notes([Note("milk", "monday"), Note("bread")], "shopping"))
     for number in range(3):
-        persistent = new_state(store, after)
-        loaded = await persistent.load()
+        record = new_state(store, after)
+        loaded = await record.load()
         assert loaded is not None
         assert [note.due for note in loaded.state.notes] == [None, None]
         loaded.state.notes[0].text = f"milk {number}"
-        await save(persistent, loaded.state)
+        await save(record, loaded.state)
         loaded.state.notes[1].text = f"bread {number}"
-        await save(persistent, Reminders(loaded.state.notes))  # Another state, with the same notes.
+        await save(record, Reminders(loaded.state.notes))  # Another state, with the same notes.
     told = [record for record in caplog.records if "kept aside" in record.getMessage()]
     assert len(told) == 2
     assert all("add a migration" in record.getMessage() for record in told)
@@ -1027,9 +1026,9 @@ async def test_what_was_set_aside_outlives_saves_and_wakes(
 
 async def save_as(store: FaultyStore, room: Room[Any], state: Any) -> None:
     """Save the first state of a room."""
-    persistent = new_state(store, room)
-    await persistent.load()
-    await save(persistent, state)
+    record = new_state(store, room)
+    await record.load()
+    await save(record, state)
 
 
 async def test_a_strict_room_is_left_untouched(store: FaultyStore) -> None:
@@ -1106,16 +1105,16 @@ async def test_what_cannot_be_read_and_is_intact_is_left_untouched(store: Faulty
 
 async def test_a_refused_state_leaves_the_store_as_it_is(store: FaultyStore) -> None:
     """What would come back as something else is not written; once it is mended it is."""
-    persistent = new_state(store)
-    await save(persistent, Chat(1))
+    record = new_state(store)
+    await save(record, Chat(1))
     before = await store.load(KEY)
     wrong: Any = Chat(2, other=[Note()])
-    persistent.touch()
+    record.touch()
     for _ in range(2):
         with pytest.raises(StateError, match=r"state.other\[0\]: a Note would come back as a map"):
-            await save(persistent, wrong)
-        assert persistent.unsaved(wrong)
+            await save(record, wrong)
+        assert record.unsaved(wrong)
     assert await store.load(KEY) == before
     wrong.other = None
-    await save(persistent, wrong)
+    await save(record, wrong)
     assert await new_state(store).load() == Loaded(Chat(2), restarted=False, fell_back=False)

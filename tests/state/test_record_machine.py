@@ -1,4 +1,4 @@
-"""A `PersistentState` over a store that fails in every way, against a model: both always agree."""
+"""A `Record` over a store that fails in every way, against a model: both always agree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from trio.testing import wait_all_tasks_blocked
 
 from trio_rooms._definition.room import Room
-from trio_rooms._state.persistent import PersistentState
+from trio_rooms._state.record import Record
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.errors import StaleWrite, StoreError
 from trio_rooms.stores import Commit, MemoryStore
@@ -60,7 +60,7 @@ class Machine(RuleBasedStateMachine):
     def wake_in_new_process(self, possible: list[Content]) -> None:
         """Open the store, and load the room into a new object."""
         self.run(self.store.open)
-        self.persistent = PersistentState(KEY, room.seal(), self.store)
+        self.record = Record(KEY, room.seal(), self.store)
         self.possible, self.foreign = possible, False
         self.wake()
 
@@ -68,7 +68,7 @@ class Machine(RuleBasedStateMachine):
         """Load the room: it is as one of those that it may be, and the model is as the room from then on."""
 
         async def load() -> int | None:
-            loaded = await self.persistent.load()
+            loaded = await self.record.load()
             return None if loaded is None else loaded.state["n"]
 
         content = self.stored()
@@ -79,7 +79,7 @@ class Machine(RuleBasedStateMachine):
 
     def settle(self, content: Content) -> None:
         """The store is known to have this, and nothing is unsaved."""
-        assert self.persistent.number == self.stored_number()
+        assert self.record.number == self.stored_number()
         self.storage = dict(content.storage)
         self.unsaved: dict[str, bytes | None] = {}
         self.possible, self.failed, self.foreign = [content], 0, False
@@ -118,12 +118,12 @@ class Machine(RuleBasedStateMachine):
     def change(self, n: int) -> None:
         """A handler changes the state."""
         self.state = n
-        self.persistent.touch()
+        self.record.touch()
 
     @rule(name=names, value=values)
     def write(self, name: str, value: bytes | None) -> None:
         """A handler writes to the storage."""
-        self.persistent.write(name, value)
+        self.record.write(name, value)
         self.unsaved[name] = value
         self.overlay()
 
@@ -136,7 +136,7 @@ class Machine(RuleBasedStateMachine):
 
     async def save(self) -> None:
         n = self.state
-        await self.persistent.save(lambda: {"n": n})
+        await self.record.save(lambda: {"n": n})
 
     def outcome(self, function: Callable[[], Awaitable[None]], wanted: Content) -> bool:
         """Do what should leave the store with this content; False if the room had to be loaded instead."""
@@ -147,13 +147,13 @@ class Machine(RuleBasedStateMachine):
             # Only where somebody else has written: then the room is dropped and loaded.
             assert self.foreign
             assert (self.stored(), self.stored_number()) == (before, number)
-            self.persistent.discard()
+            self.record.discard()
             self.wake()
             return False
         except StoreError:
             self.failed += 1
             self.possible.append(wanted)
-            assert self.persistent.dirty
+            assert self.record.dirty
         else:
             if self.foreign:
                 # Nothing was to be written.
@@ -200,13 +200,13 @@ class Machine(RuleBasedStateMachine):
                     failed.append(error)
 
             async def second() -> None:
-                await self.persistent.save(lambda: {"n": n})
+                await self.record.save(lambda: {"n": n})
 
             async with trio.open_nursery() as saving, trio.open_nursery() as waiting:
                 saving.start_soon(first)
                 await wait_all_tasks_blocked()
-                if self.persistent._busy:
-                    self.persistent.write(name, value)
+                if self.record._busy:
+                    self.record.write(name, value)
                     written.append(name)
                     waiting.start_soon(second)
                     await wait_all_tasks_blocked()
@@ -231,7 +231,7 @@ class Machine(RuleBasedStateMachine):
 
             async def quietly(n: int) -> None:
                 try:
-                    await self.persistent.save(lambda: {"n": n})
+                    await self.record.save(lambda: {"n": n})
                 except StaleWrite as error:
                     stale.append(error)
                 except StoreError:
@@ -240,13 +240,13 @@ class Machine(RuleBasedStateMachine):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(quietly, self.state)
                 await wait_all_tasks_blocked()
-                if self.persistent._busy:
-                    self.persistent.write(name, value)
+                if self.record._busy:
+                    self.record.write(name, value)
                     nursery.start_soon(quietly, n)
                     await wait_all_tasks_blocked()
-                self.persistent.discard()
+                self.record.discard()
                 gate.release()
-                await self.persistent.settled()
+                await self.record.settled()
 
         self.run(crash)
         assert self.foreign or not stale
@@ -255,14 +255,14 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """The room crashes and is loaded."""
-        self.persistent.discard()
+        self.record.discard()
         self.wake()
 
     @rule(fault=faults)
     def destroy(self, fault: str | None) -> None:
         """The room is destroyed, and begins anew."""
         self.fail(fault)
-        self.outcome(self.persistent.destroy, Content(None, {}))
+        self.outcome(self.record.destroy, Content(None, {}))
         if self.stored() == Content(None, {}) and not self.failed:
             self.state = NEW
         elif self.failed:
@@ -313,20 +313,20 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def shows_the_storage(self) -> None:
         """What a handler reads is what was written, durable or not."""
-        if not hasattr(self, "persistent") or self.foreign:
+        if not hasattr(self, "record") or self.foreign:
             return
 
         async def read() -> tuple[dict[str, bytes], list[bytes | None]]:
-            listed = dict(await self.persistent.list("", None, None))
-            return listed, [await self.persistent.get(name) for name in "ab"]
+            listed = dict(await self.record.list("", None, None))
+            return listed, [await self.record.get(name) for name in "ab"]
 
         assert self.run(read) == (self.storage, [self.storage.get(name) for name in "ab"])
 
     @invariant()
     def knows_no_number_too_high(self) -> None:
         """The number that is known is never above that of the store."""
-        if hasattr(self, "persistent"):
-            assert self.persistent.number <= self.stored_number()
+        if hasattr(self, "record"):
+            assert self.record.number <= self.stored_number()
 
 
 TestMachine = Machine.TestCase

@@ -1,0 +1,67 @@
+"""Other rooms as a handler reaches them whose own output waits at a gate."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import partial
+
+import attrs
+
+from trio_rooms._sockets.fanout import Message
+from trio_rooms._state.gate import Gate
+from trio_rooms._state.record import Record
+
+from .answers import Answer
+from .mail import Mail
+from .placement import Placement, RoomInfo
+
+__all__ = ["Behind"]
+
+
+@attrs.frozen
+class Behind:
+    """A `Placement` whose `emit` is done when what the handler wrote is durable.
+
+    Mail is not: who asks waits for the answer, and would wait for ever.
+    """
+
+    _placement: Placement
+    _gate: Gate
+
+    def accepts(self, key: str) -> bool:
+        """See `Placement`."""
+        return self._placement.accepts(key)
+
+    def deliver(self, key: str, mail: Mail) -> bool:
+        """See `Placement`."""
+        return self._placement.deliver(key, mail)
+
+    def deliver_soon(self, key: str, mail: Mail) -> None:
+        """See `Placement`."""
+        self._placement.deliver_soon(key, mail)
+
+    def waiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
+        """See `Placement`."""
+        return self._placement.waiting(key, answer)
+
+    def emit(self, key: str, message: Message, channel: str | None) -> int:
+        """See `Placement`; whom it goes to is decided when it is done, and this is what it would be now."""
+        size = len(message.frame(binary=True))  # What cannot be sent is an error now.
+        self._gate.add(partial(self._emit, key, message, channel), size)
+        return self._placement.reached(key, channel)
+
+    def _emit(self, key: str, message: Message, channel: str | None) -> None:
+        """Do it."""
+        self._placement.emit(key, message, channel)
+
+    def reached(self, key: str, channel: str | None) -> int:
+        """See `Placement`."""
+        return self._placement.reached(key, channel)
+
+    def record(self, key: str) -> Record:
+        """See `Placement`."""
+        return self._placement.record(key)
+
+    def info(self, key: str) -> RoomInfo:
+        """See `Placement`."""
+        return self._placement.info(key)

@@ -1,0 +1,107 @@
+"""What of one room is to be written beside its state, from one commit to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from trio_rooms._sockets.roster import Link
+from trio_rooms.errors import RoomsError
+from trio_rooms.stores.base import Entry, LinkHalf, RoomHalf, Timer
+
+__all__ = ["Before", "Cut", "Delta", "Half"]
+
+Half = Callable[[], RoomHalf | None]
+"""Encodes the room's half of a session as it is when a commit is cut; None deletes the session."""
+
+Before = tuple[bytes | None, tuple[str, ...]]
+"""The attachment and the channels of a connection as they were."""
+
+
+@attrs.define(eq=False, weakref_slot=False)
+class Delta:
+    """Rows of one room that are not known to be in the store.
+
+    To write again what may be there already changes nothing, so a delta that was not written, or of
+    which nobody knows, goes with the next one (`behind`).
+    """
+
+    writes: dict[str, bytes | None] = attrs.field(factory=dict)
+    """To the storage; None deletes a name."""
+    size: int = 0
+    """Bytes of the values in ``writes``, those counted in that were replaced there."""
+    entries: list[Entry] = attrs.field(factory=list)
+    """What is added to the journal, ascending."""
+    seq: int = 0
+    """The highest that was given out; 0 where none was, and then ``before`` and ``floor`` say nothing."""
+    before: int = 0
+    floor: int = 0
+    trim: int = 0
+    """Entries up to here may go."""
+    sessions: dict[int, Half] = attrs.field(factory=dict)
+    """By session, what its room has of it, where an attachment, a channel or the session itself changed."""
+    handled: dict[int, Half] = attrs.field(factory=dict)
+    """The same where nothing changed but the id that was handled last."""
+    links: dict[int, LinkHalf] = attrs.field(factory=dict)
+    verdicts: dict[tuple[int, int], bytes] = attrs.field(factory=dict)
+    """By session and id, what its message was answered."""
+    answered: dict[int, int] = attrs.field(factory=dict)
+    """By session, up to which id its client has all answers."""
+    timers: dict[str, Timer | None] = attrs.field(factory=dict)
+    before_edits: dict[Link, Before] = attrs.field(factory=dict)
+    """Where there is a gate, what the connections were that were edited; see `undo`. It is not written."""
+    after: list[Callable[[], None]] = attrs.field(factory=list)
+    """What is called when all of this is durable, in a room without a gate."""
+    failed: list[Callable[[RoomsError], None]] = attrs.field(factory=list)
+    """Who is told when that fails; see `Record.durable`."""
+
+    @property
+    def substantial(self) -> bool:
+        """Whether there is something that must be written.
+
+        What a message was answered that changed nothing is no such thing: handled again it changes
+        nothing again.
+        """
+        return bool(self.writes or self.entries or self.sessions or self.links or self.timers or self.after)
+
+    def behind(self, earlier: Delta) -> Delta:
+        """All of an earlier delta that was not written, and of this one, which counts where both have it."""
+        return Delta(
+            {**earlier.writes, **self.writes},
+            earlier.size + self.size,
+            [*earlier.entries, *self.entries],
+            max(earlier.seq, self.seq),
+            max(earlier.before, self.before),
+            max(earlier.floor, self.floor),
+            max(earlier.trim, self.trim),
+            {**earlier.sessions, **self.sessions},
+            {**earlier.handled, **self.handled},
+            {**earlier.links, **self.links},
+            {**earlier.verdicts, **self.verdicts},
+            _highest(earlier.answered, self.answered),
+            {**earlier.timers, **self.timers},
+            {**self.before_edits, **earlier.before_edits},
+            [*earlier.after, *self.after],
+            [*earlier.failed, *self.failed],
+        )
+
+    def undo(self) -> None:
+        """Make connections again what they were before they were edited."""
+        for link, (attachment, channels) in self.before_edits.items():
+            link.roster.restore(link, attachment, channels)
+        self.before_edits.clear()
+
+
+def _highest(first: Mapping[int, int], second: Mapping[int, int]) -> dict[int, int]:
+    """Of two mappings to numbers the higher number each."""
+    return {**first, **{sid: max(number, first.get(sid, 0)) for sid, number in second.items()}}
+
+
+@attrs.define(eq=False, weakref_slot=False)
+class Cut:
+    """All that one commit writes, taken between two messages."""
+
+    encoded: bytes | None
+    """The state; None where it did not change."""
+    delta: Delta

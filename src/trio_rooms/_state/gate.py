@@ -1,0 +1,546 @@
+"""The output gate of a room: what its handlers do to the outside waits until what they wrote is durable.
+
+A batch is what was handled from one cut to the next: jobs, which are what is to be done to the
+outside, in order, and what is needed to take all of it back. At most one is in flight, on its way to
+the store, and at most one more is cut and waits behind it, `ready`. What is handled meanwhile goes
+into the `open` one. So what is in memory beyond the store is exactly these.
+
+    open -> (cut between two messages) -> ready -> flight -> (durable) -> its jobs are done
+
+A commit that definitely failed lets nothing out. The room goes back to what the store has: its tasks
+end, what was edited is undone, who sent something is told that it was not saved, and what came from
+outside the room's handlers is done once more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_rooms._loop.turn import TURN
+from trio_rooms._sockets.roster import Link
+from trio_rooms.errors import NotSaved, RoomsError, StateError, StoreError, StoreFull, StoreReadOnly
+
+from .delta import Cut
+
+__all__ = ["Batch", "Gate", "Living", "Outside"]
+
+logger = logging.getLogger("trio_rooms")
+
+_MOST_JOBS: Final = 10_000
+_MOST_BYTES: Final = 4 * 1024 * 1024
+"""What may wait in an open batch: a room that has more takes no mail before some of it has gone out."""
+_AT_ONCE: Final = 64
+"""Jobs of a batch that changed nothing which are done in place, and not by the task that commits."""
+_RETRY_FIRST: Final = 0.05
+_RETRY_LAST: Final = 1.0
+"""Seconds between two tries to write what came for a room that sleeps, doubled each time."""
+MOST_TRIES: Final = 20
+"""Commits in a row that may definitely fail before what came from outside the room is given up."""
+
+
+@attrs.define(eq=False, weakref_slot=False)
+class Outside:
+    """Something that came for a room from outside its handlers, and is no part of what they do.
+
+    A rollback of the room does not take it back: it is done once more, in the same order.
+    """
+
+    action: Callable[[], None]
+    refused: Callable[[RoomsError], None] | None
+    """Told when it is given up."""
+    tries: int = 0
+
+
+@attrs.define(eq=False, weakref_slot=False)
+class Batch:
+    """What was handled between two cuts."""
+
+    jobs: list[Callable[[], None]] = attrs.field(factory=list)
+    size: int = 0
+    """Bytes that the jobs hold."""
+    began: float = 0.0
+    """When the first of them came, by `perf_counter`."""
+    waiting: list[tuple[Link, int]] = attrs.field(factory=list)
+    """Who sent messages that want an answer, with their ids, where they have no session."""
+    messages: dict[tuple[int, int], list[Link]] = attrs.field(factory=dict)
+    """The same of sessions: by session and id, the connections that brought a copy of the message."""
+    asked: list[Callable[[RoomsError], None]] = attrs.field(factory=list)
+    """Who else is told if this is not saved."""
+    again: list[Any] = attrs.field(factory=list)
+    """Mail that is handled once more if this is not saved: of what happened all the same, as comings."""
+    undo: list[Callable[[], None]] = attrs.field(factory=list)
+    """What takes back what was done at once, in the order in which it was done."""
+    outside: list[Outside] = attrs.field(factory=list)
+    durable: bool = False
+    """Whether it has to be written where the gate is not there for good: a durable handler has run."""
+
+    def refuse(self, failure: RoomsError) -> None:
+        """Tell those who asked, and those outside, that nothing of it will be saved."""
+        for refused in (*self.asked, *(one.refused for one in self.outside)):
+            if refused is not None:
+                refused(failure)
+
+    def take_back(self) -> None:
+        """Undo what was done at once, the last first."""
+        while self.undo:
+            self.undo.pop()()
+
+
+class Living(Protocol):
+    """What the gate of an awake room asks of it."""
+
+    @property
+    def between(self) -> bool:
+        """Whether it is between two messages: no handler and no hook runs."""
+
+    @property
+    def in_background(self) -> bool:
+        """Whether the task that runs now is one of the room's background tasks."""
+
+    def look_soon(self) -> None:
+        """Call `Gate.look` between two messages, soon."""
+
+    def roll_back(self) -> None:
+        """End everything that runs in the room; when that has ended `Gate.roll_back` is called."""
+
+    def crash(self, error: BaseException) -> None:
+        """The room has lost its place in the store: crash."""
+
+
+class Commits(Protocol):
+    """What a gate asks of the record of its room."""
+
+    key: str
+    large: bool
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything that must be written."""
+
+    def cut(self) -> Cut | None:
+        """Take all that there is to write; None where nothing must be written."""
+
+    async def cut_large(self) -> Cut | None:
+        """The same for a large state, while nothing is handled."""
+
+    async def commit(self, cut: Cut) -> None:
+        """Make it durable, however long the outcome is not known."""
+
+    def put_back(self, cut: Cut) -> None:
+        """It was not written, and goes with the next one."""
+
+    def rewind(self) -> None:
+        """Forget what is not written."""
+
+    def spawn(self, function: Callable[..., Any]) -> None:
+        """Run a task that outlives the room."""
+
+    def rested(self) -> None:
+        """Nothing is under way any more, and nobody is awake."""
+
+
+class Gate:
+    """Lets out what a room's handlers do when it is durable, in order, and takes back what cannot be.
+
+    Args:
+        record: what writes.
+        lasting: whether it is there for as long as the record; else until all has gone out, see `done`.
+    """
+
+    __slots__ = (
+        "_commits",
+        "_cut",
+        "_failures",
+        "_moved",
+        "_parked",
+        "_requested",
+        "_running",
+        "broken",
+        "done",
+        "failed",
+        "failure",
+        "flight",
+        "handling",
+        "living",
+        "lost",
+        "open",
+        "paused",
+        "ready",
+        "slow",
+    )
+
+    def __init__(self, record: Commits, done: Callable[[], None] | None = None) -> None:
+        self._commits = record
+        self.done: Callable[[], None] | None = done
+        """Called when all has gone out, for a gate that ends then."""
+        self.open: Batch = Batch()
+        self.ready: tuple[Batch, Cut] | None = None
+        self.flight: Batch | None = None
+        self.failed: bool = False
+        """Whether the batch in flight was not saved."""
+        self.failure: NotSaved | None = None
+        """Why the room has to go back, until it has."""
+        self.lost: Exception | None = None
+        """Why nobody will know whether the batch in flight was saved."""
+        self.broken: bool = False
+        """Whether nothing more is cut or sent before `roll_back`; what is in flight goes on."""
+        self.paused: bool = True
+        """Whether nothing may be cut now: a hook runs, or the room is not awake yet."""
+        self.living: Living | None = None
+        """The awake room."""
+        self.slow: set[Any] = set()
+        """Handlers that were seen to wait: what was handled before is cut before they begin."""
+        self.handling: Any = None
+        """The handler that runs, where that is told."""
+        self._cut: Cut | None = None
+        """What the batch in flight writes; None where it changed nothing."""
+        self._failures = 0
+        self._requested = False
+        self._running = False
+        self._parked: trio.lowlevel.Task | None = None
+        self._moved: trio.Event | None = None
+
+    # What handlers do.
+
+    def add(self, job: Callable[[], None], size: int = 0) -> None:
+        """Do something when all that was written until now is durable, behind all that was added before."""
+        batch = self.open
+        if not batch.jobs:
+            batch.began = perf_counter()
+        batch.jobs.append(job)
+        batch.size += size
+        if not self._requested:
+            self.request()
+
+    def request(self) -> None:
+        """There is something to cut."""
+        self._requested = True
+        if self.living is not None:
+            self.living.look_soon()
+        elif not self.broken:
+            self._go()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that no more may be handled now."""
+        return self.open.size > _MOST_BYTES or len(self.open.jobs) > _MOST_JOBS
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits, and nothing that was done must still be written."""
+        return self.flight is None and self.ready is None and not self.open.jobs and not self._must_cut
+
+    @property
+    def _must_cut(self) -> bool:
+        """Whether there is something in the open batch, or beside it, that must be written through here."""
+        if self.done is not None and self.living is not None:
+            return self.open.durable  # What else there is, the room saves in its own time.
+        return self._commits.waits
+
+    def holds(self, sid: int, number: int) -> list[Link] | None:
+        """Who waits for the answer to a message of a session that is in the gate; None where it is not."""
+        batches = (self.open, self.flight, self.ready[0] if self.ready is not None else None)
+        for batch in batches:
+            if batch is not None:
+                links = batch.messages.get((sid, number))
+                if links is not None:
+                    return links
+        return None
+
+    # Cutting.
+
+    async def look(self, *, quiet: bool) -> None:
+        """Between two messages: cut what there is, if the time has come; wait where too much waits.
+
+        Args:
+            quiet: whether there is nothing more to handle now.
+        """
+        while True:
+            if self.flight is None and self.ready is None and not (self.broken or self.paused):
+                if quiet or self.full or perf_counter() > self.open.began + TURN:
+                    await self.seal()
+                elif self.living is not None:
+                    self.living.look_soon()
+            if not (self.full or self.broken):
+                return
+            await self._wait_moved()  # Where it is broken, for the end.
+
+    def before(self, handler: Any) -> None:
+        """A handler is about to begin; if it is known to wait, what was handled before goes its way first."""
+        self.handling = handler
+        if handler in self.slow and self.ready is None and not self._commits.large:
+            if self.flight is None:
+                self._seal()
+            elif self._must_cut:
+                cut = self._try_to_cut()
+                if cut is not None:
+                    self.ready, self.open = (self.open, cut), Batch()
+
+    async def seal(self) -> None:
+        """Cut the open batch, and send it on its way; between two messages, with nothing in flight."""
+        if self._commits.large and self._must_cut:
+            self.paused = True  # What came meanwhile would be cut, too, by who sees nothing in flight.
+            try:
+                cut = await self._commits.cut_large()
+            except StateError as error:
+                self.fail(error)
+                return
+            finally:
+                self.paused = False
+            self._send(cut)
+        else:
+            self._seal()
+
+    def _seal(self) -> None:
+        cut = self._try_to_cut()
+        if not self.broken:
+            self._send(cut)
+
+    def _try_to_cut(self) -> Cut | None:
+        """What there is to write; a state that cannot be written breaks the gate."""
+        if self.done is not None and self.living is not None and not self.open.durable:
+            return None
+        try:
+            return self._commits.cut()
+        except StateError as error:
+            self.fail(error)
+            return None
+
+    def _send(self, cut: Cut | None) -> None:
+        """Send the open batch on its way; what changed nothing goes out at once."""
+        self._requested = False
+        batch = self.open
+        if cut is None:
+            if not batch.jobs and not batch.outside:
+                self._check_done()
+                return
+            self.open = Batch()
+            if len(batch.jobs) <= _AT_ONCE:
+                for job in batch.jobs:
+                    _do(job)
+                self._check_done()
+                return
+        else:
+            self.open = Batch()
+        self.flight, self._cut = batch, cut
+        self._go()
+
+    def _check_done(self) -> None:
+        if self.done is not None and self.empty:
+            self.done()
+
+    # The task that commits.
+
+    def _go(self) -> None:
+        """Have the task look what there is to do."""
+        parked, self._parked = self._parked, None
+        if parked is not None:
+            trio.lowlevel.reschedule(parked)
+        elif not self._running:
+            self._running = True
+            self._commits.spawn(self._run)
+
+    @enable_ki_protection
+    async def _run(self) -> None:
+        """Commit batch after batch; while the room is awake it waits for the next one."""
+        try:
+            while True:
+                if self.flight is not None and not (self.failed or self.lost):
+                    await self._carry_out()
+                elif not self._next():
+                    if self.living is None or self.done is not None:
+                        return
+                    self._parked = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+        finally:
+            self._running = False
+            self._tell()
+            self._commits.rested()
+
+    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _next(self) -> bool:
+        """Send what is cut already, or cut what there is if nobody is at it; whether there was any."""
+        if self.broken:
+            return False
+        if self.ready is not None:
+            (self.flight, self._cut), self.ready = self.ready, None
+            return True
+        living = self.living
+        if living is None or (not self.paused and living.between and not self._commits.large):
+            if self.open.jobs or self._must_cut:
+                self._seal()
+        elif self.handling is not None:
+            self.slow.add(self.handling)  # It waits, and so would what was handled before it.
+            return False
+        else:
+            living.look_soon()
+        return self.flight is not None
+
+    async def _carry_out(self) -> None:
+        """Write the batch in flight, and let out what waits for it."""
+        batch, cut = self.flight, self._cut
+        assert batch is not None
+        if cut is not None:
+            try:
+                await self._commits.commit(cut)
+            except (StoreFull, StoreReadOnly, StateError, TypeError, ValueError) as error:
+                await self._refused(error, cut)
+                return
+            except StoreError as error:
+                self._lose(error)
+                return
+        self._failures = 0
+        await _release(batch)
+        self.flight = self._cut = None
+        self._tell()
+        self._check_done()
+
+    async def _refused(self, error: Exception, cut: Cut) -> None:
+        """Nothing of the batch in flight was written."""
+        if self.living is not None:
+            self.failed = True
+            self._failures += 1
+            self.fail(error)
+            return
+        # Nothing of it is of a handler. So there is nothing to go back to, and it can be tried again.
+        batch = self.flight
+        assert batch is not None
+        self._commits.put_back(cut)
+        self._failures += 1
+        if self._failures == 1:
+            logger.error("room %s: what came while it slept cannot be written: %s", self._commits.key, error)
+        if self._failures >= MOST_TRIES:
+            self._failures = 0
+            self._drop(error)
+            return
+        batch.jobs += self.open.jobs
+        batch.outside += self.open.outside
+        batch.asked += self.open.asked
+        batch.size += self.open.size
+        self.open, self.flight, self._cut = batch, None, None
+        await trio.sleep(min(_RETRY_FIRST * 2**self._failures, _RETRY_LAST))
+
+    def fail(self, error: Exception) -> None:
+        """The room has to go back to what the store has; what is in flight and not failed goes on."""
+        failure = NotSaved(self._commits.key, str(error))
+        failure.__cause__ = error
+        self.failure, self.broken = failure, True
+        if self.living is not None:
+            self.living.roll_back()
+        self._tell()
+
+    def _lose(self, error: Exception) -> None:
+        """The room has lost its place in the store, or the store is gone: nobody gets a verdict."""
+        if self.living is not None:
+            self.broken, self.lost = True, error
+            self.living.crash(error)
+            self._tell()
+        else:
+            logger.critical("room %s: what came while it slept is lost: %s", self._commits.key, error)
+            self._drop(error)
+
+    def _drop(self, error: Exception) -> None:
+        """Give up what came for a room that sleeps, and tell those who wait for it."""
+        failure = NotSaved(self._commits.key, str(error))
+        failure.__cause__ = error
+        for batch in self.roll_back():
+            batch.refuse(failure)
+        self._commits.rewind()
+        self._tell()
+
+    @property
+    def pause(self) -> float:
+        """Seconds after which a room that went back begins anew: more while nothing can be written."""
+        return min(_RETRY_FIRST * 2.0 ** max(self._failures - 1, 0), _RETRY_LAST)
+
+    # The end of a life.
+
+    def abandon(self) -> None:
+        """Nothing more is cut or sent: what was handled since the last cut is in doubt."""
+        self.broken = True
+
+    async def landed(self) -> None:
+        """Wait until what is in flight is durable and has gone out, or failed, or nobody works on it."""
+        while self.flight is not None and self._running and not (self.failed or self.lost):
+            await self._wait_moved()
+
+    async def settled(self) -> None:
+        """Cut until nothing is left, and wait until all of it has gone out. Between two messages.
+
+        Raises:
+            NotSaved: a commit failed, and nobody has cancelled this.
+            StoreError: nobody knows what became of one.
+        """
+        while True:
+            if self.broken:
+                await trio.lowlevel.checkpoint()
+                raise self.failure or self.lost or NotSaved(self._commits.key, "the room ends")
+            if self.empty:
+                return
+            if self.flight is None and self.ready is None:
+                await self.seal()
+            else:
+                await self._wait_moved()
+
+    def roll_back(self) -> list[Batch]:
+        """Take back what was done at once, and begin anew; returns what was not saved, the first first."""
+        batches = [one for one in (self.flight, self.ready[0] if self.ready else None, self.open) if one]
+        for batch in reversed(batches):
+            batch.take_back()
+        self.flight = self.ready = self._cut = None
+        self.open = Batch()
+        self.failure, self.lost, self.failed, self.broken = None, None, False, False
+        self.paused, self._requested = True, False
+        self.handling = None
+        return batches
+
+    def dissolve(self) -> Batch:
+        """End a gate through which nothing is on its way: what is open goes another way."""
+        batch, self.open, self.broken = self.open, Batch(), True
+        self._go()
+        return batch
+
+    def sleep(self) -> None:
+        """The room has fallen asleep: the task ends when there is nothing more to do."""
+        self.living, self.handling, self.paused = None, None, True
+        self.slow.clear()
+        self._go()
+
+    async def _wait_moved(self) -> None:
+        """Wait until something has gone out, or nothing will."""
+        if self._moved is None:
+            self._moved = trio.Event()
+        await self._moved.wait()
+
+    def _tell(self) -> None:
+        moved, self._moved = self._moved, None
+        if moved is not None:
+            moved.set()
+
+
+async def _release(batch: Batch) -> None:
+    """Do what waited for a batch, a turn at a time."""
+    until = perf_counter() + TURN
+    for job in batch.jobs:
+        _do(job)
+        if perf_counter() > until:
+            await trio.lowlevel.checkpoint()
+            until = perf_counter() + TURN
+
+
+def _do(job: Callable[[], None]) -> None:
+    """Do one thing; what goes wrong with it keeps nothing else from going out."""
+    try:
+        job()
+    except Exception:
+        logger.exception("something that had waited until it was durable could not be done")

@@ -1,0 +1,848 @@
+"""What of one room is in the store, and what is still on its way there.
+
+Everything that is written for a room goes through its one `Record`, whether it is awake or asleep.
+The record outlives the actor: one commit is in flight at a time, and each has the number that follows
+on the last one that is known to be in the store. The state is encoded between two steps of the event
+loop, so a snapshot never shows half of what a handler does without an await; that of a room with a
+gate between two messages, so it never shows half of a handler.
+
+A commit that raised may have happened all the same. In a room with a gate, and of one that sleeps, the
+same commit is sent again until its outcome is known. Else what is written next goes out under the
+same number: either it is applied, and nothing had happened, or it is stale. Then the store says which
+commit has this number. Where that is none of ours, somebody else has written the room.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import attrs
+import trio
+
+from trio_rooms.errors import (
+    NotSaved,
+    RoomsError,
+    SnapshotCorrupt,
+    StaleWrite,
+    StateError,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+)
+from trio_rooms.stores.base import Commit, RoomHead, Store, StoredSnapshot, Verdict, draw_nonce
+
+from .codec import LARGE, NOTHING, Aside, Codec
+from .delta import Cut, Delta
+from .gate import MOST_TRIES, Gate, Outside
+from .snapshot import Snapshot
+
+__all__ = ["Definition", "Loaded", "Record", "Source"]
+
+logger = logging.getLogger("trio_rooms")
+
+_MANY_WRITES: Final = 4 * 1024 * 1024
+"""Bytes of storage writes that do not wait for the snapshot interval."""
+_AGAIN_FIRST: Final = 0.05
+_AGAIN_LAST: Final = 1.0
+"""Seconds after which a commit whose outcome is not known is sent again, doubled each time."""
+_BESIDE_DAMAGE: Final = b"damage"
+"""In place of a digest: to be saved twice, since the first save goes in the place of the sound one."""
+
+
+class Definition(Protocol):
+    """What is asked of a room's definition."""
+
+    @property
+    def name(self) -> str:
+        """The first part of the room's key."""
+
+    @property
+    def version(self) -> int:
+        """That of the states which are written."""
+
+    @property
+    def codec(self) -> Codec:
+        """Encodes and decodes the state."""
+
+    @property
+    def gated(self) -> bool:
+        """Whether what its handlers do waits until what they wrote is durable."""
+
+
+class Source(Protocol):
+    """Where the state of an awake room is."""
+
+    state: Any
+
+    @property
+    def restless(self) -> bool:
+        """Whether tasks may change it without a word."""
+
+
+@attrs.frozen
+class Loaded:
+    """A state that came out of the store."""
+
+    state: Any
+    restarted: bool
+    """Whether an earlier owner of the store has written it."""
+    fell_back: bool
+    """Whether the newest generation cannot be used, and this is the one before it."""
+
+
+def _no_task(_: Callable[..., Coroutine[Any, Any, None]]) -> None:
+    """There is no runtime around: whoever made the record only reads."""
+
+
+@attrs.define(eq=False)
+class Record:
+    """Loads and saves one room.
+
+    Whoever is about to use the room calls `load` first; what an actor that crashed leaves
+    unsaved goes with `discard`, or with `rewind` where there is a gate. After a StaleWrite the same:
+    `discard`, then `load`.
+
+    What a handler writes goes into `delta`, and with a crash or a rollback it is gone. What comes
+    from elsewhere is written by `outside`.
+
+    Args:
+        key: the room, ``"name/id"``.
+        definition: how its state is encoded.
+        store: where it is kept; open.
+        spawn: starts a task of the runtime.
+        on_rest: called when nothing is under way any more and nobody is awake.
+    """
+
+    key: str
+    _definition: Definition
+    _store: Store
+    spawn: Callable[[Callable[..., Coroutine[Any, Any, None]]], None] = _no_task
+    _on_rest: Callable[[str], None] | None = None
+    wanted: Callable[[bool], None] | None = attrs.field(init=False, default=None)
+    """Called when there is something to write, and whether it is so much that it should be written at
+    once; None while no actor would write it."""
+    source: Source | None = attrs.field(init=False, default=None)
+    """Where the state is, if it is to be written between two messages."""
+    gate: Gate | None = attrs.field(init=False, default=None)
+    """What holds back what handlers do. In a room with ``durability="commit"`` there is one always."""
+    head: RoomHead | None = attrs.field(init=False, default=None)
+    """What the store had when the room was last loaded, or looked at; None where it never was."""
+    number: int = attrs.field(init=False, default=0)
+    """That of the last commit that is known to be in the store."""
+    seq: int = attrs.field(init=False, default=0)
+    """The highest seq that is known to be in the store as given out."""
+    delta: Delta = attrs.field(init=False, factory=Delta)
+    """What goes with the next commit beside the state; another one after each cut."""
+    pins: int = attrs.field(init=False, default=0)
+    """How many need it still; see `pin`."""
+    large: bool = attrs.field(init=False, default=False)
+    """Whether the state is encoded in a thread, during which nobody may change it."""
+    dirty: bool = attrs.field(init=False, default=False)
+    """Whether something may have changed since the state was last encoded. Always, where there is a gate
+    for good: there `touched` alone counts, and messages need not say anything."""
+    touched: bool = attrs.field(init=False, default=False)
+    """Whether somebody has asked for the state since it was last encoded."""
+    encoding_took: float = attrs.field(init=False, default=0.0)
+    """Seconds that encoding the state took the last time."""
+    _saved: bytes = attrs.field(init=False, default=b"")
+    """The digest of the state that was cut last; empty where that is not known to be in the store."""
+    _aside: Aside = attrs.field(init=False, default=NOTHING)
+    """What of the loaded state its classes do not understand: it is written again with each save."""
+    _under_way: list[Delta] = attrs.field(init=False, factory=list)
+    """What was taken for commits that are not known to be in the store."""
+    _life: object = attrs.field(init=False, factory=object)
+    """Another one after each load, `discard` and `destroy`: so what began before finds out."""
+    _doubtful: range = attrs.field(init=False, default=range(0))
+    """Nonces of commits that raised, all with the number ``number + 1``: one of them may have happened."""
+    _epoch: int = attrs.field(init=False, default=attrs.Factory(lambda self: self._store.epoch, True))
+    """That of the store when the room was last loaded: what its commits are fenced by."""
+    _shield: trio.CancelScope | None = attrs.field(init=False, default=None)
+    """What keeps the commit in flight from being cancelled."""
+    _busy: bool = attrs.field(init=False, default=False)
+    """Whether somebody has the turn to read or write the room in the store."""
+    _queue: trio.lowlevel.ParkingLot | None = attrs.field(init=False, default=None)
+    """Who waits for the turn. A lock would be three objects more for each awake room."""
+
+    def __attrs_post_init__(self) -> None:
+        if self._definition.gated:
+            self.gate = Gate(self)
+            self.dirty = True
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether something is in flight, or waits for a commit: it must not be dropped now."""
+        gate = self.gate
+        return self._busy or self.pins > 0 or self.delta.substantial or (gate is not None and not gate.empty)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something that must be written, as far as is told."""
+        return self.delta.substantial or (self.source is not None and self.touched)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the state may have changed since it was last encoded."""
+        return self.touched if self._definition.gated else self.dirty
+
+    def pin(self) -> None:
+        """Keep the record as it is until `unpin` was called as often: what it knows is needed."""
+        self.pins += 1
+
+    def unpin(self) -> None:
+        """It is needed no more."""
+        self.pins -= 1
+        if not self.pins:
+            self.rested()
+
+    def rested(self) -> None:
+        """Something is over: the record may go, if nobody needs it."""
+        if self._on_rest is not None:
+            self._on_rest(self.key)
+
+    def touch(self) -> None:
+        """The state may have changed."""
+        if not (self.touched and self.dirty):
+            self.touched = self.dirty = True
+            if self.gate is not None:
+                self.gate.request()
+            elif self.wanted is not None:
+                self.wanted(False)
+
+    # What comes from outside the room's handlers.
+
+    def outside(
+        self, action: Callable[[], None], refused: Callable[[RoomsError], None] | None = None
+    ) -> None:
+        """Do something to the record that is no part of what a handler does, and have it written soon.
+
+        Args:
+            action: writes into `delta`, and calls `after` for what waits until it is durable. It is
+                called now, and once more after each rollback of the room before it is durable.
+            refused: called instead of what waits where it cannot be written.
+        """
+        gate = self.gate
+        if gate is not None:
+            gate.open.outside.append(Outside(action, refused))
+        elif refused is not None:
+            self.delta.failed.append(refused)
+        action()
+        self.want()
+
+    def outside_again(self, outside: Outside, failure: NotSaved) -> None:
+        """Do once more what a rollback has undone, unless that was so too often.
+
+        Args:
+            outside: what was done.
+            failure: why it is given up, if it is.
+        """
+        outside.tries += 1
+        if outside.tries < MOST_TRIES:
+            if self.gate is not None:
+                self.gate.open.outside.append(outside)
+            outside.action()
+            self.want()
+        elif outside.refused is not None:
+            outside.refused(failure)
+
+    def after(self, job: Callable[[], None]) -> None:
+        """Call ``job()`` when all that was written until now is durable, in order where there is a gate."""
+        if self.gate is not None:
+            self.gate.add(job)
+        else:
+            self.delta.after.append(job)
+
+    async def durable(self) -> None:
+        """Wait until all that was written until now is durable. A cancel only stops the waiting.
+
+        Raises:
+            NotSaved: it could not be written.
+        """
+        done = trio.Event()
+        failed: list[RoomsError] = []
+
+        def refused(error: RoomsError) -> None:
+            failed.append(error)
+            done.set()
+
+        self.outside(lambda: self.after(done.set), refused)
+        self.want(at_once=True)
+        await done.wait()
+        if failed:
+            raise failed.pop()
+
+    def want(self, *, at_once: bool = False) -> None:
+        """Have what there is written, in time, or at once."""
+        if self.gate is not None:
+            self.gate.request()
+        elif self.wanted is not None:
+            self.wanted(at_once)
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        """Have what came for a room that sleeps written now, and forget the record then."""
+        if self.gate is None:
+            gate = self.gate = Gate(self, self._end_gate)
+            gate.open.jobs, self.delta.after = self.delta.after, []
+            gate.open.asked, self.delta.failed = list(self.delta.failed), []
+        self.gate.request()
+
+    def _end_gate(self) -> None:
+        """All has gone out through a gate that was there only for that."""
+        self.gate = None
+        if self.wanted is not None and (self.dirty or self.delta.substantial):
+            self.wanted(False)
+
+    def hold(self, ended: Callable[[], None]) -> Gate:
+        """A gate for what is done from now on, until all of it has gone out.
+
+        Args:
+            ended: called then.
+        """
+        assert self.gate is None
+
+        def end() -> None:
+            self._end_gate()
+            ended()
+
+        self.gate = Gate(self, end)
+        return self.gate
+
+    async def _adopt(self) -> None:
+        """Take over what came while the room slept: an actor goes on with it."""
+        gate = self.gate
+        if gate is not None and gate.done is not None:
+            await gate.landed()
+            if self.gate is gate:
+                batch = gate.dissolve()
+                self.gate = None
+                self.delta.after[:0] = batch.jobs
+                self.delta.failed += [
+                    *batch.asked,
+                    *(one.refused for one in batch.outside if one.refused is not None),
+                ]
+
+    # Loading.
+
+    async def known(self) -> RoomHead:
+        """What the store has of the room; read once, in turn. A cancel changes nothing.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        if self.head is None:
+            await self._take()
+            try:
+                await self._know()
+            finally:
+                self._give()
+        assert self.head is not None
+        return self.head
+
+    async def _know(self) -> None:
+        if self.head is None:
+            head = await self._store.head(self.key)
+            self._epoch = self._store.epoch
+            self._now_known(head)
+
+    def _now_known(self, head: RoomHead) -> None:
+        self.head, self.number, self.seq, self._doubtful = head, head.number, head.seq, range(0)
+
+    def discard(self) -> None:
+        """Forget what is not in the store, after a crash: the state, and what handlers wrote beside it.
+
+        What was said already stays: entries of the journal, sessions, what messages were answered, and what
+        is known of connections. What waits for its turn to save saves nothing any more. A commit in flight
+        goes on: `settled` waits for it.
+        """
+        self._life = object()
+        self.delta.writes, self.delta.size = {}, 0
+        self._forget_state()
+
+    def rewind(self) -> None:
+        """Go back to what the store has, after a commit that failed, or a crash, in a room with a gate.
+
+        Nothing is in flight. Nothing of what is forgotten was said to anybody.
+        """
+        self._life = object()
+        for delta in (self.delta, *reversed(self._under_way)):
+            delta.undo()
+        self._under_way.clear()
+        self.delta = Delta()
+        self._forget_state()
+
+    def _forget_state(self) -> None:
+        self._saved = b""
+        self._aside = NOTHING
+        self.large = self.touched = False
+        self.dirty = self._definition.gated
+
+    async def load(self) -> Loaded | None:
+        """The newest state in the store that decodes; None for a room that has none.
+
+        Waits for a commit in flight. Then what the store says is true: what handlers wrote and is not
+        saved is forgotten, and no commit is in doubt any more. Cancelled, or when the store could not
+        read, nothing has changed.
+
+        Raises:
+            StoreError: the store could not read.
+            SnapshotError: no generation can be used; the store is left as it is.
+        """
+        await self._adopt()
+        await self._take()
+        try:
+            stored = await self._store.load(self.key)
+            self.discard()
+            self._epoch = self._store.epoch
+            self._now_known(stored.head)
+            return await self._newest(stored.snapshots)
+        finally:
+            self._give()
+
+    async def _newest(self, stored: tuple[StoredSnapshot, ...]) -> Loaded | None:
+        broken: SnapshotCorrupt | None = None
+        try:
+            for one in stored:
+                try:
+                    snapshot = Snapshot.of(self.key, one)
+                    if len(snapshot.state) < LARGE:
+                        decoded = self._definition.codec.decode(self.key, snapshot)
+                    else:
+                        decode = self._definition.codec.decode
+                        decoded = await trio.to_thread.run_sync(decode, self.key, snapshot)
+                except SnapshotCorrupt as error:
+                    logger.error("generation %d cannot be used: %s", one.generation, error)  # noqa: TRY400
+                    broken = broken or error
+                    continue
+                self.large = len(snapshot.state) >= LARGE
+                self._aside = decoded.aside
+                # What a former process wrote is written again, so that it is of this one from then on.
+                restarted = snapshot.epoch != self._epoch
+                if broken is None and snapshot.version == self._definition.version and not restarted:
+                    self._saved = _digest(snapshot.state)
+                else:
+                    self.dirty = self.touched = True
+                if broken is not None:
+                    self._saved = _BESIDE_DAMAGE
+                    logger.error(
+                        "room %s: took generation %d; what was written after it is lost",
+                        self.key,
+                        one.generation,
+                    )
+                return Loaded(decoded.state, restarted, broken is not None)
+            if broken is not None:
+                raise broken
+            self.touched = True  # A room that never was is one as soon as it has handled something.
+            return None
+        finally:
+            # Its traceback holds this frame, which would hold it: a cycle around the room.
+            del broken
+
+    # Saving: at any moment, where there is no gate.
+
+    async def save(self, state: Callable[[], Any], *, in_thread: bool = True) -> None:
+        """Make the state and what goes with it durable, if anything changed.
+
+        Args:
+            state: gives the state when it is encoded.
+            in_thread: whether a large state may be encoded in a thread, since nobody can
+                change it meanwhile.
+
+        Cancelled while it waits for its turn, nothing was done; after that it is not
+        cancelled, since a commit is carried out whether or not somebody waits. Not a
+        checkpoint where there is nothing to write.
+
+        Raises:
+            StateError: the state holds what CBOR cannot, or what would come back as something else;
+                nothing was written.
+            StaleWrite: somebody else has written the room, or opened the store; nothing was
+                written, nor can be before the room is loaded again.
+            StoreError: it is not known to be written; a later call tries again.
+        """
+        life = self._life
+        await self._take()
+        try:
+            if life is self._life:
+                with trio.CancelScope(shield=True) as self._shield:
+                    await self._save(state, life, in_thread=in_thread)
+                self._check_answered()
+        finally:
+            self._give()
+
+    async def _save(self, state: Callable[[], Any], life: object, *, in_thread: bool) -> None:
+        self.dirty = self.touched = False
+        delta: Delta | None = None
+        try:
+            encoded = None
+            if self.large and in_thread:
+                encoded = await self._encode_in_thread(state())
+            # Whatever was written while the thread was at it: it goes with a state that did not change.
+            if encoded is None:
+                encoded = self._encode(state())
+            if life is not self._life:
+                return
+            self.large = len(encoded) >= LARGE
+            digest, saved = _digest(encoded), self._saved
+            changed = digest != saved
+            if changed or self.delta.substantial:
+                delta = self._take_delta()
+                await self._commit(encoded if changed else None, delta)
+        except BaseException as error:
+            if delta is not None:
+                self._put_back(delta, life)
+            self.dirty = self.touched = True
+            self._tell_failed(error)
+            raise
+        if delta is not None:
+            self._under_way.remove(delta)
+            for job in delta.after:
+                job()
+        if life is self._life:
+            self._saved = digest
+            if saved == _BESIDE_DAMAGE:
+                self._saved, self.dirty, self.touched = b"", True, True
+
+    def _take_delta(self) -> Delta:
+        """What goes with a commit, and is under way from now on."""
+        delta, self.delta = self.delta, Delta()
+        self._under_way.append(delta)
+        return delta
+
+    def _put_back(self, delta: Delta, life: object) -> None:
+        """What was not written goes with the next commit; what was written meanwhile is newer."""
+        self._under_way.remove(delta)
+        if life is not self._life:
+            delta.writes, delta.size = {}, 0
+        self.delta = self.delta.behind(delta)
+
+    def _tell_failed(self, error: BaseException) -> None:
+        """Who waits for what could not be written waits no more; it is tried again all the same."""
+        told, self.delta.failed = self.delta.failed, []
+        if told:
+            failure = NotSaved(self.key, str(error))
+            for refused in told:
+                refused(failure)
+
+    def _encode(self, state: Any) -> bytes:
+        began = perf_counter()
+        encoded = self._definition.codec.encode(self.key, state, self._aside)
+        self.encoding_took = perf_counter() - began
+        return encoded
+
+    async def _encode_in_thread(self, state: Any) -> bytes | None:
+        """Encode a large state; None where somebody may have changed it meanwhile.
+
+        No handler and no task of the room runs then, but a task of the program may have a context.
+        """
+        began = perf_counter()
+        try:
+            encoded = await trio.to_thread.run_sync(
+                self._definition.codec.encode_large, self.key, state, self._aside
+            )
+        except StateError:
+            if not self.touched:
+                raise
+            encoded = b""
+        self.encoding_took = perf_counter() - began
+        if not self.touched:
+            return encoded
+        self.dirty = self._definition.gated
+        self.touched = False
+        return None
+
+    def unsaved(self, state: Any) -> bool:
+        """Whether a state differs from the saved one, or something waits; found out by encoding it."""
+        if self.delta.substantial:
+            return True
+        try:
+            return _digest(self._definition.codec.encode(self.key, state, self._aside)) != self._saved
+        except StateError:
+            return True  # Whoever saves it is told why.
+
+    # Saving: between two messages, through the gate.
+
+    def cut(self) -> Cut | None:
+        """All that there is to write; None where nothing must be.
+
+        Raises:
+            StateError: the state cannot be written.
+        """
+        source, encoded = self.source, None
+        if source is not None and (self.touched or source.restless):
+            self.touched = False
+            encoded = self._encode(source.state)
+        return self._cut(encoded)
+
+    async def cut_large(self) -> Cut | None:
+        """The same, with the state encoded in a thread where nobody can change it meanwhile."""
+        source, encoded = self.source, None
+        if source is not None and self.touched and not source.restless:
+            self.touched = False
+            with trio.CancelScope(shield=True):
+                encoded = await self._encode_in_thread(source.state)
+            if encoded is None:
+                encoded = self._encode(source.state)
+            return self._cut(encoded)
+        return self.cut()
+
+    def _cut(self, encoded: bytes | None) -> Cut | None:
+        if encoded is not None:
+            self.large = len(encoded) >= LARGE
+            digest = _digest(encoded)
+            if digest == self._saved:
+                encoded = None
+            elif self._saved == _BESIDE_DAMAGE:
+                self._saved, self.touched = b"", True
+            else:
+                self._saved = digest
+        if encoded is None and not self.delta.substantial:
+            self.delta.before_edits.clear()  # What they go with is as it is in the store.
+            return None
+        return Cut(encoded, self._take_delta())
+
+    async def commit(self, cut: Cut) -> None:
+        """Make a cut durable; where the outcome is not known, the same commit is sent again until it is.
+
+        It is not cancelled, but by `abandon`.
+
+        Raises:
+            StoreFull, StoreReadOnly, ValueError, TypeError: nothing of it was written.
+            StaleWrite: the same, and nothing can be before the room is loaded again.
+            StoreError: it was abandoned, or the store was closed.
+        """
+        await self._take()
+        try:
+            with trio.CancelScope(shield=True) as self._shield:
+                await self._commit(cut.encoded, cut.delta, until_known=True)
+            self._check_answered()
+            self._under_way.remove(cut.delta)
+        finally:
+            self._give()
+
+    def put_back(self, cut: Cut) -> None:
+        """A cut of a room that sleeps was not written, and goes with the next one."""
+        self._put_back(cut.delta, self._life)
+
+    async def settled(self) -> None:
+        """Wait until no commit is in flight; not a checkpoint where none is."""
+        if self.gate is not None:
+            await self.gate.landed()
+        if self._busy:
+            await self._take()
+            self._give()
+
+    async def destroy(self) -> None:
+        """Delete all that the store has of the room, its number apart; what is unsaved is forgotten.
+
+        Cancelled while it waits for its turn, nothing was done; after that it is not cancelled.
+
+        Raises:
+            StaleWrite, StoreError: as for `save`; the room goes on, and what is unsaved stays.
+        """
+        await self._take()
+        try:
+            with trio.CancelScope(shield=True) as self._shield:
+                self.dirty = self.touched = True
+                await self._commit(None, Delta(), destroy=True, until_known=self._definition.gated)
+            self._check_answered()
+            self.delta = Delta()
+            self.discard()
+        finally:
+            self._give()
+
+    def abandon(self) -> None:
+        """Wait no longer for the commit in flight, if there is one; whoever waited gets a StoreError."""
+        if self._shield is not None:
+            self._shield.cancel()
+
+    def _check_answered(self) -> None:
+        """Let go of what shielded a commit.
+
+        Raises:
+            StoreError: it was abandoned.
+        """
+        shield, self._shield = self._shield, None
+        if shield is not None and shield.cancelled_caught:
+            raise StoreError(f"the store has not answered whether room {self.key} is written")
+
+    async def _take(self) -> None:
+        """Wait for the turn; without a turn of the event loop where it is free, which would be one a room."""
+        if not self._busy:
+            self._busy = True
+            return
+        if self._queue is None:
+            self._queue = trio.lowlevel.ParkingLot()
+        await self._queue.park()  # Whoever has the turn hands it on.
+
+    def _give(self) -> None:
+        """Hand the turn to who has waited longest, or to nobody."""
+        if self._queue:
+            self._queue.unpark()
+        else:
+            self._busy, self._queue = False, None
+
+    # Numbers.
+
+    async def _commit(
+        self, encoded: bytes | None, delta: Delta, *, destroy: bool = False, until_known: bool = False
+    ) -> None:
+        """Write under the next number, whatever has become of former tries under it.
+
+        Args:
+            encoded: the state, if it is to be written.
+            delta: what else is written.
+            destroy: whether all is deleted.
+            until_known: whether the same commit is sent again where its outcome is not known.
+        """
+        if self.head is None:
+            await self._know()
+        commit: Commit | None = None
+        again = _AGAIN_FIRST
+        while True:
+            if commit is None:
+                commit = self._next(encoded, delta, destroy=destroy)
+            try:
+                await self._store.commit(commit)
+            except (StaleWrite, StoreFull, StoreReadOnly) as error:
+                stale = isinstance(error, StaleWrite)
+                if stale or commit.nonce in self._doubtful:
+                    # Refused because a former try had happened, or because somebody else has written.
+                    nonce = await self._had_happened()
+                    if nonce == commit.nonce:
+                        break
+                    if nonce is not None:
+                        self._drop_written(delta)
+                        commit = None
+                        continue
+                self._saved = b""
+                if not stale:
+                    self._doubt(commit)
+                raise
+            except (TypeError, ValueError):
+                raise  # It was not handed over.
+            except BaseException as error:
+                # The next commit has the state again, whatever it is by then: who knows what is there.
+                self._saved = b""
+                self._doubt(commit)
+                if not until_known or not isinstance(error, StoreError) or isinstance(error, StoreClosed):
+                    raise
+                if again == _AGAIN_FIRST:
+                    why = "room %s: whether a commit is written is not known, so it is sent again: %s"
+                    logger.warning(why, self.key, error)
+                await trio.sleep(again)
+                again = min(2 * again, _AGAIN_LAST)
+            else:
+                break
+        self.number = commit.number
+        self.seq = commit.seq or self.seq
+        self._doubtful = range(0)
+
+    def _next(self, encoded: bytes | None, delta: Delta, *, destroy: bool) -> Commit:
+        number, epoch, key = self.number + 1, self._epoch, self.key
+        document = None
+        if encoded is not None:
+            definition = self._definition
+            name = definition.name
+            document = Snapshot(
+                name, key[len(name) + 1 :], definition.version, number, epoch, encoded,
+                definition.codec.fingerprint,
+            ).pack()  # fmt: skip
+        return Commit(
+            key,
+            number,
+            epoch,
+            document,
+            delta.writes,
+            tuple(delta.entries),
+            delta.seq,
+            delta.before,
+            delta.floor,
+            delta.trim,
+            {sid: half() for sid, half in (delta.handled | delta.sessions).items()},
+            delta.links,
+            tuple(Verdict(sid, number, content) for (sid, number), content in delta.verdicts.items()),
+            delta.answered,
+            delta.timers,
+            destroy,
+            # Those under one number follow on each other, so that any number of them is a range.
+            nonce=self._doubtful.stop or draw_nonce(),
+        )
+
+    def _doubt(self, commit: Commit) -> None:
+        """Remember that a commit may have happened although it raised."""
+        if commit.nonce not in self._doubtful:
+            self._doubtful = range(self._doubtful.start or commit.nonce, commit.nonce + 1)
+
+    async def _had_happened(self) -> int | None:
+        """Which of the commits in doubt is what the store has under their number; None for none of them."""
+        doubtful, self._doubtful = self._doubtful, range(0)
+        if doubtful:
+            try:
+                head = await self._store.head(self.key)
+            except BaseException:
+                self._doubtful = doubtful
+                raise
+            if head.number == self.number + 1 and head.nonce in doubtful:
+                self.number, self.seq = head.number, head.seq
+                return head.nonce
+        return None
+
+    def _drop_written(self, delta: Delta) -> None:
+        """Entries that a commit has written which was in doubt must not be written again."""
+        delta.entries = [entry for entry in delta.entries if entry.seq > self.seq]
+
+    # The storage of the room.
+
+    def write(self, name: str, encoded: bytes | None) -> None:
+        """Write a value, or delete it, with the next commit."""
+        delta = self.delta
+        delta.writes[name] = encoded
+        delta.size += len(encoded or b"")
+        self.dirty = True
+        if self.gate is not None:
+            self.gate.request()
+        elif self.wanted is not None:
+            self.wanted(delta.size > _MANY_WRITES)
+
+    def _pending(self) -> dict[str, bytes | None]:
+        """Each name's newest write that is not known to be in the store."""
+        if not self._under_way:
+            return self.delta.writes
+        pending: dict[str, bytes | None] = {}
+        for delta in (*self._under_way, self.delta):
+            pending |= delta.writes
+        return pending
+
+    async def get(self, name: str) -> bytes | None:
+        """A value as it is, whether it is durable yet or not."""
+        pending = self._pending()
+        if name in pending:
+            await trio.lowlevel.checkpoint()
+            return pending[name]
+        return await self._store.get(self.key, name)
+
+    async def list(self, prefix: str, after: str | None, limit: int | None) -> list[tuple[str, bytes]]:
+        """Values as they are, ordered by name."""
+        # As they are now: a commit may end while the store reads from before it.
+        pending = dict(self._pending())
+        # A deletion that is not durable yet hides a stored name, so as many more are read.
+        stored = await self._store.list(
+            self.key, prefix, after=after, limit=None if limit is None else limit + len(pending)
+        )
+        merged: dict[str, bytes | None] = dict(stored)
+        merged |= {
+            name: encoded
+            for name, encoded in pending.items()
+            if name.startswith(prefix) and (after is None or name > after)
+        }
+        found = sorted((name, encoded) for name, encoded in merged.items() if encoded is not None)
+        return found if limit is None else found[:limit]
+
+
+def _digest(encoded: bytes) -> bytes:
+    return hashlib.blake2b(encoded, digest_size=16).digest()
