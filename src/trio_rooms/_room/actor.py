@@ -438,6 +438,7 @@ class Actor:
         record, box, edited = saver.record, mailbox.mail, shared.edited
         dispatcher, members, contexts = self.dispatcher, self.members, self.members.contexts
         on_message = shared.definition.on_message
+        gate = shared.gate  # In a plain room it is there always or never: it has no durable handlers.
         idle_timeout = shared.definition.idle_timeout
         task, clock = trio.lowlevel.current_task(), trio.lowlevel.current_clock()
         mail: Mail | None = None
@@ -461,6 +462,9 @@ class Actor:
                     link, message = mail
                     if not link.flags & DISMISSED:
                         context = contexts.get(link.id) or members.context_for(link)
+                        if gate is not None:
+                            gate.before(on_message)
+                            gate.open.waiting.append((link, None))
                         try:
                             await on_message(context, message)
                             if edited:

@@ -67,8 +67,9 @@ class Batch:
     """Bytes that the jobs hold."""
     began: float = 0.0
     """When the first of them came, by `perf_counter`."""
-    waiting: list[tuple[Link, int]] = attrs.field(factory=list)
-    """Who sent messages that want an answer, with their ids, where they have no session."""
+    waiting: list[tuple[Link, int | None]] = attrs.field(factory=list)
+    """Who sent messages that want an answer, with their ids, where they have no session; in a plain room
+    without one."""
     messages: dict[tuple[int, int], list[Link]] = attrs.field(factory=dict)
     """The same of sessions: by session and id, the connections that brought a copy of the message."""
     asked: list[Callable[[RoomsError], None]] = attrs.field(factory=list)
