@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._definition.fire import Fire, Retry
 from ._definition.room import Room
 from ._room.connection import Connection, Connections
 from ._room.context import Context
@@ -10,6 +11,7 @@ from ._room.lifecycle import Stage
 from ._room.live import LiveRoom
 from ._room.placement import RoomInfo
 from ._room.reports import Disconnect, WakeReport
+from ._room.schedules import Schedule
 from ._room.storage import Storage
 from ._rooms import Rooms, RoomsStatistics, open_rooms
 from ._run import run
@@ -34,6 +36,8 @@ from .errors import (
     RoomFailed,
     RoomsClosed,
     RoomsError,
+    ScheduleError,
+    ScheduleGivenUp,
     SnapshotCorrupt,
     SnapshotError,
     SnapshotTooNew,
@@ -70,6 +74,7 @@ __all__ = [
     "Disconnect",
     "DiskStore",
     "EventError",
+    "Fire",
     "HandlerFailed",
     "HandlerTimeout",
     "LiveRoom",
@@ -78,6 +83,7 @@ __all__ = [
     "NoConnection",
     "NotSaved",
     "Refused",
+    "Retry",
     "Room",
     "RoomFailed",
     "RoomHandle",
@@ -86,6 +92,9 @@ __all__ = [
     "RoomsClosed",
     "RoomsError",
     "RoomsStatistics",
+    "Schedule",
+    "ScheduleError",
+    "ScheduleGivenUp",
     "SnapshotCorrupt",
     "SnapshotError",
     "SnapshotTooNew",

@@ -12,6 +12,8 @@
     ├── ConnectionGone          the world: a connection ended while a handler waited for its output
     ├── AttachmentError         the application: an attachment is too big or not CBOR-able
     ├── StaleContext            the application: a context was used after its room had gone to sleep
+    ├── ScheduleError           the application: a room has scheduled too much
+    ├── ScheduleGivenUp         the application: the handler of a schedule failed with every attempt
     ├── HandlerFailed           the application: a handler raised; its exception is the cause
     ├── HandlerTimeout          the application: a handler took longer than its room allows
     ├── AskCircle               the application: a room would wait for itself
@@ -57,6 +59,8 @@ __all__ = [
     "RoomFailed",
     "RoomsClosed",
     "RoomsError",
+    "ScheduleError",
+    "ScheduleGivenUp",
     "SnapshotCorrupt",
     "SnapshotError",
     "SnapshotTooNew",
@@ -247,6 +251,48 @@ class StaleContext(RoomsError):
             f"room {self.key}: {self.what} through a context whose life is over, since the room has fallen "
             "asleep, crashed or ended; use rooms.get(name, id), which reaches it at any time"
         )
+
+
+class ScheduleError(RoomsError):
+    """Something cannot be scheduled, because its room has scheduled too much."""
+
+    key: str
+    """The room."""
+    name: str
+    """What was to be scheduled."""
+
+    def __init__(self, key: str, name: str, why: str) -> None:
+        super().__init__(key, name, why)
+        self.key = key
+        self.name = name
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"room {self.key}: {self.name!r:.100} is not scheduled: {self.why}"
+
+
+class ScheduleGivenUp(RoomsError):
+    """The handler of a schedule failed with every attempt; the last error is its cause.
+
+    What happens once is kept and not due any more: schedule it again, or cancel it. What comes again goes on
+    with its next occurrence.
+    """
+
+    key: str
+    """The room."""
+    name: str
+    """What was scheduled."""
+    attempts: int
+    """How many there were."""
+
+    def __init__(self, key: str, name: str, attempts: int) -> None:
+        super().__init__(key, name, attempts)
+        self.key = key
+        self.name = name
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        return f"room {self.key}: {self.name!r:.100} is given up after {self.attempts} attempts"
 
 
 class HandlerFailed(RoomsError):

@@ -12,6 +12,7 @@ from trio_rooms import AskTimeout, Context, Room, RoomHandle, RoomInfo, Rooms, S
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail
 from trio_rooms._sockets.fanout import Message
+from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
 
 
@@ -61,6 +62,12 @@ class Elsewhere:
         """Nobody waits for long."""
         return contextlib.nullcontext()
 
+    def reschedule(self, key: str, plan: Plan, *, held: bool = True) -> None:
+        """Note it, and say that it is durable."""
+        self.handed.append(("reschedule", key, held))
+        if plan.told is not None:
+            plan.told(True)
+
     def reached(self, key: str, channel: str | None) -> int:
         """Nobody."""
         return 0
@@ -97,12 +104,16 @@ async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock
         await room.destroy()
         assert room.emit("kept", channel="red") == 42
         assert room.info().stage is Stage.AWAKE
+        room.cancel("x")
+        assert await room.cancel_durably("x")
         assert placement.handed == [
             ("deliver", "shelf/x", Ask),
             ("deliver_soon", "shelf/x", Hibernate),
             ("deliver", "shelf/x", Destroy),
             ("emit", "shelf/x", "red"),
             ("info", "shelf/x", None),
+            ("reschedule", "shelf/x", True),
+            ("reschedule", "shelf/x", False),
         ]
         assert rooms.statistics().supervisor.wakes == 0
 

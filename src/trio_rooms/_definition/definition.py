@@ -10,7 +10,9 @@ import attrs
 from trio_rooms._state.codec import Codec
 from trio_rooms.errors import DefinitionError
 
-__all__ = ["Definition", "EventHandler", "Handler"]
+from .fire import Retry
+
+__all__ = ["Definition", "EventHandler", "Handler", "ScheduleHandler"]
 
 Handler = Callable[..., Awaitable[Any]]
 """A function of the application that is awaited: a handler or a hook."""
@@ -29,6 +31,17 @@ class EventHandler:
     """Whether it is told the event's name: on_any."""
     internal: bool = False
     """Whether the program and other rooms alone may send this event, and no client."""
+
+
+@attrs.frozen
+class ScheduleHandler:
+    """The handler of what is scheduled under one name."""
+
+    function: Handler
+    """Called with the context and a `Fire`."""
+    convert: Callable[[Any], Any] | None
+    """As for an event."""
+    retry: Retry
 
 
 @attrs.frozen(kw_only=True)
@@ -63,6 +76,7 @@ class Definition:
     for_clients: Mapping[str, EventHandler | None]
     """The same as clients meet them: None for an internal event."""
     any_event: EventHandler | None
+    schedules: Mapping[str, ScheduleHandler]
     on_message: Handler | None
     """What a plain room's messages go to, called with the context and the message."""
     authenticate: Handler | None
@@ -93,6 +107,10 @@ class Definition:
     def _other(self, event: str) -> EventHandler | None:
         """What handles an event without a handler of its own, if it is not one that the library keeps."""
         return None if event.startswith("rooms.") else self.any_event
+
+    def schedule_handler(self, name: str) -> ScheduleHandler | None:
+        """The handler of what is scheduled under a name, which may go on behind a colon."""
+        return self.schedules.get(name) or self.schedules.get(name.partition(":")[0])
 
     def new_state(self) -> Any:
         """The state of a room that did not exist.

@@ -19,7 +19,8 @@ from trio_rooms._wire.frames import encode_message
 from trio_rooms._wire.handshake import MOST_SUBPROTOCOLS
 from trio_rooms.errors import DefinitionError, StateError
 
-from .definition import Definition, EventHandler, Handler
+from .definition import Definition, EventHandler, Handler, ScheduleHandler
+from .fire import Retry
 from .signatures import (
     HOOKS,
     defined_twice,
@@ -27,6 +28,7 @@ from .signatures import (
     event_handler,
     limited,
     name_of,
+    schedule_handler,
     taking_all,
     why_not_static,
 )
@@ -149,13 +151,14 @@ class Room(Generic[S]):
         self._durable: set[str] = set()
         self._any: Handler | None = None
         self._message: Handler | None = None
+        self._schedules: dict[str, tuple[Handler, Retry]] = {}
         self._hooks: dict[str, Handler] = {}
         self._migrations: dict[int, tuple[int, Migration]] = {}
         self._sealed: Definition | None = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        for name in (*HOOKS, "on", "on_any", "on_message"):
+        for name in (*HOOKS, "on", "on_any", "on_message", "on_schedule"):
             if name in vars(cls):
                 msg = (
                     f"{cls.__name__}.{name} would never be called: a room is made, and not derived; write "
@@ -213,6 +216,35 @@ class Room(Generic[S]):
         self._admit(function, "on_message", self._message)
         self._message = function
         return function
+
+    def on_schedule(self, name: str, *, retry: Retry = Retry()) -> Callable[[F], F]:  # noqa: B008 (frozen)
+        """Handle what is scheduled under one name: ``async def turn_over(ctx, fire: Fire[Turn])``.
+
+        The handler of ``remind`` also gets ``remind:ana``, and whatever else follows on the colon. It is
+        called at least once for each `Fire`, and again until it returns, or ``retry`` gives it up.
+        ``fire.data`` is converted to what stands in the brackets; data that does not fit is a failed attempt.
+
+        Args:
+            name: what `LiveRoom.schedule` and `RoomHandle.schedule` schedule; without a colon.
+            retry: how often it is tried.
+        """
+        if not _is(name, str) or not name or ":" in name:
+            msg = (
+                f"room {self.name}: what is scheduled has a name, and a handler has all that begins with it "
+                f'and a colon; write @room.on_schedule("remind"), not @room.on_schedule({name!r})'
+            )
+            raise DefinitionError(msg)
+        if not isinstance(retry, Retry):
+            msg = f"room {self.name}: retry is a Retry, such as Retry(attempts=5), not {retry!r:.100}"
+            raise DefinitionError(msg)
+
+        def register(function: F) -> F:
+            existing = self._schedules.get(name)
+            self._admit(function, f"the schedule {name!r}", None if existing is None else existing[0])
+            self._schedules[name] = (function, retry)
+            return function
+
+        return register
 
     def authenticate(self, function: F) -> F:
         """Called before a WebSocket is opened: ``async def who(request: ConnectRequest)``.
@@ -366,6 +398,7 @@ class Room(Generic[S]):
             events=events,
             for_clients={event: None if one.internal else one for event, one in events.items()},
             any_event=self._sealed_event(None, self._any) if self._any is not None else None,
+            schedules={name: self._sealed_schedule(name, *one) for name, one in self._schedules.items()},
             on_message=self._sealed_hook("on_message", self._message, ("ctx", "message")),
             **hooks,
         )
@@ -380,6 +413,11 @@ class Room(Generic[S]):
         if event in self._durable and self.durability == "snapshot":
             bounded = durably(bounded)
         return attrs.evolve(handler, function=bounded)
+
+    def _sealed_schedule(self, name: str, function: Handler, retry: Retry) -> ScheduleHandler:
+        """The handler of what is scheduled under a name, as it is called."""
+        handler = schedule_handler(self.name, function, f"the schedule {name!r}", retry)
+        return attrs.evolve(handler, function=limited(handler.function, name, self.handler_timeout))
 
     def _sealed_hook(self, name: str, function: Handler | None, given: tuple[str, ...]) -> Handler | None:
         """A hook as it is called: with all that it may be given."""

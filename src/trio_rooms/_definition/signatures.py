@@ -18,7 +18,8 @@ from trio_rooms._values.classes import is_class
 from trio_rooms._values.strict import wire
 from trio_rooms.errors import DefinitionError, HandlerTimeout
 
-from .definition import EventHandler, Handler
+from .definition import EventHandler, Handler, ScheduleHandler
+from .fire import Fire, Retry
 
 __all__ = [
     "HOOKS",
@@ -28,6 +29,7 @@ __all__ = [
     "event_handler",
     "limited",
     "name_of",
+    "schedule_handler",
     "taking_all",
     "why_not_static",
 ]
@@ -186,12 +188,34 @@ def event_handler(
     arguments = arity(room, function, what, given)
     if arguments <= position:
         return EventHandler(function, arguments, None, named, internal)
-    convert = _conversion(room, function, what, position)
+    convert = _conversion(room, _annotation(room, function, what, position), what)
     return EventHandler(function, arguments, convert, named, internal)
 
 
-def _conversion(room: str, function: Handler, what: str, position: int) -> Callable[[Any], Any] | None:
-    """What makes the data that a handler takes at a position what its annotation says."""
+def schedule_handler(room: str, function: Handler, what: str, retry: Retry) -> ScheduleHandler:
+    """The sealed handler of what is scheduled under a name.
+
+    Raises:
+        DefinitionError: it cannot be called, or nothing can be converted to the data that it wants.
+    """
+    taking = taking_all(room, function, what, ("ctx", "fire"))
+    wanted = _annotation(room, function, what, 1)
+    if wanted in (Any, object, Fire):
+        return ScheduleHandler(taking, None, retry)
+    if typing.get_origin(wanted) is not Fire:
+        shown = wanted.__name__ if isinstance(wanted, type) else repr(wanted)
+        msg = (
+            f"room {room}: {what} wants {shown}, and is given a Fire, which has the data: "
+            f"annotate it with Fire[{shown}]"
+        )
+        raise DefinitionError(msg)
+    data = typing.get_args(wanted)[0]
+    convert = None if data is types.NoneType else _conversion(room, data, what)  # It wants none.
+    return ScheduleHandler(taking, convert, retry)
+
+
+def _annotation(room: str, function: Handler, what: str, position: int) -> Any:
+    """What a handler says that it takes at a position; Any where it says nothing, or takes nothing there."""
     parameters = list(inspect.signature(function).parameters)
     try:
         hints = typing.get_type_hints(function)
@@ -201,7 +225,11 @@ def _conversion(room: str, function: Handler, what: str, position: int) -> Calla
             "define the types it names at module level"
         )
         raise DefinitionError(msg) from error
-    wanted = hints.get(parameters[position], Any) if position < len(parameters) else Any
+    return hints.get(parameters[position], Any) if position < len(parameters) else Any
+
+
+def _conversion(room: str, wanted: Any, what: str) -> Callable[[Any], Any] | None:
+    """What makes the data of a handler what its annotation says; None where it stays as it is."""
     if wanted is Any or wanted is object:
         return None
     try:

@@ -33,6 +33,11 @@ class WallClock:
     _origin: float | None = attrs.field(init=False, default=None)
     """The time of day at its 0; None for Trio's own."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether it was found, when it was last asked, to move with Trio's clock, so that nobody sets it."""
+        return self._origin is not None
+
     def now(self) -> float:
         """Seconds since 1970.
 

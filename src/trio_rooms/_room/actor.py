@@ -33,10 +33,11 @@ from .answers import Answer, own
 from .background import Background
 from .context import Context
 from .dispatcher import Dispatcher, disconnect_of, refuse, refuse_unsaved
+from .firing import Firing
 from .idleness import Idleness
 from .lifecycle import Stage, Step, next_stage
 from .live import LiveRoom
-from .mail import Ask, Destroy, Hibernate, Mail, link_of
+from .mail import Alarm, Ask, Destroy, Hibernate, Mail, link_of
 from .mailbox import Mailbox
 from .members import Members
 from .reports import WakeReport
@@ -107,6 +108,7 @@ class Actor:
         "_watch",
         "background",
         "dispatcher",
+        "firing",
         "fruitless",
         "idleness",
         "killed",
@@ -150,6 +152,10 @@ class Actor:
         )
         self.members.own = Context(live, self.saver, None)
         self.dispatcher: Dispatcher = Dispatcher(shared, self.members)
+        self.firing: Firing = Firing(
+            shared, self.members, self.dispatcher, record, self.mailbox, self.idleness, self.background
+        )
+        self.firing.alone = cause == "schedule"
         self.killed: bool = False
         """Whether it was cancelled by `kill`, and its state is kept whatever its tasks raise then."""
         self.fruitless: bool = False
@@ -213,6 +219,7 @@ class Actor:
         self._answer_asked(failure)
         if current is not None:
             self.dispatcher.interrupted(current, failure)
+        self.firing.interrupted()
         gate = self.saver.record.gate
         if gate is not None:
             unsaved = NotSaved(self.key, "the room crashed before it was saved")
@@ -229,7 +236,7 @@ class Actor:
         failure, pause = gate.failure, gate.pause
         self._answer_asked(answer=False)
         again = self._take_back(gate, failure)
-        if isinstance(current, Connected | Disconnected):
+        if isinstance(current, Alarm | Connected | Disconnected):
             again.append(current)
         elif current is not None:
             self.dispatcher.not_saved(current, failure)
@@ -423,6 +430,7 @@ class Actor:
         self.take(Step.LOADED)
         self.idleness.begin()
         self.saver.begin()
+        self.firing.begin()
 
     async def _work(self) -> bool:
         """Handle mail until the room sleeps, or is destroyed; whether it sleeps."""
@@ -476,6 +484,8 @@ class Actor:
                 elif type(mail) is Destroy:
                     if await self._destroy(mail):
                         return False
+                elif type(mail) is Alarm:
+                    await self.firing.handle(mail)
                 else:
                     await dispatcher.handle(mail)
                 if not record.dirty:
@@ -680,6 +690,8 @@ class Actor:
                     outlives.append(mail)
                 else:
                     mail.answer.succeed(True)
+            elif isinstance(mail, Alarm):
+                mail.over(False)
         return outlives
 
     def _end(self, step: Step) -> None:

@@ -9,6 +9,7 @@ import attrs
 
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._state.gate import Gate
+from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
 
 from .answers import Answer
@@ -61,6 +62,13 @@ class Behind:
     def record(self, key: str) -> Record:
         """See `Placement`."""
         return self._placement.record(key)
+
+    def reschedule(self, key: str, plan: Plan, *, held: bool = True) -> None:
+        """See `Placement`."""
+        if held:
+            self._gate.add(partial(self._placement.reschedule, key, plan))
+        else:
+            self._placement.reschedule(key, plan)
 
     def info(self, key: str) -> RoomInfo:
         """See `Placement`."""

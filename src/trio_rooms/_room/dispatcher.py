@@ -29,7 +29,7 @@ from trio_rooms.errors import (
 from .answers import own
 from .connection import Connection
 from .context import Context
-from .mail import Ask, Destroy, Hibernate, Mail, SaveFailed
+from .mail import Alarm, Ask, Destroy, Hibernate, Mail, SaveFailed
 from .members import Members
 from .output import Output
 from .reports import Disconnect
@@ -85,7 +85,7 @@ class Dispatcher:
         else:
             await self.failed(context, event, error)
             code, reason = CloseCode.INTERNAL_ERROR, "the room failed"
-            if self._half_run(error):
+            if self.half_run(error):
                 self._shared.hub.close(context.connection.link, code, reason)
         # After on_error, which may close it with a code of its own.
         self._shared.output.close(context.connection.link, code, reason)
@@ -125,7 +125,7 @@ class Dispatcher:
         elif isinstance(mail, Ask | Hibernate | Destroy) and mail.answer is not None:
             mail.answer.fail(own(failure))
 
-    def _half_run(self, error: Exception) -> bool:
+    def half_run(self, error: Exception) -> bool:
         """Whether a handler was cancelled that is durable as a whole or not at all; then all is undone."""
         gate = self._shared.gate
         if gate is None or not isinstance(error, HandlerTimeout):
@@ -182,7 +182,7 @@ class Dispatcher:
         else:
             await self.failed(context, event, error)
             code, message = _told(error)
-            if self._half_run(error):
+            if self.half_run(error):
                 _send_error(shared, shared.hub, link, number, code, message)
                 return
         # At the very end: whoever ends a message before answers it, see `interrupted`.
@@ -232,7 +232,7 @@ class Dispatcher:
             failure = NotSaved(error.key, error.why)
             failure.__cause__ = error.__cause__
             mail.answer.fail(failure)
-        elif self._half_run(error):
+        elif self.half_run(error):
             mail.answer.fail(_handler_failed(self._shared.key, mail.event, error))
             await self.failed(self._members.own, mail.event, error)
         else:
@@ -299,6 +299,8 @@ def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
     elif isinstance(mail, Ask | Hibernate | Destroy):
         if mail.answer is not None:
             mail.answer.fail(own(error))
+    elif isinstance(mail, Alarm):
+        mail.over(True)
     elif isinstance(mail, Connected):
         # Of a connection that the room was never told of it does not hear the end either, whoever ends it.
         shared.hub.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed", report=False)

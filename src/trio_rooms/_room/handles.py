@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,9 @@ from trio_rooms._keys import make_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._state.gate import Gate
+from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
+from trio_rooms._state.timers import Missed, Timers
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._wire import envelope
 from trio_rooms.errors import AskTimeout, UnknownRoom
@@ -25,6 +28,7 @@ from .answers import Answer
 from .behind import Behind
 from .mail import Ask, Destroy, Hibernate
 from .placement import Placement, RoomInfo
+from .schedules import WALL, Schedule, Wanted, schedules_of, wanted
 
 __all__ = ["Handles", "Program", "RoomHandle"]
 
@@ -135,6 +139,96 @@ class RoomHandle:
         loaded = await Record(self.key, self._definition, self._store).load()
         return None if loaded is None else loaded.state
 
+    def schedule(
+        self,
+        name: str,
+        data: Any = None,
+        *,
+        at: datetime.datetime | float | None = None,
+        after: float | None = None,
+        every: float | None = None,
+        cron: str | None = None,
+        tz: str | None = None,
+        missed: Missed = "once",
+    ) -> None:
+        """Have a handler of the room called later, as `LiveRoom.schedule` does; wakes nobody now.
+
+        It becomes durable soon. Where that fails it is logged; `schedule_durably` tells.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it should be, or the name has no handler.
+        """
+        one = wanted(self._definition, name, data, at, after, every, cron, tz, missed)
+        self._placement.reschedule(self.key, Plan(partial(_carry_out, one)))
+
+    async def schedule_durably(
+        self,
+        name: str,
+        data: Any = None,
+        *,
+        at: datetime.datetime | float | None = None,
+        after: float | None = None,
+        every: float | None = None,
+        cron: str | None = None,
+        tz: str | None = None,
+        missed: Missed = "once",
+    ) -> float:
+        """The same, and wait until it is durable. A cancelled caller stops waiting, and no more.
+
+        Returns:
+            When it is due, in seconds since 1970.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it should be, or the name has no handler.
+            ScheduleError: the room has scheduled too much.
+            NotSaved: it could not be written.
+            StoreError: what the room has scheduled cannot be read.
+            RoomsClosed: the runtime is stopping.
+            AskCircle: as `ask`; a handler schedules in its own room with ``ctx.room.schedule``.
+        """
+        one = wanted(self._definition, name, data, at, after, every, cron, tz, missed)
+        return float(await self._plan(partial(_carry_out, one)))
+
+    def cancel(self, name: str) -> None:
+        """Let go of what is scheduled under a name; wakes nobody. It becomes durable soon.
+
+        Raises:
+            TypeError, ValueError: nothing can have this name.
+        """
+        text("the name of a schedule", name)
+        self._placement.reschedule(self.key, Plan(partial(_remove, name)))
+
+    async def cancel_durably(self, name: str) -> bool:
+        """The same, and wait until it is durable, as `schedule_durably` does; whether there was something.
+
+        Raises:
+            TypeError, ValueError: nothing can have this name.
+            NotSaved, StoreError, RoomsClosed: as `schedule_durably`.
+        """
+        text("the name of a schedule", name)
+        return bool(await self._plan(partial(_remove, name)))
+
+    async def _plan(self, change: Callable[[Timers], Any]) -> Any:
+        """Change what is scheduled, and wait until that is durable."""
+        answer = Answer()
+        plan = Plan(change, answer.succeed, answer.fail)
+        with self._placement.waiting(self.key, answer):
+            self._placement.reschedule(self.key, plan, held=False)
+            return await answer.wait()
+
+    async def schedules(self) -> Mapping[str, Schedule]:
+        """All that the room has scheduled, by name, a copy; wakes nobody. A checkpoint.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        record = self._placement.record(self.key)
+        record.pin()
+        try:
+            return schedules_of(await record.plans.settle())
+        finally:
+            record.unpin()
+
     async def hibernate(self) -> bool:
         """Put the room to sleep now, if nothing is to be done in it. A cancelled caller only stops waiting.
 
@@ -163,6 +257,16 @@ class RoomHandle:
         with self._placement.waiting(self.key, answer):
             self._placement.deliver(self.key, Destroy(answer))
             await answer.wait()
+
+
+def _carry_out(one: Wanted, timers: Timers) -> float:
+    """Schedule something; when it is due."""
+    return one.carry_out(timers, WALL.now())
+
+
+def _remove(name: str, timers: Timers) -> bool:
+    """Let go of something; whether there was something."""
+    return timers.remove(name)
 
 
 @attrs.frozen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,7 @@ from trio_rooms._keys import split_key
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.roster import Link
 from trio_rooms._state.record import Record
+from trio_rooms._state.timers import Missed
 from trio_rooms._wire import envelope
 
 from .background import Background
@@ -19,6 +21,7 @@ from .connection import Connection, Connections
 from .idleness import Idleness
 from .mail import Destroy
 from .mailbox import Mailbox
+from .schedules import WALL, Schedule, schedules_of, wanted
 from .shared import Shared
 from .storage import Storage
 
@@ -138,6 +141,77 @@ class LiveRoom:
         if not shared.plain:
             shared.definition.refuse_messages()
         shared.output.broadcast(shared.roster, PlainMessage(message), channel, _ids(exclude))
+
+    def schedule(
+        self,
+        name: str,
+        data: Any = None,
+        *,
+        at: datetime.datetime | float | None = None,
+        after: float | None = None,
+        every: float | None = None,
+        cron: str | None = None,
+        tz: str | None = None,
+        missed: Missed = "once",
+    ) -> float:
+        """Have a handler of `Room.on_schedule` called later, also if the room sleeps then.
+
+        The process may be another one by then. It becomes durable in the commit of what the handler
+        changes: in a room with ``durability="commit"`` before anybody hears of that, else with the next
+        snapshot. It is handled no sooner, and then at least once: it goes, or moves on to its next time, in
+        the commit of what its own handler changed. A room handles one at a time.
+
+        What has the same name is replaced. A call that asks for the same times (the same ``at=``, ``every=``
+        or ``cron=``) leaves these as they are, so that it may be made with each wake; ``after=`` counts from
+        the call.
+
+        Args:
+            name: 1 to 256 characters; what stands before a colon is the name of the handler.
+            data: what a client could send, or classes and other things that become that; at most 64 KiB of
+                CBOR.
+            at: when, as a datetime with a time zone or as seconds since 1970; what has passed is due now.
+            after: seconds from now; 0 for something that is to be done outside at least once.
+            every: seconds of a period, 1 or more. It begins after one period, or when ``at=`` or
+                ``after=`` says.
+            cron: an expression such as ``"30 6 * * MON-FRI"``.
+            tz: the name of the time zone of that, such as ``"Europe/Berlin"``; without it UTC.
+            missed: what becomes of those whose time passes before they can be handled, since no process ran
+                or one before is still at work. ``"once"``: the first is handled, the rest is let go.
+                ``"all"``: each is, a thousand in a row. ``"none"``: those a minute late are let go.
+
+        Returns:
+            When it is due, in seconds since 1970.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it should be, or the name has no handler.
+            ScheduleError: the room has scheduled 10,000 already, or 4 MiB of them.
+            StaleContext: the room has fallen asleep since.
+        """
+        shared = self._shared
+        one = wanted(shared.definition, name, data, at, after, every, cron, tz, missed)
+        shared.check_life("nothing can be scheduled")
+        return one.carry_out(self._record.plans.timers, WALL.now())
+
+    def cancel(self, name: str) -> bool:
+        """Let go of what is scheduled under a name; whether there was something. What is handled now goes on.
+
+        Raises:
+            TypeError, ValueError: nothing can have this name.
+            StaleContext: the room has fallen asleep since.
+        """
+        text("the name of a schedule", name)
+        self._shared.check_life("nothing can be cancelled")
+        return self._record.plans.timers.remove(name)
+
+    @property
+    def schedules(self) -> Mapping[str, Schedule]:
+        """All that is scheduled, by name, a copy.
+
+        Raises:
+            StaleContext: the room has fallen asleep since.
+        """
+        self._shared.check_life("its schedules cannot be looked at")
+        return schedules_of(self._record.plans.timers)
 
     def start_soon(
         self,

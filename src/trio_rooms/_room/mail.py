@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -10,7 +11,11 @@ from trio_rooms._sockets.roster import Connected, Disconnected, Link, SocketEven
 
 from .answers import Answer
 
-__all__ = ["Ask", "Destroy", "Hibernate", "Mail", "SaveFailed", "cause_of", "link_of"]
+__all__ = ["Alarm", "Ask", "Destroy", "Hibernate", "Mail", "SaveFailed", "cause_of", "link_of"]
+
+
+def _nothing(*_: object) -> None:
+    """Nobody waits to be told."""
 
 
 @attrs.frozen
@@ -43,7 +48,17 @@ class SaveFailed:
     error: Exception
 
 
-Mail = SocketEvent | Ask | Hibernate | Destroy | SaveFailed
+@attrs.frozen
+class Alarm:
+    """Something that the room has scheduled may be due. What is, it knows itself."""
+
+    begun: Callable[[], None] = _nothing
+    """Called when the room is awake and looks."""
+    over: Callable[[bool], None] = _nothing
+    """Called once all that is due was handled, or nothing of it is now; and then whether the room refused."""
+
+
+Mail = Alarm | SocketEvent | Ask | Hibernate | Destroy | SaveFailed
 
 
 def link_of(mail: Mail) -> Link | None:
@@ -57,6 +72,11 @@ def cause_of(mail: Mail) -> str:
     """What a `WakeReport` says of a room that this mail wakes."""
     if isinstance(mail, tuple):
         return "message"
-    return {Connected: "connect", Disconnected: "disconnect", Ask: "ask", Destroy: "destroy"}.get(
-        type(mail), "message"
-    )
+    causes = {
+        Connected: "connect",
+        Disconnected: "disconnect",
+        Ask: "ask",
+        Destroy: "destroy",
+        Alarm: "schedule",
+    }
+    return causes.get(type(mail), "message")

@@ -8,6 +8,7 @@ from typing import Protocol
 import attrs
 
 from trio_rooms._sockets.fanout import Message
+from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
 
 from .answers import Answer
@@ -64,6 +65,16 @@ class Placement(Protocol):
         """What the store has of a room, and what is on its way there: that of an awake room, or a new one.
 
         It is forgotten when nothing of it is under way; see `Record.pin`.
+        """
+
+    def reschedule(self, key: str, plan: Plan, *, held: bool = True) -> None:
+        """Change what a room has scheduled, awake or asleep, and wake nobody.
+
+        Args:
+            key: the room.
+            plan: the change.
+            held: whether it waits for what the handler writes that asks for it. Where somebody waits for it
+                in turn, it must not.
         """
 
     def info(self, key: str) -> RoomInfo:

@@ -17,6 +17,7 @@ from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.stores.base import Store
 
+from .due import Agenda
 from .supervisor import Supervisor
 
 __all__ = ["Runtime"]
@@ -85,6 +86,10 @@ class Runtime:
         self._store_closed = trio.Event()
         self._over = trio.Event()
         supervisor.failed = self.fail
+        self._agenda = Agenda(
+            store, supervisor.serves, supervisor.is_awake, supervisor.deliver, supervisor.expire, self.spawn
+        )
+        supervisor.noted = self._agenda.noted
 
     # The block.
 
@@ -191,6 +196,7 @@ class Runtime:
         assert self._code is not None
         code, reason = self._code
         hub, supervisor = self.hub, self.supervisor
+        self._agenda.stop()
         hub.stop_reading()
         asleep = [roster for roster in hub.rosters.values() if supervisor.actor(roster.key) is None]
         self.spawn(hub.close_rooms, asleep, code, reason)
@@ -245,6 +251,7 @@ class Runtime:
                 for task in (self.deadlines.run, self.hub.run, self.supervisor.run):
                     self.spawn(task)
                 await trio.lowlevel.checkpoint()  # Until each has begun.
+                self.spawn(self._agenda.run)
                 self._started.set()
                 await trio.sleep_forever()
         finally:

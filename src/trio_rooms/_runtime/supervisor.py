@@ -23,12 +23,13 @@ from trio_rooms._room.answers import Answer
 from trio_rooms._room.dispatcher import refuse
 from trio_rooms._room.handles import Handles, Program
 from trio_rooms._room.lifecycle import Stage, Step
-from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail, cause_of
+from trio_rooms._room.mail import Alarm, Ask, Destroy, Hibernate, Mail, cause_of
 from trio_rooms._room.placement import RoomInfo
 from trio_rooms._room.shared import Shared, roster_of
 from trio_rooms._sockets.fanout import Broadcast, Message
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Connected, Disconnected
+from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StoreError
@@ -48,6 +49,8 @@ _MOST_DEPARTED: Final = 1000
 One that cannot be loaded because the store fails forgets the oldest."""
 _GRACE: Final = 1.0
 """Seconds that a cancelled handler has to end."""
+_SETTLING: Final = 0.01
+"""Seconds between two looks whether everything is written, at the end of the program."""
 _CLOSING: Final = "the rooms are closing, nothing new is taken"
 _LOOKS: Final = 64
 """Rooms looked at for one that is quiet; a scan of all would cost more than the room it saves."""
@@ -119,6 +122,8 @@ class Supervisor:
         self._accepting = True
         self._stopping = False
         self._killing = False
+        self.noted: Callable[[float], None] = _nothing
+        """Told when something is in the store that is due at a time of day; the runtime sets it."""
         self._at_rest: Callable[[str], None] = _nothing
         """Told of each room that has come to rest, while the program stops."""
         self._first: set[str] = set()
@@ -145,9 +150,24 @@ class Supervisor:
             self._watch.hanging(),
         )
 
+    async def expire(self, key: str, sids: list[int]) -> bool:
+        """End sessions of a room; whether that is durable."""
+        del key, sids
+        await trio.lowlevel.checkpoint()
+        return True
+
+    def is_awake(self, key: str) -> bool:
+        """Whether a room is in memory, so that nothing has to be loaded for its mail."""
+        actor = self._actors.get(key)
+        return actor is not None and actor.stage is not Stage.WAKING
+
     def actor(self, key: str) -> Actor | None:
         """The awake room of a key, or None."""
         return self._actors.get(key)
+
+    def serves(self, key: str) -> bool:
+        """Whether it has the definition of a room."""
+        return split_key(key)[0] in self._definitions
 
     def stage(self, key: str) -> Stage:
         """Where a room is in its life now."""
@@ -211,7 +231,9 @@ class Supervisor:
         """See `Placement`."""
         record = self._records.get(key)
         if record is None:
-            record = Record(key, self._definition(key), self._store, self._spawn, self._forget_record)
+            record = Record(
+                key, self._definition(key), self._store, self._spawn, self._forget_record, self.noted
+            )
             self._records[key] = record
         return record
 
@@ -219,6 +241,13 @@ class Supervisor:
         """Run a task that belongs to no room, until the rooms have stopped."""
         assert self._nursery is not None
         self._nursery.start_soon(function)
+
+    def reschedule(self, key: str, plan: Plan, *, held: bool = True) -> None:  # noqa: ARG002 (see `Behind`)
+        """See `Placement`."""
+        if self._killing:
+            plan.refuse(key, RoomsClosed(_CLOSING))
+        else:
+            self.record(key).plans.make(plan)
 
     def waiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
         """See `Placement`."""
@@ -255,6 +284,8 @@ class Supervisor:
         elif isinstance(mail, Hibernate):
             mail.answer.succeed(True)
         elif self._stopping and not (self._first and isinstance(mail, Ask | Destroy)):
+            if isinstance(mail, Alarm):
+                mail.over(False)
             if isinstance(mail, Ask | Destroy) and mail.answer is not None and not self._in_background():
                 mail.answer.fail(RoomsClosed(_CLOSING))
         elif self._restarts.given_up(key):
@@ -476,7 +507,7 @@ class Supervisor:
         if record is None or key in self._actors or key in self._ending:
             return
         if not record.unsettled:
-            del self._records[key]
+            self._records.pop(key).dispose()
         elif record.delta.substantial and not self._killing:
             record.flush()
 
@@ -506,6 +537,9 @@ class Supervisor:
             while self._actors or self._ending:
                 # What tasks of theirs change as they are cancelled is saved as well.
                 await next(iter([*self._actors.values(), *self._ending.values()])).wait_ended()
+            # What came for rooms that sleep is written as well. Nobody tells of each that is.
+            while any(record.unsettled for record in self._records.values()):  # noqa: ASYNC110
+                await trio.sleep(_SETTLING)
 
     async def kill(self, until: float) -> None:
         """Cancel the rooms that have not come to rest, and save them as they are then.
@@ -553,5 +587,5 @@ class Supervisor:
         self._drop(actor)
 
 
-def _nothing(_: str) -> None:
+def _nothing(_: object) -> None:
     """Nobody is to be told."""

@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
+from trio_rooms._loop.wall import WallClock
 from trio_rooms.errors import (
     NotSaved,
     RoomsError,
@@ -34,11 +35,12 @@ from trio_rooms.errors import (
     StoreFull,
     StoreReadOnly,
 )
-from trio_rooms.stores.base import Commit, RoomHead, Store, StoredSnapshot, Verdict, draw_nonce
+from trio_rooms.stores.base import Commit, RoomHead, Store, StoredSnapshot, Timer, Verdict, draw_nonce
 
 from .codec import LARGE, NOTHING, Aside, Codec
 from .delta import Cut, Delta
 from .gate import MOST_TRIES, Gate, Outside
+from .plans import Plans
 from .snapshot import Snapshot
 
 __all__ = ["Definition", "Loaded", "Record", "Source"]
@@ -50,6 +52,7 @@ _MANY_WRITES: Final = 4 * 1024 * 1024
 _AGAIN_FIRST: Final = 0.05
 _AGAIN_LAST: Final = 1.0
 """Seconds after which a commit whose outcome is not known is sent again, doubled each time."""
+_WALL: Final = WallClock()
 _BESIDE_DAMAGE: Final = b"damage"
 """In place of a digest: to be saved twice, since the first save goes in the place of the sound one."""
 
@@ -68,6 +71,10 @@ class Definition(Protocol):
     @property
     def codec(self) -> Codec:
         """Encodes and decodes the state."""
+
+    @property
+    def snapshot_interval(self) -> float:
+        """Seconds after which a change is in the store at the latest."""
 
     @property
     def gated(self) -> bool:
@@ -116,6 +123,7 @@ class Record:
         store: where it is kept; open.
         spawn: starts a task of the runtime.
         on_rest: called when nothing is under way any more and nobody is awake.
+        noted: called with the time of what is in the store since then and is due the earliest.
     """
 
     key: str
@@ -123,6 +131,7 @@ class Record:
     _store: Store
     spawn: Callable[[Callable[..., Coroutine[Any, Any, None]]], None] = _no_task
     _on_rest: Callable[[str], None] | None = None
+    _noted: Callable[[float], None] | None = None
     wanted: Callable[[bool], None] | None = attrs.field(init=False, default=None)
     """Called when there is something to write, and whether it is so much that it should be written at
     once; None while no actor would write it."""
@@ -138,6 +147,10 @@ class Record:
     """The highest seq that is known to be in the store as given out."""
     delta: Delta = attrs.field(init=False, factory=Delta)
     """What goes with the next commit beside the state; another one after each cut."""
+    _plans: Plans | None = attrs.field(init=False, default=None)
+    """What the room has scheduled, if there is any or somebody has asked."""
+    _no_timers: bool = attrs.field(init=False, default=False)
+    """Whether the room is loaded and there was none then."""
     pins: int = attrs.field(init=False, default=0)
     """How many need it still; see `pin`."""
     large: bool = attrs.field(init=False, default=False)
@@ -177,7 +190,9 @@ class Record:
     def unsettled(self) -> bool:
         """Whether something is in flight, or waits for a commit: it must not be dropped now."""
         gate = self.gate
-        return self._busy or self.pins > 0 or self.delta.substantial or (gate is not None and not gate.empty)
+        plans = self._plans is not None and self._plans.waits
+        under_way = self._busy or self.pins > 0 or plans
+        return under_way or self.delta.substantial or (gate is not None and not gate.empty)
 
     @property
     def waits(self) -> bool:
@@ -327,6 +342,50 @@ class Record:
                     *(one.refused for one in batch.outside if one.refused is not None),
                 ]
 
+    # What is due at a time of day.
+
+    @property
+    def plans(self) -> Plans:
+        """What the room has scheduled."""
+        if self._plans is None:
+            self._plans = Plans(self, known=self._no_timers)
+        return self._plans
+
+    @property
+    def has_plans(self) -> bool:
+        """Whether there is anything that the room has scheduled, or may have."""
+        return self._plans is not None
+
+    def dispose(self) -> None:
+        """Nobody needs it any more: hold nothing that holds this."""
+        self._plans = None
+
+    async def _load_timers(self, head: RoomHead) -> None:
+        """Read what is scheduled."""
+        if head.has_timers:
+            await self.plans.read()
+        elif self._plans is not None:
+            await self._plans.read(there_are_any=False)
+        else:
+            self._no_timers = True
+
+    def write_timer(self, name: str, row: Timer | None) -> None:
+        """Write a row with the next commit, or delete it."""
+        self.delta.timers[name] = row
+        self.dirty = True
+        # Nothing is handled before it is durable; what is due before the next save does not wait for that.
+        due = None if row is None else row.due
+        self.want(at_once=due is not None and due < _WALL.now() + self._definition.snapshot_interval)
+
+    def _note(self, delta: Delta) -> None:
+        """What a commit has written is in the store, or may be: it may be due before all else."""
+        if self._noted is None or not (delta.timers or delta.links):
+            return
+        times = [row.due for row in delta.timers.values() if row is not None and row.due is not None]
+        times += [link.until for link in delta.links.values() if link.until is not None]
+        if times:
+            self._noted(min(times))
+
     # Loading.
 
     async def known(self) -> RoomHead:
@@ -361,7 +420,7 @@ class Record:
         goes on: `settled` waits for it.
         """
         self._life = object()
-        self.delta.writes, self.delta.size = {}, 0
+        self.delta.writes, self.delta.size, self.delta.timers = {}, 0, {}
         self._forget_state()
 
     def rewind(self) -> None:
@@ -377,6 +436,11 @@ class Record:
         self._forget_state()
 
     def _forget_state(self) -> None:
+        self._no_timers = False
+        if self._plans is not None:
+            self._plans.forget()
+            if self._plans.idle:
+                self._plans = None
         self._saved = b""
         self._aside = NOTHING
         self.large = self.touched = False
@@ -400,6 +464,7 @@ class Record:
             self.discard()
             self._epoch = self._store.epoch
             self._now_known(stored.head)
+            await self._load_timers(stored.head)
             return await self._newest(stored.snapshots)
         finally:
             self._give()
@@ -517,7 +582,7 @@ class Record:
         """What was not written goes with the next commit; what was written meanwhile is newer."""
         self._under_way.remove(delta)
         if life is not self._life:
-            delta.writes, delta.size = {}, 0
+            delta.writes, delta.size, delta.timers = {}, 0, {}
         self.delta = self.delta.behind(delta)
 
     def _tell_failed(self, error: BaseException) -> None:
@@ -729,6 +794,7 @@ class Record:
                 # The next commit has the state again, whatever it is by then: who knows what is there.
                 self._saved = b""
                 self._doubt(commit)
+                self._note(delta)
                 if not until_known or not isinstance(error, StoreError) or isinstance(error, StoreClosed):
                     raise
                 if again == _AGAIN_FIRST:
@@ -741,6 +807,10 @@ class Record:
         self.number = commit.number
         self.seq = commit.seq or self.seq
         self._doubtful = range(0)
+        if delta.timers:
+            for name, row in delta.timers.items():
+                self.plans.timers.written(name, row)
+        self._note(delta)
 
     def _next(self, encoded: bytes | None, delta: Delta, *, destroy: bool) -> Commit:
         number, epoch, key = self.number + 1, self._epoch, self.key
