@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.room.gates import full, held, nothing_comes, refusals, unknown
 from trio_rooms import (
     Context,
     DefinitionError,
@@ -23,7 +24,6 @@ from trio_rooms import (
     RoomHandle,
     Rooms,
     Stage,
-    StoreError,
     StoreFull,
     WakeReport,
     open_rooms,
@@ -196,16 +196,6 @@ async def _noted(ctx: Context[State], data: str) -> None:
     pass
 
 
-@contextlib.asynccontextmanager
-async def held(store: FaultyStore) -> AsyncIterator[Gate]:
-    """A gate for commits that is open in the end."""
-    gate = store.hold_commits()
-    try:
-        yield gate
-    finally:
-        gate.release()
-
-
 @attrs.define
 class Run:
     """Open rooms over a store that fails when it is told to."""
@@ -250,28 +240,6 @@ async def running(*, attachment: Any = None, store: FaultyStore | None = None) -
             yield Run(rooms, used, client)
         finally:
             seen.go_on.set()
-
-
-def refusals(answers: list[Any]) -> list[tuple[int, str]]:
-    """Which messages were refused with which codes."""
-    return [(one["ack"], one["error"]["code"]) for one in answers]
-
-
-async def nothing_comes(client: MemoryClient) -> None:
-    """However long one waits."""
-    with trio.move_on_after(30) as waiting:
-        await client.receive()
-    assert waiting.cancelled_caught
-
-
-def FULL() -> StoreFull:  # noqa: N802 (what it makes is meant)
-    """Nothing was written."""
-    return StoreFull("no room")
-
-
-def UNKNOWN() -> StoreError:  # noqa: N802
-    """Nobody knows whether it was written."""
-    return StoreError("as the test wants it")
 
 
 # What is heard, and when.
@@ -378,7 +346,7 @@ async def test_what_is_emitted_to_another_room_waits_too(autojump_clock: MockClo
             await run.client.emit("tell", "a", id=10)
             await nothing_comes(other)
         assert await other.receive() == {"event": "told", "data": "a"}
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         with pytest.raises(EventError, match="not_saved"):
             await run.client.ask("tell", "b")
         await nothing_comes(other)
@@ -520,13 +488,13 @@ async def test_a_commit_that_failed_is_undone(autojump_clock: MockClock) -> None
     """State and storage are as the store has them, and the room wakes to be told so."""
     async with running() as run:
         await run.client.ask("put", "a")
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         with pytest.raises(EventError) as caught:
             await run.client.ask("add", 3)
         assert caught.value.code == "not_saved"
         assert await run.client.ask("text") == "a"
         assert seen.wakes == ["rollback"]
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         with pytest.raises(EventError):
             await run.client.ask("put", "b")
         assert await run.client.ask("text") == "a"
@@ -537,7 +505,7 @@ async def test_a_commit_that_failed_is_undone(autojump_clock: MockClock) -> None
 async def test_what_was_handled_behind_it_is_undone_as_well(autojump_clock: MockClock) -> None:
     """It was built on what there is not: each is told, the program too, and what comes later is handled."""
     async with running() as run:
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         failed: list[NotSaved] = []
 
         async def ask() -> None:
@@ -563,13 +531,13 @@ async def test_what_was_handled_behind_it_is_undone_as_well(autojump_clock: Mock
 async def test_attachments_and_channels_go_back(attachment: Any, autojump_clock: MockClock) -> None:
     """Assigned, edited in place, joined: as they were."""
     async with running(attachment=attachment) as run:
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         with pytest.raises(EventError, match="not_saved"):
             await run.client.ask("rename" if attachment == "old" else "edit", "new")
         assert await run.client.ask("who") == [attachment, [], []]
         await run.client.ask("rename", "newer")
         assert await run.client.ask("who") == ["newer", ["newer"], ["newer"]]
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         with pytest.raises(EventError, match="not_saved"):
             await run.client.ask("rename", "newest")
         assert await run.client.ask("who") == ["newer", ["newer"], ["newer"]]
@@ -578,7 +546,7 @@ async def test_attachments_and_channels_go_back(attachment: Any, autojump_clock:
 async def test_a_close_is_taken_back(autojump_clock: MockClock) -> None:
     """The connection goes on; what it sent after the call was not handled, and it is told so."""
     async with running() as run:
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         await run.client.emit("leave", 1, id=10)
         await run.client.emit("add", 1, id=11)
         assert refusals(await run.client.receive_many(2)) == [(10, "not_saved"), (11, "not_saved")]
@@ -588,7 +556,7 @@ async def test_a_close_is_taken_back(autojump_clock: MockClock) -> None:
 async def test_comings_and_goings_are_told_once_more(autojump_clock: MockClock) -> None:
     """They have happened, whatever the room made of them."""
     async with running() as run:
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         async with connect(run.rooms, "ledger/x", attachment="marked") as other:
             await trio.sleep(1)
             assert await other.ask("get") == 0
@@ -615,7 +583,7 @@ async def test_while_nothing_can_be_written_each_message_is_refused(
 ) -> None:
     """In time. The room is no crashed one, however often it goes back, and goes on when there is room."""
     async with running() as run:
-        run.store.fail_commits(FULL, times=50)
+        run.store.fail_commits(full, times=50)
         for _ in range(50):
             with trio.fail_after(2), pytest.raises(EventError, match="not_saved"):
                 await run.client.ask("add", 1)
@@ -626,7 +594,7 @@ async def test_while_nothing_can_be_written_each_message_is_refused(
 async def test_story_6_who_cleans_up_writes_into_nothing(autojump_clock: MockClock) -> None:
     """The disk is full; the next handler waits, and emits and writes as it is cancelled: nothing of it is."""
     async with running() as run:
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         async with run.held() as gate:
             await run.client.emit("add", 1, id=10)
             await gate.wait_arrived()
@@ -641,7 +609,7 @@ async def test_story_6_who_cleans_up_writes_into_nothing(autojump_clock: MockClo
 async def test_what_came_from_outside_stays(autojump_clock: MockClock) -> None:
     """It is no part of what the room's handlers do: it goes out behind what is durable, once."""
     async with running() as run:
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(full)
         async with run.held() as gate:
             await run.client.emit("add", 1, id=10)
             await gate.wait_arrived()
@@ -661,7 +629,7 @@ async def test_an_outcome_that_is_not_known_is_found_out(applied: bool, autojump
     """The same commit is sent again until it is: nothing leaves before, and nobody is told anything else."""
     async with running() as run:
         run.store.calls.clear()
-        run.store.fail_commits(UNKNOWN, 5, applied=applied)
+        run.store.fail_commits(unknown, 5, applied=applied)
         began = trio.current_time()
         await run.client.emit("add", 3, id=10)
         assert await run.client.receive_many(2) == [{"event": "balance", "data": 3}, {"ack": 10, "data": 3}]
@@ -678,8 +646,8 @@ async def test_a_refusal_after_an_unknown_outcome_is_looked_into(
 ) -> None:
     """The store says which commit it has last: a full disk does not make undone what was done."""
     async with running() as run:
-        run.store.fail_commits(UNKNOWN, applied=applied)
-        run.store.fail_commits(FULL)
+        run.store.fail_commits(unknown, applied=applied)
+        run.store.fail_commits(full)
         await run.client.emit("add", 3, id=10)
         answer = await run.client.receive()
         if applied:
@@ -776,7 +744,7 @@ async def test_a_plain_room_has_a_gate_too(autojump_clock: MockClock) -> None:
             await client.send("a")
             await nothing_comes(client)
         assert await client.receive() == "got a"
-        store.fail_commits(FULL)
+        store.fail_commits(full)
         await client.send("b")
         with pytest.raises(trio.EndOfChannel):
             await client.receive()

@@ -285,7 +285,7 @@ class Actor:
     def _lose_batch(self, batch: Batch, lost: Exception) -> None:
         """Somebody else has the room now, and may know what became of a batch: who waits asks there."""
         for link, _ in batch.waiting:
-            self.shared.hub.close(link, CloseCode.RESTART, "the room has moved", report=False)
+            self.shared.hub.close(link, CloseCode.RESTART, "the room has moved")
         failure = NotSaved(self.key, f"the room has lost its place in the store: {lost}")
         for refused in batch.asked:
             refused(failure)
@@ -492,20 +492,20 @@ class Actor:
                     record.touch()
                 mailbox.current = None
                 idleness.handled += 1
-                if saver.requested:
-                    await saver.look(quiet=not box)
                 if not box and not mailbox.refill():
                     break
                 now = perf_counter()
                 if not pause_at:
                     pause_at = now + TURN
                 elif now > pause_at:
+                    if saver.requested:
+                        await saver.look()
                     await trio.lowlevel.checkpoint()
                     pause_at = 0.0
             if roster.paused:
                 roster.resume_reading()
             if saver.requested:
-                await saver.look(quiet=not box)
+                await saver.look()
                 continue
             if idleness.stopping or ((idleness.due or self._asked) and not idleness.holds):
                 if await self._hibernate():
@@ -653,6 +653,8 @@ class Actor:
                 mail.answer.fail(error)
             return False
         self.mailbox.current = None
+        if gate is not None:
+            self._begin_outside_again(gate)
         before, self.fruitless = self.fruitless, mail.answer is None and not self.idleness.handled
         hopeless = before and self.fruitless
         # A room that ends before it has begun has nothing of those who are just coming.
@@ -666,6 +668,13 @@ class Actor:
             mail.answer.succeed(None)
         self._answer_asked(asleep)
         return True
+
+    def _begin_outside_again(self, gate: Gate) -> None:
+        """What came from outside while the room was deleted is of the next one."""
+        failure = NotSaved(self.key, "the room was destroyed")
+        for batch in gate.roll_back():
+            for outside in batch.outside:
+                self.saver.record.outside_again(outside, failure)
 
     def _outliving(self, waited: list[Mail], *, hopeless: bool) -> list[Mail]:
         """What waited behind a destruction and begins a new room; what only asked for the end is answered.

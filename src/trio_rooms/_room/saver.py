@@ -204,16 +204,12 @@ class Saver:
         self.requested = True
         self._background.fail(error)
 
-    async def look(self, *, quiet: bool) -> None:
-        """Between two messages: save a large state, or cut what waits at the gate.
-
-        Args:
-            quiet: whether no mail waits.
-        """
+    async def look(self) -> None:
+        """Between two messages: save a large state, or cut what waits at the gate."""
         self.requested = False
         gate = self.record.gate
         if gate is not None:
-            await gate.look(quiet=quiet)
+            await gate.look()
             if self.restless and self._watch is None and self._active:
                 self._watch_on()
         else:
@@ -277,7 +273,7 @@ class Saver:
         if gate is not None:
             gate.paused = False
             gate.request()
-        elif self.record.dirty:
+        elif self.record.dirty or self.record.delta.substantial:
             self._wanted(at_once=False)
 
     def reset(self) -> None:

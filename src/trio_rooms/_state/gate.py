@@ -65,8 +65,6 @@ class Batch:
     jobs: list[Callable[[], None]] = attrs.field(factory=list)
     size: int = 0
     """Bytes that the jobs hold."""
-    began: float = 0.0
-    """When the first of them came, by `perf_counter`."""
     waiting: list[tuple[Link, int | None]] = attrs.field(factory=list)
     """Who sent messages that want an answer, with their ids, where they have no session; in a plain room
     without one."""
@@ -213,8 +211,6 @@ class Gate:
     def add(self, job: Callable[[], None], size: int = 0) -> None:
         """Do something when all that was written until now is durable, behind all that was added before."""
         batch = self.open
-        if not batch.jobs:
-            batch.began = perf_counter()
         batch.jobs.append(job)
         batch.size += size
         if not self._requested:
@@ -257,18 +253,11 @@ class Gate:
 
     # Cutting.
 
-    async def look(self, *, quiet: bool) -> None:
-        """Between two messages: cut what there is, if the time has come; wait where too much waits.
-
-        Args:
-            quiet: whether there is nothing more to handle now.
-        """
+    async def look(self) -> None:
+        """Between two messages: cut what there is, if nothing is in flight; wait where too much waits."""
         while True:
             if self.flight is None and self.ready is None and not (self.broken or self.paused):
-                if quiet or self.full or perf_counter() > self.open.began + TURN:
-                    await self.seal()
-                elif self.living is not None:
-                    self.living.look_soon()
+                await self.seal()
             if not (self.full or self.broken):
                 return
             await self._wait_moved()  # Where it is broken, for the end.
