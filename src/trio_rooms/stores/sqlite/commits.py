@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from trio_rooms.stores.base import Commit, RoomHalf
+from trio_rooms.stores.base import Commit, Opening, RoomHalf
 from trio_rooms.stores.checks import check_epoch, check_same, encode, is_next
 
 from .rooms import read_head
@@ -19,22 +19,23 @@ _LARGE = 16 * 1024
 """Bytes of a document behind which no nonce is looked for, see the schema."""
 
 # Two joins and no IN or ORDER BY: for those SQLite would make a table at each commit.
-_FIND = """
-SELECT rooms.id, number, coalesce(even.generation, -1), coalesce(odd.generation, -1),
-seq, before_block, floor, entries, bytes, had_sessions, had_timers
+_NUMBERS = "rooms.id, number, coalesce(even.generation, -1), coalesce(odd.generation, -1)"
+_OTHERS = "seq, before_block, floor, entries, bytes, had_sessions, had_timers"
+_FROM = """
 FROM rooms LEFT JOIN snapshots AS even ON even.id = 2 * rooms.id
 LEFT JOIN snapshots AS odd ON odd.id = 2 * rooms.id + 1
 WHERE key = ?
 """
-_NEW = (None, 0, -1, -1, 0, 0, 0, 0, 0, 0, 0)
+_FIND = f"SELECT {_NUMBERS} {_FROM}"
+_FIND_ALL = f"SELECT {_NUMBERS}, {_OTHERS} {_FROM}"
+_NEW = (None, 0, -1, -1)
+_NO_OTHERS = (0, 0, 0, 0, 0, 0, 0)
+_NEW_WITH_ALL = (*_NEW, *_NO_OTHERS)
 _ENDED = "SELECT number, nonce FROM ended WHERE key = ?"
 _END = "INSERT OR REPLACE INTO ended (key, number, nonce, epoch) VALUES (?, ?, ?, ?)"
-_BEGIN = """
-INSERT INTO rooms
-(number, nonce, epoch, seq, before_block, floor, entries, bytes, had_sessions, had_timers, key)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_GO_ON = """
+_BEGIN = f"INSERT INTO rooms (key, number, nonce, epoch, {_OTHERS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_GO_ON = "UPDATE rooms SET number = ?, nonce = ?, epoch = ? WHERE id = ?"
+_GO_ON_WITH_ALL = """
 UPDATE rooms SET number = ?, nonce = ?, epoch = ?, seq = ?, before_block = ?, floor = ?,
 entries = ?, bytes = ?, had_sessions = ?, had_timers = ? WHERE id = ?
 """
@@ -93,11 +94,13 @@ def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
     check_epoch(commit, epoch)
     key = encode(commit.key)
     execute = connection.execute
-    found = execute(_FIND, (key,)).fetchone() or _NEW
-    for each in found[1:]:
-        if not isinstance(each, int):
-            raise damaged(key, "the number of its last commit", each)
-    room, number, even, odd, seq, before, floor, entries, size, had_sessions, had_timers = found
+    # What changes none of the numbers beside its own need not know them.
+    plain = not (commit.seq or commit.sessions or commit.timers)
+    found = execute(_FIND if plain else _FIND_ALL, (key,)).fetchone() or (_NEW if plain else _NEW_WITH_ALL)
+    room, number, even, odd = found[:4]
+    if type(number) is not int or type(even) is not int or type(odd) is not int:
+        raise damaged(key, "the number of its last commit", found[1:4])
+    others: tuple[int, ...] = _NO_OTHERS if plain else found[4:]
     newest = ended = None
     if room is None:
         ended = execute(_ENDED, (key,)).fetchone()
@@ -106,39 +109,25 @@ def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
     elif even >= 0 or odd >= 0:
         newest = 2 * room if even > odd else 2 * room + 1
         number = max(number, even, odd)
-    if not is_next(commit, number, seq):
+    if not is_next(commit, number, others[0]):
         check_same(commit, read_head(connection, key).nonce)
         return False
     if commit.destroy:
         _end(connection, commit, key, room)
         return True
     document = commit.document
-    if commit.seq:
-        seq, before, floor = commit.seq, commit.before, commit.floor
-    begins = (had_sessions, had_timers)
-    if commit.sessions and not had_sessions:
-        had_sessions = any(half is not None and half.opening for half in commit.sessions.values())
-    if commit.timers and not had_timers:
-        had_timers = any(timer is not None for timer in commit.timers.values())
-    if (
-        document is None
-        or commit.seq
-        or room is None
-        or len(document) > _LARGE
-        or (had_sessions, had_timers) != begins
-    ):
-        total = size + sum([len(entry.body) for entry in commit.entries])
-        head = (
-            *(commit.number, commit.nonce, commit.epoch, seq, before, floor),
-            *(entries + len(commit.entries), total, bool(had_sessions), bool(had_timers)),
-        )
-        if room is not None:
-            execute(_GO_ON, (*head, room))
-        else:
-            if ended is not None:
-                execute("DELETE FROM ended WHERE key = ?", (key,))
-            room = execute(_BEGIN, (*head, key)).lastrowid
-            assert room is not None  # for mypy: it was an INSERT
+    if room is None:
+        if ended is not None:
+            execute("DELETE FROM ended WHERE key = ?", (key,))
+        row = (key, commit.number, commit.nonce, commit.epoch, *_others(commit, others))
+        room = execute(_BEGIN, row).lastrowid
+        assert room is not None  # for mypy: it was an INSERT
+    elif not plain:
+        changed = _others(commit, others)
+        if changed != others or document is None or len(document) > _LARGE:
+            execute(_GO_ON_WITH_ALL, (commit.number, commit.nonce, commit.epoch, *changed, room))
+    elif document is None or len(document) > _LARGE:
+        execute(_GO_ON, (commit.number, commit.nonce, commit.epoch, room))
     if document is not None:
         replaced = 2 * room if newest is None else newest ^ 1
         execute(_SNAPSHOT, (replaced, commit.number, document, commit.nonce, commit.epoch))
@@ -149,6 +138,7 @@ def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
             else:
                 execute(_PUT, (room, encode(name), value))
     if commit.entries:
+        _, _, _, entries, size, *_ = others
         rows = []
         for entry in commit.entries:
             rows.append((room, entry.seq, entries, size, entry.time, entry.audience, entry.body))
@@ -171,14 +161,35 @@ def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
     return False
 
 
+def _others(commit: Commit, others: tuple[int, ...]) -> tuple[int, ...]:
+    """What rooms has of a room beside its numbers, after a commit."""
+    seq, before, floor, entries, size, had_sessions, had_timers = others
+    if commit.seq:
+        seq, before, floor = commit.seq, commit.before, commit.floor
+        for entry in commit.entries:
+            entries += 1
+            size += len(entry.body)
+    if commit.sessions and not had_sessions:
+        had_sessions = any(half is not None and half.opening for half in commit.sessions.values())
+    if commit.timers and not had_timers:
+        had_timers = any(timer is not None for timer in commit.timers.values())
+    return seq, before, floor, entries, size, bool(had_sessions), bool(had_timers)
+
+
 def _write_sessions(connection: sqlite3.Connection, commit: Commit, room: int) -> None:
     known = 0
+    changed = []
     for sid, half in commit.sessions.items():
         if half is None:
             connection.execute(_CLOSE_SESSION, (room, sid))
             connection.execute(_NO_VERDICTS, (room, sid))
+        elif half.opening is None:
+            changed.append((half.last, half.attachment, half.channels, room, sid))
         else:
-            known += _write_half(connection, half, room, sid)
+            _open_session(connection, half, half.opening, room, sid)
+            known += 1
+    if changed:
+        known += connection.executemany(_SESSION, changed).rowcount
     if commit.links:
         links = []
         for sid, link in commit.links.items():
@@ -196,21 +207,17 @@ def _write_sessions(connection: sqlite3.Connection, commit: Commit, room: int) -
         connection.executemany(_VERDICT, rows)
 
 
-def _write_half(connection: sqlite3.Connection, half: RoomHalf, room: int, sid: int) -> bool:
-    """Write the room's half of a session, and tell whether the session is there."""
-    opening = half.opening
-    if opening is None:
-        changed = connection.execute(_SESSION, (half.last, half.attachment, half.channels, room, sid))
-        return changed.rowcount > 0
+def _open_session(
+    connection: sqlite3.Connection, half: RoomHalf, opening: Opening, room: int, sid: int
+) -> None:
     user = None if opening.user is None else encode(opening.user)
     connection.execute(
         _OPEN_SESSION,
         (
-            *(half.last, half.attachment, half.channels, opening.token, user, opening.start, opening.window),
-            *(room, sid),
+            *(half.last, half.attachment, half.channels),
+            *(opening.token, user, opening.start, opening.window, room, sid),
         ),
     )
-    return True
 
 
 def _end(connection: sqlite3.Connection, commit: Commit, key: bytes, room: int | None) -> None:

@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
+from trio_rooms.errors import StoreError
 from trio_rooms.stores.base import RoomHead, StoredRoom, StoredSnapshot
 
-from .rows import UNLIMITED, TooLarge, check_number, damaged, is_corrupt
+from .rows import UNLIMITED, TooLarge, damaged, is_corrupt
 
 __all__ = ["read_head", "read_keys", "read_room"]
 
-# Parameters are named: some releases of Python 3.12 warn of numbered ones.
 # Nonce and epoch of the newest snapshot are read where it is newer than what rooms has, and no others:
-# they lie behind the documents, which may be large.
+# they lie behind the documents, which may be large. What most rooms have nothing of is one column, which is
+# NULL for them: a number takes longer from SQLite to Python than it takes to be found.
 _HEAD_COLUMNS = """
 number,
 CASE WHEN even.generation > number AND even.generation > coalesce(odd.generation, -1) THEN even.nonce
 WHEN odd.generation > number THEN odd.nonce ELSE rooms.nonce END,
 CASE WHEN even.generation > number AND even.generation > coalesce(odd.generation, -1) THEN even.epoch
 WHEN odd.generation > number THEN odd.epoch ELSE rooms.epoch END,
-seq, before_block, floor,
-CASE WHEN seq THEN coalesce(entries - (SELECT journal.entries FROM journal WHERE room = rooms.id
-ORDER BY journal.seq LIMIT 1), 0) ELSE 0 END,
-CASE WHEN seq THEN coalesce(bytes - (SELECT journal.bytes FROM journal WHERE room = rooms.id
-ORDER BY journal.seq LIMIT 1), 0) ELSE 0 END,
-had_sessions AND EXISTS (SELECT 1 FROM sessions WHERE room = rooms.id),
-had_timers AND EXISTS (SELECT 1 FROM timers WHERE room = rooms.id)
+CASE WHEN seq IS NOT 0 OR had_sessions OR had_timers THEN seq || ',' || before_block || ',' || floor || ',' ||
+coalesce(entries - (SELECT journal.entries FROM journal WHERE room = rooms.id
+ORDER BY journal.seq LIMIT 1), 0) || ',' ||
+coalesce(bytes - (SELECT journal.bytes FROM journal WHERE room = rooms.id
+ORDER BY journal.seq LIMIT 1), 0) || ',' ||
+EXISTS (SELECT 1 FROM sessions WHERE room = rooms.id) || ',' ||
+EXISTS (SELECT 1 FROM timers WHERE room = rooms.id) END,
+even.generation, odd.generation, rooms.id
 """
 _FROM = """
 FROM rooms LEFT JOIN snapshots AS even ON even.id = 2 * rooms.id
 LEFT JOIN snapshots AS odd ON odd.id = 2 * rooms.id + 1
-WHERE key = :key
+WHERE key = ?
 """
-_ENDED_COLUMNS = "number, nonce, epoch, 0, 0, 0, 0, 0, 0, 0"
-_HEAD = f"""
-SELECT {_HEAD_COLUMNS}, even.generation, odd.generation, rooms.id {_FROM}
-UNION ALL SELECT {_ENDED_COLUMNS}, NULL, NULL, NULL FROM ended WHERE key = :key
-"""
+_ENDED_COLUMNS = "number, nonce, epoch, NULL, NULL, NULL, NULL"
+_HEAD = f"SELECT {_HEAD_COLUMNS} {_FROM} UNION ALL SELECT {_ENDED_COLUMNS} FROM ended WHERE key = ?"
 # SQLite answers length() of a blob from the row's header, without loading the blob.
 _ROOM = f"""
-SELECT {_HEAD_COLUMNS}, even.generation, odd.generation, rooms.id,
-CASE WHEN length(even.document) <= :most THEN even.document END,
-CASE WHEN length(odd.document) <= :most THEN odd.document END
+SELECT {_HEAD_COLUMNS},
+CASE WHEN length(even.document) <= ? THEN even.document END,
+CASE WHEN length(odd.document) <= ? THEN odd.document END
 {_FROM}
-UNION ALL SELECT {_ENDED_COLUMNS}, NULL, NULL, NULL, NULL, NULL FROM ended WHERE key = :key
+UNION ALL SELECT {_ENDED_COLUMNS}, NULL, NULL FROM ended WHERE key = ?
 """
 _DOCUMENT = "SELECT document FROM snapshots WHERE id = ?"
 _KEYS = "SELECT key FROM rooms WHERE key >= :low AND key < :high ORDER BY key LIMIT :limit"
@@ -57,25 +57,49 @@ def read_head(connection: sqlite3.Connection, key: bytes) -> RoomHead:
     Raises:
         StoreError: a number of the room is damaged.
     """
-    row = connection.execute(_HEAD, {"key": key}).fetchone()
+    row = connection.execute(_HEAD, (key, key)).fetchone()
     return _NEVER if row is None else _head(key, row)
 
 
-def _head(key: bytes, row: tuple[Any, ...]) -> RoomHead:
+def _head(key: bytes, row: Sequence[Any]) -> RoomHead:
     """What the columns of a head say.
 
     Raises:
         StoreError: one of them is damaged.
     """
-    number, nonce, epoch, seq, before, floor, entries, size, sessions, timers, even, odd, room, *_ = row
-    check_number(key, "rooms.number", number)
-    for generation, id_ in ((even, 0), (odd, 1)):
-        if generation is not None:
-            check_number(key, f"snapshots.generation of row {2 * room + id_}", generation)
-            number = max(number, generation)
-    for found in (nonce, epoch, seq, before, floor, entries, size):
-        check_number(key, "its head", found)
-    return RoomHead(number, nonce, epoch, seq, before, floor, entries, size, bool(sessions), bool(timers))
+    number, nonce, epoch, rest, even, odd, _ = row[:7]
+    try:
+        # What is no whole number is refused by this, and what is negative seen.
+        all_bits = number | nonce | epoch
+        if even is not None:
+            all_bits |= even
+            number = max(number, even)
+        if odd is not None:
+            all_bits |= odd
+            number = max(number, odd)
+        if all_bits >= 0:
+            if rest is None:
+                return RoomHead(number, nonce, epoch)
+            seq, before, floor, entries, size, sessions, timers = map(int, rest.split(b","))
+            return RoomHead(
+                number, nonce, epoch, seq, before, floor, entries, size, bool(sessions), bool(timers)
+            )
+    except (TypeError, ValueError):
+        pass
+    raise _damage(key, row)
+
+
+def _damage(key: bytes, row: Sequence[Any]) -> StoreError:
+    """The error for a head one of whose numbers is none."""
+    number, _, _, _, even, odd, room = row[:7]
+    for what, found in (
+        ("rooms.number", number),
+        (f"snapshots.generation of row {2 * (room or 0)}", 0 if even is None else even),
+        (f"snapshots.generation of row {2 * (room or 0) + 1}", 0 if odd is None else odd),
+    ):
+        if not isinstance(found, int) or found < 0:
+            return damaged(key, what, found)
+    return damaged(key, "its head", row[1:4])
 
 
 def read_room(connection: sqlite3.Connection, key: bytes, most_bytes: int) -> StoredRoom:
@@ -86,7 +110,7 @@ def read_room(connection: sqlite3.Connection, key: bytes, most_bytes: int) -> St
         StoreError: a number of the room, or that of a snapshot, is damaged.
     """
     try:
-        row = connection.execute(_ROOM, {"key": key, "most": most_bytes}).fetchone()
+        row = connection.execute(_ROOM, (most_bytes, most_bytes, key, key)).fetchone()
     except sqlite3.DatabaseError as exc:
         if not is_corrupt(exc):
             raise
@@ -96,30 +120,34 @@ def read_room(connection: sqlite3.Connection, key: bytes, most_bytes: int) -> St
     if row is None:
         return StoredRoom(_NEVER, ())
     head = _head(key, row)
-    even, odd, room, *documents = row[10:]
-    snapshots = []
-    for number, generation in enumerate((even, odd)):
-        if generation is not None:
-            document = documents[number]
-            if isinstance(document, bytes):
-                snapshots.append(StoredSnapshot(generation, document))
-            elif document is None and most_bytes < UNLIMITED:
-                raise TooLarge
-            else:
-                why = document if isinstance(document, sqlite3.DatabaseError) else type(document).__name__
-                damage = f"row {2 * room + number} of the table snapshots is damaged ({why})"
-                snapshots.append(StoredSnapshot(generation, b"", damage))
-    if len(snapshots) == 2 and snapshots[0].generation < snapshots[1].generation:
-        snapshots.reverse()
-    return StoredRoom(head, tuple(snapshots))
+    even, odd, room, even_document, odd_document = row[4:]
+    newest = before = None
+    if even is not None:
+        newest = _snapshot(even, even_document, 2 * room, most_bytes)
+    if odd is not None:
+        before, newest = newest, _snapshot(odd, odd_document, 2 * room + 1, most_bytes)
+        if before is not None and even > odd:
+            before, newest = newest, before
+    if newest is None:
+        return StoredRoom(head, ())
+    return StoredRoom(head, (newest,) if before is None else (newest, before))
+
+
+def _snapshot(generation: int, document: object, id_: int, most_bytes: int) -> StoredSnapshot:
+    if type(document) is bytes:
+        return StoredSnapshot(generation, document)
+    if document is None and most_bytes < UNLIMITED:
+        raise TooLarge
+    why = document if isinstance(document, sqlite3.DatabaseError) else type(document).__name__
+    return StoredSnapshot(generation, b"", f"row {id_} of the table snapshots is damaged ({why})")
 
 
 def _read_piece_by_piece(connection: sqlite3.Connection, key: bytes) -> list[Any] | None:
     """What `_ROOM` gives, with the error in place of a document that cannot be read."""
-    head = connection.execute(_HEAD, {"key": key}).fetchone()
+    head = connection.execute(_HEAD, (key, key)).fetchone()
     if head is None:
         return None
-    even, odd, room = head[10:]
+    even, odd, room = head[4:]
     return [
         *head,
         None if even is None else _read_document(connection, 2 * room),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from trio_rooms.errors import StoreError
 
-__all__ = ["UNLIMITED", "TooLarge", "check_number", "check_row", "damaged", "is_corrupt"]
+__all__ = ["UNLIMITED", "TooLarge", "check_row", "damaged", "is_corrupt"]
 
 UNLIMITED = 2**62
 """Bytes, or rows, where a read may have all."""
@@ -20,16 +20,6 @@ class TooLarge(Exception):
 def is_corrupt(exc: sqlite3.DatabaseError) -> bool:
     """Whether it says that the file is damaged, and would say the same the next time."""
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
-
-
-def check_number(key: bytes, what: str, number: object) -> None:
-    """Refuse what cannot be the number of a commit.
-
-    Raises:
-        StoreError: it is damaged.
-    """
-    if not isinstance(number, int) or number < 0:
-        raise damaged(key, what, number)
 
 
 def check_row(key: bytes, what: str, row: Sequence[object], types: Sequence[type | tuple[type, ...]]) -> None:
