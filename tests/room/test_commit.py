@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import attrs
 import pytest
 import trio
+import trio_websocket
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.room.gates import full, held, nothing_comes, refusals, unknown
@@ -23,6 +26,7 @@ from trio_rooms import (
     Room,
     RoomHandle,
     Rooms,
+    RoomsClosed,
     Stage,
     StoreFull,
     WakeReport,
@@ -62,6 +66,9 @@ async def _woke(ctx: Context[State], report: WakeReport) -> None:
 @ledger.on_connect
 async def _came(ctx: Context[State]) -> None:
     seen.greeted += 1
+    if ctx.connection.attachment == "slow":
+        seen.running.set()
+        await seen.go_on.wait()
     if ctx.connection.attachment == "marked":
         ctx.state["came"] = ctx.state.get("came", 0) + 1
 
@@ -757,3 +764,63 @@ def test_what_waits_is_told_by_its_name() -> None:
     """Anything else is refused at the definition."""
     with pytest.raises(DefinitionError, match='"snapshot" or "commit"'):
         Room("x", durability="always")  # type: ignore[arg-type]
+
+
+async def test_a_hook_that_waits_as_a_commit_fails_is_called_once_more(autojump_clock: MockClock) -> None:
+    """And not twice: what has happened is told anew, each thing once."""
+    async with running() as run:
+        run.store.fail_commits(full)
+        async with run.held() as gate:
+            await run.client.emit("add", 1, id=10)
+            await gate.wait_arrived()
+            async with connect(run.rooms, "ledger/x", attachment="slow") as other:
+                await seen.running.wait()
+                gate.release()
+                assert refusals([await run.client.receive()]) == [(10, "not_saved")]
+                seen.go_on.set()
+                assert await other.ask("get") == 0
+        assert seen.greeted == 3  # Of the client, and of the other one twice.
+
+
+async def test_at_the_stop_nobody_waits_for_what_is_never_known(autojump_clock: MockClock) -> None:
+    """A caller is told so in time, and no client is told anything that may not be true."""
+    async with running() as run:
+        run.store.fail_commits(unknown, times=1_000_000)
+        failed: list[RoomsClosed] = []
+
+        async def ask() -> None:
+            with pytest.raises(RoomsClosed) as caught:
+                await run.room.ask("add", 1, timeout=1000)
+            failed.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await run.client.emit("add", 1, id=10)
+            await trio.sleep(1)
+            await run.rooms.aclose()
+        assert len(failed) == 1
+        with pytest.raises(trio.EndOfChannel):
+            await run.client.receive()
+
+
+@pytest.mark.parametrize("kind", ["socket", "websocket"])
+async def test_what_leaves_together_comes_as_it_was(kind: str) -> None:
+    """Several messages to one connection are one write; each is a message all the same."""
+    async with open_rooms([ledger]) as rooms, trio.open_nursery() as nursery:
+        if kind == "socket":
+            address = await nursery.start(rooms.serve, "127.0.0.1", 0)
+            port = address.port
+        else:
+
+            async def adopt(request: trio_websocket.WebSocketRequest) -> None:
+                await rooms.adopt(request, "ledger", "y")
+
+            serve = partial(trio_websocket.serve_websocket, adopt, "127.0.0.1", 0, ssl_context=None)
+            port = (await nursery.start(serve)).port
+        async with trio_websocket.open_websocket_url(f"ws://127.0.0.1:{port}/ledger/y") as client:
+            for number in range(1, 11):
+                await client.send_message(json.dumps({"event": "add", "data": 1, "id": number}))
+            got = [json.loads(await client.get_message()) for _ in range(20)]
+        assert [one["ack"] for one in got if "ack" in one] == list(range(1, 11))
+        assert [one["data"] for one in got if "event" in one] == list(range(1, 11))
+        nursery.cancel_scope.cancel()

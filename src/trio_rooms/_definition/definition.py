@@ -18,7 +18,7 @@ Handler = Callable[..., Awaitable[Any]]
 """A function of the application that is awaited: a handler or a hook."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class EventHandler:
     """The handler of one event: the function and what its data is converted to."""
 

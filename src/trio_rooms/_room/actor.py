@@ -17,7 +17,7 @@ from trio_rooms._loop.groups import parted
 from trio_rooms._loop.turn import TURN
 from trio_rooms._sockets.flags import DISMISSED, UNGREETED
 from trio_rooms._sockets.roster import Connected, Disconnected
-from trio_rooms._state.gate import Batch, Gate
+from trio_rooms._state.gate import Gate
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import (
     NotSaved,
@@ -217,15 +217,29 @@ class Actor:
         failure = RoomFailed(self.key, "it crashed")
         failure.__cause__ = error
         self._answer_asked(failure)
-        if current is not None:
-            self.dispatcher.interrupted(current, failure)
-        self.firing.interrupted()
         gate = self.saver.record.gate
         if gate is not None:
             unsaved = NotSaved(self.key, "the room crashed before it was saved")
             unsaved.__cause__ = error
-            self.mailbox.put_back(self._take_back(gate, unsaved))
+            self._undo_crashed(gate, current, unsaved)
+        elif current is not None:
+            self.dispatcher.interrupted(current, failure)
+        self.firing.interrupted()
         self._begin_again(Step.CRASHED, "crash")
+
+    def _undo_crashed(self, gate: Gate, current: Mail | None, unsaved: NotSaved) -> None:
+        """Where there is a gate, nothing is left of what was not cut; that was being handled included."""
+        lost = gate.lost
+        again = self._take_back(gate, unsaved)
+        if lost is not None:
+            # Somebody else has the room now. Whoever waits for anything is to ask there.
+            for link in [*self.shared.roster.links.values()]:
+                self.shared.hub.close(link, CloseCode.RESTART, "the room has moved")
+        if isinstance(current, Ask) or (lost is None and isinstance(current, tuple)):
+            self.dispatcher.not_saved(current, unsaved)
+        elif current is not None and lost is None and not any(mail is current for mail in again):
+            self.dispatcher.interrupted(current, unsaved)
+        self.mailbox.put_back(again)
 
     def rolled_back(self) -> float:
         """Go back to what the store has; returns the seconds after which to begin anew."""
@@ -237,7 +251,8 @@ class Actor:
         self._answer_asked(answer=False)
         again = self._take_back(gate, failure)
         if isinstance(current, Alarm | Connected | Disconnected):
-            again.append(current)
+            if not any(mail is current for mail in again):
+                again.append(current)
         elif current is not None:
             self.dispatcher.not_saved(current, failure)
         self.mailbox.put_back(again)
@@ -267,28 +282,13 @@ class Actor:
         if gate.done is not None:
             gate.done()
         for batch in batches:
-            if lost is None:
-                self._refuse_batch(batch, failure)
-            else:
-                self._lose_batch(batch, lost)
+            for link, number in batch.waiting if lost is None else ():
+                refuse_unsaved(self.shared, link, number)
+            for refused in batch.asked:
+                refused(failure)
         for outside in (one for batch in batches for one in batch.outside):
             record.outside_again(outside, failure)
         return [mail for batch in batches for mail in batch.again]
-
-    def _refuse_batch(self, batch: Batch, failure: NotSaved) -> None:
-        """Tell who waits for a batch that nothing of it was done."""
-        for link, number in batch.waiting:
-            refuse_unsaved(self.shared, link, number)
-        for refused in batch.asked:
-            refused(failure)
-
-    def _lose_batch(self, batch: Batch, lost: Exception) -> None:
-        """Somebody else has the room now, and may know what became of a batch: who waits asks there."""
-        for link, _ in batch.waiting:
-            self.shared.hub.close(link, CloseCode.RESTART, "the room has moved")
-        failure = NotSaved(self.key, f"the room has lost its place in the store: {lost}")
-        for refused in batch.asked:
-            refused(failure)
 
     async def kill(self, grace: float, refused: Callable[[str], None]) -> None:
         """Cancel what it does and save its state as it is then; for a room that does not come to rest.

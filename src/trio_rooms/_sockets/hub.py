@@ -596,9 +596,13 @@ class SocketHub:
             link.send(frame)
 
     def send_frames(self, link: Link, frames: list[bytes]) -> None:
-        """Send several messages to one connection, as `send_frame` does each, in one write."""
-        self._sent += len(frames) - 1
-        self.send_frame(link, frames[0] if len(frames) == 1 else b"".join(frames))
+        """Send several messages to one connection, as `send_frame` does each; to a socket in one write."""
+        if isinstance(link, SocketLink) and len(frames) > 1:
+            self._sent += len(frames) - 1
+            self.send_frame(link, b"".join(frames))
+        else:
+            for frame in frames:
+                self.send_frame(link, frame)
 
     async def drained(self, link: Link) -> bool:
         """Wait until nothing of what was sent to a connection waits here; False where it ended before."""

@@ -43,6 +43,8 @@ class Delta:
     """By session, what its room has of it, where an attachment, a channel or the session itself changed."""
     handled: dict[int, Half] = attrs.field(factory=dict)
     """The same where nothing changed but the id that was handled last."""
+    rows: dict[int, RoomHalf | None] = attrs.field(factory=dict, kw_only=True)
+    """What both of them were when this was cut."""
     links: dict[int, LinkHalf] = attrs.field(factory=dict)
     verdicts: dict[tuple[int, int], bytes] = attrs.field(factory=dict)
     """By session and id, what its message was answered."""
@@ -85,6 +87,11 @@ class Delta:
             [*earlier.after, *self.after],
             [*earlier.failed, *self.failed],
         )
+
+    def encode(self) -> None:
+        """This is cut: what changes later is of the next one."""
+        if self.handled or self.sessions:
+            self.rows = {sid: half() for sid, half in (self.handled | self.sessions).items()}
 
     def undo(self) -> None:
         """Make connections again what they were before they were edited."""

@@ -25,7 +25,16 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._loop.turn import TURN
 from trio_rooms._sockets.roster import Link
-from trio_rooms.errors import NotSaved, RoomsError, StateError, StoreError, StoreFull, StoreReadOnly
+from trio_rooms.errors import (
+    NotSaved,
+    RoomsClosed,
+    RoomsError,
+    StaleWrite,
+    StateError,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+)
 
 from .delta import Cut
 
@@ -433,6 +442,9 @@ class Gate:
         """The room has lost its place in the store, or the store is gone: nobody gets a verdict."""
         if self.living is not None:
             self.broken, self.lost = True, error
+            if self.flight is not None and not isinstance(error, StaleWrite):
+                why = "the rooms closed before the store had said whether this is saved"
+                self.flight.refuse(RoomsClosed(why))
             self.living.crash(error)
             self._tell()
         else:

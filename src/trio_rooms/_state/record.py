@@ -358,7 +358,7 @@ class Record:
 
     def dispose(self) -> None:
         """Nobody needs it any more: hold nothing that holds this."""
-        self._plans = None
+        self._plans = self.gate = None
 
     async def _load_timers(self, head: RoomHead) -> None:
         """Read what is scheduled."""
@@ -575,6 +575,7 @@ class Record:
     def _take_delta(self) -> Delta:
         """What goes with a commit, and is under way from now on."""
         delta, self.delta = self.delta, Delta()
+        delta.encode()
         self._under_way.append(delta)
         return delta
 
@@ -833,7 +834,7 @@ class Record:
             delta.before,
             delta.floor,
             delta.trim,
-            {sid: half() for sid, half in (delta.handled | delta.sessions).items()},
+            delta.rows,
             delta.links,
             tuple(Verdict(sid, number, content) for (sid, number), content in delta.verdicts.items()),
             delta.answered,
