@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import datetime
 import decimal
+import math
 import sqlite3
 import uuid
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from trio_rooms import Context, DiskStore, Room, open_rooms
 from trio_rooms._cli.main import main
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.snapshot import Snapshot
-from trio_rooms.stores.base import Commit
+from trio_rooms.stores import Commit, Entry, LinkHalf, Opening, RoomHalf, Timer
 
 RICH: dict[Any, Any] = {
     "text": 'quoted "Ä" \x1b[31m \x9b \u202e',
@@ -279,6 +280,69 @@ def test_replace(inspect: Inspect, tmp_path: Path) -> None:
     assert snapshot.generation == 6
     assert decode_value(snapshot.state) == RICH
     assert set(storage) == {"kept"}
+
+
+OPENED = RoomHalf(0, None, b"", Opening(b"", None, 0, 60.0))
+
+
+def going_on(key: str, number: int = 1, epoch: int = 1, document: bytes | None = None) -> Commit:
+    """Something that clients and the clock come back to."""
+    entries = tuple(Entry(seq, b"", bytes(1000), 1.0) for seq in (1, 2, 3))
+    links = {1: LinkHalf(0, 1e9), 2: LinkHalf(0, None, ended=True)}
+    return Commit(
+        key,
+        number,
+        epoch,
+        document,
+        entries=entries,
+        seq=3,
+        sessions={1: OPENED, 2: OPENED, **dict.fromkeys(range(10, 110), OPENED)},
+        links=links,
+        timers={str(number): Timer(None, b"") for number in range(100)} | {"due": Timer(1.0, b"")},
+    )
+
+
+def test_what_a_room_goes_on_with(
+    inspect: Inspect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line each for journal, sessions and timers, where there are any."""
+    fill(tmp_path, "dull", "a", "grow")
+    said = inspect(tmp_path, "dull/a")
+    for word in ("journal", "sessions", "timers"):
+        assert word not in said
+    write(tmp_path, going_on("dull/a", 2, 2), going_on("dull/b", 1, 2))
+    for key in ("dull/a", "dull/b"):
+        # One without a state can be looked at too.
+        assert main(["inspect", str(tmp_path), key]) == (key == "dull/b")
+        said = capsys.readouterr().out
+        assert "journal      3 messages, 3,000 bytes\n" in said
+        assert "sessions     102 sessions: 100 connected, 1 away, 1 over\n" in said
+        assert "timers       101 timers\n" in said
+    assert "no intact snapshot" in inspect(tmp_path, "dull/b", "--export", tmp_path / "f", fails=True)
+
+
+def test_an_import_ends_what_was_of_the_state_before(inspect: Inspect, tmp_path: Path) -> None:
+    """Sessions, journal and timers are in no export, and go with the state that is replaced."""
+    fill(tmp_path, "dull", "a", "grow")
+    write(tmp_path, going_on("dull/a", 2, 2), going_on("dull/b", 1, 2))
+    inspect(tmp_path, "dull/a", "--export", tmp_path / "f")
+    assert "sessions" not in inspect(tmp_path / "new", "--import", tmp_path / "f")
+    assert "sessions" not in inspect(tmp_path / "new", "dull/a")
+    for key in ("dull/a", "dull/b"):
+        assert "--replace" in inspect(tmp_path, key, "--import", tmp_path / "f", fails=True)
+        said = inspect(tmp_path, key, "--import", tmp_path / "f", "--replace")
+        assert "gone with the state before it: sessions 102, journal 3, timers 101" in said
+
+    async def look() -> None:
+        async with DiskStore(tmp_path) as store:
+            for key, number in (("dull/a", 3), ("dull/b", 2)):
+                head = await store.head(key)
+                assert (head.number, head.seq, head.entries) == (number, 3, 0)
+                assert not head.has_sessions
+                assert not head.has_timers
+            assert await store.due(math.inf, 10) == []
+
+    trio.run(look)
 
 
 GOOD = {

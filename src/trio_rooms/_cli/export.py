@@ -7,6 +7,9 @@ not needed to read them. An export is one CBOR map, which any CBOR reader can re
      "generation": 42, "state": ..., "storage": {"name": ..., ...}}
 
 What CBOR has no form of its own for has a tag in it, as in the snapshots (`trio_rooms._values.exact`).
+
+Sessions, the journal and timers are not in it: they belong to the clients and the clock of one server.
+Those of a room that is replaced go with the state that they are of.
 """
 
 from __future__ import annotations
@@ -28,9 +31,19 @@ from trio_rooms.errors import RoomsError
 from trio_rooms.stores.base import Commit, Store
 
 from .render import printable
-from .stored import Generation, checked_key, generations_of, newest_intact, no_such_room, storage_of
+from .stored import (
+    Generation,
+    checked_key,
+    generations_of,
+    goes_on,
+    newest_intact,
+    no_such_room,
+    sessions_of,
+    storage_of,
+    timers_of,
+)
 
-__all__ = ["Export", "ExportError", "export", "read_export", "restore"]
+__all__ = ["Export", "ExportError", "Restored", "export", "read_export", "restore"]
 
 _FORMAT: Final = "trio-rooms.room.1"
 _TRIES: Final = 5
@@ -78,7 +91,7 @@ async def export(store: Store, key: str) -> tuple[bytes, Generation | None]:
             storage = [item async for item in values]
         if (await store.head(key)).number != before.head.number:
             continue
-        if not before.snapshots and not storage:
+        if not before.snapshots and not storage and not goes_on(before.head):
             raise no_such_room(key)
         generations = generations_of(key, before.snapshots)
         usable = newest_intact(generations)
@@ -157,11 +170,21 @@ def read_export(content: bytes) -> Export:
     return exported
 
 
-async def restore(store: Store, exported: Export, key: str, *, replace: bool) -> int:
-    """Write an export into a store, in one commit.
+@attrs.frozen
+class Restored:
+    """What has become of a room that was written from a file."""
 
-    Returns:
-        The generation it has there.
+    generation: int
+    """The one it has now."""
+    sessions: int
+    """How many it had, which are gone."""
+    entries: int
+    """The same of its journal."""
+    timers: int
+
+
+async def restore(store: Store, exported: Export, key: str, *, replace: bool) -> Restored:
+    """Write an export into a store, in one commit, in place of all that is there of the room.
 
     Raises:
         ExportError: the room is there already, and is not to be replaced.
@@ -171,7 +194,7 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
     there = await store.load(key)
     async with aclosing(storage_of(store, key)) as stored:
         gone: dict[str, bytes | None] = {name: None async for name, _ in stored}
-    if (there.snapshots or gone) and not replace:
+    if (there.snapshots or gone or goes_on(there.head)) and not replace:
         msg = f"room {printable(key)} is in the store already; give --replace to replace it, or another KEY"
         raise ExportError(msg)
     generation = there.head.number + 1
@@ -184,5 +207,20 @@ async def restore(store: Store, exported: Export, key: str, *, replace: bool) ->
         msg = f"it holds what cannot be kept: {error}"
         raise ExportError(msg) from error
     snapshot = Snapshot(name, id_, exported.version, generation, store.epoch, state)
-    await store.commit(Commit(key, generation, store.epoch, snapshot.pack(), gone | values))
-    return generation
+    async with aclosing(sessions_of(store, key)) as sessions:
+        ended = {session.sid: None async for session in sessions}
+    async with aclosing(timers_of(store, key)) as timers:
+        stopped = {name: None async for name, _ in timers}
+    await store.commit(
+        Commit(
+            key,
+            generation,
+            store.epoch,
+            snapshot.pack(),
+            {**gone, **values},
+            trim=there.head.seq,
+            sessions=ended,
+            timers=stopped,
+        )
+    )
+    return Restored(generation, len(ended), there.head.entries, len(stopped))

@@ -112,6 +112,11 @@ async def _import_room(directory: Path, file: Path, key: str | None, replace: bo
         raise CommandFailed(msg) from error
     target = exported.key if key is None else key
     async with DiskStore(directory) as store:
-        generation = await restore(store, exported, target, replace=replace)
-    print(f"wrote {file} into room {target}: version {exported.version}, generation {generation:,}")
+        restored = await restore(store, exported, target, replace=replace)
+    print(f"wrote {file} into room {target}: version {exported.version}, generation {restored.generation:,}")
+    if restored.sessions or restored.entries or restored.timers:
+        print(
+            f"gone with the state before it: sessions {restored.sessions:,}, journal {restored.entries:,}, "
+            f"timers {restored.timers:,}"
+        )
     return 0

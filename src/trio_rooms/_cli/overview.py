@@ -8,15 +8,50 @@ from typing import Final
 
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.errors import SnapshotError, StoreError
-from trio_rooms.stores.base import Store
+from trio_rooms.stores.base import RoomHead, Store
 
 from .render import printable, quoted, show
-from .stored import all_keys, generations_of, newest_intact, no_such_room, storage_of
+from .stored import (
+    all_keys,
+    generations_of,
+    goes_on,
+    newest_intact,
+    no_such_room,
+    sessions_of,
+    storage_of,
+    timers_of,
+)
 
 __all__ = ["describe_room", "list_rooms"]
 
 _CONDITIONS: Final = {True: "DAMAGED", False: "UNREADABLE"}
 """What is said of a generation that is not as it was written, and of one that is and cannot be read."""
+
+
+async def _describe_rest(store: Store, key: str, head: RoomHead, write: Callable[[str], object]) -> None:
+    """A line each for journal, sessions and timers, where there are any."""
+    if head.entries:
+        write(f"journal      {_counted(head.entries, 'message')}, {head.entry_bytes:,} bytes")
+    if head.has_sessions:
+        connected = over = sessions = 0
+        async with aclosing(sessions_of(store, key)) as found:
+            async for session in found:
+                sessions += 1
+                connected += session.link.until is None and not session.link.ended
+                over += session.link.ended
+        away = sessions - connected - over
+        how = f"{connected:,} connected, {away:,} away, {over:,} over"
+        write(f"sessions     {_counted(sessions, 'session')}: {how}")
+    if head.has_timers:
+        timers = 0
+        async with aclosing(timers_of(store, key)) as names:
+            async for _ in names:
+                timers += 1
+        write(f"timers       {_counted(timers, 'timer')}")
+
+
+def _counted(count: int, one: str) -> str:
+    return f"{count:,} {one}" if count == 1 else f"{count:,} {one}s"
 
 
 async def list_rooms(store: Store, write: Callable[[str], object]) -> None:
@@ -27,7 +62,7 @@ async def list_rooms(store: Store, write: Callable[[str], object]) -> None:
         async for key in keys:
             count += 1
             write(await _line(store, key))
-    write("1 room" if count == 1 else f"{count:,} rooms")
+    write(_counted(count, "room"))
 
 
 async def _line(store: Store, key: str) -> str:
@@ -65,12 +100,13 @@ async def describe_room(store: Store, key: str, write: Callable[[str], object]) 
     Raises:
         UnknownRoom: the store has nothing of it.
     """
-    generations = generations_of(key, (await store.load(key)).snapshots)
+    stored = await store.load(key)
+    generations = generations_of(key, stored.snapshots)
     sizes = []
     async with aclosing(storage_of(store, key)) as values:
         async for name, value in values:
             sizes.append((name, len(value)))
-    if not generations and not sizes:
+    if not generations and not sizes and not goes_on(stored.head):
         raise no_such_room(key)
     usable = newest_intact(generations)
     write(f"room         {printable(key)}")
@@ -86,9 +122,10 @@ async def describe_room(store: Store, key: str, write: Callable[[str], object]) 
         heading = ""
     if not generations:
         write("generations  none")
-    write(f"storage      {len(sizes):,} {'name' if len(sizes) == 1 else 'names'}")
+    write(f"storage      {_counted(len(sizes), 'name')}")
     for name, size in sizes:
         write(f"    {quoted(name)}  {size:,} bytes")
+    await _describe_rest(store, key, stored.head, write)
     if usable is None:
         write("state        none that can be read")
         return False

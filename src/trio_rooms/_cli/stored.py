@@ -13,7 +13,7 @@ from trio_rooms._keys import make_key, split_key
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.errors import SnapshotCorrupt, SnapshotError, UnknownRoom
-from trio_rooms.stores.base import Store, StoredSnapshot
+from trio_rooms.stores.base import RoomHead, Store, StoredSession, StoredSnapshot, Timer
 
 from .render import printable
 
@@ -23,13 +23,16 @@ __all__ = [
     "check_key",
     "checked_key",
     "generations_of",
+    "goes_on",
     "newest_intact",
     "no_such_room",
+    "sessions_of",
     "storage_of",
+    "timers_of",
 ]
 
 _PAGE: Final = 64
-"""Rooms, and values of a storage, that are in memory at a time."""
+"""Rooms, and values, sessions or timers of one, that are in memory at a time."""
 
 
 def check_key(key: str) -> str:
@@ -74,6 +77,24 @@ async def storage_of(store: Store, key: str) -> AsyncGenerator[tuple[str, bytes]
         last = values[-1][0]
 
 
+async def sessions_of(store: Store, key: str) -> AsyncGenerator[StoredSession, None]:
+    """The sessions of a room by their ids, a page at a time."""
+    last = 0
+    while sessions := await store.sessions(key, after=last, limit=_PAGE):
+        for session in sessions:
+            yield session
+        last = sessions[-1].sid
+
+
+async def timers_of(store: Store, key: str) -> AsyncGenerator[tuple[str, Timer], None]:
+    """The timers of a room by their names, a page at a time."""
+    last: str | None = None
+    while timers := await store.timers(key, after=last, limit=_PAGE):
+        for timer in timers:
+            yield timer
+        last = timers[-1][0]
+
+
 @attrs.frozen
 class Generation:
     """One stored generation: what it says, or what is wrong with it."""
@@ -109,6 +130,11 @@ def newest_intact(generations: Iterable[Generation]) -> Generation | None:
     """The one that a server would take: the newest that is not damaged, if it can be read."""
     newest = next((one for one in generations if not one.damaged), None)
     return newest if newest is not None and newest.fault is None else None
+
+
+def goes_on(head: RoomHead) -> bool:
+    """Whether a room has something beside state and storage, which clients or the clock come back to."""
+    return bool(head.entries or head.has_sessions or head.has_timers)
 
 
 def no_such_room(key: str) -> UnknownRoom:
