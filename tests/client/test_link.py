@@ -41,7 +41,10 @@ class Server:
                 if isinstance(event, kind):
                     self.received.remove(event)
                     return event
-            self.protocol.receive_data(bytes(await self.stream.receive_some()) or None)
+            data = bytes(await self.stream.receive_some())
+            if not data:
+                raise trio.BrokenResourceError
+            self.protocol.receive_data(data)
             self.received += self.protocol.events()
 
     async def welcome(self, *more: Event) -> None:
@@ -227,6 +230,25 @@ async def test_a_server_that_speaks_and_answers_no_ping_is_left_alone(
     async with connect(serve(talk), ping_interval=1, ping_timeout=0.5) as room:
         for _ in range(10):
             assert (await anext(room)).name == "said"
+        assert room.statistics().connects == 1
+
+
+async def test_a_program_that_stood_still_does_not_blame_the_server(
+    serve: Any, autojump_clock: MockClock
+) -> None:
+    """The time to answer begins when the server is asked."""
+
+    async def talk(server: Server) -> None:
+        await server.welcome()
+        while True:
+            ping = await server.next(Ping)
+            await trio.sleep(0.4)
+            await server.send(ping.response())
+
+    async with connect(serve(talk), ping_interval=1, ping_timeout=0.5) as room:
+        for _ in range(5):
+            autojump_clock.jump(100)
+            await trio.sleep(2.7)
         assert room.statistics().connects == 1
 
 

@@ -132,11 +132,14 @@ async def test_an_ask_that_is_cancelled_in_time_was_never_made(
 ) -> None:
     """What is not sent yet is taken back, and leaves no gap in the numbers."""
     async with client(server) as room:
+        server.reachable = False
         await server.drop()
-        with trio.move_on_after(0) as waited:
-            await room.ask("add", Add(1))
-        assert waited.cancelled_caught
-        assert room.statistics().unsent == 0
+        for patience in (0, 5):
+            with trio.move_on_after(patience) as waited:
+                await room.ask("add", Add(1))
+            assert waited.cancelled_caught
+            assert room.statistics().unsent == 0
+        server.reachable = True
         assert await room.ask("add", Add(2)) == {"balance": 2}
     assert server.applied == [2]
     assert [message["id"] for message in server.up if "id" in message and "event" in message] == [1]
@@ -183,6 +186,19 @@ async def test_nobody_asks_more_than_may_wait(server: Reference, autojump_clock:
         assert (full.value.retry, full.value.applied) == (True, False)
         server.release()
     assert server.applied == ["quiet"] * 6
+
+
+async def test_who_waits_for_room_waits_in_turn(server: Reference, autojump_clock: MockClock) -> None:
+    """Whoever asked first is first, whatever its size."""
+    async with (
+        client(server, max_unanswered=2, max_unanswered_bytes=3000) as room,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(20):
+            nursery.start_soon(room.ask, f"quiet {number}", "x" * (number % 4 * 1000))
+            await trio.testing.wait_all_tasks_blocked()
+        server.release()
+    assert server.applied == [f"quiet {number}" for number in range(20)]
 
 
 async def test_bytes_that_wait_are_bounded(server: Reference, autojump_clock: MockClock) -> None:
@@ -403,6 +419,20 @@ async def test_a_cancelled_block_ends_at_once(server: Reference, autojump_clock:
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert trio.current_time() - scope.deadline == 0
+
+
+async def test_an_error_is_not_lost_over_a_cancelled_end(
+    server: Reference, autojump_clock: MockClock
+) -> None:
+    """A block that fails, and is cancelled while it closes, says why it failed."""
+    server.lockstep = True
+    with pytest.raises(KeyError), trio.CancelScope() as scope:  # noqa: PT012 (it is the block that raises)
+        async with client(server) as room:
+            server.freeze()
+            room.emit("typing")
+            room.emit("typing")
+            scope.cancel()
+            raise KeyError
 
 
 async def test_what_a_block_raises_comes_out_as_it_is(server: Reference, autojump_clock: MockClock) -> None:

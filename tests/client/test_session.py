@@ -70,6 +70,17 @@ async def test_a_broken_connection_is_made_again(server: Reference, autojump_clo
     assert parse_qs(again.query) == {"user": ["ana"], "resume": ["token+1"], "seq": ["1"]}
 
 
+async def test_a_session_counts_from_its_welcome(server: Reference, autojump_clock: MockClock) -> None:
+    """Whoever has heard nothing yet resumes there."""
+    for number in range(5):
+        server.emit("balance", {"count": number})
+    async with client(server) as room:
+        await server.drop()
+        server.emit("balance", {"count": 5})
+        assert await counts(room, 1) == [5]
+    assert parse_qs(urlsplit(server.targets[1]).query)["seq"] == ["5"]
+
+
 async def test_what_was_sent_meanwhile_comes_once(server: Reference, autojump_clock: MockClock) -> None:
     """Whatever the server sends again, each event is handed over once, and in order."""
     server.repeats = True
@@ -538,6 +549,18 @@ async def test_the_end_waits_for_a_server_that_comes_back(
         server.reachable = True
     assert server.applied == ["typing"]
     assert trio.current_time() < 10
+
+
+async def test_the_end_waits_until_it_may_send(server: Reference, autojump_clock: MockClock) -> None:
+    """What stands behind something that the server could not answer yet is sent in the end."""
+    server.unavailable = 1
+    async with client(server, first_delay=1, close_timeout=10) as room:
+        with trio.move_on_after(0.0001):
+            await room.ask("echo")
+        room.emit("typing")
+        await trio.testing.wait_all_tasks_blocked()
+        assert room.statistics().unsent == 1
+    assert server.applied == ["typing"]
 
 
 async def test_the_end_waits_for_nobody_without_a_reason(

@@ -126,8 +126,8 @@ class Link:
                     continue
                 if not self._pinging:  # Else it owes an answer already.
                     nursery.start_soon(self._ping)
-                await trio.sleep_until(quiet + interval + patience)
-                # What is there already is read before anything is called late.
+                await trio.sleep(patience)
+                # What is there already is read before anything is called late. The loop may have stood still.
                 for _ in range(3):
                     await trio.lowlevel.checkpoint()
                 if self._heard_nothing_since(quiet):
