@@ -6,6 +6,7 @@ import collections
 import datetime
 import decimal
 import math
+import re
 import sqlite3
 import uuid
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from trio_rooms import Context, DiskStore, Room, open_rooms
 from trio_rooms._cli.main import main
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.snapshot import Snapshot
+from trio_rooms._state.timers import Scheduled
 from trio_rooms.stores import Commit, Entry, LinkHalf, Opening, RoomHalf, Timer
 
 RICH: dict[Any, Any] = {
@@ -231,6 +233,43 @@ def test_a_generation_that_somebody_else_can_read(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "f").exists()
 
 
+def test_schedules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a room has scheduled is shown, also where it has nothing else."""
+    room: Room[None] = Room("r")
+
+    @room.on_schedule("x")
+    async def x(ctx: Context[None]) -> None:
+        pass
+
+    async def run() -> None:
+        async with open_rooms([room], store=DiskStore(tmp_path)) as rooms:
+            handle = rooms.get("r", "1")
+            at = datetime.datetime(2131, 5, 4, 3, 2, 1, tzinfo=datetime.UTC)
+            await handle.schedule_durably("x", 1, at=at)
+            await handle.schedule_durably("x:every", at=at, every=3600)
+            await handle.schedule_durably("x:\x1b", cron="0 6 * * MON", tz="Europe/Berlin")
+        async with DiskStore(tmp_path) as store:
+            head = await store.head("r/1")
+            dead = Scheduled(
+                name="x:0", id="", due=None, time=0, data=b"", failed=3, error="ValueError: \x1b"
+            )
+            rows = {"x:0": dead.row(), "x:1": Timer(None, b"")}
+            await store.commit(Commit("r/1", head.number + 1, store.epoch, timers=rows))
+
+    trio.run(run)
+    assert main(["inspect", str(tmp_path), "r/1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    begin = lines.index("schedules    5 schedules")
+    once, cron, given_up, unreadable, every = lines[begin + 1 : begin + 6]
+    assert once == '    "x"  2131-05-04 03:02:01 UTC'
+    assert re.fullmatch(
+        r'    "x:\\u001b"  20\d\d-\d\d-\d\d 0[45]:00:00 UTC, cron "0 6 \* \* MON" in Europe/Berlin', cron
+    )
+    assert given_up == '    "x:0"  given up, 3 failed: ValueError: \\u001b'
+    assert unreadable.startswith('    "x:1"  given up, cannot be read')
+    assert every == '    "x:every"  2131-05-04 03:02:01 UTC, every 3,600 s'
+
+
 def test_unknown_room(inspect: Inspect, tmp_path: Path) -> None:
     """A room that the store does not have is an error, and no file is written for it."""
     write(tmp_path)
@@ -305,10 +344,10 @@ def going_on(key: str, number: int = 1, epoch: int = 1, document: bytes | None =
 def test_what_a_room_goes_on_with(
     inspect: Inspect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line each for journal, sessions and timers, where there are any."""
+    """Journal, sessions and schedules, where there are any."""
     fill(tmp_path, "dull", "a", "grow")
     said = inspect(tmp_path, "dull/a")
-    for word in ("journal", "sessions", "timers"):
+    for word in ("journal", "sessions", "schedules"):
         assert word not in said
     write(tmp_path, going_on("dull/a", 2, 2), going_on("dull/b", 1, 2))
     for key in ("dull/a", "dull/b"):
@@ -317,7 +356,7 @@ def test_what_a_room_goes_on_with(
         said = capsys.readouterr().out
         assert "journal      3 messages, 3,000 bytes\n" in said
         assert "sessions     102 sessions: 100 connected, 1 away, 1 over\n" in said
-        assert "timers       101 timers\n" in said
+        assert "schedules    101 schedules\n" in said
     assert "no intact snapshot" in inspect(tmp_path, "dull/b", "--export", tmp_path / "f", fails=True)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
 
+from trio_rooms._state.occurrences import Cron, Every
 from trio_rooms._state.snapshot import Snapshot
+from trio_rooms._state.timers import Scheduled, Unreadable
 from trio_rooms.errors import SnapshotError, StoreError
-from trio_rooms.stores.base import RoomHead, Store
+from trio_rooms.stores.base import RoomHead, Store, Timer
 
 from .render import printable, quoted, show
 from .stored import (
@@ -29,7 +32,7 @@ _CONDITIONS: Final = {True: "DAMAGED", False: "UNREADABLE"}
 
 
 async def _describe_rest(store: Store, key: str, head: RoomHead, write: Callable[[str], object]) -> None:
-    """A line each for journal, sessions and timers, where there are any."""
+    """Journal, sessions and schedules, where there are any."""
     if head.entries:
         write(f"journal      {_counted(head.entries, 'message')}, {head.entry_bytes:,} bytes")
     if head.has_sessions:
@@ -43,11 +46,30 @@ async def _describe_rest(store: Store, key: str, head: RoomHead, write: Callable
         how = f"{connected:,} connected, {away:,} away, {over:,} over"
         write(f"sessions     {_counted(sessions, 'session')}: {how}")
     if head.has_timers:
-        timers = 0
-        async with aclosing(timers_of(store, key)) as names:
-            async for _ in names:
-                timers += 1
-        write(f"timers       {_counted(timers, 'timer')}")
+        async with aclosing(timers_of(store, key)) as timers:
+            scheduled = [_scheduled(name, timer) async for name, timer in timers]
+        write(f"schedules    {_counted(len(scheduled), 'schedule')}")
+        for line in scheduled:
+            write(f"    {line}")
+
+
+def _scheduled(name: str, timer: Timer) -> str:
+    """One line about something that a room has scheduled."""
+    when = "given up"
+    if timer.due is not None:
+        when = f"{datetime.datetime.fromtimestamp(timer.due, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    try:
+        one = Scheduled.of(name, timer)
+    except Unreadable as error:
+        return f"{quoted(name)}  {when}, cannot be read: {printable(str(error))}"
+    again = ""
+    if isinstance(one.rule, Every):
+        again = f", every {one.rule.period:,g} s"
+    elif isinstance(one.rule, Cron):
+        again = f", cron {quoted(one.rule.expression)} in {printable(one.rule.zone)}"
+    failed = f", {one.failed:,} failed" if one.failed else ""
+    why = f": {printable(one.error)}" if one.error else ""
+    return f"{quoted(name)}  {when}{again}{failed}{why}"
 
 
 def _counted(count: int, one: str) -> str:
