@@ -304,11 +304,7 @@ class Saver:
     def dispose(self) -> None:
         """Let go of the state, and of what tasks wrote to the storage too late to be saved."""
         self.close()
-        record = self.record
-        record.wanted = record.source = None
-        record.discard()
-        if record.gate is not None:
-            record.gate.sleep()
+        self.record.sleep()
         self._forget_state()
 
     def _forget_state(self) -> None:

@@ -144,8 +144,8 @@ class Commits(Protocol):
     def put_back(self, cut: Cut) -> None:
         """It was not written, and goes with the next one."""
 
-    def rewind(self) -> None:
-        """Forget what is not written."""
+    def lose(self) -> None:
+        """Forget what is not written, and what is known of the store."""
 
     def spawn(self, function: Callable[..., Any]) -> None:
         """Run a task that outlives the room."""
@@ -457,7 +457,7 @@ class Gate:
         failure.__cause__ = error
         for batch in self.roll_back():
             batch.refuse(failure)
-        self._commits.rewind()
+        self._commits.lose()
         self._tell()
 
     @property

@@ -168,6 +168,8 @@ class Record:
     """What of the loaded state its classes do not understand: it is written again with each save."""
     _under_way: list[Delta] = attrs.field(init=False, factory=list)
     """What was taken for commits that are not known to be in the store."""
+    _loaded: bool = attrs.field(init=False, default=False)
+    """Whether handlers may have written something that `discard` would forget."""
     _life: object = attrs.field(init=False, factory=object)
     """Another one after each load, `discard` and `destroy`: so what began before finds out."""
     _doubtful: range = attrs.field(init=False, default=range(0))
@@ -435,6 +437,19 @@ class Record:
         self.delta = Delta()
         self._forget_state()
 
+    def sleep(self) -> None:
+        """The room has fallen asleep, or is given up: what its tasks wrote too late is forgotten."""
+        self.wanted = self.source = None
+        self.discard()
+        self._loaded = False
+        if self.gate is not None:
+            self.gate.sleep()
+
+    def lose(self) -> None:
+        """The same for a room that sleeps, and that somebody else has written: what is there is read anew."""
+        self.rewind()
+        self.head = None
+
     def _forget_state(self) -> None:
         self._no_timers = False
         if self._plans is not None:
@@ -461,7 +476,11 @@ class Record:
         await self._take()
         try:
             stored = await self._store.load(self.key)
-            self.discard()
+            if self._loaded and self.gate is None:
+                self.discard()
+            self._loaded = True
+            self._life = object()
+            self._forget_state()
             self._epoch = self._store.epoch
             self._now_known(stored.head)
             await self._load_timers(stored.head)
@@ -541,6 +560,7 @@ class Record:
 
     async def _save(self, state: Callable[[], Any], life: object, *, in_thread: bool) -> None:
         self.dirty = self.touched = False
+        self._loaded = True
         delta: Delta | None = None
         try:
             encoded = None
