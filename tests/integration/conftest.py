@@ -132,9 +132,16 @@ def _servers(folder: Path) -> Iterator[Callable[..., Served]]:
 @pytest.fixture
 def browser(require: Callable[..., str], tmp_path: Path) -> Iterator[webdriver.Chrome]:
     """A headless Chromium without anything from earlier runs."""
+    with chromium(require, tmp_path) as driver:
+        yield driver
+
+
+@contextmanager
+def chromium(require: Callable[..., str], folder: Path) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium whose profile is in a folder."""
     options = webdriver.ChromeOptions()
     options.binary_location = require("chromium", "chromium-browser", "google-chrome", "chrome")
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(require("chromedriver"))

@@ -139,7 +139,8 @@ async function history(seed) {
   };
   for (let number = 0; number < 250; number += 1) await step();
   quiet = true;
-  for (let number = 0; number < 3000 && (room.waiting || server.up.length || server.down.length); number += 1) await step();
+  const busy = () => room.waiting || room.state !== "open" || server.up.length || server.down.length;
+  for (let number = 0; number < 5000 && busy(); number += 1) await step();
 
   assert.equal(room.waiting, 0);
   assert.equal(outcomes.size, asked);

@@ -575,7 +575,10 @@ class Link {
 
   #received(data) {
     this.#heard = Date.now();
-    this.#probed = 0;
+    if (this.#probed) {
+      this.#probed = 0;
+      this.#wait();
+    }
     let message = null;
     try {
       message = JSON.parse(data);
