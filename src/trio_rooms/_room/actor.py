@@ -237,7 +237,9 @@ class Actor:
                 self.shared.hub.close(link, CloseCode.RESTART, "the room has moved")
         if isinstance(current, Ask) or (lost is None and isinstance(current, tuple)):
             self.dispatcher.not_saved(current, unsaved)
-        elif current is not None and lost is None and not any(mail is current for mail in again):
+        elif isinstance(current, Destroy) or (
+            current is not None and lost is None and not any(mail is current for mail in again)
+        ):
             self.dispatcher.interrupted(current, unsaved)
         self.mailbox.put_back(again)
 
