@@ -93,6 +93,7 @@ def connect(open_stream: Any, **settings: Any) -> Any:
         (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", ""),
         (b"HTTP/1.1 401 Go away\r\nConnection: close\r\n\r\nnobody", "Go away"),
         (b"HTTP/1.0 401 Go away\r\n\r\n", "Go away"),
+        (b"HTTP/1.1 401 Go away\r\nContent-Length: 900000\r\n\r\n" + b"x" * 900_000, "Go away"),
     ],
 )
 async def test_a_refusal_is_understood_however_it_ends(

@@ -21,9 +21,9 @@ class Acks:
     """
 
     def __init__(self, seq: int) -> None:
-        self.seq = seq
+        self.seq: int = seq
         """The highest that has come."""
-        self.due = math.inf
+        self.due: float = math.inf
         """When the server is to be told."""
         self._count = 0
 

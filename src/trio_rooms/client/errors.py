@@ -69,11 +69,16 @@ class AskFailed(ClientError, EventError):
         event: the event that was asked.
     """
 
+    retry: bool
+    applied: bool | None
+
     def __init__(self, code: str, message: str, event: str) -> None:
         EventError.__init__(self, code, message)
-        self.args = (code, message, event)
         self.event = event
         self.retry, self.applied = _VERDICTS.get(code, (False, None))
+
+    def __reduce__(self) -> tuple[type[AskFailed], tuple[str, str, str]]:
+        return type(self), (self.code, self.message, self.event)  # To be copied and pickled.
 
     def __str__(self) -> str:
         return f"{self.event!r} failed: {EventError.__str__(self)}"
@@ -86,7 +91,7 @@ class AnswerLost(ClientError):
     ``too_far_behind``; ``none`` for a room that keeps no sessions.
     """
 
-    retry = True
+    retry: bool = True
 
     def __init__(self, event: str, reason: str) -> None:
         super().__init__(event, reason)
@@ -104,9 +109,10 @@ class ConnectionEnded(ClientError):
     """The server refused or closed the connection for good, and the client has ended.
 
     Attributes:
-        status: the HTTP status that the connection was refused with; None where it was closed.
+        status: the HTTP status that the connection was refused with; None where it was closed, and
+            where it was this side that refused the server's certificate.
         code: the close code; None where it was refused.
-        reason: the server's words; or what the server did wrong, where the client closed.
+        reason: the server's words; or what the server did wrong, where this side ended it.
     """
 
     def __init__(
@@ -119,7 +125,10 @@ class ConnectionEnded(ClientError):
         self.applied = applied
 
     def __str__(self) -> str:
-        how = f"refused with HTTP {self.status}" if self.code is None else f"closed with {self.code}"
+        if self.code is not None:
+            how = f"closed with {self.code}"
+        else:
+            how = "refused" if self.status is None else f"refused with HTTP {self.status}"
         why = f": {self.reason}" if self.reason else ""
         return f"the connection was {how}, for good{why}"
 
@@ -127,8 +136,8 @@ class ConnectionEnded(ClientError):
 class Unreachable(ClientError):
     """The first connect was not made in time; ``__cause__`` tells of the last attempt."""
 
-    retry = True
-    applied = False
+    retry: bool = True
+    applied: bool | None = False
 
     def __init__(self, url: str, attempts: int, why: str) -> None:
         super().__init__(url, attempts, why)
@@ -147,8 +156,8 @@ class TooMuchWaiting(ClientError):
     ``await room.flush()`` waits until what waits unsent is sent.
     """
 
-    retry = True
-    applied = False
+    retry: bool = True
+    applied: bool | None = False
 
     def __init__(self, count: int, size: int) -> None:
         super().__init__(count, size)

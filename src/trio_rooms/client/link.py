@@ -16,7 +16,9 @@ from .verdicts import LinkEnded, LinkLost, closed, refused
 __all__ = ["Link", "Wire", "run_link"]
 
 _HEAD: Final = 64 * 1024
-"""Bytes of a server's answer to the handshake that are kept, to say why it refused."""
+"""Bytes of a server's answer to the handshake that are read; they are kept, to say why it refused."""
+_PIECE: Final = 64 * 1024
+"""Bytes that are read at once."""
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: ([^\r\n]*))?\r?\n")
 _LONGEST_REASON: Final = 200
 """Characters of a refusal's body that are told."""
@@ -33,11 +35,11 @@ class Wire(trio.abc.Stream):
         self._stream = stream
         self.head: bytearray | None = bytearray()
         """What came during the handshake; None once that is over."""
-        self.ended = trio.Event()
+        self.ended: trio.Event = trio.Event()
         """Nothing more will be read."""
-        self.silent_since = trio.current_time()
+        self.silent_since: float = trio.current_time()
         """When something came last, or when this side began to read: who does not read hears nothing."""
-        self.is_reading = False
+        self.is_reading: bool = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it."""
@@ -57,8 +59,11 @@ class Wire(trio.abc.Stream):
             self.silent_since, self.is_reading = trio.current_time(), False
             if not data:
                 self.ended.set()
-        if self.head is not None and len(self.head) < _HEAD:
+        if self.head is not None:
             self.head += data
+            if len(self.head) > _HEAD:  # trio-websocket would take in a refusal of any length.
+                self.ended.set()
+                return b""
         return data
 
     async def aclose(self) -> None:
@@ -191,6 +196,7 @@ async def run_link(
                 subprotocols=[subprotocol],
                 extra_headers=headers,
                 max_message_size=limit,
+                receive_buffer_size=_PIECE,
             )
             wire.head, opened = None, True
             task_status.started(Link(wire, socket))

@@ -75,9 +75,9 @@ class Outbox:
         """The number of the message that is being written; 0 for none."""
         self._freed = trio.lowlevel.ParkingLot()
         self._turn = trio.StrictFIFOLock()
-        self.held_until = -math.inf
+        self.held_until: float = -math.inf
         """Nothing is sent before that time."""
-        self.filled = trio.Event()
+        self.filled: trio.Event = trio.Event()
         """Set when there may be something to send; whoever waits for it makes a new one."""
         self.over: Callable[[], ClientError] | None = None
         """Makes the error for who comes when nothing is taken any more."""

@@ -67,17 +67,17 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.codec: Final = Codec(binary=settings.protocol == "cbor")
-        self.state: Final = Watched()
-        self.outbox: Final = Outbox(
+        self.codec: Codec = Codec(binary=settings.protocol == "cbor")
+        self.state: Watched = Watched()
+        self.outbox: Outbox = Outbox(
             self.codec,
             settings.max_unanswered,
             settings.max_unanswered_bytes,
             Backoff(settings.first_delay, settings.max_delay),
         )
-        self.inbox: Final = Inbox(settings.max_events, settings.max_event_bytes, keep=settings.events)
-        self.id = ""
-        self.connects = 0
+        self.inbox: Inbox = Inbox(settings.max_events, settings.max_event_bytes, keep=settings.events)
+        self.id: str = ""
+        self.connects: int = 0
         self._acks: Acks | None = None
         self._backoff = Backoff(settings.first_delay, settings.max_delay)
         self._token: str | None = None
@@ -85,7 +85,7 @@ class Session:
         self._closing = trio.Event()
         self._scope = trio.CancelScope()
         self._is_open = False
-        self.finished = trio.Event()
+        self.finished: trio.Event = trio.Event()
 
     # From the beginning to the end.
 

@@ -26,7 +26,7 @@ class Watched:
     """A state that many may watch."""
 
     def __init__(self) -> None:
-        self.now = State.CONNECTING
+        self.now: State = State.CONNECTING
         self._changed = trio.Event()
 
     def become(self, state: State) -> None:

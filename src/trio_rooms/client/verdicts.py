@@ -46,7 +46,7 @@ class LinkEnded(Exception):
 
     def __init__(self, ending: Ending) -> None:
         super().__init__(ending)
-        self.ending = ending
+        self.ending: Ending = ending
 
 
 class LinkLost(Exception):
@@ -59,8 +59,8 @@ class LinkLost(Exception):
 
     def __init__(self, why: str, retry_after: float = 0) -> None:
         super().__init__(why)
-        self.why = why
-        self.retry_after = retry_after
+        self.why: str = why
+        self.retry_after: float = retry_after
 
 
 def closed(code: int, reason: str) -> LinkLost | LinkEnded:
