@@ -15,7 +15,16 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Event, Message, Ping, Request, TextMessage
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Message,
+    Ping,
+    Request,
+    TextMessage,
+)
 
 from trio_rooms.client import ConnectionEnded, Unreachable, connect_room
 
@@ -189,6 +198,56 @@ async def test_a_server_that_breaks_rfc_6455_is_left(
         with pytest.raises(ConnectionEnded) as ended:
             await anext(room)
         assert ended.value.code in (1002, 1007)
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        (TextMessage("{"), "neither JSON nor CBOR"),
+        (TextMessage("[" * 100_000), "nested too deeply"),
+        (BytesMessage(b"\xff"), "neither JSON nor CBOR"),
+        (BytesMessage(b"\x81" * 100_000 + b"\x80"), "be read"),
+        (BytesMessage(b"\x80"), "no map but a list"),
+        (TextMessage("7"), "no map but a int"),
+    ],
+)
+async def test_a_message_that_says_nothing_ends_it(
+    serve: Any, autojump_clock: MockClock, message: Event, wrong: str
+) -> None:
+    """It is not passed over: something that was said would be missing."""
+
+    async def talk(server: Server) -> None:
+        await server.welcome(message)
+        await trio.sleep(5)
+
+    async with connect(serve(talk)) as room:
+        with pytest.raises(ConnectionEnded, match=wrong):
+            await anext(room)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"event": "said", "data": WELCOME},
+        {"event": "rooms.welcome", "data": 7},
+        {"event": "rooms.welcome", "data": WELCOME | {"resume": 7}},
+        {"event": "rooms.welcome", "data": WELCOME | {"seq": "7"}},
+    ],
+)
+async def test_a_server_without_a_welcome_is_none(
+    serve: Any, autojump_clock: MockClock, message: Any
+) -> None:
+    """The first message is what the protocol has it to be."""
+
+    async def talk(server: Server) -> None:
+        request = await server.next(Request)
+        accept = AcceptConnection(subprotocol=request.subprotocols[0])
+        await server.send(accept, TextMessage(json.dumps(message)))
+        await trio.sleep(5)
+
+    with pytest.raises(ConnectionEnded, match="welcome"):
+        async with connect(serve(talk)):
+            pytest.fail("that was no welcome")
 
 
 async def test_a_message_that_is_too_long_ends_it(serve: Any, autojump_clock: MockClock) -> None:

@@ -82,6 +82,7 @@ class Session:
         self._backoff = Backoff(settings.first_delay, settings.max_delay)
         self._token: str | None = None
         """What resumes the session; None where there is nothing to resume."""
+        self._ssl_context = settings.ssl_context
         self._closing = trio.Event()
         self._scope = trio.CancelScope()
         self._is_open = False
@@ -242,8 +243,11 @@ class Session:
             raise LinkLost(f"no connection: {error}") from error
         if not address.secure:
             return stream
-        context = settings.ssl_context or ssl.create_default_context()
-        secured = trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
+        if self._ssl_context is None:  # It takes a while to read the system's certificates.
+            self._ssl_context = ssl.create_default_context()
+        secured = trio.SSLStream(
+            stream, self._ssl_context, server_hostname=address.host, https_compatible=True
+        )
         try:
             await secured.do_handshake()
         except trio.BrokenResourceError as error:
