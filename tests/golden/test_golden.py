@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import math
 import shutil
 import uuid
 from pathlib import Path
@@ -19,7 +20,7 @@ from trio_rooms._state.record import Loaded, Record
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._wire import envelope
 from trio_rooms.errors import StaleWrite
-from trio_rooms.stores import Commit, DiskStore, Store, StoredSnapshot
+from trio_rooms.stores import Commit, DiskStore, RoomHead, Store, StoredSnapshot
 
 GOLDEN = Path(__file__).parent
 
@@ -99,6 +100,21 @@ async def check_rooms(store: Store, rooms: dict[str, Kept]) -> None:
         assert {name: cbor2.loads(value) for name, value in await store.list(key)} == kept.storage
         for name, value in kept.storage.items():
             assert cbor2.loads(await store.get(key, name) or b"") == value
+        head = await store.head(key)
+        assert head == RoomHead(kept.number, head.nonce, head.epoch)
+        nothing: list[object] = [
+            await store.journal(key, 0, 2**62, 2**62),
+            await store.sessions(key),
+            await store.sessions(key, ended=True),
+            await store.session(key, 1),
+            await store.positions(key),
+            await store.verdicts(key, 1),
+            await store.timers(key),
+            await store.timer(key, "a"),
+            await store.due_timers(key, math.inf, 9),
+        ]
+        assert not any(nothing)
+    assert await store.due(math.inf, 9) == []
     assert await loaded(store, "chat/nobody") == (0, ())
 
 

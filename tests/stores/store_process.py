@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from trio_rooms.errors import StoreError, StoreFull, StoreReadOnly
-from trio_rooms.stores.base import Commit
+from trio_rooms.stores import Commit, Entry, LinkHalf, Opening, RoomHalf, Timer, Verdict
 from trio_rooms.stores.sqlite.store import DiskStore
 
 NOBODY = 65534
@@ -52,7 +52,22 @@ async def commit(directory: Path) -> None:
             number += 1
             document = b"%d " % number * 1000
             writes: dict[str, bytes | None] = {"a": document, "b": document}
-            await store.commit(Commit(key, number, store.epoch, document, writes))
+            commit = Commit(
+                key,
+                number,
+                store.epoch,
+                document,
+                writes,
+                entries=(Entry(number, b"all", document, 1.0),),
+                seq=number,
+                trim=max(number - 3, 0),
+                sessions={1: RoomHalf(number, document, b"", Opening(b"", None, 0, 60.0))},
+                links={1: LinkHalf(0, float(number), number)},
+                verdicts=(Verdict(1, number, document),),
+                answered={1: max(number - 3, 0)},
+                timers={"t": Timer(float(number), document)},
+            )
+            await store.commit(commit)
             say(key, number)
 
     async with DiskStore(directory) as store, trio.open_nursery() as nursery:

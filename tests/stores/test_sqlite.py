@@ -14,16 +14,28 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreError, StoreFull, StoreInUse, StoreReadOnly
-from trio_rooms.stores.base import Commit, Store, StoredSnapshot
+from trio_rooms.stores import (
+    Commit,
+    Entry,
+    LinkHalf,
+    Opening,
+    RoomHalf,
+    Store,
+    StoredSession,
+    StoredSnapshot,
+    Timer,
+    Verdict,
+)
 from trio_rooms.stores.sqlite import commits, database, journal, rooms, sessions, storage, timers, writer
 from trio_rooms.stores.sqlite.database import FILE_NAME
 from trio_rooms.stores.sqlite.lock import DirectoryLock
@@ -176,6 +188,20 @@ async def test_every_acknowledged_commit_survives_kill_9(tmp_path: Path) -> None
                 ]
                 assert all(each.document == b"%d " % each.generation * 1000 for each in stored)
                 assert await store.list(key) == [("a", stored[0].document), ("b", stored[0].document)]
+                number, document = stored[0].generation, stored[0].document
+                head = await store.head(key)
+                kept = [*range(max(number - 2, 1), number + 1)]
+                assert (head.number, head.seq, head.entries) == (number, number, len(kept))
+                journal = await store.journal(key, 0, 2**62, 2**62)
+                assert [(one.seq, one.body) for one in journal] == [
+                    (seq, b"%d " % seq * 1000) for seq in kept
+                ]
+                session = await store.session(key, 1)
+                assert session is not None
+                assert (session.room.last, session.room.attachment) == (number, document)
+                assert session.link == LinkHalf(0, float(number), number)
+                assert [*await store.verdicts(key, 1)] == kept
+                assert await store.timers(key) == [("t", Timer(float(number), document))]
 
 
 async def test_a_limit_on_files_is_a_full_disk(tmp_path: Path) -> None:
@@ -446,14 +472,25 @@ async def test_large_reads_are_done_in_a_thread(
     def watch(module: ModuleType, name: str) -> None:
         original: Callable[..., object] = getattr(module, name)
 
-        def watched(*args: object) -> object:
-            result = original(*args)
+        def watched(*args: object, **rest: object) -> object:
+            result = original(*args, **rest)
             finished.append(threading.current_thread() is threading.main_thread())
             return result
 
         monkeypatch.setattr(module, name, watched)
 
-    for module, name in ((rooms, "read_room"), (storage, "read_value"), (storage, "read_list")):
+    for module, name in (
+        (rooms, "read_room"),
+        (storage, "read_value"),
+        (storage, "read_list"),
+        (sessions, "read_session"),
+        (sessions, "read_sessions"),
+        (sessions, "read_verdicts"),
+        (journal, "read_journal"),
+        (timers, "read_timer"),
+        (timers, "read_timers"),
+        (timers, "read_due_timers"),
+    ):
         watch(module, name)
     async with DiskStore(tmp_path) as store:
         await store.commit(Commit("chat/1", 1, 1, bytes(size), {"a": bytes(size)}))
@@ -465,7 +502,85 @@ async def test_large_reads_are_done_in_a_thread(
         half = bytes(size - size // 2)
         await store.commit(Commit("chat/2", 1, 1, writes={"a": half, "b": bytes(size // 2)}))
         await store.list("chat/2")
-    assert finished == [inline] * 5
+        assert finished == [inline] * 5
+        opened = RoomHalf(0, half, bytes(size // 2), Opening(b"", None, 0, 1.0))
+        parts = (half, bytes(size // 2))
+        await store.commit(
+            Commit(
+                "chat/3",
+                1,
+                1,
+                entries=tuple(Entry(seq, b"", part, 1.0) for seq, part in enumerate(parts, 1)),
+                seq=2,
+                sessions={1: opened},
+                verdicts=tuple(Verdict(1, id_, part) for id_, part in enumerate(parts, 1)),
+                timers={
+                    "1": Timer(1.0, half),
+                    "2": Timer(2.0, bytes(size // 2)),
+                    "3": Timer(3.0, bytes(size)),
+                },
+            )
+        )
+        await store.session("chat/3", 1)
+        await store.sessions("chat/3")
+        await store.verdicts("chat/3", 1)
+        await store.journal("chat/3", 0, 2, 2**62)
+        await store.timers("chat/3", limit=2)
+        await store.timer("chat/3", "3")
+        await store.due_timers("chat/3", 2.0, 10)
+    assert finished == [inline] * 12
+
+
+@pytest.mark.parametrize(("count", "inline"), [(63, True), (65, False), (3000, False)])
+async def test_many_rows_are_read_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, inline: bool
+) -> None:
+    """What would hold the event loop up is read elsewhere, and all of it."""
+    inside: dict[str, bool] = {}
+
+    def watch(module: ModuleType, name: str) -> None:
+        original: Callable[..., object] = getattr(module, name)
+
+        def watched(*args: object, **rest: object) -> object:
+            result = original(*args, **rest)
+            inside[name] = threading.current_thread() is threading.main_thread()
+            return result
+
+        monkeypatch.setattr(module, name, watched)
+
+    for module, name in (
+        (sessions, "read_sessions"),
+        (sessions, "read_positions"),
+        (sessions, "read_verdicts"),
+        (journal, "read_journal"),
+        (timers, "read_timers"),
+        (timers, "read_due"),
+    ):
+        watch(module, name)
+    numbers = range(1, count + 1)
+    opened = RoomHalf(0, None, b"", Opening(b"", None, 0, 1.0))
+    async with DiskStore(tmp_path) as store:
+        await store.commit(
+            Commit(
+                "chat/1",
+                1,
+                1,
+                entries=tuple(Entry(seq, b"", b"", 1.0) for seq in numbers),
+                seq=count,
+                sessions=dict.fromkeys(numbers, opened),
+                links=dict.fromkeys(numbers, LinkHalf(0, 1e9, 1)),
+                verdicts=tuple(Verdict(1, id_, b"") for id_ in numbers),
+                timers={str(number): Timer(None, b"") for number in numbers},
+            )
+        )
+        assert len(await store.sessions("chat/1")) == count
+        assert await store.positions("chat/1") == {1: count}
+        assert len(await store.verdicts("chat/1", 1)) == count
+        assert len(await store.journal("chat/1", 0, count, 2**62)) == min(count, 1000)
+        assert len(await store.timers("chat/1")) == count
+        assert len(await store.due(1e10, 10_000)) == count
+    assert set(inside.values()) == {inline}
+    assert len(inside) == 6
 
 
 def all_statements() -> Iterator[tuple[str, str]]:
@@ -753,6 +868,87 @@ async def test_a_name_that_is_damaged_is_told(tmp_path: Path) -> None:
     async with DiskStore(tmp_path) as store:
         with pytest.raises(StoreError, match=r"its key is damaged: it is b'chat/\\xfe'"):
             await store.keys()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "what"),
+    [
+        ("journal", "body", "entry 1 of its journal"),
+        ("journal", "time", "entry 1 of its journal"),
+        ("sessions", "token", "session 1"),
+        ("sessions", "attachment", "session 1"),
+        ("sessions", "channels", "session 1"),
+        ("sessions", "until", "session 1"),
+        ("sessions", "link", "session 1"),
+        ("verdicts", "content", "a verdict of session 1"),
+        ("timers", "content", "the timer b't'"),
+        ("timers", "name", "the name of a timer"),
+    ],
+)
+async def test_what_is_damaged_of_the_rest_is_named(
+    table: str, column: str, what: str, tmp_path: Path
+) -> None:
+    """An error with the room, and with what of it; a TEXT has the bytes that were written."""
+    session = RoomHalf(1, b"at", b"ch", Opening(b"to", "ana", 0, 1.0))
+    commit = Commit(
+        "chat/1",
+        1,
+        1,
+        b"one",
+        entries=(Entry(1, b"all", b"body", 1.0),),
+        seq=1,
+        sessions={1: session},
+        links={1: LinkHalf(0, 1e12, 1)},
+        verdicts=(Verdict(1, 1, b"done"),),
+        timers={"t": Timer(5.0, b"what")},
+    )
+    async with DiskStore(tmp_path) as store:
+        await store.commit(commit)
+    blob = column in {"body", "token", "attachment", "channels", "content"}
+    if blob:
+        change(tmp_path, f"UPDATE {table} SET {column} = CAST({column} AS TEXT)")  # noqa: S608
+        async with DiskStore(tmp_path) as store:
+            assert await store.journal("chat/1", 0, 9, 9) == [*commit.entries]
+            assert await store.session("chat/1", 1) == StoredSession(1, session, commit.links[1])
+            assert await store.verdicts("chat/1", 1) == {1: b"done"}
+            assert await store.timer("chat/1", "t") == commit.timers["t"]
+    change(tmp_path, f"UPDATE {table} SET {column} = {5 if blob else chr(39) + 'x' + chr(39)}")  # noqa: S608
+    if column == "name":
+        change(tmp_path, "UPDATE timers SET name = ?", b"z\xfe")
+    async with DiskStore(tmp_path) as store:
+        reads: dict[str, list[Callable[[], Awaitable[object]]]] = {
+            "journal": [lambda: store.journal("chat/1", 0, 9, 9)],
+            "sessions": [lambda: store.session("chat/1", 1), lambda: store.sessions("chat/1")],
+            "verdicts": [lambda: store.verdicts("chat/1", 1)],
+            "timers": [
+                lambda: store.timers("chat/1"),
+                lambda: store.due_timers("chat/1", 9.0, 9),
+                *([lambda: store.due(9.0, 9)] if column == "name" else []),
+            ],
+        }
+        for name, some in reads.items():
+            for read in some:
+                if name == table:
+                    with pytest.raises(StoreError, match=f"room chat/1: {what} is damaged"):
+                        await read()
+                else:
+                    await read()
+        # It can be destroyed, and begins again.
+        await store.commit(Commit("chat/1", 2, store.epoch, destroy=True))
+        await store.commit(attrs.evolve(commit, number=3, epoch=store.epoch))
+        assert await store.session("chat/1", 1) == StoredSession(1, session, commit.links[1])
+
+
+@pytest.mark.parametrize("column", ["seq", "nonce", "floor"])
+async def test_a_head_that_is_damaged_is_told(column: str, tmp_path: Path) -> None:
+    """No number of it is a guess."""
+    async with DiskStore(tmp_path) as store:
+        await store.commit(Commit("chat/1", 1, 1, seq=5, timers={"t": Timer(1.0, b"")}))
+    change(tmp_path, f"UPDATE rooms SET {column} = x'00'")  # noqa: S608
+    async with DiskStore(tmp_path) as store:
+        for read in (store.head, store.load):
+            with pytest.raises(StoreError, match="room chat/1: its head is damaged"):
+                await read("chat/1")
 
 
 async def test_a_room_that_begins_again_has_ended_no_more(tmp_path: Path) -> None:

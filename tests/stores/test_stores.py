@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,56 @@ async def test_the_next_loads_and_commits_fail_as_told() -> None:
             await store.load("chat/2")
         await store.commit(Commit("chat/1", 1, 1, b"one"))
         assert await loaded(store, "chat/1") == (1, (StoredSnapshot(1, b"one"),))
+
+
+async def test_reads_are_held_and_fail_as_told() -> None:
+    """A read is any question but a load, which a head is too, and the keys."""
+    async with FaultyStore(MemoryStore()) as store, trio.open_nursery() as nursery:
+        reads: dict[str, Callable[[], Awaitable[object]]] = {
+            "get": lambda: store.get("chat/1", "a"),
+            "list": lambda: store.list("chat/1"),
+            "session": lambda: store.session("chat/1", 1),
+            "sessions": lambda: store.sessions("chat/1"),
+            "positions": lambda: store.positions("chat/1"),
+            "verdicts": lambda: store.verdicts("chat/1", 1),
+            "journal": lambda: store.journal("chat/1", 0, 1, 1),
+            "timers": lambda: store.timers("chat/1"),
+            "due_timers": lambda: store.due_timers("chat/1", 1, 1),
+            "timer": lambda: store.timer("chat/1", "a"),
+        }
+        for name, read in reads.items():
+            store.fail_reads(StoreError(name))
+            store.fail_reads(StoreError("another room"), key="chat/2")
+            with pytest.raises(StoreError, match=name):
+                await read()
+            await read()
+            store._read_faults.clear()
+        store.fail_reads(StoreError("due"))
+        with pytest.raises(StoreError, match="due"):
+            await store.due(1, 1)
+        store.fail_reads(StoreError("not these"))
+        await store.head("chat/1")
+        await store.load("chat/1")
+        await store.keys()
+        store._read_faults.clear()
+        store.fail_loads(StoreError("head"))
+        with pytest.raises(StoreError, match="head"):
+            await store.head("chat/1")
+        store.calls.clear()
+        gate, loads = store.hold_reads("chat/1"), store.hold_loads()
+        for read in reads.values():
+            nursery.start_soon(read)
+        nursery.start_soon(store.head, "chat/1")
+        await gate.wait_arrived(len(reads))
+        await loads.wait_arrived()
+        assert sorted(call.operation for call in store.calls) == sorted([*reads, "head"])
+        await store.get("chat/2", "a")
+        await store.due(1, 1)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await store.get("chat/1", "a")
+        gate.release()
+        loads.release()
 
 
 @pytest.mark.parametrize("applied", [False, True])

@@ -75,9 +75,9 @@ def _session(key: bytes, row: tuple[Any, ...], most_bytes: int) -> StoredSession
     sid, last, attachment, channels, token, user, start, window, link, until, pos, left, ended = row
     if channels is None and most_bytes < UNLIMITED:
         raise TooLarge
-    if most_bytes < len(attachment or b"") + len(channels or b""):
-        raise TooLarge
     check_row(key, f"session {sid}", row, _TYPES)
+    if most_bytes < len(attachment or b"") + len(channels):
+        raise TooLarge
     try:
         name = None if user is None else user.decode()
     except UnicodeDecodeError:
