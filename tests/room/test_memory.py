@@ -18,6 +18,7 @@ from trio_rooms import (
     Context,
     EventError,
     MemoryStore,
+    NotSaved,
     Room,
     RoomFailed,
     Rooms,
@@ -31,8 +32,10 @@ SIZE = 100_000
 """Bytes of each room's state: one that stays is seen beside all else, and none is encoded in a thread."""
 
 room: Room[dict[str, Any]] = Room("chat", state=dict, idle_timeout=30, snapshot_interval=1000)
+gated: Room[dict[str, Any]] = Room("chat", state=dict, idle_timeout=30, durability="commit")
 
 
+@gated.on("fill")
 @room.on("fill")
 async def fill(ctx: Context[dict[str, Any]], data: Any = None) -> None:
     """Use what a handler can use."""
@@ -46,6 +49,14 @@ async def fill(ctx: Context[dict[str, Any]], data: Any = None) -> None:
     ctx.room.emit("filled", len(ctx.room.connections))
 
 
+@gated.on("durably")
+@room.on("durably", durable=True)
+async def durably(ctx: Context[dict[str, Any]], data: Any = None) -> None:
+    """The same, behind a gate."""
+    await fill(ctx, data)
+
+
+@gated.on("task")
 @room.on("task")
 async def task(ctx: Context[dict[str, Any]]) -> None:
     """Start a background task that the room's sleep cancels, and one that ends."""
@@ -53,6 +64,7 @@ async def task(ctx: Context[dict[str, Any]]) -> None:
     ctx.room.start_soon(trio.sleep, 1, keep_awake=True)
 
 
+@gated.on("crash")
 @room.on("crash")
 async def crash(ctx: Context[dict[str, Any]]) -> None:
     """Crash the room by a background task."""
@@ -60,6 +72,7 @@ async def crash(ctx: Context[dict[str, Any]]) -> None:
     await trio.sleep(1)
 
 
+@gated.on("refuse")
 @room.on("refuse")
 async def refuse(ctx: Context[dict[str, Any]]) -> None:
     """Refuse."""
@@ -140,6 +153,17 @@ async def destroyed(rooms: Rooms, number: int) -> None:
     await handle.destroy()
 
 
+async def behind_a_gate(rooms: Rooms, number: int) -> None:
+    """With a durable handler, and what is emitted from outside meanwhile."""
+    handle = rooms.get("chat", str(number))
+    async with connect(rooms, f"chat/{number}") as client, trio.open_nursery() as nursery:
+        nursery.start_soon(handle.ask, "durably", number)
+        await trio.lowlevel.checkpoint()
+        handle.emit("notice", number)
+        await client.receive_many(2)
+    assert await handle.hibernate()
+
+
 WAYS: list[Callable[[Rooms, int], Awaitable[None]]] = [
     one_message,
     with_a_socket,
@@ -149,12 +173,13 @@ WAYS: list[Callable[[Rooms, int], Awaitable[None]]] = [
 ]
 
 
+@pytest.mark.parametrize("of", [room, gated], ids=["snapshot", "commit"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 async def test_a_room_that_sleeps_leaves_no_cycle(
-    way: Callable[[Rooms, int], Awaitable[None]], autojump_clock: MockClock
+    way: Callable[[Rooms, int], Awaitable[None]], of: Room[Any], autojump_clock: MockClock
 ) -> None:
     """However a room came to its sleep, nothing of it waits for the garbage collector."""
-    async with open_rooms([room]) as rooms:
+    async with open_rooms([of]) as rooms:
         await way(rooms, 0)
         garbage()
         for number in range(1, 4):
@@ -177,6 +202,24 @@ async def test_what_crashes_leaves_no_room_behind(autojump_clock: MockClock) -> 
             await trio.sleep(200)
         assert rooms.statistics().supervisor.awake == 0
         assert not {"Actor", "Saver", "Members", "Context"} & garbage().keys()
+
+
+async def test_what_went_back_leaves_no_room_behind(autojump_clock: MockClock) -> None:
+    """Nor does the error of the store that it went back for."""
+    store = FaultyStore(MemoryStore())
+    async with open_rooms([gated], store=store) as rooms:
+        for number in range(3):
+            handle = rooms.get("chat", str(number))
+            store.fail_commits(lambda: StoreFull("on purpose"), times=2)
+            async with connect(rooms, f"chat/{number}") as client:
+                await client.emit("fill", number, id=1)
+                await client.receive()
+                with contextlib.suppress(NotSaved):
+                    await handle.ask("fill", number)
+                await handle.ask("fill", number)
+            await trio.sleep(200)
+        assert rooms.statistics().supervisor.awake == 0
+        assert garbage() == {}
 
 
 async def test_a_stale_room_leaves_no_cycle(autojump_clock: MockClock) -> None:

@@ -451,6 +451,7 @@ class Actor:
         gate = shared.gate  # In a plain room it is there always or never: it has no durable handlers.
         idle_timeout = shared.definition.idle_timeout
         task, clock = trio.lowlevel.current_task(), trio.lowlevel.current_clock()
+        looked, before = False, -1
         mail: Mail | None = None
         message: str | bytes | None = None
         if not box:
@@ -507,6 +508,7 @@ class Actor:
             if roster.paused:
                 roster.resume_reading()
             if saver.requested:
+                looked = True
                 await saver.look()
                 continue
             if idleness.stopping or ((idleness.due or self._asked) and not idleness.holds):
@@ -517,7 +519,9 @@ class Actor:
             elif self._asked:
                 self._answer_asked(False)
             idleness.due = False
-            idleness.quiet_since = clock.current_time()
+            if idleness.handled != before or not looked:  # To save is no reason to stay awake.
+                idleness.quiet_since, before = clock.current_time(), idleness.handled
+            looked = False
             if idleness.deadline is None:
                 idleness.arm(idleness.quiet_since + idle_timeout)
             mail = message = None  # What was handled is not kept in memory while the room waits.
