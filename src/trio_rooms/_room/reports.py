@@ -27,7 +27,8 @@ class WakeReport:
     """Why and how a room woke up; what an application reconciles its state by."""
 
     cause: str
-    """What woke it: ``message``, ``connect``, ``disconnect``, ``ask``, ``destroy`` or ``crash``."""
+    """What woke it: ``message``, ``connect``, ``disconnect``, ``ask``, ``destroy``, ``schedule``, ``crash``,
+    or ``rollback`` where what was done could not be made durable."""
     slept: float | None
     """Seconds of sleep by the monotonic clock; None when it slept in another process,
     crashed, or slept without connections."""
