@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -824,3 +825,53 @@ async def test_what_leaves_together_comes_as_it_was(kind: str) -> None:
         assert [one["ack"] for one in got if "ack" in one] == list(range(1, 11))
         assert [one["data"] for one in got if "event" in one] == list(range(1, 11))
         nursery.cancel_scope.cancel()
+
+
+async def test_a_greeting_that_takes_too_long_is_not_told_again(autojump_clock: MockClock) -> None:
+    """Else the room would go back for it for ever; the client is closed, and others are let in."""
+    room: Room[State] = Room("hasty", state=dict, durability="commit", handler_timeout=5)
+    room.on("add")(_add)
+    room.on_connect(_came)
+    global seen  # noqa: PLW0603
+    seen = Seen()
+    async with open_rooms([room]) as rooms:
+        async with connect(rooms, "hasty/x", attachment="slow") as client:
+            with pytest.raises(trio.EndOfChannel):
+                await client.receive()
+            assert client.closed is not None
+            assert client.closed.code == 1011
+        await trio.sleep(60)
+        assert seen.greeted == 1
+        async with connect(rooms, "hasty/x") as client:
+            assert await client.ask("add", 1) == 1
+
+
+async def test_it_is_said_aloud_that_nothing_can_be_saved(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and once that it can be again."""
+    async with running() as run:
+        run.store.fail_commits(full, times=5)
+        for _ in range(5):
+            with pytest.raises(EventError, match="not_saved"):
+                await run.client.ask("add", 1)
+        await run.client.ask("add", 1)
+    assert caplog.text.count("goes back to what is in the store") == 1
+    assert "no room" in caplog.text
+
+
+async def test_looking_at_a_stored_state_leaves_no_cycle(autojump_clock: MockClock) -> None:
+    """Whoever peeks often leaves nothing to the garbage collector."""
+    async with running() as run:
+        await run.stored()
+        gc.collect()
+        gc.disable()
+        try:
+            await run.stored()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            assert [one for one in gc.garbage if type(one).__name__ in ("Record", "Gate")] == []
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()

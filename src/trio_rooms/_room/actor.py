@@ -250,6 +250,8 @@ class Actor:
         assert gate.failure is not None
         current, self.mailbox.current = self.mailbox.current, None
         failure, pause = gate.failure, gate.pause
+        if gate.failures <= 1:
+            logger.error("room %s goes back to what is in the store: %s", self.key, failure)
         self._answer_asked(answer=False)
         again = self._take_back(gate, failure)
         if isinstance(current, Alarm | Connected | Disconnected):

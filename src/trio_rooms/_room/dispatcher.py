@@ -87,6 +87,7 @@ class Dispatcher:
             code, reason = CloseCode.INTERNAL_ERROR, "the room failed"
             if self.half_run(error):
                 self._shared.hub.close(context.connection.link, code, reason)
+                return
         # After on_error, which may close it with a code of its own.
         self._shared.output.close(context.connection.link, code, reason)
 
@@ -247,6 +248,12 @@ class Dispatcher:
             gate.handling = None
             gate.open.again.append(mail)
 
+    def _not_again(self, mail: Mail, error: Exception) -> None:
+        """A hook that took too long, and is undone, would do so again when it is told once more, for ever."""
+        gate = self._shared.gate
+        if gate is not None and isinstance(error, HandlerTimeout):
+            gate.open.again = [one for one in gate.open.again if one is not mail]
+
     async def _connected(self, mail: Connected) -> None:
         """Greet a connection: from here on it hears what is said to all."""
         link, hook = mail.link, self._definition.on_connect
@@ -262,6 +269,7 @@ class Dispatcher:
             self._members.settle()
         except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
             await self.turn_away(context, "on_connect", error)
+            self._not_again(mail, error)
 
     async def _disconnected(self, mail: Disconnected) -> None:
         """Forget a connection, and tell on_disconnect."""
@@ -279,6 +287,8 @@ class Dispatcher:
             self._members.settle()
         except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
             await self.failed(context, "on_disconnect", error)
+            self.half_run(error)
+            self._not_again(mail, error)
 
     async def _report(self, context: Context[Any], error: Exception) -> None:
         """Tell on_error; what it raises crashes the room."""

@@ -136,7 +136,11 @@ class RoomHandle:
             StoreError: it cannot be read.
             SnapshotError: no snapshot of the room can be used.
         """
-        loaded = await Record(self.key, self._definition, self._store).load()
+        record = Record(self.key, self._definition, self._store)
+        try:
+            loaded = await record.load()
+        finally:
+            record.dispose()
         return None if loaded is None else loaded.state
 
     def schedule(

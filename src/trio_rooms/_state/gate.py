@@ -165,7 +165,6 @@ class Gate:
     __slots__ = (
         "_commits",
         "_cut",
-        "_failures",
         "_moved",
         "_parked",
         "_requested",
@@ -174,6 +173,7 @@ class Gate:
         "done",
         "failed",
         "failure",
+        "failures",
         "flight",
         "handling",
         "living",
@@ -209,7 +209,8 @@ class Gate:
         """The handler that runs, where that is told."""
         self._cut: Cut | None = None
         """What the batch in flight writes; None where it changed nothing."""
-        self._failures = 0
+        self.failures: int = 0
+        """Commits in a row that definitely failed."""
         self._requested = False
         self._running = False
         self._parked: trio.lowlevel.Task | None = None
@@ -398,7 +399,9 @@ class Gate:
             except StoreError as error:
                 self._lose(error)
                 return
-        self._failures = 0
+        if self.failures:
+            logger.info("room %s: what is done there is saved again", self._commits.key)
+            self.failures = 0
         await _release(batch)
         self.flight = self._cut = None
         self._tell()
@@ -408,18 +411,18 @@ class Gate:
         """Nothing of the batch in flight was written."""
         if self.living is not None:
             self.failed = True
-            self._failures += 1
+            self.failures += 1
             self.fail(error)
             return
         # Nothing of it is of a handler. So there is nothing to go back to, and it can be tried again.
         batch = self.flight
         assert batch is not None
         self._commits.put_back(cut)
-        self._failures += 1
-        if self._failures == 1:
+        self.failures += 1
+        if self.failures == 1:
             logger.error("room %s: what came while it slept cannot be written: %s", self._commits.key, error)
-        if self._failures >= MOST_TRIES:
-            self._failures = 0
+        if self.failures >= MOST_TRIES:
+            self.failures = 0
             self._drop(error)
             return
         batch.jobs += self.open.jobs
@@ -427,7 +430,7 @@ class Gate:
         batch.asked += self.open.asked
         batch.size += self.open.size
         self.open, self.flight, self._cut = batch, None, None
-        await trio.sleep(min(_RETRY_FIRST * 2**self._failures, _RETRY_LAST))
+        await trio.sleep(min(_RETRY_FIRST * 2**self.failures, _RETRY_LAST))
 
     def fail(self, error: Exception) -> None:
         """The room has to go back to what the store has; what is in flight and not failed goes on."""
@@ -463,7 +466,7 @@ class Gate:
     @property
     def pause(self) -> float:
         """Seconds after which a room that went back begins anew: more while nothing can be written."""
-        return min(_RETRY_FIRST * 2.0 ** max(self._failures - 1, 0), _RETRY_LAST)
+        return min(_RETRY_FIRST * 2.0 ** max(self.failures - 1, 0), _RETRY_LAST)
 
     # The end of a life.
 
