@@ -158,3 +158,11 @@ class Ends:
             assert await store.verdicts("chat/1", 1) == {}
             head = await store.head("chat/1")
             assert (head.seq, head.entries, head.has_timers) == (1, 1, False)
+            # Nor has another one, where a store gives its place to that.
+            await store.commit(Commit("chat/1", 4, store.epoch, destroy=True))
+            await store.commit(Commit("chat/2", 2, store.epoch, destroy=True))
+            for key in ("chat/3", "chat/4"):
+                await store.commit(Commit(key, 1, store.epoch, b"one", sessions={1: OPENED}))
+                assert await store.verdicts(key, 1) == {}
+                assert await store.list(key) == []
+                assert await loaded(store, key) == (1, (StoredSnapshot(1, b"one"),))
