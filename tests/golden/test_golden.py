@@ -20,7 +20,20 @@ from trio_rooms._state.record import Loaded, Record
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._wire import envelope
 from trio_rooms.errors import StaleWrite
-from trio_rooms.stores import Commit, DiskStore, RoomHead, Store, StoredSnapshot
+from trio_rooms.stores import (
+    Commit,
+    DiskStore,
+    Due,
+    Entry,
+    LinkHalf,
+    Opening,
+    RoomHalf,
+    RoomHead,
+    Store,
+    StoredSnapshot,
+    Timer,
+    Verdict,
+)
 
 GOLDEN = Path(__file__).parent
 
@@ -39,7 +52,30 @@ class Kept:
     states: dict[int, dict[str, Any] | None]
     """By generation, newest first; None is a damaged one."""
     storage: dict[str, Any] = attrs.field(factory=dict)
+    commit: Commit | None = None
+    """What has written all that is beside state and storage."""
 
+
+EVERYTHING = Commit(
+    "chat/everything",
+    1,
+    3,
+    None,
+    {"a": cbor2.dumps(1)},
+    entries=(Entry(5, b"all", b"one", 1e9), Entry(7, b"\x01", bytes(5000), 1e9 + 0.25)),
+    seq=9,
+    before=3,
+    floor=2,
+    sessions={
+        1: RoomHalf(12, b"attachment", b"channels", Opening(b"0123456789abcdef", "zoë", 4, 120.0)),
+        2**60 - 1: RoomHalf(0, None, b"", Opening(b"", None, 0, 0.5)),
+        3: RoomHalf(1, b"", b"", Opening(b"", "", 0, 60.0)),
+    },
+    links={1: LinkHalf(0, 2e9, 7, b"gone"), 2**60 - 1: LinkHalf(77, None), 3: LinkHalf(0, None, ended=True)},
+    verdicts=(Verdict(1, 11, b"yes"), Verdict(1, 12, b"")),
+    timers={"é\0": Timer(1e9, b"due"), "never": Timer(None, b"")},
+    nonce=2**62 + 1,
+)
 
 STORES: dict[str, dict[str, Kept]] = {
     "store-1": {
@@ -62,9 +98,26 @@ STORES: dict[str, dict[str, Kept]] = {
         ),
         "chat/stored": Kept(2, {}, {"only": "this"}),
     },
+    "store-3": {
+        "chat/again": Kept(3, {3: {"n": 3}}),
+        "chat/damaged": Kept(3, {3: None, 2: {"n": 2}}),
+        "chat/everything": Kept(1, {}, {"a": 1}, EVERYTHING),
+        "chat/grüße ☃😀/2": Kept(1, {1: {"n": 1}}, {"": "empty"}),
+        "chat/large": Kept(2, {2: {"n": "large" * 5000}, 1: {"n": 1}}),
+        "chat/lobby": Kept(
+            7,
+            {7: {"n": 7}, 4: {"n": 4, "words": ["one", "zwölf"]}},
+            {"a": 2, "b": 4, "é\0": [None, b"\xff"]},
+        ),
+        "chat/stored": Kept(3, {}, {"only": "this", "new": "that"}),
+    },
 }
-ENDED = {"store-1": 0, "store-2": 2}
+EPOCHS = {"store-1": 2, "store-2": 2, "store-3": 3}
+"""How often it had been opened."""
+ENDED = {"store-1": 0, "store-2": 2, "store-3": 2}
 """The number of the room chat/ended, of which nothing else is left."""
+NONCES = {"chat/ended": 2**61, "chat/large": 2**62, "chat/lobby": 2**61 + 1, "chat/stored": 2**61 + 2}
+"""Those of the commits of the last opening of store-3; of what came before there is none."""
 
 
 @pytest.fixture(params=STORES)
@@ -95,13 +148,18 @@ async def check_rooms(store: Store, rooms: dict[str, Kept]) -> None:
         for one, state in zip(stored.snapshots, kept.states.values(), strict=True):
             if state is not None:
                 snapshot = Snapshot.unpack(key, one.document)
-                assert (snapshot.version, snapshot.generation, snapshot.epoch) == (1, one.generation, 2)
+                assert (snapshot.version, snapshot.generation) == (1, one.generation)
+                assert snapshot.epoch in {2, 3}
                 assert cbor2.loads(snapshot.state) == state
         assert {name: cbor2.loads(value) for name, value in await store.list(key)} == kept.storage
         for name, value in kept.storage.items():
             assert cbor2.loads(await store.get(key, name) or b"") == value
         head = await store.head(key)
-        assert head == RoomHead(kept.number, head.nonce, head.epoch)
+        if kept.commit is not None:
+            await check_rest(store, kept.commit)
+            continue
+        nonce = NONCES.get(key, 0) if "chat/everything" in rooms else 0
+        assert head == RoomHead(kept.number, nonce, 3 if nonce else 0)
         nothing: list[object] = [
             await store.journal(key, 0, 2**62, 2**62),
             await store.sessions(key),
@@ -114,13 +172,38 @@ async def check_rooms(store: Store, rooms: dict[str, Kept]) -> None:
             await store.due_timers(key, math.inf, 9),
         ]
         assert not any(nothing)
-    assert await store.due(math.inf, 9) == []
+    if "chat/everything" not in rooms:
+        assert await store.due(math.inf, 9) == []
     assert await loaded(store, "chat/nobody") == (0, ())
+
+
+async def check_rest(store: Store, commit: Commit) -> None:
+    """What one commit has written is in a store; since then others may have given its connections up."""
+    key = commit.key
+    head = await store.head(key)
+    size = sum(len(one.body) for one in commit.entries)
+    expected = RoomHead(1, commit.nonce, 3, commit.seq, commit.before, commit.floor, 2, size, True, True)
+    assert head == expected
+    assert await store.journal(key, 0, 2**62, 2**62) == [*commit.entries]
+    found = {one.sid: one for one in await store.sessions(key)}
+    assert {sid: one.room for sid, one in found.items()} == commit.sessions
+    for sid, link in commit.links.items():
+        if link.until is not None or link.ended or found[sid].link.link:
+            assert found[sid].link == link
+        else:
+            assert found[sid].link.pos == commit.floor + 1
+    assert [one.sid for one in await store.sessions(key, ended=True)] == [3]
+    assert (await store.positions(key))[7] == 1
+    assert await store.verdicts(key, 1) == {one.id: one.content for one in commit.verdicts}
+    assert dict(await store.timers(key)) == commit.timers
+    assert await store.due_timers(key, 1e9, 9) == [("é\0", commit.timers["é\0"])]
+    assert (await store.due(2e9, 9))[0] == Due(1e9, key, timer="é\0")
+    assert Due(2e9, key, sid=1) in await store.due(2e9, 9)
 
 
 async def test_a_directory_is_brought_up_to_date(name: str, directory: Path) -> None:
     """A data directory of any version has everything once it is opened for writing, and again after that."""
-    for epoch in (3, 4):
+    for epoch in (EPOCHS[name] + 1, EPOCHS[name] + 2):
         async with DiskStore(directory) as store:
             assert store.epoch == epoch
             await check_rooms(store, STORES[name])
@@ -134,9 +217,10 @@ async def test_a_directory_is_read_as_it_is(name: str, directory: Path) -> None:
     file = directory / "rooms.sqlite3"
     before = file.read_bytes()
     async with DiskStore(directory, read_only=True) as store:
-        assert store.epoch == 2
+        assert store.epoch == EPOCHS[name]
         await check_rooms(store, STORES[name])
         assert await loaded(store, "chat/ended") == (ENDED[name], ())
+        assert (await store.head("chat/ended")).nonce == (NONCES["chat/ended"] if name == "store-3" else 0)
     assert file.read_bytes() == before == (GOLDEN / name / "rooms.sqlite3").read_bytes()
 
 
