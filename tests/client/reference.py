@@ -110,8 +110,8 @@ class Reference:
         self.reachable = True
         self.lockstep = False
         """Whether a send waits until the other side has read it."""
-        self.deaf = False
-        """Whether it takes connections, and never says a word."""
+        self.deaf = 0.0
+        """Seconds for which it says nothing to the next connections."""
         self.keeps_sessions = True
         self.chooses = True
         """Whether it chooses a subprotocol."""
@@ -199,8 +199,7 @@ class Reference:
     # What it does.
 
     async def _serve(self, served: Served) -> None:
-        if self.deaf:
-            await trio.sleep_forever()
+        await trio.sleep(self.deaf)
         try:
             # What trio-websocket's reader raises where a connection breaks at the wrong moment.
             async with trio.open_nursery() as nursery:
@@ -223,13 +222,15 @@ class Reference:
             headers = [*refusal.headers]
             await request.reject(refusal.status, extra_headers=headers, body=refusal.body or None)
             return
+        query = parse_qs(urlsplit(request.path).query)
+        self._take_over(query)
         offered = request.proposed_subprotocols
         self.offered.append(offered)
         served.binary = offered == ("trio-rooms.v1.cbor",)
         served.socket = await request.accept(subprotocol=offered[0] if self.chooses else None)
         if not self.welcomes:
             await trio.sleep_forever()
-        self._welcome(served, parse_qs(urlsplit(request.path).query))
+        self._welcome(served, query)
         self.connections.append(served)
         nursery.start_soon(served.write)
         try:
@@ -244,6 +245,14 @@ class Reference:
                 await trio.sleep_forever()
             self.closes.append(int(closed.reason.code) if closed.reason else 1006)
 
+    def _take_over(self, query: dict[str, list[str]]) -> None:
+        """Close the connection that has the session which is asked for."""
+        session = self._sessions.get(query.get("resume", [""])[0])
+        for other in self.connections:
+            if session is not None and other.session is session and other.socket is not None:
+                other.is_closing = True
+                self._nursery.start_soon(other.socket.aclose, 4001, "taken")
+
     def _welcome(self, served: Served, query: dict[str, list[str]]) -> None:
         token = query.get("resume", [""])[0]
         seq = int(query.get("seq", ["0"])[0])
@@ -251,9 +260,6 @@ class Reference:
         data: dict[str, Any] = {"connection": "1", "session": None, "resume": None, "resumed": False}
         replay: list[tuple[int, str, Any]] = []
         if served.session is not None:
-            for other in self.connections:
-                if other.session is served.session and other.socket is not None:
-                    self._nursery.start_soon(other.socket.aclose, 4001)
             data |= {"resumed": True, "seq": seq}
             replay = [entry for entry in self.journal if entry[0] > (0 if self.repeats else seq)]
         elif self.keeps_sessions:

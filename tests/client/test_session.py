@@ -323,7 +323,7 @@ async def test_an_attempt_takes_no_longer_than_it_may(
     server: Reference, autojump_clock: MockClock, fault: str
 ) -> None:
     """A server that takes the connection and says nothing, or no welcome, is given up."""
-    server.deaf = fault == "deaf"
+    server.deaf = math.inf if fault == "deaf" else 0
     server.welcomes = fault != "speechless"
     with pytest.raises(Unreachable, match="nothing came of it within 3 s"):
         async with client(server, open_within=0, attempt_timeout=3):
@@ -437,6 +437,40 @@ async def test_a_server_that_breaks_the_protocol_is_left(
         with pytest.raises(ConnectionEnded) as ended:
             await anext(room)
         assert ended.value.code == 1002
+
+
+async def test_a_session_that_another_takes_is_gone(server: Reference, autojump_clock: MockClock) -> None:
+    """One client at a time: the first is closed for good."""
+    async with client(server) as room:
+        await add(room)
+        async with connect_room(f"{URL}&resume=token%2B1&seq=0", open_stream=server.open_stream) as thief:
+            assert await counts(thief, 1) == [1]
+            assert await counts(room, 1) == [1]
+            with pytest.raises(ConnectionEnded, match="closed with 4001"):
+                await anext(room)
+
+
+async def test_a_session_that_its_own_ghost_takes_is_taken_back(
+    server: Reference, autojump_clock: MockClock
+) -> None:
+    """An attempt that was given up may arrive late; that is no other client. After a minute it would be."""
+    async with client(server, attempt_timeout=3) as room:
+        for later, code in ((20, None), (70, 4001)):
+            server.deaf = later
+            await server.drop()
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(1)
+            server.deaf = 0
+            await add(room)
+            before = room.statistics().connects
+            await trio.sleep(later)
+            if code is None:
+                await add(room)
+                assert room.state == "open"
+                assert room.statistics().connects == before + 1
+            else:
+                with pytest.raises(ConnectionEnded, match="closed with 4001"):
+                    await add(room)
 
 
 # Tokens.

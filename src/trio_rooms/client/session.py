@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -24,7 +25,7 @@ from .inbox import Inbox
 from .link import Link, Wire, run_link
 from .outbox import Outbox
 from .states import State, Watched
-from .verdicts import TOKEN_EXPIRED, Ending, LinkEnded, LinkLost
+from .verdicts import TAKEN, TOKEN_EXPIRED, Ending, LinkEnded, LinkLost
 
 __all__ = ["Session", "Settings", "Token"]
 
@@ -33,6 +34,8 @@ logger: Final = logging.getLogger("trio_rooms.client")
 Token = str | Callable[[], Awaitable[str]]
 """Who this is: a token, or what is asked for one at each connect."""
 
+_GHOST: Final = 60.0
+"""Seconds for which an attempt may still arrive that was given up: something on the way holds its bytes."""
 _STUCK: Final = 10.0
 """Seconds that an ask may wait behind events that nobody takes until the program is told of its mistake."""
 
@@ -82,6 +85,8 @@ class Session:
         self._backoff = Backoff(settings.first_delay, settings.max_delay)
         self._token: str | None = None
         """What resumes the session; None where there is nothing to resume."""
+        self._ghosts: deque[float] = deque(maxlen=100)
+        """Until when attempts to resume it may arrive that were given up, and take it from a later one."""
         self._ssl_context = settings.ssl_context
         self._closing = trio.Event()
         self._scope = trio.CancelScope()
@@ -215,9 +220,23 @@ class Session:
                     nursery.cancel_scope.cancel()
             finally:
                 await trio.aclose_forcefully(wire)
-        if isinstance(why, LinkEnded) and why.ending.code == TOKEN_EXPIRED and callable(settings.token):
-            raise LinkLost("the token has expired")  # There is another one to be had.
-        raise why
+        was_welcome = attempt.deadline == math.inf
+        if not was_welcome and self._token is not None and isinstance(why, LinkLost) and not why.answered:
+            self._ghosts.append(trio.current_time() + _GHOST)
+        raise self._second_thoughts(why)
+
+    def _second_thoughts(self, why: LinkLost | LinkEnded) -> LinkLost | LinkEnded:
+        """What ended a connection for good, unless this side knows better."""
+        if isinstance(why, LinkLost):
+            return why
+        if why.ending.code == TOKEN_EXPIRED and callable(self._settings.token):
+            return LinkLost("the token has expired")  # There is another one to be had.
+        while self._ghosts and self._ghosts[0] < trio.current_time():
+            self._ghosts.popleft()
+        if why.ending.code == TAKEN and self._ghosts:
+            self._ghosts.popleft()
+            return LinkLost("an attempt that was given up has arrived after all, and took the session")
+        return why
 
     async def _headers(self) -> list[tuple[bytes, bytes]]:
         """What is sent with the request."""

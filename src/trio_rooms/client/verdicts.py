@@ -8,8 +8,10 @@ import attrs
 
 from trio_rooms._wire.close_codes import CloseCode
 
-__all__ = ["TOKEN_EXPIRED", "Ending", "LinkEnded", "LinkLost", "closed", "refused"]
+__all__ = ["TAKEN", "TOKEN_EXPIRED", "Ending", "LinkEnded", "LinkLost", "closed", "refused"]
 
+TAKEN: Final = 4001
+"""Another connection took the session."""
 TOKEN_EXPIRED: Final = 4003
 
 _FOR_GOOD: Final = frozenset(
@@ -55,12 +57,14 @@ class LinkLost(Exception):
     Args:
         why: what happened, for people.
         retry_after: seconds that the server wants to be left alone.
+        answered: whether it was the server that said no, so that nothing of it is still under way.
     """
 
-    def __init__(self, why: str, retry_after: float = 0) -> None:
+    def __init__(self, why: str, retry_after: float = 0, *, answered: bool = False) -> None:
         super().__init__(why)
         self.why: str = why
         self.retry_after: float = retry_after
+        self.answered: bool = answered
 
 
 def closed(code: int, reason: str) -> LinkLost | LinkEnded:
@@ -84,4 +88,4 @@ def refused(status: int, reason: str, retry_after: str) -> LinkLost | LinkEnded:
     if status < 500 and status not in _PASSING:
         return LinkEnded(Ending(status, None, reason))
     wait = float(retry_after) if retry_after.isascii() and retry_after.isdecimal() else 0
-    return LinkLost(f"refused with HTTP {status}: {reason}", min(wait, _LONGEST_WAIT))
+    return LinkLost(f"refused with HTTP {status}: {reason}", min(wait, _LONGEST_WAIT), answered=True)
