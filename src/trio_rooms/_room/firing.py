@@ -85,7 +85,7 @@ class Firing:
 
     def begin(self) -> None:
         """The room is awake: what is due is handled, also where whoever told of it is told no more."""
-        if self._record.delta.timers:
+        if self._record.substantial:
             self._record.want(at_once=True)  # What came from outside while the room was not awake.
         if not self._record.has_plans or self.alone:
             return

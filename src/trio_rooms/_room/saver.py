@@ -273,7 +273,7 @@ class Saver:
         if gate is not None:
             gate.paused = False
             gate.request()
-        elif self.record.dirty or self.record.delta.substantial:
+        elif self.record.dirty or self.record.substantial:
             self._wanted(at_once=False)
 
     def reset(self) -> None:

@@ -508,7 +508,7 @@ class Supervisor:
             return
         if not record.unsettled:
             self._records.pop(key).dispose()
-        elif record.delta.substantial and not self._killing:
+        elif record.substantial and not self._killing:
             record.flush()
 
     # The end.

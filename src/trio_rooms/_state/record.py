@@ -145,8 +145,8 @@ class Record:
     """That of the last commit that is known to be in the store."""
     seq: int = attrs.field(init=False, default=0)
     """The highest seq that is known to be in the store as given out."""
-    delta: Delta = attrs.field(init=False, factory=Delta)
-    """What goes with the next commit beside the state; another one after each cut."""
+    _delta: Delta | None = attrs.field(init=False, default=None)
+    """See `delta`; None while there is nothing in it, since each awake room has one of these."""
     _plans: Plans | None = attrs.field(init=False, default=None)
     """What the room has scheduled, if there is any or somebody has asked."""
     _no_timers: bool = attrs.field(init=False, default=False)
@@ -194,12 +194,24 @@ class Record:
         gate = self.gate
         plans = self._plans is not None and self._plans.waits
         under_way = self._busy or self.pins > 0 or plans
-        return under_way or self.delta.substantial or (gate is not None and not gate.empty)
+        return under_way or self.substantial or (gate is not None and not gate.empty)
+
+    @property
+    def delta(self) -> Delta:
+        """What goes with the next commit beside the state; another one after each cut."""
+        if self._delta is None:
+            self._delta = Delta()
+        return self._delta
+
+    @property
+    def substantial(self) -> bool:
+        """Whether there is anything in the delta that must be written."""
+        return self._delta is not None and self._delta.substantial
 
     @property
     def waits(self) -> bool:
         """Whether there is something that must be written, as far as is told."""
-        return self.delta.substantial or (self.source is not None and self.touched)
+        return self.substantial or (self.source is not None and self.touched)
 
     @property
     def changed(self) -> bool:
@@ -312,7 +324,7 @@ class Record:
     def _end_gate(self) -> None:
         """All has gone out through a gate that was there only for that."""
         self.gate = None
-        if self.wanted is not None and (self.dirty or self.delta.substantial):
+        if self.wanted is not None and (self.dirty or self.substantial):
             self.wanted(False)
 
     def hold(self, ended: Callable[[], None]) -> Gate:
@@ -422,7 +434,8 @@ class Record:
         goes on: `settled` waits for it.
         """
         self._life = object()
-        self.delta.writes, self.delta.size, self.delta.timers = {}, 0, {}
+        if self._delta is not None:
+            self._delta.writes, self._delta.size, self._delta.timers = {}, 0, {}
         self._forget_state()
 
     def rewind(self) -> None:
@@ -434,7 +447,7 @@ class Record:
         for delta in (self.delta, *reversed(self._under_way)):
             delta.undo()
         self._under_way.clear()
-        self.delta = Delta()
+        self._delta = None
         self._forget_state()
 
     def sleep(self) -> None:
@@ -574,7 +587,7 @@ class Record:
             self.large = len(encoded) >= LARGE
             digest, saved = _digest(encoded), self._saved
             changed = digest != saved
-            if changed or self.delta.substantial:
+            if changed or self.substantial:
                 delta = self._take_delta()
                 await self._commit(encoded if changed else None, delta)
         except BaseException as error:
@@ -594,7 +607,7 @@ class Record:
 
     def _take_delta(self) -> Delta:
         """What goes with a commit, and is under way from now on."""
-        delta, self.delta = self.delta, Delta()
+        delta, self._delta = self.delta, None
         delta.encode()
         self._under_way.append(delta)
         return delta
@@ -604,12 +617,13 @@ class Record:
         self._under_way.remove(delta)
         if life is not self._life:
             delta.writes, delta.size, delta.timers = {}, 0, {}
-        self.delta = self.delta.behind(delta)
+        self._delta = self.delta.behind(delta)
 
     def _tell_failed(self, error: BaseException) -> None:
         """Who waits for what could not be written waits no more; it is tried again all the same."""
-        told, self.delta.failed = self.delta.failed, []
+        told = [] if self._delta is None else self._delta.failed
         if told:
+            self.delta.failed = []
             failure = NotSaved(self.key, str(error))
             for refused in told:
                 refused(failure)
@@ -643,7 +657,7 @@ class Record:
 
     def unsaved(self, state: Any) -> bool:
         """Whether a state differs from the saved one, or something waits; found out by encoding it."""
-        if self.delta.substantial:
+        if self.substantial:
             return True
         try:
             return _digest(self._definition.codec.encode(self.key, state, self._aside)) != self._saved
@@ -686,8 +700,9 @@ class Record:
                 self._saved, self.touched = b"", True
             else:
                 self._saved = digest
-        if encoded is None and not self.delta.substantial:
-            self.delta.before_edits.clear()  # What they go with is as it is in the store.
+        if encoded is None and not self.substantial:
+            if self._delta is not None:
+                self._delta.before_edits.clear()  # What they go with is as it is in the store.
             return None
         return Cut(encoded, self._take_delta())
 
@@ -736,7 +751,7 @@ class Record:
                 self.dirty = self.touched = True
                 await self._commit(None, Delta(), destroy=True, until_known=self._definition.gated)
             self._check_answered()
-            self.delta = Delta()
+            self._delta = None
             self.discard()
         finally:
             self._give()
@@ -903,7 +918,7 @@ class Record:
     def _pending(self) -> dict[str, bytes | None]:
         """Each name's newest write that is not known to be in the store."""
         if not self._under_way:
-            return self.delta.writes
+            return {} if self._delta is None else self._delta.writes
         pending: dict[str, bytes | None] = {}
         for delta in (*self._under_way, self.delta):
             pending |= delta.writes
