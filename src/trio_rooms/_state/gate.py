@@ -74,6 +74,8 @@ class Batch:
     jobs: list[Callable[[], None]] = attrs.field(factory=list)
     size: int = 0
     """Bytes that the jobs hold."""
+    last: list[Callable[[], None]] = attrs.field(factory=list)
+    """What is done when all of these are. They stand apart, for jobs in a row may be done as one."""
     waiting: list[tuple[Link, int | None]] = attrs.field(factory=list)
     """Who sent messages that want an answer, with their ids, where they have no session; in a plain room
     without one."""
@@ -323,7 +325,7 @@ class Gate:
                 return
             self.open = Batch()
             if len(batch.jobs) <= _AT_ONCE:
-                for job in batch.jobs:
+                for job in (*batch.jobs, *batch.last):
                     _do(job)
                 self._check_done()
                 return
@@ -426,6 +428,7 @@ class Gate:
             self._drop(error)
             return
         batch.jobs += self.open.jobs
+        batch.last += self.open.last
         batch.outside += self.open.outside
         batch.asked += self.open.asked
         batch.size += self.open.size
@@ -536,7 +539,7 @@ class Gate:
 async def _release(batch: Batch) -> None:
     """Do what waited for a batch, a turn at a time."""
     until = perf_counter() + TURN
-    for job in batch.jobs:
+    for job in (*batch.jobs, *batch.last):
         _do(job)
         if perf_counter() > until:
             await trio.lowlevel.checkpoint()
