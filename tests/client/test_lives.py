@@ -29,6 +29,7 @@ STEPS = st.one_of(
     st.tuples(st.just("close"), st.sampled_from([1001, 1011, 1012, 1013])),
     st.tuples(st.just("refuse"), st.sampled_from([429, 503])),
     st.tuples(st.just("away"), st.sampled_from([0.1, 3, 60])),
+    st.tuples(st.just("deaf"), st.sampled_from([0.0, 4, 12, 30])),
     st.tuples(st.just("unavailable"), st.integers(1, 3)),
     st.tuples(st.just("repeat"), st.booleans()),
     st.tuples(st.just("forget"), st.just(0)),
@@ -115,6 +116,8 @@ class Life:
             await server.drop()
             await trio.sleep(how)
             server.reachable = True
+        elif what == "deaf":
+            server.deaf = how
         elif what == "unavailable":
             server.unavailable = how
         elif what == "repeat":
@@ -134,6 +137,7 @@ class Life:
     async def settle(self) -> None:
         """From now on all goes well; wait until everything is done."""
         self.server.unavailable = 0
+        self.server.deaf = 0
         self.breaks = 0
         self.server.reachable = True
         async with trio.open_nursery() as nursery:
