@@ -524,6 +524,13 @@ async def test_a_fault_in_the_programs_function_comes_out_of_the_block(
         async with client(server, token=token):
             pytest.fail("there was no token")
 
+    async def wrong() -> str:
+        return "two\r\nlines"
+
+    with pytest.raises(ValueError, match="may not stand in a header"):
+        async with client(server, token=wrong):
+            pytest.fail("that was no token")
+
 
 # Silence.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,6 +15,7 @@ from trio_rooms._loop.groups import first_error
 
 from .address import Address
 from .events import Event, converted
+from .headers import bearer, checked
 from .outbox import WINDOW, Message
 from .session import Session, Settings, Token
 from .states import State, StateChanges
@@ -26,11 +26,6 @@ T = TypeVar("T")
 
 _LONGEST_NAME: Final = 256
 """Characters that the name of an event or a channel may have."""
-_NAME: Final = re.compile("[!#$%&'*+\\-.^_`|~0-9A-Za-z]+")
-_VALUE: Final = re.compile("[\t\x20-\x7e\x80-\xff]*")
-"""What a header's name and value may be (RFC 9110, 5)."""
-_OWN: Final = re.compile("host|upgrade|connection|content-length|transfer-encoding|sec-websocket-.*")
-"""Headers that a handshake has already."""
 
 
 @attrs.frozen
@@ -259,12 +254,10 @@ def connect_room(
         raise ValueError(f'protocol is "json" or "cbor", not {protocol!r:.100}')
     if ssl_context is not None and not address.secure:
         raise ValueError("ssl_context is for wss://, and this is ws://")
-    sent = _checked(headers or {})
+    sent = checked(headers or {})
     if token is not None:
-        if isinstance(token, str):
-            _checked({"Authorization": f"Bearer {token}"})
-        elif not callable(token):
-            raise TypeError(f"token is a string or an async function, not {token!r:.100}")
+        if not callable(token):
+            bearer(token)
         if any(name.lower() == "authorization" for name in sent):
             raise ValueError("there is a token and a header Authorization, and only one can be sent")
     if whole("max_unanswered", max_unanswered, least=1) > WINDOW:
@@ -280,11 +273,11 @@ def connect_room(
             ssl_context=ssl_context,
             open_stream=open_stream,
             open_within=number("open_within", open_within),
-            attempt_timeout=number("attempt_timeout", attempt_timeout),
-            first_delay=number("first_delay", first_delay),
-            max_delay=number("max_delay", max_delay),
-            ping_interval=number("ping_interval", ping_interval),
-            ping_timeout=number("ping_timeout", ping_timeout),
+            attempt_timeout=_seconds("attempt_timeout", attempt_timeout),
+            first_delay=_seconds("first_delay", first_delay),
+            max_delay=_seconds("max_delay", max_delay),
+            ping_interval=_seconds("ping_interval", ping_interval),
+            ping_timeout=_seconds("ping_timeout", ping_timeout),
             close_timeout=number("close_timeout", close_timeout),
             events=events,
             max_events=whole("max_events", max_events, least=1),
@@ -296,16 +289,11 @@ def connect_room(
     )
 
 
-def _checked(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers that may be sent; a line break in one would begin another."""
-    for name, value in headers.items():
-        if not _NAME.fullmatch(text("a header's name", name)) or not _VALUE.fullmatch(
-            text("a header", value)
-        ):
-            raise ValueError(f"no such header may be sent: {name!r:.100}: {value!r:.100}")
-        if _OWN.fullmatch(name.lower()):
-            raise ValueError(f"the header {name} belongs to the handshake, and is not yours to set")
-    return dict(headers)
+def _seconds(what: str, value: float) -> float:
+    """A time that is not nothing: without it, what has to wait would not."""
+    if not number(what, value) > 0:
+        raise ValueError(f"{what} is more than 0 seconds; math.inf is for ever")
+    return float(value)
 
 
 @asynccontextmanager

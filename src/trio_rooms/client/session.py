@@ -21,6 +21,7 @@ from .backoff import Backoff
 from .codec import Codec
 from .errors import AnswerLost, AskFailed, ClientClosed, ClientError, ConnectionEnded, Unreachable
 from .events import Event
+from .headers import bearer
 from .inbox import Inbox
 from .link import Link, Wire, run_link
 from .outbox import Outbox
@@ -247,7 +248,7 @@ class Session:
                 given = token if isinstance(token, str) else await token()
             except (OSError, trio.TooSlowError) as error:
                 raise LinkLost(f"there was no token: {error!r}") from error
-            headers["Authorization"] = f"Bearer {given}"
+            headers["Authorization"] = bearer(given)
         return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
     async def _open_stream(self) -> trio.abc.Stream:
