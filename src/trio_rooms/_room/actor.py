@@ -484,6 +484,8 @@ class Actor:
                                 members.settle()
                         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
                             await dispatcher.turn_away(context, "on_message", error)
+                elif type(mail) is tuple:
+                    await dispatcher.handle(mail)
                 elif type(mail) is Hibernate:
                     self._asked += (mail.answer,)
                 elif type(mail) is Destroy:
