@@ -32,8 +32,8 @@ logger = logging.getLogger("trio_rooms")
 
 _PAGE: Final = 256
 """What is read of the store at a time."""
-_MOST_WAKING: Final = 64
-"""Rooms that are woken at a time: what a load costs is to be there for messages, too."""
+_MOST_WAKING: Final = 16
+"""Rooms that are woken at a time: what they do in one turn of the event loop is to be some milliseconds."""
 _MOST_ALARMS: Final = 1000
 """Rooms that are told and not done, so that handlers which hang do not fill the memory with awake rooms."""
 _MOST_EXPIRING: Final = 64
