@@ -153,9 +153,9 @@ class Actor:
         self.members.own = Context(live, self.saver, None)
         self.dispatcher: Dispatcher = Dispatcher(shared, self.members)
         self.firing: Firing = Firing(
-            shared, self.members, self.dispatcher, record, self.mailbox, self.idleness, self.background
-        )
-        self.firing.alone = cause == "schedule"
+            shared, self.members, self.dispatcher, record, self.mailbox, self.idleness, self.background,
+            alone=cause == "schedule",
+        )  # fmt: skip
         self.killed: bool = False
         """Whether it was cancelled by `kill`, and its state is kept whatever its tasks raise then."""
         self.fruitless: bool = False

@@ -44,10 +44,12 @@ class Firing:
         mailbox: an alarm that is not over is put in again, behind what has come meanwhile.
         idleness: says whether the room stops, and is told when it has woken for alarms alone.
         background: its tasks.
+        alone: whether the room wakes for an alarm, and sleeps again at once when nothing else comes.
     """
 
     __slots__ = (
         "_alarms",
+        "_alone",
         "_background",
         "_dispatcher",
         "_handling",
@@ -56,7 +58,7 @@ class Firing:
         "_members",
         "_record",
         "_shared",
-        "alone",
+        "_told",
     )
 
     def __init__(
@@ -68,6 +70,8 @@ class Firing:
         mailbox: Mailbox,
         idleness: Idleness,
         background: Background,
+        *,
+        alone: bool,
     ) -> None:
         self._shared = shared
         self._members = members
@@ -80,16 +84,16 @@ class Firing:
         """How many it was given in this life."""
         self._handling: Scheduled | None = None
         """Whose handler runs."""
-        self.alone: bool = False
-        """Whether the room woke for an alarm, so that it sleeps again at once when nothing else comes."""
+        self._alone = alone
+        self._told = alone
+        """Whether an alarm is there as the room begins."""
 
     def begin(self) -> None:
         """The room is awake: what is due is handled, also where whoever told of it is told no more."""
         if self._record.substantial:
             self._record.want(at_once=True)  # What came from outside while the room was not awake.
-        if not self._record.has_plans or self.alone:
-            return
-        if self._record.plans.timers.due(WALL.now()) is not None:
+        told, self._told = self._told, False
+        if not told and self._record.has_plans and self._record.plans.timers.due(WALL.now()) is not None:
             self._mailbox.post(Alarm())
 
     async def handle(self, alarm: Alarm) -> None:
@@ -107,7 +111,7 @@ class Firing:
             return
         alarm.over(False)
         idleness = self._idleness
-        nothing_else = self.alone and idleness.handled < self._alarms and not self._background.tasks
+        nothing_else = self._alone and idleness.handled < self._alarms and not self._background.tasks
         if nothing_else and timers.next_due() > WALL.now() + _SOON:
             idleness.due = True
 
