@@ -22,6 +22,7 @@ from trio_rooms import (
     NotSaved,
     Retry,
     Room,
+    RoomFailed,
     RoomHandle,
     RoomsClosed,
     ScheduleError,
@@ -773,6 +774,38 @@ async def test_a_crash_takes_back_what_handlers_scheduled(autojump_clock: MockCl
         assert set(await handle.schedules()) == kept
         await trio.sleep(200)
         assert {one[0] for one in await fired(handle)} == kept
+
+
+async def test_a_crash_while_it_is_written(autojump_clock: MockClock) -> None:
+    """What a handler scheduled goes with the state, if the commit that has both fails after the crash."""
+    store = FaultyStore(MemoryStore())
+    room = a_room()
+
+    @room.on("crash")
+    async def crash(ctx: Context[Log]) -> None:
+        raise Crash
+
+    async with open_rooms([room], store=store, app=World()) as rooms:
+        handle = rooms.get("r", "1")
+        await handle.schedule_durably("x:before", after=100)
+        await handle.ask("log")
+        gate = store.hold_commits()
+        store.fail_commits(StoreFull)
+        await handle.ask("do", {"name": "x", "after": 100})
+        await gate.wait_arrived()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def crash() -> None:
+                with pytest.raises(RoomFailed):
+                    await handle.ask("crash")
+
+            await trio.sleep(1)
+            gate.release()
+        await trio.sleep(10)
+        assert set(await handle.schedules()) == {"x:before"}
+        await trio.sleep(200)
+        assert {one[0] for one in await fired(handle)} == {"x:before"}
 
 
 async def test_a_commit_that_fails_takes_it_back(autojump_clock: MockClock) -> None:

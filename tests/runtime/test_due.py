@@ -340,23 +340,21 @@ async def test_a_clock_that_is_set(shift: float, monkeypatch: pytest.MonkeyPatch
 
 async def test_the_loop_goes_on(autojump_clock: MockClock) -> None:
     """Thousands that are due at once are told in turns of a few milliseconds."""
-    longest, turns = 0.0, 0
+    turns = 0
     async with kept() as (_, rooms, _):
-        for number in range(5000):
+        for number in range(1000):
             rooms.note(1, f"r/{number}")
 
         def tell(key: str, alarm: Alarm) -> None:
-            began = time.perf_counter()
-            while time.perf_counter() < began + 0.0001:
+            until = time.perf_counter() + 0.0005
+            while time.perf_counter() < until:
                 pass
             rooms.told.append(key)
             alarm.over(False)
 
         rooms.tell = tell  # type: ignore[method-assign]
         await trio.sleep(1)
-        while len(rooms.told) < 5000:
-            began = time.perf_counter()
+        while len(rooms.told) < 1000:
             await trio.lowlevel.checkpoint()
-            longest, turns = max(longest, time.perf_counter() - began), turns + 1
-    assert turns > 50
-    assert longest < 0.1
+            turns += 1
+    assert turns > 100
