@@ -21,14 +21,22 @@ from ._loop.groups import first_error
 from ._room.connection import encode_attachment
 from ._room.handles import RoomHandle
 from ._room.shared import roster_of
+from ._runtime.registrar import Resumption
 from ._runtime.runtime import Runtime
 from ._runtime.supervisor import Supervisor, SupervisorStatistics
-from ._server.admission import ConnectRequest, authenticate, chosen_subprotocol, headers_of, request_of
+from ._server.admission import (
+    Admission,
+    ConnectRequest,
+    admission,
+    authenticate,
+    chosen_subprotocol,
+    headers_of,
+    request_of,
+)
 from ._server.server import Address, Server, ServerStatistics
 from ._sockets.hub import HubStatistics, SocketHub
 from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
 from ._wire.close_codes import CloseCode
-from ._wire.envelope import welcome
 from ._wire.frames import encode_close
 from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
 from .stores.base import Store, StoreStatistics
@@ -63,6 +71,7 @@ class Rooms:
         self._definitions = definitions
         self._runtime = runtime
         self._supervisor = runtime.supervisor
+        self._registrar = runtime.registrar
         self._hub = runtime.hub
         self._store = runtime.store
         self._servers: list[Server] = []
@@ -140,6 +149,7 @@ class Rooms:
             self._definitions,
             self._hub,
             self._supervisor,
+            self._registrar,
             self._supervisor.stage,
             self._runtime.deadlines,
             self.statistics,
@@ -197,10 +207,11 @@ class Rooms:
             if not self._supervisor.accepts(key):
                 await request.reject(503, extra_headers=[(b"Retry-After", b"30")])
                 return
-            encoded = (
-                await authenticate(definition, request_of(request, name, id))
+            asked = request_of(request, name, id)
+            admitted = (
+                await authenticate(definition, asked)
                 if attachment is _UNSET
-                else encode_attachment(key, attachment, definition.attachment_limit)
+                else admission(asked.query, encode_attachment(key, attachment, definition.attachment_limit))
             )
             self._check_open()  # It may have taken long.
         except Refused as refused:
@@ -219,8 +230,8 @@ class Rooms:
             await _close(websocket, *stopping)
             self._check_open()
         roster = roster_of(self._hub, definition, key)
-        link = WebSocketLink(self._hub.new_id(), roster, encoded, flags, websocket)
-        await self._run_link(link, definition, chosen)
+        link = WebSocketLink(self._hub.new_id(), roster, admitted.attachment, flags, websocket)
+        await self._run_link(link, definition, chosen, admitted)
 
     async def _reject(
         self, request: trio_websocket.WebSocketRequest, definition: Definition, refused: Refused
@@ -273,15 +284,16 @@ class Rooms:
             self._check_open()
             definition, key = self._find_public(name, id)
             if attachment is _UNSET and request is not None:
-                encoded = await authenticate(definition, request)
+                admitted = await authenticate(definition, request)
                 self._check_open()
             else:
                 known = None if attachment is _UNSET else attachment
                 encoded = encode_attachment(key, known, definition.attachment_limit)
+                admitted = admission({} if request is None else request.query, encoded)
             chosen, flags = chosen_subprotocol(definition, () if request is None else request.subprotocols)
             roster = roster_of(self._hub, definition, key)
-            link = StreamLink(self._hub.new_id(), roster, encoded, flags, stream)
-            await self._run_link(link, definition, chosen, task_status)
+            link = StreamLink(self._hub.new_id(), roster, admitted.attachment, flags, stream)
+            await self._run_link(link, definition, chosen, admitted, task_status)
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -290,12 +302,24 @@ class Rooms:
         link: TaskLink,
         definition: Definition,
         subprotocol: str | None,
+        admitted: Admission,
         task_status: trio.TaskStatus[str | None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Let a connection into its room, and serve it until it ends or the rooms close."""
+        resumed = False
         if subprotocol is not None and not definition.plain:
-            self._hub.send(link, welcome(link.id))
-        self._hub.enter(link)
+            found: Resumption | str = ""
+            if admitted.token is not None:
+                key, token = link.roster.key, admitted.token
+                found = await self._registrar.look_up(key, admitted.user, token, admitted.seq)
+            try:
+                # The room may have been forgotten meanwhile, and begun anew.
+                link.roster = roster_of(self._hub, definition, link.roster.key)
+                resumed = self._registrar.beginning(admitted.user, found)(link)
+            finally:
+                if isinstance(found, Resumption):
+                    found.record.unpin()
+        self._hub.enter(link, resumed=resumed)
         task_status.started(subprotocol)
         try:
             await link.run()

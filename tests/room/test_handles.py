@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
+from trio_rooms._wire.envelope import Body
+from trio_rooms.errors import RoomsError
 
 
 async def _keep(ctx: Context[list[Any]], data: Any) -> list[Any]:
@@ -67,6 +70,17 @@ class Elsewhere:
         self.handed.append(("reschedule", key, held))
         if plan.told is not None:
             plan.told(True)
+
+    def emit_reliably(
+        self,
+        key: str,
+        body: Body,
+        channel: str | None,
+        done: Callable[[], None] | None,
+        refused: Callable[[RoomsError], None] | None,
+    ) -> int:
+        """Never asked."""
+        raise NotImplementedError
 
     def reached(self, key: str, channel: str | None) -> int:
         """Nobody."""

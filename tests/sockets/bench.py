@@ -12,7 +12,7 @@ import trio
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.links import SocketLink
-from trio_rooms._sockets.roster import Link, SocketEvent
+from trio_rooms._sockets.roster import Disconnected, Link, SocketEvent
 
 __all__ = ["Bench", "Line", "bench", "ready", "soon"]
 
@@ -29,6 +29,9 @@ class Line(Link):
         """Nothing."""
 
     def abort(self) -> None:
+        """Nothing."""
+
+    def attend(self) -> None:
         """Nothing."""
 
     def pause_reading(self) -> None:
@@ -49,10 +52,19 @@ class Bench:
         self.deadlines = Deadlines()
         self.hub = SocketHub(self.deadlines, max_message_size=1 << 20, backlog=backlog, close_timeout=5)
         self.hub.deliver = self._deliver
+        self.hub.sessions = self
 
     def _deliver(self, key: str, mail: SocketEvent) -> bool:
         self.mail.append((key, mail))
         return self.goes_on
+
+    def left(self, event: Disconnected, *, told: bool) -> None:
+        """The connection of a session has ended."""
+        if told:
+            self.mail.append((event.link.roster.key, event))
+
+    def answered(self, link: Link, number: int) -> None:
+        """Nothing is kept for sessions."""
 
     def client(
         self, key: str = "a/b", flags: int = 0, *, greets: bool = False, buffer: int | None = None

@@ -496,6 +496,9 @@ class Slow(Link):
             self.dropped = True
             self.roster.hub.release(self)
 
+    def attend(self) -> None:
+        """Nothing."""
+
     def pause_reading(self) -> None:
         """Nothing."""
 

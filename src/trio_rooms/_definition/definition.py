@@ -66,6 +66,10 @@ class Definition:
     slow_handler: float
     """Seconds after which a handler that still runs is warned of."""
     """Whether clients may connect."""
+    resume_window: float
+    """Seconds that a session outlives its connection; 0 where there are no sessions."""
+    reliable: bool
+    """Whether events are kept until they are acknowledged, unless a handler says otherwise."""
     wake_on_disconnect: bool
     """Whether on_disconnect is called at once, also where the room sleeps."""
     subprotocols: tuple[str, ...]
@@ -82,6 +86,8 @@ class Definition:
     authenticate: Handler | None
     on_connect: Handler | None
     on_disconnect: Handler | None
+    on_drop: Handler | None
+    on_resume: Handler | None
     on_create: Handler | None
     on_wake: Handler | None
     on_hibernate: Handler | None

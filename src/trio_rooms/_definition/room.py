@@ -40,6 +40,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """What a subprotocol's name is (RFC 6455, 4.1)."""
+_LONGEST_WINDOW: Final = 7 * 24 * 3600.0
+"""Seconds that a session may outlive its connection; what it may still want is kept for as long."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -76,6 +78,11 @@ class Room(Generic[S]):
         subprotocols: what a plain room speaks, such as ``["mqtt"]``: at most 15 names. For a client
             that offers several of them the first that it names is chosen, see
             `Connection.subprotocol`. One that offers none, or only others, gets none.
+        resume_window: seconds that the session of a client that negotiated a subprotocol of envelopes
+            outlives its connection. Within these it may come back and go on, and misses nothing that was
+            sent reliably; then `on_disconnect` is called. 0 for no sessions.
+        reliable: whether what is emitted without saying so is kept until it is acknowledged, see
+            `LiveRoom.emit`.
         wake_on_disconnect: whether a room that sleeps is woken at once when a connection of it
             ends, so that `on_disconnect` is called then and not with the next wake.
 
@@ -102,6 +109,8 @@ class Room(Generic[S]):
         handler_timeout: float = math.inf,
         subprotocols: Iterable[str] = (),
         wake_on_disconnect: bool = False,
+        resume_window: float = 120.0,
+        reliable: bool = False,
     ) -> None:
         if not _is(name, str) or not _NAME.fullmatch(name):
             msg = f"a room's name has 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
@@ -127,7 +136,12 @@ class Room(Generic[S]):
         if not all(isinstance(one, str | bytes) for pair in (auto_respond or {}).items() for one in pair):
             msg = f"room {name}: auto_respond is a dict of messages, str or bytes, and the answers to them"
             raise DefinitionError(msg)
-        flags = {"strict": strict, "public": public, "wake_on_disconnect": wake_on_disconnect}
+        flags = {
+            "strict": strict,
+            "public": public,
+            "wake_on_disconnect": wake_on_disconnect,
+            "reliable": reliable,
+        }
         for option, flag in flags.items():
             _check_flag(name, option, flag)
         self.name: Final = name
@@ -146,6 +160,13 @@ class Room(Generic[S]):
         self.handler_timeout: Final = self._number("handler_timeout", handler_timeout)
         self.subprotocols: Final = self._names_of_subprotocols(subprotocols)
         self.wake_on_disconnect: Final = wake_on_disconnect
+        self.resume_window: Final = self._number("resume_window", resume_window)
+        if self.resume_window > _LONGEST_WINDOW:
+            msg = (
+                f"room {name}: resume_window is {_LONGEST_WINDOW:,.0f} seconds at most, not {resume_window!r}"
+            )
+            raise DefinitionError(msg)
+        self.reliable: Final = reliable
         self._events: dict[str, Handler] = {}
         self._internal: set[str] = set()
         self._durable: set[str] = set()
@@ -260,10 +281,29 @@ class Room(Generic[S]):
     def on_disconnect(self, function: F) -> F:
         """Called once for each connection that went away: ``async def gone(ctx, left: Disconnect)``.
 
+        One with a session is gone when that is over: at once where the client or the room has closed it,
+        else when it has not come back within ``resume_window``.
+
         A departure does not wake a room, unless it has ``wake_on_disconnect=True``. One that slept
         is told when it wakes, before its next message, or at once when the last connection has left.
         """
         return self._hook("on_disconnect", function)
+
+    def on_drop(self, function: F) -> F:
+        """Called when a connection is lost whose session goes on: ``async def away(ctx, left: Disconnect)``.
+
+        The client may come back within ``resume_window``, and `on_resume` is called. Else `on_disconnect`
+        is. A room that sleeps hears of neither, and is not woken for it. What a handler sends reliably
+        meanwhile, also to this connection, reaches the client when it comes back.
+        """
+        return self._hook("on_drop", function)
+
+    def on_resume(self, function: F) -> F:
+        """Called when a client has come back to its session: ``async def back(ctx)``.
+
+        It is the same connection as before: its id, its attachment and its channels stay.
+        """
+        return self._hook("on_resume", function)
 
     def on_create(self, function: F) -> F:
         """Called when a room exists for the first time: ``async def created(ctx)``."""
@@ -366,6 +406,8 @@ class Room(Generic[S]):
                 f"@room.on or @room.on_any speaks {' and '.join(SUBPROTOCOLS)}"
             )
             raise DefinitionError(msg)
+        if self._message is not None or not self.resume_window:
+            self._check_without_sessions()
         if self.wake_on_disconnect and "on_disconnect" not in self._hooks:
             msg = f"room {self.name}: wake_on_disconnect=True is of no use without an on_disconnect"
             raise DefinitionError(msg)
@@ -392,6 +434,8 @@ class Room(Generic[S]):
             page=self.page,
             public=self.public,
             wake_on_disconnect=self.wake_on_disconnect,
+            resume_window=self.resume_window if self._message is None else 0.0,
+            reliable=self.reliable,
             slow_handler=self.slow_handler,
             subprotocols=self.subprotocols if self._message is not None else tuple(SUBPROTOCOLS),
             auto_respond={message: encode_message(answer) for message, answer in self.auto_respond.items()},
@@ -427,12 +471,23 @@ class Room(Generic[S]):
         # Who asks whether a client is let in is not the room, and has a time limit of its own.
         return taking if name == "authenticate" else limited(taking, name, self.handler_timeout)
 
+    def _check_without_sessions(self) -> None:
+        """Refuse what a room without sessions would never do."""
+        why = "a plain room" if self._message is not None else "one with resume_window=0"
+        never = next((name for name in ("on_drop", "on_resume") if name in self._hooks), None)
+        if never is not None:
+            msg = f"room {self.name}: {never} is never called, since {why} has no sessions; leave it out"
+            raise DefinitionError(msg)
+        if self.reliable:
+            msg = f"room {self.name}: reliable=True is of no use, since {why} has no sessions; leave it out"
+            raise DefinitionError(msg)
+
     def _check_private(self) -> None:
         """Refuse what a room without clients would never call."""
         hooks = {**self._hooks, "on_message": self._message}
         never = [
             name
-            for name in ("authenticate", "on_connect", "on_disconnect", "on_message")
+            for name in ("authenticate", "on_connect", "on_disconnect", "on_drop", "on_resume", "on_message")
             if hooks.get(name) is not None
         ]
         if never:

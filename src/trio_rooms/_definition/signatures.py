@@ -39,6 +39,8 @@ HOOKS: Final = {
     "authenticate": ("request",),
     "on_connect": ("ctx",),
     "on_disconnect": ("ctx", "left"),
+    "on_drop": ("ctx", "left"),
+    "on_resume": ("ctx",),
     "on_create": ("ctx",),
     "on_wake": ("ctx", "report"),
     "on_hibernate": ("ctx",),

@@ -15,8 +15,8 @@ from trio_rooms._definition.definition import Handler
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import parted
 from trio_rooms._loop.turn import TURN
-from trio_rooms._sockets.flags import DISMISSED, UNGREETED
-from trio_rooms._sockets.roster import Connected, Disconnected
+from trio_rooms._sockets.flags import CLOSING, DISMISSED, GONE, UNGREETED
+from trio_rooms._sockets.roster import Disconnected
 from trio_rooms._state.gate import Gate
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import (
@@ -33,11 +33,12 @@ from .answers import Answer, own
 from .background import Background
 from .context import Context
 from .dispatcher import Dispatcher, disconnect_of, refuse, refuse_unsaved
+from .endings import end_all, recall
 from .firing import Firing
 from .idleness import Idleness
 from .lifecycle import Stage, Step, next_stage
 from .live import LiveRoom
-from .mail import Alarm, Ask, Destroy, Hibernate, Mail, link_of
+from .mail import LIFECYCLE, Alarm, Ask, Destroy, Hibernate, Mail, link_of
 from .mailbox import Mailbox
 from .members import Members
 from .reports import WakeReport
@@ -254,7 +255,7 @@ class Actor:
             logger.error("room %s goes back to what is in the store: %s", self.key, failure)
         self._answer_asked(answer=False)
         again = self._take_back(gate, failure)
-        if isinstance(current, Alarm | Connected | Disconnected):
+        if isinstance(current, (Alarm, *LIFECYCLE)):
             if not any(mail is current for mail in again):
                 again.append(current)
         elif current is not None:
@@ -288,6 +289,9 @@ class Actor:
         for batch in batches:
             for link, number in batch.waiting if lost is None else ():
                 refuse_unsaved(self.shared, link, number)
+            for (_, number), links in batch.messages.items() if lost is None else ():
+                for link in links:
+                    refuse_unsaved(self.shared, link, number)
             for refused in batch.asked:
                 refused(failure)
         for outside in (one for batch in batches for one in batch.outside):
@@ -417,7 +421,12 @@ class Actor:
         loaded = await self.saver.load()
         self.shared.over = False
         departed, roster.departed = roster.departed or [], None
+        record = self.saver.record
+        if loaded is not None and loaded.fell_back and definition.resume_window:
+            await end_all(self.shared)
         if definition.on_disconnect is not None:
+            if definition.resume_window and record.journal is not None:
+                departed += await self._recall()
             self.mailbox.put_back(departed)
         wake.untold += tuple(departed)
         if loaded is None:
@@ -435,6 +444,13 @@ class Actor:
         self.idleness.begin()
         self.saver.begin()
         self.firing.begin()
+
+    async def _recall(self) -> list[Disconnected]:
+        """Sessions that ended while the room slept."""
+        record = self.saver.record
+        if record.head is None or not (record.head.has_sessions or record.ended_unwritten()):
+            return []
+        return await recall(self.shared)
 
     async def _work(self) -> bool:
         """Handle mail until the room sleeps, or is destroyed; whether it sleeps."""
@@ -669,7 +685,9 @@ class Actor:
         hopeless = before and self.fruitless
         # A room that ends before it has begun has nothing of those who are just coming.
         but = UNGREETED if self.fruitless and not hopeless else 0
-        self.shared.hub.close_room(self.shared.roster, CloseCode.NORMAL, "the room was destroyed", but=but)
+        self.shared.hub.close_room(
+            self.shared.roster, CloseCode.NORMAL, "the room was destroyed", but=but, ended=True
+        )
         self.mailbox.mail.extend(self._outliving(self.mailbox.drain(), hopeless=hopeless))
         asleep = not self.mailbox.mail
         self._end(Step.DESTROYED)
@@ -699,7 +717,7 @@ class Actor:
         for mail in waited:
             link = link_of(mail)
             if link is not None:
-                if link.flags & UNGREETED:
+                if link.flags & UNGREETED and not link.flags & (CLOSING | GONE):
                     outlives.append(mail)
             elif isinstance(mail, Ask | Destroy | Hibernate) and mail.answer is not None:
                 if hopeless and isinstance(mail, Ask):

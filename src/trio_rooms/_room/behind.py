@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -11,6 +12,8 @@ from trio_rooms._sockets.fanout import Message
 from trio_rooms._state.gate import Gate
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
+from trio_rooms._wire.envelope import Body
+from trio_rooms.errors import RoomsError
 
 from .answers import Answer
 from .mail import Mail
@@ -55,6 +58,19 @@ class Behind:
         """Do it."""
         self._placement.emit(key, message, channel)
 
+    def emit_reliably(
+        self,
+        key: str,
+        body: Body,
+        channel: str | None,
+        done: Callable[[], None] | None,
+        refused: Callable[[RoomsError], None] | None,
+    ) -> int:
+        """See `Placement`; it is done as `emit` is."""
+        job = partial(self._placement.emit_reliably, key, body, channel, done, refused)
+        self._gate.add(partial(_forget_result, job), len(body.cbor) + len(body.json))
+        return self._placement.reached(key, channel)
+
     def reached(self, key: str, channel: str | None) -> int:
         """See `Placement`."""
         return self._placement.reached(key, channel)
@@ -73,3 +89,8 @@ class Behind:
     def info(self, key: str) -> RoomInfo:
         """See `Placement`."""
         return self._placement.info(key)
+
+
+def _forget_result(job: Callable[[], object]) -> None:
+    """Do something whose result nobody waits for."""
+    job()

@@ -8,11 +8,15 @@ from typing import Any, Final
 from trio_rooms._arguments import text
 from trio_rooms._sockets.flags import CLOSING, GONE, UNGREETED, subprotocol_of
 from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._state.audience import Audience
 from trio_rooms._state.codec import decode_value, encode_value
+from trio_rooms._state.rows import present
 from trio_rooms._wire import envelope
+from trio_rooms._wire.envelope import Body
 from trio_rooms._wire.frames import encode_message
 from trio_rooms.errors import AttachmentError, ConnectionGone, RoomsError, StaleContext
 
+from .reliably import is_reliable
 from .shared import Shared
 
 __all__ = ["Connection", "Connections", "encode_attachment"]
@@ -40,18 +44,31 @@ class Connection:
 
     @property
     def id(self) -> str:
-        """A name for this connection that is never used again, here or in another process."""
-        return format(self._link.id, "x")
+        """A name for this connection that is never used again, here or in another process.
+
+        It stays the same where its client loses the connection and comes back to its session.
+        """
+        return format(self._link.sid, "x")
 
     @property
     def link(self) -> Link:
-        """The socket behind it; for the library."""
-        return self._link
+        """The socket behind it, or the last one that its session had; for the library."""
+        link = self._link
+        if link.flags & (CLOSING | GONE) and link.session is not None:
+            self._link = link = present(link)
+        return link
+
+    def go_on(self, link: Link) -> None:
+        """Its session goes on with another socket."""
+        self._link = link
 
     @property
     def closed(self) -> bool:
-        """Whether it is closing or gone; what is sent to it then goes nowhere."""
-        return self._link.flags & (CLOSING | GONE) != 0
+        """Whether it is closing or gone; what is sent to it then goes nowhere.
+
+        Also while its client may still come back to its session: what is sent reliably reaches it then.
+        """
+        return self.link.flags & (CLOSING | GONE) != 0
 
     @property
     def attachment(self) -> Any:
@@ -64,7 +81,7 @@ class Connection:
         """
         if self._attachment is _UNREAD:
             self._check_life("an attachment cannot be read")
-            encoded = self._link.attachment
+            encoded = self.link.attachment
             self._attachment = None if encoded is None else decode_value(encoded)
             self._encoded = encoded
         if not isinstance(self._attachment, _UNCHANGING):
@@ -76,21 +93,22 @@ class Connection:
         self._check_life("an attachment cannot be set")
         encoded = encode_attachment(self._shared.key, value, self._shared.definition.attachment_limit)
         self._attachment = value
-        if encoded != self._link.attachment:
-            self._shared.touched(self._link)
-        self._link.attachment = self._encoded = encoded
+        link = self.link
+        if encoded != link.attachment:
+            self._shared.touched(link)
+        link.attachment = self._encoded = encoded
         if not isinstance(value, _UNCHANGING):
             self._shared.edited.add(self)  # Who has assigned it has it, and may edit it still.
 
     @property
     def subprotocol(self) -> str | None:
         """The subprotocol that was chosen for it, or None; see `Room`."""
-        return subprotocol_of(self._link.flags, self._shared.definition.subprotocols)
+        return subprotocol_of(self.link.flags, self._shared.definition.subprotocols)
 
     @property
     def channels(self) -> tuple[str, ...]:
         """The channels that it is in."""
-        return self._link.channels
+        return self.link.channels
 
     def join(self, channel: str) -> None:
         """Enter a channel of the room; nothing where it is in it already.
@@ -101,8 +119,10 @@ class Connection:
         """
         text("channel", channel)
         self._check_life("no channel can be joined")
-        self._shared.touched(self._link)
-        self._link.roster.join(self._link, channel)
+        link = self.link
+        if channel not in link.channels:
+            self._shared.touched(link)
+            link.roster.join(link, channel)
 
     def leave(self, channel: str) -> None:
         """Leave a channel; nothing where it is not in it.
@@ -113,15 +133,20 @@ class Connection:
         """
         text("channel", channel)
         self._check_life("no channel can be left")
-        self._shared.touched(self._link)
-        self._link.roster.leave(self._link, channel)
+        link = self.link
+        if channel in link.channels:
+            self._shared.touched(link)
+            link.roster.leave(link, channel)
 
-    def emit(self, event: str, data: Any = None, *, unconfirmed: bool = False) -> None:
-        """Send an event to this connection; nothing happens where it is closed.
+    def emit(
+        self, event: str, data: Any = None, *, reliable: bool | None = None, unconfirmed: bool = False
+    ) -> None:
+        """Send an event to this connection; nothing happens where it is closed, unless it is `reliable`.
 
         Args:
             event: its name.
             data: what it says.
+            reliable: as `LiveRoom.emit`. A client that may come back to its session gets it then.
             unconfirmed: as `LiveRoom.emit`.
 
         Raises:
@@ -130,8 +155,17 @@ class Connection:
         shared = self._shared
         if shared.plain:
             shared.definition.refuse_events()
+        if unconfirmed and reliable:
+            msg = "what is sent unconfirmed cannot be sent reliably"
+            raise ValueError(msg)
+        link = self.link
+        if is_reliable(shared.definition, reliable) and not unconfirmed and link.session is not None:
+            self._check_life("nothing can be sent reliably")
+            here = [] if link.flags & (CLOSING | GONE) else [link]
+            shared.emit(Body.of(event, data), Audience(sid=link.sid), here)
+            return
         output = shared.hub if unconfirmed else shared.output
-        output.send(self._link, envelope.event(event, data))
+        output.send(self.link, envelope.event(event, data))
 
     def send(self, message: str | bytes) -> None:
         """Send a message as it is; only in plain rooms."""
@@ -152,7 +186,7 @@ class Connection:
         Raises:
             ConnectionGone: it is closing or gone, from the beginning or meanwhile.
         """
-        if not await self._shared.output.drained(self._link):
+        if not await self._shared.output.drained(self.link):
             raise ConnectionGone(self._shared.key, self.id)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -168,7 +202,7 @@ class Connection:
         Raises:
             TypeError, ValueError: no such code may be sent, or the reason is no string; nothing is closed.
         """
-        self._shared.output.close(self._link, code, reason)
+        self._shared.output.close(self.link, code, reason)
 
     def _check_life(self, what: str) -> None:
         """Refuse what the room's next life would not know of, or overwrite.
@@ -202,8 +236,9 @@ class Connection:
             self._attachment = _UNREAD
             raise
         if encoded != self._encoded:
-            self._shared.touched(self._link)
-            self._link.attachment = self._encoded = encoded
+            link = self.link
+            self._shared.touched(link)
+            link.attachment = self._encoded = encoded
 
 
 def encode_attachment(key: str, value: Any, limit: int) -> bytes | None:
@@ -257,9 +292,9 @@ class Connections(Collection[Connection]):
     def get(self, id: str) -> Connection | None:  # noqa: A002 (it is what a connection calls it)
         """The connection with this id; None where there is none, or it is no id at all."""
         try:
-            link = self._links.get(int(id, 16))
+            link = self._roster.link_of(int(id, 16))
         except (TypeError, ValueError):
             return None
-        if link is None or link.flags & UNGREETED or format(link.id, "x") != id:
+        if link is None or link.flags & UNGREETED or format(link.sid, "x") != id:
             return None
-        return self._view(link)
+        return self._view(link) if self._links.get(link.id) is link else None

@@ -9,9 +9,11 @@ from typing import Any
 
 from trio_rooms._definition.definition import Definition, EventHandler
 from trio_rooms._loop.groups import alone
-from trio_rooms._sockets.flags import DISMISSED, UNGREETED, UNREPORTED
-from trio_rooms._sockets.roster import Connected, Disconnected, Link
+from trio_rooms._sockets.flags import DISMISSED, OVER, UNGREETED, UNREPORTED
+from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, Resumed
 from trio_rooms._state.codec import decode_value
+from trio_rooms._state.rows import half_of, present
+from trio_rooms._state.sessions import MOST_UNANSWERED, Answered
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
@@ -24,11 +26,13 @@ from trio_rooms.errors import (
     HandlerTimeout,
     NotSaved,
     Refused,
+    StoreError,
 )
 
 from .answers import own
 from .connection import Connection
 from .context import Context
+from .endings import recall
 from .mail import Alarm, Ask, Destroy, Hibernate, Mail, SaveFailed
 from .members import Members
 from .output import Output
@@ -70,6 +74,10 @@ class Dispatcher:
             await self._connected(mail)
         elif isinstance(mail, Disconnected):
             await self._disconnected(mail)
+        elif isinstance(mail, Dropped):
+            await self._dropped(mail)
+        elif isinstance(mail, Resumed):
+            await self._resumed(mail)
         elif isinstance(mail, SaveFailed):
             await self._report(self._members.own, mail.error)
 
@@ -85,6 +93,8 @@ class Dispatcher:
         else:
             await self.failed(context, event, error)
             code, reason = CloseCode.INTERNAL_ERROR, "the room failed"
+            if event == "on_connect":
+                context.connection.link.flags |= OVER  # It never came in, and does not come back.
             if self.half_run(error):
                 self._shared.hub.close(context.connection.link, code, reason)
                 return
@@ -108,9 +118,12 @@ class Dispatcher:
         """Answer mail that may be half done, since the room crashed or was cancelled while it handled it."""
         shared = self._shared
         if type(mail) is tuple and not shared.plain:
-            _send_error(shared, shared.hub, mail[0], _number_of(mail[1]), "internal_error", "the room failed")
+            link, number = mail[0], _number_of(mail[1])
+            _use_up(shared, link, number, "internal_error")
+            _send_error(shared, shared.hub, link, number, "internal_error", "the room failed")
         elif isinstance(mail, Connected):
             # Its on_connect had begun, and may be in a snapshot: it is to hear of the end.
+            mail.link.flags |= OVER
             shared.hub.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed")
         else:
             refuse(shared, mail, failure)
@@ -152,6 +165,8 @@ class Dispatcher:
             if received is None:
                 return
             number, name = received.id, received.event
+            if number is not None and link.session is not None and not await self._is_new(link, number):
+                return
             if received.channel is not None:
                 context = self._members.new_context(context.connection)
                 context.channel = received.channel
@@ -163,7 +178,9 @@ class Dispatcher:
                 self._members.settle()
             if number is not None:
                 shared.output.send(link, envelope.acknowledge(number, result))
-                if shared.gate is not None:
+                if link.session is not None:
+                    self._keep(link, number, Answered(data=result))
+                elif shared.gate is not None:
                     shared.gate.open.waiting.append((link, number))
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
             await self._not_handled(context, number, name, error)
@@ -184,17 +201,82 @@ class Dispatcher:
             await self.failed(context, event, error)
             code, message = _told(error)
             if self.half_run(error):
+                _use_up(shared, link, number, code)
                 _send_error(shared, shared.hub, link, number, code, message)
                 return
         # At the very end: whoever ends a message before answers it, see `interrupted`.
         _send_error(shared, shared.output, link, number, code, message)
-        if shared.gate is not None:
+        if number is not None and link.session is not None:
+            self._keep(link, number, Answered(code, message))
+        elif shared.gate is not None:
             self._wait_with(link, number)
 
     def _wait_with(self, link: Link, number: int | None) -> None:
         """A message with an id is told if what it is part of cannot be saved."""
-        if number is not None and self._shared.gate is not None:
-            self._shared.gate.open.waiting.append((link, number))
+        gate = self._shared.gate
+        if number is None or gate is None:
+            return
+        if link.session is None:
+            gate.open.waiting.append((link, number))
+        else:
+            gate.open.messages.setdefault((link.sid, number), []).append(link)
+
+    # The ids of sessions.
+
+    async def _is_new(self, link: Link, number: int) -> bool:
+        """Whether a message of a session is to be handled; else it is told what it was told before."""
+        shared, sid = self._shared, link.sid
+        session = shared.record.sessions.get(sid)
+        if session is None:
+            try:
+                session = await shared.record.session(sid)
+            except StoreError as error:
+                logger.error("room %s: %s", shared.key, error)  # noqa: TRY400
+                message = (
+                    "whether this was handled before cannot be looked up now; the same id may succeed later"
+                )
+                _send_error(shared, shared.hub, link, number, "unavailable", message)
+                return False
+        if number > session.last:
+            if session.held >= MOST_UNANSWERED:
+                message = f"more than {MOST_UNANSWERED} messages wait for their answers"
+                _send_error(shared, shared.hub, link, number, "too_many_in_flight", message)
+                return False
+            session.last = number
+            return True
+        gate = shared.gate
+        copies = None if gate is None else gate.holds(sid, number)
+        if gate is None or copies is None:
+            _tell_again(shared, link, number)
+        elif link not in copies:
+            copies.append(link)
+            gate.add(partial(_tell_again, shared, link, number))
+        return False
+
+    def _keep(self, link: Link, number: int, answered: Answered) -> None:
+        """Keep what a message of a session was answered; with the next commit, the store does, too."""
+        record, sid = self._shared.record, link.sid
+        session = record.sessions.get(sid)
+        if session is None:
+            return  # It has ended meanwhile.
+        try:
+            verdict = answered.encode()
+        except (TypeError, ValueError):
+            verdict = Answered(bare=True).encode()  # Its data has a form in JSON only.
+        delta = record.delta
+        delta.verdicts[sid, number] = verdict
+        delta.handled[sid] = partial(half_of, record, link)
+        for other, shorter in session.keep(number, verdict).items():
+            if shorter is None:
+                delta.verdicts.pop((sid, other), None)
+                delta.answered[sid] = max(delta.answered.get(sid, 0), other)
+            else:
+                delta.verdicts[sid, other] = shorter
+        gate = self._shared.gate
+        if gate is not None:
+            session.held += 1
+            gate.open.messages[sid, number] = [link]
+            gate.add(session.let_go)
 
     async def _ask(self, mail: Ask) -> None:
         """Handle an event of the program; its answer is settled before anything else is told."""
@@ -259,6 +341,12 @@ class Dispatcher:
         link, hook = mail.link, self._definition.on_connect
         if hook is None:
             return
+        if link.session is not None:
+            link = present(link)
+            if not link.flags & UNGREETED:
+                return  # It was greeted with another connection.
+            record = self._shared.record
+            record.delta.sessions[link.sid] = partial(half_of, record, link)
         context = self._members.context_for(link)
         self._happened(mail)
         if link.flags & UNGREETED and self._shared.gate is not None:
@@ -274,8 +362,9 @@ class Dispatcher:
     async def _disconnected(self, mail: Disconnected) -> None:
         """Forget a connection, and tell on_disconnect."""
         hook = self._definition.on_disconnect
-        context = self._members.contexts.pop(mail.link.id, None)
+        context = self._members.forget(mail.link)
         if hook is None or mail.link.flags & UNREPORTED:
+            self._forget_session(mail.link)
             return
         if context is None:
             context = self._members.new_context(Connection(self._shared, mail.link))
@@ -287,6 +376,62 @@ class Dispatcher:
             self._members.settle()
         except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
             await self.failed(context, "on_disconnect", error)
+            if self.half_run(error):
+                self._not_again(mail, error)
+                if mail.link.session is not None:
+                    record = self._shared.record
+                    record.outside(partial(record.forget_session, mail.link.sid))
+                return
+        self._forget_session(mail.link)
+        if self._shared.record.more_ended and not self._shared.record.telling:
+            await self._recall()
+
+    async def _recall(self) -> None:
+        """There are more sessions that ended while the room slept: it hears of the next ones."""
+        try:
+            ended = await recall(self._shared)
+        except StoreError as error:
+            logger.error("room %s: %s", self._shared.key, error)  # noqa: TRY400 (the next wake tells)
+            return
+        if self._shared.roster.inbox is not None:
+            for mail in ended:
+                self._shared.roster.inbox.post(mail)
+
+    def _forget_session(self, link: Link) -> None:
+        """A session is over, and its room has heard of it."""
+        if link.session is None:
+            return
+        record, sid = self._shared.record, link.sid
+        record.telling.discard(sid)
+        record.forget_session(sid)
+
+    async def _dropped(self, mail: Dropped) -> None:
+        """A connection is lost whose session goes on: tell on_drop."""
+        hook = self._definition.on_drop
+        if hook is None:
+            return
+        context = self._members.context_for(mail.link)
+        self._happened(mail)
+        try:
+            await self._shared.run("on_drop", hook, context, disconnect_of(mail))
+            self._members.settle()
+        except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
+            await self.failed(context, "on_drop", error)
+            self.half_run(error)
+            self._not_again(mail, error)
+
+    async def _resumed(self, mail: Resumed) -> None:
+        """A session goes on with another connection: tell on_resume."""
+        context = self._members.context_for(mail.link)
+        hook = self._definition.on_resume
+        if hook is None:
+            return
+        self._happened(mail)
+        try:
+            await self._shared.run("on_resume", hook, context)
+            self._members.settle()
+        except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
+            await self.failed(context, "on_resume", error)
             self.half_run(error)
             self._not_again(mail, error)
 
@@ -311,8 +456,11 @@ def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
             mail.answer.fail(own(error))
     elif isinstance(mail, Alarm):
         mail.over(True)
+    elif isinstance(mail, Disconnected) and mail.link.session is not None:
+        shared.record.telling.discard(mail.link.sid)  # Its row says that it is to be told.
     elif isinstance(mail, Connected):
         # Of a connection that the room was never told of it does not hear the end either, whoever ends it.
+        mail.link.flags |= OVER
         shared.hub.close(mail.link, CloseCode.INTERNAL_ERROR, "the room failed", report=False)
     elif (
         isinstance(mail, Disconnected)
@@ -353,6 +501,7 @@ def refuse_unsaved(shared: Shared, link: Link, number: int | None) -> None:
         shared.hub.close(link, CloseCode.INTERNAL_ERROR, "the room could not save this")
     else:
         message = "the room could not save this, and nothing of it was done; a new message may succeed"
+        _use_up(shared, link, number, "not_saved")
         _send_error(shared, shared.hub, link, number, "not_saved", message)
 
 
@@ -366,6 +515,25 @@ def _send_error(
         logger.exception("room %s: the error %r cannot be sent", shared.key, code)
         answer = envelope.refuse(number, "internal_error", "the room could not handle this")
         output.send(link, answer)
+
+
+def _use_up(shared: Shared, link: Link, number: int | None, code: str) -> None:
+    """An id was told an error that is part of no commit: it is told the same again, and never handled."""
+    if number is not None and link.session is not None:
+        shared.record.sessions.refuse(link.sid, number, code)
+
+
+def _tell_again(shared: Shared, link: Link, number: int) -> None:
+    """Tell a client once more what became of its message."""
+    session = shared.record.sessions.get(link.sid)
+    verdict = None if session is None else session.verdicts.get(number)
+    answered = Answered(bare=True) if verdict is None else Answered.decode(verdict)
+    if answered.code:
+        shared.hub.send(link, envelope.refuse(number, answered.code, answered.message))
+    elif answered.bare:
+        shared.hub.send(link, envelope.bare(number))
+    else:
+        shared.hub.send(link, envelope.acknowledge(number, answered.data))
 
 
 def _told(error: Exception) -> tuple[str, str]:
@@ -385,12 +553,12 @@ def _handler_failed(key: str, event: str, error: Exception) -> HandlerFailed:
     return failure
 
 
-def disconnect_of(mail: Disconnected) -> Disconnect:
+def disconnect_of(mail: Disconnected | Dropped) -> Disconnect:
     """What handlers are told of a connection that is gone."""
     encoded = mail.link.attachment
     attachment = None if encoded is None else decode_value(encoded)
     # A plain number, that a state can keep; the library's own codes are members of an enum.
-    return Disconnect(format(mail.link.id, "x"), attachment, int(mail.code), mail.reason, mail.clean)
+    return Disconnect(format(mail.link.sid, "x"), attachment, int(mail.code), mail.reason, mail.clean)
 
 
 def _number_of(message: str | bytes) -> int | None:

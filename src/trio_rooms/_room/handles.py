@@ -21,13 +21,15 @@ from trio_rooms._state.record import Record
 from trio_rooms._state.timers import Missed, Timers
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._wire import envelope
-from trio_rooms.errors import AskTimeout, UnknownRoom
+from trio_rooms._wire.envelope import Body
+from trio_rooms.errors import AskTimeout, RoomsError, UnknownRoom
 from trio_rooms.stores.base import Store
 
-from .answers import Answer
+from .answers import Answer, own
 from .behind import Behind
 from .mail import Ask, Destroy, Hibernate
 from .placement import Placement, RoomInfo
+from .reliably import is_reliable
 from .schedules import WALL, Schedule, Wanted, schedules_of, wanted
 
 __all__ = ["Handles", "Program", "RoomHandle"]
@@ -99,11 +101,20 @@ class RoomHandle:
         """There was no answer in time; one that comes later finds this."""
         answer.fail(AskTimeout(self.key, event, timeout))
 
-    def emit(self, event: str, data: Any = None, *, channel: str | None = None) -> int:
+    def emit(
+        self, event: str, data: Any = None, *, channel: str | None = None, reliable: bool | None = None
+    ) -> int:
         """Send an event to all connections of the room, or to those in a channel; wakes nobody.
 
+        Args:
+            event: its name.
+            data: what it says.
+            channel: to whom; None for all.
+            reliable: as `LiveRoom.emit`. It goes out when it is durable, unless the room is awake and has
+                ``durability="snapshot"``; where it cannot be written that is logged. `emit_durably` waits.
+
         Returns:
-            How many connections it goes to.
+            How many connections it goes to now.
 
         Raises:
             TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded.
@@ -112,7 +123,37 @@ class RoomHandle:
             self._definition.refuse_events()
         if channel is not None:
             text("channel", channel)
+        if is_reliable(self._definition, reliable):
+            return self._placement.emit_reliably(self.key, Body.of(event, data), channel, None, None)
         return self._placement.emit(self.key, envelope.event(event, data), channel)
+
+    async def emit_durably(self, event: str, data: Any = None, *, channel: str | None = None) -> int:
+        """Send an event reliably, as `emit` does, and return when it is durable.
+
+        A cancelled caller stops waiting; it is sent all the same.
+
+        Returns:
+            How many connections it went to when it was sent.
+
+        Raises:
+            TypeError, ValueError: as `emit`.
+            NotSaved: it could not be written, and nobody got it, unless the room was awake with
+                ``durability="snapshot"``.
+        """
+        if self._definition.plain:
+            self._definition.refuse_events()
+        if channel is not None:
+            text("channel", channel)
+        is_reliable(self._definition, reliable=True)
+        answer = Answer()
+
+        def refused(error: RoomsError) -> None:
+            answer.fail(own(error))
+
+        done = partial(answer.succeed, None)
+        reached = self._placement.emit_reliably(self.key, Body.of(event, data), channel, done, refused)
+        await answer.wait()
+        return reached
 
     def send(self, message: str | bytes, *, channel: str | None = None) -> int:
         """Send a message as it is to all connections of a plain room, or of a channel; wakes nobody."""

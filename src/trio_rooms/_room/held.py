@@ -102,9 +102,11 @@ class Held:
             self._gate.open.undo.append(partial(_take_back, link))
         self._gate.add(partial(self._hub.close, link, code, reason, report=report), _JOB)
 
-    def close_room(self, roster: Roster, code: int, reason: str, *, but: int = 0) -> None:
+    def close_room(
+        self, roster: Roster, code: int, reason: str, *, but: int = 0, ended: bool = False
+    ) -> None:
         """See `Output`."""
-        self._gate.add(partial(self._hub.close_room, roster, code, reason, but=but), _JOB)
+        self._gate.add(partial(self._hub.close_room, roster, code, reason, but=but, ended=ended), _JOB)
 
 
 def _take_back(link: Link) -> None:

@@ -6,26 +6,31 @@ import contextlib
 import datetime
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
 from trio_rooms._arguments import text
 from trio_rooms._keys import split_key
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.roster import Link
+from trio_rooms._state.audience import Audience
 from trio_rooms._state.record import Record
 from trio_rooms._state.timers import Missed
 from trio_rooms._wire import envelope
+from trio_rooms._wire.envelope import Body
 
 from .background import Background
 from .connection import Connection, Connections
 from .idleness import Idleness
 from .mail import Destroy
 from .mailbox import Mailbox
+from .reliably import is_reliable
 from .schedules import WALL, Schedule, schedules_of, wanted
 from .shared import Shared
 from .storage import Storage
 
 __all__ = ["LiveRoom"]
+
+_NOBODY: Final[frozenset[int]] = frozenset()
 
 
 class LiveRoom:
@@ -103,6 +108,7 @@ class LiveRoom:
         *,
         channel: str | None = None,
         exclude: Connection | Iterable[Connection] = (),
+        reliable: bool | None = None,
         unconfirmed: bool = False,
     ) -> None:
         """Send an event to every connection, or to those in a channel, except some.
@@ -112,8 +118,13 @@ class LiveRoom:
             data: what it says.
             channel: to whom; None for all.
             exclude: who does not get it.
+            reliable: whether each session that this is for, also one that is away now, gets it, once and in
+                order, as long as it is not over. It is kept until all have acknowledged it; 10,000 such
+                events, 16 MiB of them, and each for as long as a session may be away and a minute. Who is
+                further behind begins anew. To connections without a session it is any other event. None for
+                what `Room` says.
             unconfirmed: send it at once, where what a handler does waits until it is durable: before all
-                that waits, and whatever becomes of that.
+                that waits, and whatever becomes of that. It cannot be reliable.
 
         Raises:
             TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded;
@@ -123,6 +134,17 @@ class LiveRoom:
         shared = self._shared
         if shared.plain:
             shared.definition.refuse_events()
+        if unconfirmed and reliable:
+            msg = "what is sent unconfirmed cannot be sent reliably"
+            raise ValueError(msg)
+        if is_reliable(shared.definition, reliable) and not unconfirmed:
+            shared.check_life("nothing can be sent to the room")
+            if channel is not None:
+                text("channel", channel)
+            links = shared.roster.members(channel, _ids(exclude))
+            excluded = frozenset(connection.link.sid for connection in _several(exclude))
+            shared.emit(Body.of(event, data), Audience(None, channel, excluded), links)
+            return
         output = shared.output
         if unconfirmed:
             shared.check_life("nothing can be sent to the room")
@@ -274,12 +296,26 @@ class LiveRoom:
             mailbox.put_back([Destroy(None)])
 
 
-def _ids(connections: Connection | Iterable[Connection]) -> frozenset[int]:
-    """The ids of connections that are left out."""
-    if isinstance(connections, Connection):
-        return frozenset((connections._link.id,))
+def _several(connections: Connection | Iterable[Connection]) -> list[Connection]:
+    """The connections that are left out.
+
+    Raises:
+        TypeError: they are none.
+    """
     try:
-        return frozenset(connection._link.id for connection in connections)
-    except (AttributeError, TypeError):
+        several = [connections] if isinstance(connections, Connection) else [*connections]
+    except TypeError:
+        several = [connections]  # type: ignore[list-item]
+    if not all(isinstance(one, Connection) for one in several):
         msg = f"exclude is a Connection, or several of them, not {connections!r:.100}"
-        raise TypeError(msg) from None
+        raise TypeError(msg)
+    return several
+
+
+def _ids(connections: Connection | Iterable[Connection]) -> frozenset[int]:
+    """The ids of the links of connections that are left out."""
+    return (
+        frozenset(connection.link.id for connection in _several(connections))
+        if connections != ()
+        else _NOBODY
+    )

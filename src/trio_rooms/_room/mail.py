@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
-from trio_rooms._sockets.roster import Connected, Disconnected, Link, SocketEvent
+from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, Resumed, SocketEvent
 
 from .answers import Answer
 
-__all__ = ["Alarm", "Ask", "Destroy", "Hibernate", "Mail", "SaveFailed", "cause_of", "link_of"]
+__all__ = ["LIFECYCLE", "Alarm", "Ask", "Destroy", "Hibernate", "Mail", "SaveFailed", "cause_of", "link_of"]
 
 
 def _nothing(*_: object) -> None:
@@ -58,6 +58,9 @@ class Alarm:
     """Called once all that is due was handled, or nothing of it is now; and then whether the room refused."""
 
 
+LIFECYCLE: Final = (Connected, Disconnected, Dropped, Resumed)
+"""Mail that tells what has happened to a connection, whatever becomes of the room."""
+
 Mail = Alarm | SocketEvent | Ask | Hibernate | Destroy | SaveFailed
 
 
@@ -65,7 +68,7 @@ def link_of(mail: Mail) -> Link | None:
     """The connection that mail is of; None for what comes from the program or the room itself."""
     if isinstance(mail, tuple):
         return mail[0]
-    return mail.link if isinstance(mail, Connected | Disconnected) else None
+    return mail.link if isinstance(mail, LIFECYCLE) else None
 
 
 def cause_of(mail: Mail) -> str:

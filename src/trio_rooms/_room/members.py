@@ -36,15 +36,33 @@ class Members:
         self._shared = shared
         self.edited: set[Editable] = shared.edited
         self.contexts: dict[int, Context[Any]] = {}
-        """Those that were made, by the id of the link."""
+        """Those that were made, by the ids of the link and of its session."""
         self.own: Context[Any]
         """The context of what no connection sent; the actor sets it, and takes it away again."""
 
     def context_for(self, link: Link) -> Context[Any]:
         """The context in which messages of a link are handled."""
-        context = self.contexts.get(link.id)
+        contexts = self.contexts
+        context = contexts.get(link.id)
         if context is None:
-            context = self.contexts[link.id] = self.new_context(Connection(self._shared, link))
+            sid = link.sid
+            context = contexts.get(sid) if sid != link.id else None
+            if context is None:
+                context = self.new_context(Connection(self._shared, link))
+            else:
+                before = context.connection.link
+                if before.id != sid:
+                    contexts.pop(before.id, None)
+                context.connection.go_on(link)
+            contexts[link.id] = contexts[sid] = context
+        return context
+
+    def forget(self, link: Link) -> Context[Any] | None:
+        """A connection is gone for good; its context, if there was one."""
+        context = self.contexts.pop(link.sid, None)
+        if context is not None:
+            self.contexts.pop(context.connection.link.id, None)
+        self.contexts.pop(link.id, None)
         return context
 
     def new_context(self, connection: Connection) -> Context[Any]:

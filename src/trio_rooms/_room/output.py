@@ -38,7 +38,9 @@ class Output(Protocol):
     def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
         """Close a connection after everything that was sent to it, and tell the room of its end or not."""
 
-    def close_room(self, roster: Roster, code: int, reason: str, *, but: int = 0) -> None:
+    def close_room(
+        self, roster: Roster, code: int, reason: str, *, but: int = 0, ended: bool = False
+    ) -> None:
         """Close all connections of a room that ends, but those with some flags; it hears no more of any."""
 
 
@@ -71,9 +73,11 @@ class Farewell:
         """See `Output`."""
         self._output.close(link, code, reason, report=report)
 
-    def close_room(self, roster: Roster, code: int, reason: str, *, but: int = 0) -> None:
+    def close_room(
+        self, roster: Roster, code: int, reason: str, *, but: int = 0, ended: bool = False
+    ) -> None:
         """See `Output`."""
-        self._output.close_room(roster, code, reason, but=but)
+        self._output.close_room(roster, code, reason, but=but, ended=ended)
 
     def broadcast(self, *_: object) -> NoReturn:
         """Refuse it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -10,6 +11,8 @@ import attrs
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
+from trio_rooms._wire.envelope import Body
+from trio_rooms.errors import RoomsError
 
 from .answers import Answer
 from .lifecycle import Stage
@@ -57,6 +60,24 @@ class Placement(Protocol):
 
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """Send to all connections of a room, or of a channel, and wake nobody; returns to how many."""
+
+    def emit_reliably(
+        self,
+        key: str,
+        body: Body,
+        channel: str | None,
+        done: Callable[[], None] | None,
+        refused: Callable[[RoomsError], None] | None,
+    ) -> int:
+        """Put an event into a room's journal and send it, wake nobody; returns to how many it goes now.
+
+        Args:
+            key: the room, which has sessions.
+            body: the event.
+            channel: to whom; None for all.
+            done: called when it is durable.
+            refused: called instead where it cannot be written.
+        """
 
     def reached(self, key: str, channel: str | None) -> int:
         """To how many connections `emit` would send now."""

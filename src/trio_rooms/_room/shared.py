@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -9,13 +10,17 @@ import trio
 from trio_rooms._definition.definition import Definition, Handler
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._state.audience import Audience
 from trio_rooms._state.gate import Gate
 from trio_rooms._state.record import Record
+from trio_rooms._state.rows import half_of
+from trio_rooms._wire.envelope import Body
 from trio_rooms.errors import StaleContext
 
 from .handles import Program
 from .held import Held
 from .output import Farewell, Output
+from .reliably import keep
 
 __all__ = ["Editable", "Shared", "roster_of"]
 
@@ -107,10 +112,32 @@ class Shared:
 
     def touched(self, link: Link) -> None:
         """A connection's attachment or channels are about to change: a gate keeps what they were."""
+        if link.session is not None:
+            record = self.record
+            record.delta.sessions[link.sid] = partial(half_of, record, link)
+            record.want()
         if self.gate is not None:
             before = self.record.delta.before_edits
             if link not in before:
-                before[link] = (link.attachment, link.channels)
+                journal = link.roster.journal
+                changes = () if journal is None or link.session is None else journal.changes(link.session)
+                before[link] = (link.attachment, link.channels, changes)
+
+    def emit(self, body: Body, audience: Audience, links: list[Link]) -> None:
+        """Send something reliably.
+
+        Args:
+            body: what.
+            audience: to whom.
+            links: those of them that are here.
+        """
+        record, roster, hub, gate = self.record, self.roster, self.hub, self.gate
+        broadcast = keep(record, roster, hub, body, audience, links)
+        if gate is None:
+            hub.spread(roster, broadcast)
+            record.want()
+        else:
+            gate.add(partial(hub.spread, roster, broadcast), len(body.cbor) + broadcast.size)
 
     def end(self) -> None:
         """Nothing of the room runs any more: whoever kept a context finds out."""

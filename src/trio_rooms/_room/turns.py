@@ -13,7 +13,7 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
-from trio_rooms._sockets.roster import Disconnected, Link
+from trio_rooms._sockets.roster import Disconnected, Dropped, Link
 
 from .mail import Mail
 
@@ -70,7 +70,7 @@ class Turns:
         sharers = len(self._lines)
         if len(line.mail) * sharers >= MOST or line.size * sharers >= MOST_BYTES:
             line.held = True
-        if type(mail) is Disconnected:  # The last of its connection.
+        if type(mail) is Disconnected or type(mail) is Dropped:  # The last of its connection.
             line.left = True
             self.left += len(line.mail)
             self.left_size += line.size

@@ -18,6 +18,7 @@ from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.stores.base import Store
 
 from .due import Agenda
+from .registrar import Registrar
 from .supervisor import Supervisor
 
 __all__ = ["Runtime"]
@@ -67,6 +68,10 @@ class Runtime:
         self.hub: SocketHub = hub
         self.supervisor: Supervisor = supervisor
         self.store: Store = store
+        self.registrar: Registrar = Registrar(
+            supervisor.definitions, hub, supervisor.record, supervisor.session_ended, self.spawn, deadlines
+        )
+        hub.sessions = self.registrar
         self.listening: set[trio.CancelScope] = set()
         """Those of the servers: they end as soon as the stop begins."""
         self.left_behind: tuple[str, ...] = ()
@@ -87,7 +92,12 @@ class Runtime:
         self._over = trio.Event()
         supervisor.failed = self.fail
         self._agenda = Agenda(
-            store, supervisor.serves, supervisor.is_awake, supervisor.deliver, supervisor.expire, self.spawn
+            store,
+            supervisor.serves,
+            supervisor.is_awake,
+            supervisor.deliver,
+            self.registrar.expire,
+            self.spawn,
         )
         supervisor.noted = self._agenda.noted
 
@@ -166,6 +176,7 @@ class Runtime:
         """Begin to stop; nothing where it has begun."""
         if self._code is None:
             self._code = (code, reason)
+            self.registrar.stopping = True
             self.supervisor.refuse_newcomers()
             for scope in self.listening:
                 scope.cancel()

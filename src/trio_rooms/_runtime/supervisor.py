@@ -25,14 +25,18 @@ from trio_rooms._room.handles import Handles, Program
 from trio_rooms._room.lifecycle import Stage, Step
 from trio_rooms._room.mail import Alarm, Ask, Destroy, Hibernate, Mail, cause_of
 from trio_rooms._room.placement import RoomInfo
+from trio_rooms._room.reliably import keep
 from trio_rooms._room.shared import Shared, roster_of
 from trio_rooms._sockets.fanout import Broadcast, Message
 from trio_rooms._sockets.hub import SocketHub
-from trio_rooms._sockets.roster import Connected, Disconnected
+from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Resumed
+from trio_rooms._sockets.standing import Unsettled
+from trio_rooms._state.audience import Audience
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms.errors import RoomFailed, RoomsClosed, SnapshotError, StoreError
+from trio_rooms._wire.envelope import Body
+from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, SnapshotError, StoreError
 from trio_rooms.stores.base import Store
 
 from .circles import Circles, is_inside, room_task_of
@@ -52,6 +56,9 @@ _GRACE: Final = 1.0
 _SETTLING: Final = 0.01
 """Seconds between two looks whether everything is written, at the end of the program."""
 _CLOSING: Final = "the rooms are closing, nothing new is taken"
+_TRIM_FIRST: Final = 0.5
+_TRIM_LAST: Final = 32.0
+"""Seconds between two looks whether a journal may be trimmed, doubled each time that nothing could go."""
 _LOOKS: Final = 64
 """Rooms looked at for one that is quiet; a scan of all would cost more than the room it saves."""
 
@@ -97,7 +104,8 @@ class Supervisor:
         max_awake: int | None,
         app: Any = None,
     ) -> None:
-        self._definitions = definitions
+        self.definitions: Mapping[str, Definition] = definitions
+        """The rooms that are served, by name."""
         self._hub = hub
         self._store = store
         self._deadlines = deadlines
@@ -116,6 +124,10 @@ class Supervisor:
         self.handles: Handles = Handles(definitions, self, store, deadlines)
         """How its rooms are reached."""
         self._program = Program(app, self.handles)
+        self._trims: dict[str, float] = {}
+        """Rooms of whose journals something may go, and the seconds between two looks at each."""
+        self._over: dict[str, int] = {}
+        """Sessions that ended since their room fell asleep, by its key, where it would hear of them."""
         self._undelivered: deque[tuple[str, Mail]] = deque()
         self.failed: Callable[[BaseException], None]
         """Told of what ends the whole program, such as a SystemExit; the runtime sets it."""
@@ -150,12 +162,6 @@ class Supervisor:
             self._watch.hanging(),
         )
 
-    async def expire(self, key: str, sids: list[int]) -> bool:
-        """End sessions of a room; whether that is durable."""
-        del key, sids
-        await trio.lowlevel.checkpoint()
-        return True
-
     def is_awake(self, key: str) -> bool:
         """Whether a room is in memory, so that nothing has to be loaded for its mail."""
         actor = self._actors.get(key)
@@ -167,7 +173,7 @@ class Supervisor:
 
     def serves(self, key: str) -> bool:
         """Whether it has the definition of a room."""
-        return split_key(key)[0] in self._definitions
+        return split_key(key)[0] in self.definitions
 
     def stage(self, key: str) -> Stage:
         """Where a room is in its life now."""
@@ -178,7 +184,7 @@ class Supervisor:
 
     def _definition(self, key: str) -> Definition:
         """What the application wrote about a room."""
-        return self._definitions[split_key(key)[0]]
+        return self.definitions[split_key(key)[0]]
 
     # Placement. Called by the program, too, and Ctrl-C must not leave a room half begun.
 
@@ -231,11 +237,90 @@ class Supervisor:
         """See `Placement`."""
         record = self._records.get(key)
         if record is None:
-            record = Record(
-                key, self._definition(key), self._store, self._spawn, self._forget_record, self.noted
+            record = self._records[key] = Record(
+                key,
+                self._definition(key),
+                self._store,
+                self._spawn,
+                self._forget_record,
+                self.noted,
+                self._journaled,
             )
-            self._records[key] = record
+            record.on_put = self._trim_later
         return record
+
+    def _journaled(self, record: Record) -> None:
+        """A record knows where the sessions stand; those that have a connection are added."""
+        roster, journal = self._hub.rosters.get(record.key), record.journal
+        if roster is not None and journal is not None:
+            roster.journal = journal
+            for link in roster.links.values():
+                if type(link.session) is Unsettled:
+                    journal.enter(link.session.pos)
+
+    def _trim_later(self, record: Record) -> None:
+        """Something was put into a journal: look now and then whether it has been acknowledged."""
+        if record.key not in self._trims:
+            self._trims[record.key] = _TRIM_FIRST
+            self._deadlines.set(trio.current_time() + _TRIM_FIRST, partial(self._trim, record.key))
+
+    def _trim(self, key: str) -> None:
+        """Have written what nobody wants any more; of a room that sleeps that waits for its next commit."""
+        record, pause = self._records.get(key), min(2 * self._trims[key], _TRIM_LAST)
+        if record is None or record.journal is None or key not in self._actors:
+            del self._trims[key]
+            return
+        if record.journal.trim():
+            record.delta.trims = True
+            record.want()
+            pause = _TRIM_FIRST
+        if record.journal.count:
+            self._trims[key] = pause
+            self._deadlines.set(trio.current_time() + pause, partial(self._trim, key))
+        else:
+            del self._trims[key]
+
+    @enable_ki_protection
+    def emit_reliably(
+        self,
+        key: str,
+        body: Body,
+        channel: str | None,
+        done: Callable[[], None] | None,
+        refused: Callable[[RoomsError], None] | None,
+    ) -> int:
+        """See `Placement`."""
+        record = self.record(key)
+        told = refused or partial(_log_unsent, key)
+        record.when_known(lambda: record.outside(partial(self._put, record, body, channel, done), told))
+        return self.reached(key, channel)
+
+    def _put(self, record: Record, body: Body, channel: str | None, done: Callable[[], None] | None) -> None:
+        """Put an event into a journal, and send it when it is durable, or now if nothing waits for that."""
+        roster = self._hub.rosters.get(record.key)
+        if roster is None and record.away:
+            roster = roster_of(self._hub, self._definition(record.key), record.key)
+        if roster is not None and (roster.links or record.away):
+            links = roster.members(channel)
+            broadcast = keep(record, roster, self._hub, body, Audience(channel=channel), links)
+            send = partial(self._hub.spread, roster, broadcast)
+            if record.gate is None and roster.inbox is not None:
+                send()
+            else:
+                record.after(send)
+            self._hub.forget(roster)
+        if done is not None:
+            record.after(done)
+
+    def session_ended(self, key: str) -> None:
+        """A session of a room that sleeps is over, and it would hear of that: wake it if that is worth it."""
+        definition, record = self._definition(key), self._records.get(key)
+        roster = self._hub.rosters.get(key)
+        ended = self._over[key] = self._over.get(key, 0) + 1
+        somebody = (roster is not None and roster.links) or (record is not None and record.away > 0)
+        few = not definition.wake_on_disconnect and ended < _MOST_DEPARTED
+        if not ((somebody and few) or self._stopping or self._restarts.given_up(key)):
+            self._start(self._new_actor(key, "disconnect"))
 
     def _spawn(self, function: Callable[..., Coroutine[Any, Any, None]]) -> None:
         """Run a task that belongs to no room, until the rooms have stopped."""
@@ -279,6 +364,8 @@ class Supervisor:
         """Wake a room for mail, where the mail is worth it."""
         if isinstance(mail, Disconnected):
             self._note_departure(key, mail)
+        elif isinstance(mail, Dropped | Resumed):
+            pass  # Nobody is woken for it.
         elif isinstance(mail, Connected) and self._definition(key).on_connect is None:
             pass  # Nobody would hear of it.
         elif isinstance(mail, Hibernate):
@@ -345,9 +432,10 @@ class Supervisor:
         """An actor that is in no table yet, with the record that its room has or a new one."""
         assert self._nursery is not None
         definition = self._definition(key)
-        roster = roster_of(self._hub, definition, key)
+        roster, record = roster_of(self._hub, definition, key), self.record(key)
+        roster.journal = record.journal
         return Actor(
-            Shared(definition, roster, self._hub, self._program, self.record(key)),
+            Shared(definition, roster, self._hub, self._program, record),
             self._deadlines,
             cause=cause,
             slept=None if roster.asleep_since is None else trio.current_time() - roster.asleep_since,
@@ -362,6 +450,7 @@ class Supervisor:
         if self._max_awake is not None and len(self._actors) >= self._max_awake:
             self._evict_idle()
         self._actors[actor.key] = actor
+        self._over.pop(actor.key, None)
         actor.shared.roster.inbox = actor.mailbox
         if self._stopping:
             actor.stop(called=actor.key in self._parted)
@@ -478,7 +567,7 @@ class Supervisor:
         if self._killing:
             actor.refuse_all(RoomsClosed(_CLOSING))
         left = actor.mailbox.drain()
-        if left:
+        if not all(isinstance(mail, Dropped | Resumed) for mail in left):
             successor = self._new_actor(actor.key, cause_of(left[0]))
             successor.mailbox.mail.extend(left)
             successor.fruitless = actor.fruitless
@@ -492,7 +581,7 @@ class Supervisor:
         if self._actors.get(actor.key) is actor:
             del self._actors[actor.key]
         if roster.inbox is actor.mailbox:
-            roster.inbox = None
+            roster.inbox = roster.away = None
         roster.resume_reading()
         self._hub.forget(roster)
         if self._stopping:
@@ -508,6 +597,9 @@ class Supervisor:
             return
         if not record.unsettled:
             self._records.pop(key).dispose()
+            roster = self._hub.rosters.get(key)
+            if roster is not None:
+                roster.journal = None
         elif record.substantial and not self._killing:
             record.flush()
 
@@ -585,6 +677,11 @@ class Supervisor:
         """Take an actor out of the tables that handles no more, and answer what came while it was saved."""
         actor.refuse_all(RoomsClosed(_CLOSING))
         self._drop(actor)
+
+
+def _log_unsent(key: str, error: RoomsError) -> None:
+    """What was sent reliably from outside a room could not be written, and nobody waits to hear of it."""
+    logger.error("room %s: something that was sent to it is lost: %s", key, error)
 
 
 def _nothing(_: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import attrs
@@ -22,7 +22,10 @@ from trio_rooms._wire.handshake import offered_subprotocols
 from trio_rooms.errors import AttachmentError, Refused
 
 __all__ = [
+    "Admission",
+    "Admitted",
     "ConnectRequest",
+    "admission",
     "authenticate",
     "check_origins",
     "chosen_subprotocol",
@@ -32,6 +35,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("trio_rooms")
+
+_LONGEST_SEQ: Final = 16
+"""Digits of 2**53."""
 
 
 @attrs.frozen
@@ -62,6 +68,45 @@ class ConnectRequest:
         return f"{self.room}/{self.id}"
 
 
+@attrs.frozen
+class Admitted:
+    """What `Room.authenticate` may return instead of an attachment alone."""
+
+    attachment: Any = None
+    """What is known of the connection."""
+    user: str | None = None
+    """Who the client is. A session may be resumed by the same user only, whoever has its token."""
+
+
+@attrs.frozen
+class Admission:
+    """A client that is let in."""
+
+    attachment: bytes | None = None
+    """What is known of its connection, in CBOR."""
+    user: str | None = None
+    token: str | None = None
+    """What it wants to resume its session with, if it wants that."""
+    seq: int = 0
+    """The highest that it has, as it says."""
+
+
+def admission(
+    query: Mapping[str, str], attachment: bytes | None = None, user: str | None = None
+) -> Admission:
+    """A client that is let in, and may want to go on with a session.
+
+    Args:
+        query: of its request; ``resume`` and ``seq`` are what it asks for.
+        attachment: in CBOR.
+        user: who it is.
+    """
+    seq = query.get("seq", "")
+    # More digits than any seq has are no number that anybody was given.
+    number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) <= _LONGEST_SEQ else 0
+    return Admission(attachment, user, query.get("resume"), number)
+
+
 def parameters(query: str) -> dict[str, str]:
     """The parameters of a query, decoded; of one given twice, the last."""
     return dict(parse_qsl(query, keep_blank_values=True))
@@ -78,8 +123,8 @@ def request_of(request: trio_websocket.WebSocketRequest, name: str, id_: str) ->
     return ConnectRequest(name, id_, path, parameters(query), headers, where)
 
 
-async def authenticate(definition: Definition, request: ConnectRequest) -> bytes | None:
-    """Ask a room whether it lets a client in; the attachment, encoded. A checkpoint.
+async def authenticate(definition: Definition, request: ConnectRequest) -> Admission:
+    """Ask a room whether it lets a client in. A checkpoint.
 
     Raises:
         Refused: it does not; also where that came out of a nursery as a group of one.
@@ -88,13 +133,19 @@ async def authenticate(definition: Definition, request: ConnectRequest) -> bytes
     """
     await trio.lowlevel.checkpoint()
     if definition.authenticate is None:
-        return None
+        return admission(request.query)
     try:
         attachment = await definition.authenticate(request)
     except BaseException as error:  # noqa: BLE001 (raised again, as one)
         raise _plainly(request.key, error)  # noqa: B904 (nearly always it is the same)
+    user = None
+    if isinstance(attachment, Admitted):
+        attachment, user = attachment.attachment, attachment.user
+        if user is not None:
+            text("the user of Admitted", user)
     try:
-        return encode_attachment(request.key, attachment, definition.attachment_limit)
+        encoded = encode_attachment(request.key, attachment, definition.attachment_limit)
+        return admission(request.query, encoded, user)
     except AttachmentError as error:
         error.add_note("it is what @room.authenticate returned")
         raise

@@ -20,10 +20,10 @@ from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._room.placement import Placement
 from trio_rooms._room.shared import roster_of
+from trio_rooms._runtime.registrar import Registrar, Resumption
 from trio_rooms._sockets.acceptor import Acceptor, Newcomer
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.listeners import open_listeners
-from trio_rooms._wire.envelope import welcome
 from trio_rooms._wire.frames import encode_close
 from trio_rooms._wire.handshake import (
     METHODS,
@@ -35,9 +35,10 @@ from trio_rooms._wire.handshake import (
     refusal_of,
     refuse_with_close,
 )
-from trio_rooms.errors import Refused, UnknownRoom
+from trio_rooms.errors import Refused, StoreError, UnknownRoom
 
 from .admission import (
+    Admission,
     ConnectRequest,
     authenticate,
     check_origins,
@@ -101,6 +102,7 @@ class Server:
         definitions: the rooms that are served, by name.
         hub: where their sockets are parked.
         placement: says whether a room takes new connections.
+        registrar: gives them their sessions.
         stage: where a room is in its life, by its key; for ``/stats``.
         deadlines: for clients that take too long.
         statistics: what ``/stats`` shows.
@@ -115,6 +117,7 @@ class Server:
     definitions: Mapping[str, Definition]
     hub: SocketHub
     placement: Placement
+    registrar: Registrar
     stage: Callable[[str], Stage]
     deadlines: Deadlines
     statistics: Callable[[], Any]
@@ -197,10 +200,11 @@ class Server:
                 self._start(newcomer, self._respond, last, refused)
                 return
             definition, key = wanted
-            if definition.authenticate is not None:
+            _, query = _path_and_query(request)
+            if definition.authenticate is not None or (query and definition.resume_window):
                 self._start(newcomer, self._authenticate, newcomer, request, definition, key)
             else:
-                self._open(newcomer, request, definition, key, None)
+                self._open(newcomer, request, definition, key, Admission())
         except Exception:
             logger.exception("a handshake failed")
             if self.hub.unwatch(newcomer.fd):
@@ -225,16 +229,24 @@ class Server:
         return (definition, key) if refusal is None else refusal
 
     def _open(
-        self, newcomer: Newcomer, head: Head, definition: Definition, key: str, attachment: bytes | None
+        self,
+        newcomer: Newcomer,
+        head: Head,
+        definition: Definition,
+        key: str,
+        admission: Admission,
+        found: Resumption | str = "",
     ) -> None:
         """Response 101 and park the socket."""
         subprotocol, flags = chosen_subprotocol(definition, head.subprotocols)
         opening = accept(head, subprotocol)
-        greet = None if subprotocol is None or definition.plain else welcome
+        begin = None
+        if subprotocol is not None and not definition.plain:
+            begin = self.registrar.beginning(admission.user, found)
         self._opened += 1
         self._attended(newcomer)
         roster = roster_of(self.hub, definition, key)
-        link = self.hub.park(roster, newcomer.fd, attachment, flags, opening, greet)
+        link = self.hub.park(roster, newcomer.fd, admission.attachment, flags, opening, begin)
         if head.rest:
             self.hub.data_received(link, head.rest)
 
@@ -279,8 +291,12 @@ class Server:
         try:
             path, query = _path_and_query(head)
             request = ConnectRequest(*split_key(key), path, parameters(query), head.headers, newcomer.remote)
+            found: Resumption | str = ""
             with self._timeout(self.handshake_timeout) as scope:
-                attachment = await authenticate(definition, request)
+                admission = await authenticate(definition, request)
+                subprotocol, _ = chosen_subprotocol(definition, head.subprotocols)
+                if admission.token is not None and subprotocol is not None and not definition.plain:
+                    found = await self.registrar.look_up(key, admission.user, admission.token, admission.seq)
             if scope.cancelled_caught:
                 logger.error(
                     "room %s: authenticate took longer than the %g s of handshake_timeout",
@@ -290,10 +306,14 @@ class Server:
                 why = "the room could not decide in time whether to let you in"
                 last = Response.text(503, why, Retry_After="5").encode(time())
             elif not self.placement.accepts(key):  # It may have taken long.
+                _let_go_of(found)
                 last = _CLOSED_ROOM.encode(time())
             else:
                 client.detach()  # Nothing awaits from here on: the socket is this task's or the hub's.
-                self._open(newcomer, head, definition, key, attachment)
+                try:
+                    self._open(newcomer, head, definition, key, admission, found)
+                finally:
+                    _let_go_of(found)
                 return
         except trio.Cancelled:
             # The server stops, and nothing may wait any more. So little fits into any buffer.
@@ -302,6 +322,10 @@ class Server:
             raise
         except Refused as refused:
             last = self._refusal(head, definition, refused)
+        except StoreError as error:
+            logger.error("room %s: a session cannot be looked up: %s", key, error)  # noqa: TRY400
+            why = "the session cannot be looked up at the moment"
+            last = Response.text(503, why, Retry_After="5").encode(time())
         except Exception:
             logger.exception("room %s: authenticate raised", key)
             last = Response.text(500, "the room could not decide whether to let you in").encode(time())
@@ -415,3 +439,9 @@ def _path_and_query(head: Head) -> tuple[str, str]:
     """The two parts of a request's target, without scheme and host."""
     path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
     return path or "/", query
+
+
+def _let_go_of(found: Resumption | str) -> None:
+    """What was found is used, or is not to be."""
+    if isinstance(found, Resumption):
+        found.record.unpin()

@@ -13,10 +13,11 @@ from trio.lowlevel import enable_ki_protection
 from trio_rooms._loop.turn import TURN
 from trio_rooms._wire.frames import encode_message
 
-from .flags import BINARY, CLOSE_SENT, GONE
+from .flags import BINARY, CLOSE_SENT, GONE, REPLAYING
 from .roster import Link, Roster
+from .standing import Places
 
-__all__ = ["Broadcast", "FanOut", "Message", "PlainMessage", "SendLater"]
+__all__ = ["Broadcast", "FanOut", "Message", "PlainMessage", "ReliableBroadcast", "SendLater"]
 
 _CHUNK: Final = 64
 """Sockets written to between two looks at the clock."""
@@ -138,3 +139,41 @@ class Broadcast:
             if perf_counter() > until:
                 break
         return self._at >= len(links)
+
+
+class ReliableBroadcast(Broadcast):
+    """An entry of a room's journal on its way to those who are there.
+
+    Who is being sent what was missed gets it in that way.
+
+    Args:
+        links: those who were there when it was sent.
+        message: what they get.
+        seq: its place.
+        journal: the room's.
+    """
+
+    __slots__ = ("_journal", "_seq")
+
+    def __init__(self, links: list[Link], message: Message, seq: int, journal: Places) -> None:
+        super().__init__(links, message)
+        self._seq = seq
+        self._journal = journal
+
+    def __call__(self, until: float) -> bool:
+        links, text, binary = self.links, self._text, self._binary
+        stand, seq = self._journal.stand, self._seq
+        while self._at < len(links):
+            for link in links[self._at : self._at + _CHUNK]:
+                flags = link.flags
+                if not flags & (CLOSE_SENT | GONE | REPLAYING):
+                    if link.session is not None:
+                        link.session = stand(link.session, seq)
+                    link.send(binary if flags & BINARY else text)
+            self._at += _CHUNK
+            if perf_counter() > until:
+                break
+        if self._at < len(links):
+            return False
+        self._journal.release(seq)
+        return True

@@ -19,9 +19,12 @@ __all__ = [
     "DISCARD_INPUT",
     "DISMISSED",
     "GONE",
+    "OVER",
     "PAUSED",
     "RELEASED",
+    "REPLAYING",
     "RULES",
+    "SESSION",
     "UNGREETED",
     "UNREPORTED",
     "Rule",
@@ -39,6 +42,8 @@ PAUSED: Final = 1 << 5
 """Nothing is read: its room has to catch up first, the server stops, or nothing more can come."""
 UNGREETED: Final = 1 << 6
 """Its on_connect has not begun: what goes to everybody does not go to it yet."""
+SESSION: Final = 1 << 7
+"""It has a session, which outlives it."""
 CLOSING: Final = 1 << 8
 """It has left its room; nothing more of it is handed on, nothing more is sent to it but the close frame."""
 CLOSE_SENT: Final = 1 << 9
@@ -53,6 +58,10 @@ RELEASED: Final = 1 << 13
 """Its descriptor is closed, and may be somebody else's."""
 DISMISSED: Final = 1 << 14
 """Its room, or the program, has closed it: what it sent, and is not handled yet, is not handled any more."""
+REPLAYING: Final = 1 << 15
+"""It is being sent what its session was away for; what else is sent waits in it."""
+OVER: Final = 1 << 16
+"""Its session ends with it: one of the two sides meant that."""
 
 
 def opening_flags(subprotocols: Sequence[str], chosen: str | None, *, binary: bool) -> int:
@@ -91,7 +100,10 @@ RULES: Final = MappingProxyType(
         CLOSE_SENT: Rule("whoever sends the close frame", needs=CLOSING),
         DISCARD_INPUT: Rule("the other side's close frame, a violation", needs=CLOSING),
         PAUSED: Rule("Link.pause_reading"),
-        UNGREETED: Rule("SocketHub.enter, where the room greets", excludes=CLOSING | GONE),
+        SESSION: Rule("whoever lets it into its room; cleared where the session ends or goes on elsewhere"),
+        REPLAYING: Rule("who resumes it; cleared by SocketHub.let_go"),
+        OVER: Rule("SocketHub.close, the other side's close frame, who refuses it"),
+        UNGREETED: Rule("SocketHub.enter, where the room greets; one with a session keeps it when it leaves"),
         UNREPORTED: Rule("SocketHub.close(report=False), SocketHub.close_room", needs=CLOSING | GONE),
         GONE: Rule("the announcement of the end, and SocketHub.release"),
         RELEASED: Rule("SocketHub.release", needs=GONE),

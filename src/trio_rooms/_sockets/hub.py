@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from sys import getsizeof
 from time import perf_counter
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 import trio
 
 from trio_rooms._loop.deadlines import Deadline, Deadlines
 from trio_rooms._loop.turn import TURN
-from trio_rooms._wire import frames
-from trio_rooms._wire.close_codes import CloseCode
+from trio_rooms._wire import envelope, frames
+from trio_rooms._wire.close_codes import PASSING, CloseCode
 
 from .closes import Closes
 from .fanout import Broadcast, FanOut, Message, SendLater
@@ -34,19 +34,24 @@ from .flags import (
     DISCARD_INPUT,
     DISMISSED,
     GONE,
+    OVER,
     PAUSED,
     RELEASED,
+    REPLAYING,
+    SESSION,
     UNGREETED,
     UNREPORTED,
 )
 from .intake import SMALL, Intake
 from .links import SocketLink
 from .pollers import MOST_EVENTS, READ, WRITE, Poller, new_poller
-from .roster import MOST_DESCRIPTORS, Connected, Disconnected, Link, Roster, SocketEvent
+from .replaying import Replaying
+from .roster import MOST_DESCRIPTORS, Connected, Disconnected, Link, Resumed, Roster, SocketEvent
 from .rounds import Rounds
+from .standing import acknowledge
 from .tcp import has_vanished
 
-__all__ = ["HubStatistics", "SocketHub"]
+__all__ = ["HubStatistics", "Sessions", "SocketHub"]
 
 _FIRST_READ: Final = 960
 """Bytes read at first, which most of what comes is less than. The C library has a fast way to
@@ -61,6 +66,11 @@ _JOINED: Final = 64 * 1024
 """Bytes of answers from which on they are not kept for the end of a read, to be written at once."""
 _WEIGHED: Final = 1024
 """Characters or bytes of a message that is counted with its bytes, too, while it waits for its room."""
+_SPECIAL: Final = CLOSING | SESSION
+"""Flags of connections of which a message needs a second look."""
+_LONGEST_ACK: Final = 256
+"""Characters or bytes of a message that may be an acknowledgement alone."""
+_PONG: Final = envelope.pong()
 _READS: Final = 32
 """Times that a socket was read whose time has come, if there is still something to be read then."""
 _AT_ONCE: Final = 64
@@ -90,6 +100,21 @@ class HubStatistics:
     """Messages sent to connections."""
     closes: Mapping[int, int]
     """Connections that this side closed, by the code that they were closed with."""
+
+
+class Sessions(Protocol):
+    """What outlives connections: told of what happens on those that have a session."""
+
+    def left(self, event: Disconnected, *, told: bool) -> None:
+        """The connection of a session has ended.
+
+        Args:
+            event: how.
+            told: whether its room is to hear of it.
+        """
+
+    def answered(self, link: Link, number: int) -> None:
+        """A client has all answers up to its own message with this number; its room is awake."""
 
 
 class SocketHub:
@@ -123,6 +148,8 @@ class SocketHub:
 
         The runtime sets it, before there is any socket.
         """
+        self.sessions: Sessions
+        """The runtime sets it, too."""
         self.elsewhere: int = 0
         """Sockets that came, and that neither are watched nor belong to a room: a task has each of them."""
         self.guests: set[Link] = set()
@@ -264,7 +291,7 @@ class SocketHub:
         attachment: bytes | None,
         flags: int,
         opening: bytes = b"",
-        greet: Callable[[int], Message] | None = None,
+        begin: Callable[[Link], bool] | None = None,
     ) -> SocketLink:
         """Take a connected, non-blocking socket; it belongs to the hub from here on.
 
@@ -274,7 +301,7 @@ class SocketHub:
             attachment: what is known of it, as CBOR.
             flags: what it begins with, see `flags.opening_flags`.
             opening: what is sent before all else.
-            greet: makes the first message to the client from the number of its connection.
+            begin: gives it its session, and sends the first message; returns whether it had it before.
 
         Raises:
             OSError: it cannot be watched, and is closed.
@@ -289,23 +316,56 @@ class SocketHub:
         link = self._sockets[fd] = SocketLink(self.new_id(fd), roster, attachment, flags)
         if opening:
             link.send(opening)
-        if greet is not None:
-            self.send(link, greet(link.id))
-        self.enter(link)
+        resumed = begin is not None and begin(link)
+        self.enter(link, resumed=resumed)
         self._ghosts.go()
         if self._pings is not None:
             self._pings.go()
         return link
 
-    def enter(self, link: Link) -> None:
-        """Let a link into its room."""
+    def enter(self, link: Link, *, resumed: bool = False) -> None:
+        """Let a link into its room.
+
+        Args:
+            link: the connection.
+            resumed: whether it goes on with a session that the room has met. A room that sleeps is
+                not told.
+        """
         roster = link.roster
-        roster.links[link.id] = link
+        if link.session is None:
+            roster.links[link.id] = link
+        else:
+            roster.come(link)
         self._open += 1
+        if resumed:
+            if roster.inbox is not None:
+                roster.inbox.post(Resumed(link))
+            return
         if roster.greets:
             link.flags |= UNGREETED
             roster.ungreeted += 1
         self._deliver(roster, Connected(link))
+
+    def hold(self, link: Link) -> Replaying:
+        """Let all that is sent to a connection wait until `let_go`, but for what is fed to this."""
+        output = Replaying(link.attend)
+        if link.output is not None:
+            output.follow(link.output)
+        link.output = output
+        return output
+
+    def let_go(self, link: Link) -> None:
+        """What has waited follows. A second call does nothing."""
+        link.flags &= ~REPLAYING
+        output = link.output
+        if isinstance(output, Replaying):
+            if output.end():
+                link.output = None
+            link.attend()
+
+    def leaving(self, key: str, number: int) -> Link | None:
+        """A connection that its room has closed, and that is not gone yet."""
+        return self._leaving.get(key, {}).get(number)
 
     def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
         """Begin the closing handshake, after everything sent before; the link leaves its room at once.
@@ -323,6 +383,8 @@ class SocketHub:
         frame = frames.encode_close(code, reason)
         flags = link.flags
         link.flags = flags | (CLOSING | DISMISSED if report else CLOSING | DISMISSED | UNREPORTED)
+        if flags & SESSION and code not in PASSING:
+            link.flags |= OVER
         if flags & (CLOSING | GONE):
             return
         if report:
@@ -330,7 +392,9 @@ class SocketHub:
         self._remove(link)
         self._fan_out.do(link.roster, partial(self._send_close, link, frame))
 
-    def close_room(self, roster: Roster, code: int, reason: str, *, but: int = 0) -> None:
+    def close_room(
+        self, roster: Roster, code: int, reason: str, *, but: int = 0, ended: bool = False
+    ) -> None:
         """Close all connections of a room that ends, which hears nothing more of any that it ever had.
 
         Args:
@@ -338,11 +402,19 @@ class SocketHub:
             code: see `close`.
             reason: see `close`.
             but: flags; a connection that has one of these stays in the room.
+            ended: whether all sessions end, also those of connections that stay.
         """
-        for link in list(roster.links.values()):
+        links = list(roster.links.values())
+        leaving = self._leaving.pop(roster.key, {}).values()
+        if ended:
+            roster.resumed = roster.away = None
+            for link in (*links, *leaving):
+                link.session = None
+                link.flags &= ~SESSION
+        for link in links:
             if not link.flags & but:
                 self.close(link, code, reason, report=False)
-        for link in self._leaving.pop(roster.key, {}).values():
+        for link in leaving:
             link.flags |= UNREPORTED
         roster.departed = None
 
@@ -423,6 +495,8 @@ class SocketHub:
             unfinished = link.unfinished
             if unfinished is None:
                 return
+            if isinstance(unfinished.output, Replaying):
+                self.let_go(link)  # The close frame is to follow what has waited.
             if unfinished.partial is not None:
                 # Nobody will be handed it, however long the closing takes.
                 unfinished.partial.forget()
@@ -437,10 +511,15 @@ class SocketHub:
         link.flags |= GONE
         link.partial = None
         self._intake.gone(link)
-        if not link.flags & UNREPORTED:
+        told = not link.flags & UNREPORTED
+        if told or link.flags & SESSION:
             # The room may have gone to sleep since the link left it, and its record with it.
             link.roster = self.rosters.setdefault(link.roster.key, link.roster)
-            self._deliver(link.roster, Disconnected(link, code, reason, clean))
+            event = Disconnected(link, code, reason, clean)
+            if link.flags & SESSION:
+                self.sessions.left(event, told=told)
+            else:
+                self._deliver(link.roster, event)
         self.forget(link.roster)
 
     # In.
@@ -530,7 +609,7 @@ class SocketHub:
     def take(self, link: Link, message: str | bytes) -> None:
         """A message came from a connection."""
         flags = link.flags
-        if flags & CLOSING:
+        if flags & _SPECIAL and (flags & CLOSING or self._is_acknowledgement(link, message)):
             return
         if (type(message) is bytes) is not (flags & BINARY == BINARY):
             link.flags = flags ^ BINARY
@@ -550,10 +629,29 @@ class SocketHub:
             roster.paused[link] = None
             link.pause_reading()
 
+    def _is_acknowledgement(self, link: Link, message: str | bytes) -> bool:
+        """Take a message of a client that says what it has, and nothing else: no room need hear of it."""
+        if len(message) > _LONGEST_ACK or not (
+            '"ack"' in message if isinstance(message, str) else b"cack" in message
+        ):
+            return False
+        said = envelope.acknowledgement(message)
+        if said is None:
+            return False
+        link.session = acknowledge(link.session, said.seq, link.roster.journal)
+        if said.id is not None and link.roster.inbox is not None:
+            self.sessions.answered(link, said.id)
+        if said.ping:
+            self._answered += 1
+            link.send(_PONG.frame(binary=isinstance(message, bytes)))
+        return True
+
     def _closed_by_peer(self, link: Link, close: frames.Close) -> None:
         """The other side's close frame came: answer it, if it is not an answer itself, and let go."""
         answered = link.flags & CLOSE_SENT
         link.flags |= CLOSING | DISCARD_INPUT | CLOSE_SENT
+        if close.code == CloseCode.NORMAL and link.flags & SESSION:
+            link.flags |= OVER
         self._remove(link)
         if not answered:
             link.send_control(frames.encode_close(close.code, close.reason))

@@ -69,6 +69,8 @@ class SocketLink(Link):
             self._watch()
             if output.last:
                 self._shut_down()
+        elif output.idle:
+            self._watch()
 
     def send_eof(self) -> None:
         output = self.output
@@ -100,7 +102,14 @@ class SocketLink(Link):
         self.flags &= ~PAUSED
         self._watch()
 
+    def attend(self) -> None:
+        self._watch()
+
     def _watch(self) -> None:
         """Have the poller watch for what is wanted now."""
+        if self.flags & RELEASED:
+            return
+        output = self.output
+        writes = output is not None and not output.idle
         interest = 0 if self.flags & PAUSED else READ
-        self.roster.hub.poller.modify(self.fd, interest if self.output is None else interest | WRITE)
+        self.roster.hub.poller.modify(self.fd, interest | WRITE if writes else interest)

@@ -17,17 +17,21 @@ import attrs
 from trio_rooms._arguments import text
 from trio_rooms._wire import frames
 
-from .flags import GONE, UNGREETED
+from .flags import CLOSING, GONE, UNGREETED
 from .pollers import Poller
+from .standing import Change, Places, Session, sid_of
 from .unfinished import Output, Unfinished
 
 __all__ = [
     "MOST_DESCRIPTORS",
     "Connected",
     "Disconnected",
+    "Dropped",
     "Inbox",
     "Link",
     "LinkOwner",
+    "Remnant",
+    "Resumed",
     "Roster",
     "SocketEvent",
 ]
@@ -74,7 +78,7 @@ class Link(abc.ABC):
         flags: what `flags.opening_flags` says at first.
     """
 
-    __slots__ = ("attachment", "channels", "flags", "id", "roster", "unfinished")
+    __slots__ = ("attachment", "channels", "flags", "id", "roster", "session", "unfinished")
 
     def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int) -> None:
         self.id: int = number
@@ -83,6 +87,13 @@ class Link(abc.ABC):
         self.channels: tuple[str, ...] = ()
         self.unfinished: Unfinished | None = None
         self.flags: int = flags
+        self.session: Session = None
+
+    @property
+    def sid(self) -> int:
+        """The number of its session, which is what handlers know it by; its own where it has none."""
+        session = self.session
+        return self.id if session is None else sid_of(session)
 
     @property
     def partial(self) -> frames.Partial | None:
@@ -130,6 +141,10 @@ class Link(abc.ABC):
         """Let go of the transport at once. A second call does nothing."""
 
     @abc.abstractmethod
+    def attend(self) -> None:
+        """Write what there is to write, as soon as that is possible: something has come, or all has gone."""
+
+    @abc.abstractmethod
     def pause_reading(self) -> None:
         """Read nothing until `resume_reading`."""
 
@@ -142,6 +157,35 @@ class Link(abc.ABC):
         """Bytes that were sent and have not arrived, as far as can be told: it changes while they move."""
         output = self.output
         return 0 if output is None else output.size
+
+
+class Remnant(Link):
+    """What is left of a session without a connection: who it was."""
+
+    __slots__ = ()
+
+    def __init__(self, sid: int, roster: Roster, attachment: bytes | None, channels: tuple[str, ...]) -> None:
+        super().__init__(sid, roster, attachment, CLOSING | GONE)
+        self.channels = channels
+        self.session = sid
+
+    def send(self, frame: bytes) -> None:
+        """There is nobody."""
+
+    def send_eof(self) -> None:
+        """There is nobody."""
+
+    def abort(self) -> None:
+        """There is nothing to let go of."""
+
+    def attend(self) -> None:
+        """There is nothing to write."""
+
+    def pause_reading(self) -> None:
+        """There is nothing to read."""
+
+    def resume_reading(self) -> None:
+        """There is nothing to read."""
 
 
 @attrs.frozen
@@ -161,7 +205,24 @@ class Disconnected:
     clean: bool
 
 
-SocketEvent = tuple[Link, str | bytes] | Connected | Disconnected
+@attrs.frozen
+class Dropped:
+    """A socket of the room is gone, and its session is not over."""
+
+    link: Link
+    code: int
+    reason: str
+    clean: bool
+
+
+@attrs.frozen
+class Resumed:
+    """A session whose socket was gone goes on with this one."""
+
+    link: Link
+
+
+SocketEvent = tuple[Link, str | bytes] | Connected | Disconnected | Dropped | Resumed
 """What happens on the sockets of a room.
 
 A message, which is nearly all of it, is a bare tuple of the link and the message, because an
@@ -193,15 +254,18 @@ class Roster:
     __slots__ = (
         "asleep_since",
         "auto_respond",
+        "away",
         "channels",
         "departed",
         "greets",
         "hub",
         "inbox",
         "jobs",
+        "journal",
         "key",
         "links",
         "paused",
+        "resumed",
         "ungreeted",
     )
 
@@ -224,6 +288,13 @@ class Roster:
         """Who is not read from until the room has caught up; the hub's to keep."""
         self.inbox: Inbox | None = None
         """Where its mail goes while it is awake; the supervisor's to set."""
+        self.resumed: dict[int, Link] | None = None
+        """By session, the connections of those that did not begin with them."""
+        self.away: dict[int, Link] | None = None
+        """Sessions whose connection is gone, by their numbers, with the last of what it was; for as long as
+        the room is awake."""
+        self.journal: Places | None = None
+        """Where the sessions stand; the record's, while there is one."""
         self.asleep_since: float | None = None
         """When it fell asleep, on Trio's clock, if that was in this process; the supervisor's to set."""
 
@@ -254,49 +325,103 @@ class Roster:
         """What is said to everybody is said to this connection too from now on."""
         if link.flags & UNGREETED:
             link.flags &= ~UNGREETED
-            self.ungreeted -= 1
+            self.ungreeted -= self.links.get(link.id) is link
 
     def ungreeted_again(self, link: Link) -> None:
         """What was said to a connection was taken back: it waits once more to be greeted."""
-        if self.links.get(link.id) is link and not link.flags & UNGREETED:
+        if link.session is not None:
+            link = self.link_of(link.sid) or (self.away or {}).get(link.sid) or link
+        inside = self.links.get(link.id) is link
+        if not link.flags & UNGREETED and (inside or link.session is not None):
             link.flags |= UNGREETED
-            self.ungreeted += 1
+            self.ungreeted += inside
 
-    def restore(self, link: Link, attachment: bytes | None, channels: tuple[str, ...]) -> None:
-        """Make a link's attachment and channels again what they were, whether it is in the room or not."""
+    def restore(
+        self, link: Link, attachment: bytes | None, channels: tuple[str, ...], changes: tuple[Change, ...]
+    ) -> None:
+        """Make a connection's attachment and channels again what they were, whether it is in the room or not.
+
+        Where its session goes on with another one, it is that one's.
+        """
+        if link.session is not None:
+            away = None if self.away is None else self.away.get(link.sid)
+            link = self.link_of(link.sid) or away or link
+            if self.journal is not None:
+                self.journal.restore(link.session or link.sid, changes)
         link.attachment = attachment
         if link.id in self.links:
             for channel in link.channels:
                 if channel not in channels:
                     self._forget_member(link, channel)
             for channel in channels:
-                if self.channels is None:
-                    self.channels = {}
-                self.channels.setdefault(channel, {})[link.id] = link
+                self._add_member(link, channel)
         link.channels = channels
+
+    def link_of(self, sid: int) -> Link | None:
+        """The connection of a session, or of what has none; None where there is none now."""
+        link = self.links.get(sid)
+        if link is None and self.resumed is not None:
+            link = self.resumed.get(sid)
+        return link
+
+    def is_away(self, link: Link) -> bool:
+        """Whether this is what is left of a session that is away."""
+        return self.away is not None and self.away.get(link.sid) is link
 
     def join(self, link: Link, channel: str) -> None:
         """Put a link into a channel; nothing where it is in it, or has left the room."""
-        if link.id in self.links and channel not in link.channels:
-            link.channels = (*link.channels, channel)
-            if self.channels is None:
-                self.channels = {}
-            self.channels.setdefault(channel, {})[link.id] = link
+        inside = link.id in self.links
+        if channel in link.channels or not (inside or self.is_away(link)):
+            return
+        link.channels = (*link.channels, channel)
+        if inside:
+            self._add_member(link, channel)
+        self._note_change(link, channel, joined=True)
 
     def leave(self, link: Link, channel: str) -> None:
         """Take a link out of a channel; nothing where it is not in it."""
         if channel in link.channels:
             link.channels = tuple(name for name in link.channels if name != channel)
             self._forget_member(link, channel)
+            self._note_change(link, channel, joined=False)
+
+    def _note_change(self, link: Link, channel: str, *, joined: bool) -> None:
+        """Who was in a channel when something was sent to it is to get it, also later."""
+        if link.session is not None and self.journal is not None:
+            self.journal.changed(link.session, channel, joined=joined)
+
+    def come(self, link: Link) -> None:
+        """Put a link into the room, with its channels."""
+        self.links[link.id] = link
+        for channel in link.channels:
+            self._add_member(link, channel)
+        sid = link.sid
+        if sid != link.id:
+            if self.resumed is None:
+                self.resumed = {}
+            self.resumed[sid] = link
 
     def remove(self, link: Link) -> bool:
         """Take a link out of the room and of its channels, whose names it keeps; False where it has left."""
         if self.links.pop(link.id, None) is None:
             return False
-        self.greeted(link)
+        if self.resumed is not None and self.resumed.get(link.sid) is link:
+            del self.resumed[link.sid]
+            if not self.resumed:
+                self.resumed = None
+        if link.flags & UNGREETED:
+            self.ungreeted -= 1
+            if link.session is None:
+                link.flags &= ~UNGREETED
         for channel in link.channels:
             self._forget_member(link, channel)
         return True
+
+    def _add_member(self, link: Link, channel: str) -> None:
+        """Put a link among a channel's members."""
+        if self.channels is None:
+            self.channels = {}
+        self.channels.setdefault(channel, {})[link.id] = link
 
     def _forget_member(self, link: Link, channel: str) -> None:
         """Take a link out of a channel's members, and drop the channel with the last."""

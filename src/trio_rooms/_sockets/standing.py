@@ -7,7 +7,9 @@ unacknowledged there is an object, whatever how much of it.
 
 from __future__ import annotations
 
-__all__ = ["Change", "Session", "Unsettled", "sid_of"]
+from typing import Protocol
+
+__all__ = ["Change", "Places", "Session", "Unsettled", "acknowledge", "sid_of"]
 
 Change = tuple[int, str, bool]
 """A channel was entered (True) or left: the seq that was the highest then, and the channel."""
@@ -39,3 +41,48 @@ Session = int | Unsettled | None
 def sid_of(session: int | Unsettled) -> int:
     """The number of a session."""
     return session.sid if type(session) is Unsettled else session  # type: ignore[return-value]
+
+
+class Places(Protocol):
+    """What a connection asks of its room's journal, see `trio_rooms._state.journal.Journal`."""
+
+    def stand(self, session: int | Unsettled, seq: int) -> Unsettled:
+        """A session was sent the entry at ``seq``."""
+
+    def move(self, before: int, pos: int) -> int:
+        """A session has acknowledged what it stood at, and stands at ``pos`` now; returns where that is."""
+
+    def leave(self, pos: int) -> None:
+        """A session that stood here does not any more."""
+
+    def release(self, seq: int) -> None:
+        """All up to here was sent to whoever was there."""
+
+    def changed(self, session: int | Unsettled, channel: str, *, joined: bool) -> None:
+        """A session has entered or left a channel."""
+
+    def changes(self, session: int | Unsettled) -> tuple[Change, ...]:
+        """What is kept of a session's changes, for `restore`."""
+
+    def restore(self, session: int | Unsettled, changes: tuple[Change, ...]) -> None:
+        """Take back what has changed since `changes` was asked."""
+
+
+def acknowledge(session: Session, seq: int, journal: Places | None) -> Session:
+    """A client has everything up to ``seq``; what its connection keeps of its session from then on.
+
+    What is strange about it, or known already, changes nothing.
+
+    Args:
+        session: what it has kept until now.
+        seq: what the client says.
+        journal: its room's, if that is in memory now.
+    """
+    if type(session) is not Unsettled or seq < session.pos:
+        return session
+    if seq >= session.last:
+        if journal is not None:
+            journal.leave(session.pos)
+        return session.sid
+    session.pos = seq + 1 if journal is None else journal.move(session.pos, seq + 1)
+    return session

@@ -62,6 +62,9 @@ class TaskLink(Link):
     def abort(self) -> None:
         self._scope.cancel()
 
+    def attend(self) -> None:
+        self._to_write.set()
+
     def pause_reading(self) -> None:
         self.flags |= PAUSED
         self._may_read = trio.Event()
@@ -93,7 +96,7 @@ class TaskLink(Link):
         """Write frames in their order, until nothing may follow or the connection breaks."""
         try:
             while (output := self.output) is not None or not self._ended:
-                if output is None:
+                if output is None or output.idle:
                     self._to_write = trio.Event()
                     await self._to_write.wait()
                     continue

@@ -39,6 +39,11 @@ class Output:
         self.last: bool = False
         """Whether nothing may follow, so that the connection is shut down when all of it is sent."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to write now, see `Replaying`."""
+        return False
+
     def add(self, frame: bytes, limit: int) -> bool:
         """Queue a message, unless what waits behind the first one takes more than ``limit`` bytes already."""
         waiting = self._frames

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from trio_rooms._sockets.roster import Link
+from trio_rooms._sockets.standing import Change
 from trio_rooms.errors import RoomsError
 from trio_rooms.stores.base import Entry, LinkHalf, RoomHalf, Timer
 
@@ -15,8 +16,8 @@ __all__ = ["Before", "Cut", "Delta", "Half"]
 Half = Callable[[], RoomHalf | None]
 """Encodes the room's half of a session as it is when a commit is cut; None deletes the session."""
 
-Before = tuple[bytes | None, tuple[str, ...]]
-"""The attachment and the channels of a connection as they were."""
+Before = tuple[bytes | None, tuple[str, ...], tuple[Change, ...]]
+"""The attachment, the channels and what is kept of their changes, of a connection as they were."""
 
 
 @attrs.define(eq=False, weakref_slot=False)
@@ -39,6 +40,8 @@ class Delta:
     floor: int = 0
     trim: int = 0
     """Entries up to here may go."""
+    trims: bool = False
+    """Whether that is written even if there is nothing else."""
     sessions: dict[int, Half] = attrs.field(factory=dict)
     """By session, what its room has of it, where an attachment, a channel or the session itself changed."""
     handled: dict[int, Half] = attrs.field(factory=dict)
@@ -48,6 +51,8 @@ class Delta:
     links: dict[int, LinkHalf] = attrs.field(factory=dict)
     verdicts: dict[tuple[int, int], bytes] = attrs.field(factory=dict)
     """By session and id, what its message was answered."""
+    refused: dict[tuple[int, int], str] = attrs.field(factory=dict)
+    """Those of the verdicts that were told before they are written, see `Sessions.refused`."""
     answered: dict[int, int] = attrs.field(factory=dict)
     """By session, up to which id its client has all answers."""
     timers: dict[str, Timer | None] = attrs.field(factory=dict)
@@ -65,7 +70,15 @@ class Delta:
         What a message was answered that changed nothing is no such thing: handled again it changes
         nothing again.
         """
-        return bool(self.writes or self.entries or self.sessions or self.links or self.timers or self.after)
+        return bool(
+            self.writes
+            or self.entries
+            or self.sessions
+            or self.links
+            or self.timers
+            or self.after
+            or self.trims
+        )
 
     def behind(self, earlier: Delta) -> Delta:
         """All of an earlier delta that was not written, and of this one, which counts where both have it."""
@@ -77,10 +90,12 @@ class Delta:
             max(earlier.before, self.before),
             max(earlier.floor, self.floor),
             max(earlier.trim, self.trim),
+            earlier.trims or self.trims,
             {**earlier.sessions, **self.sessions},
             {**earlier.handled, **self.handled},
             {**earlier.links, **self.links},
             {**earlier.verdicts, **self.verdicts},
+            {**earlier.refused, **self.refused},
             _highest(earlier.answered, self.answered),
             {**earlier.timers, **self.timers},
             {**self.before_edits, **earlier.before_edits},
@@ -95,8 +110,8 @@ class Delta:
 
     def undo(self) -> None:
         """Make connections again what they were before they were edited."""
-        for link, (attachment, channels) in self.before_edits.items():
-            link.roster.restore(link, attachment, channels)
+        for link, before in self.before_edits.items():
+            link.roster.restore(link, *before)
         self.before_edits.clear()
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import attrs
@@ -48,15 +48,24 @@ class Head(Protocol):
     """What of a room's head in the store is about its journal, see `stores.base.RoomHead`."""
 
     @property
-    def seq(self) -> int: ...
+    def seq(self) -> int:
+        """The highest that was given out."""
+
     @property
-    def before(self) -> int: ...
+    def before(self) -> int:
+        """The highest of the block before."""
+
     @property
-    def floor(self) -> int: ...
+    def floor(self) -> int:
+        """The highest that went although somebody wanted it."""
+
     @property
-    def entries(self) -> int: ...
+    def entries(self) -> int:
+        """How many there are."""
+
     @property
-    def entry_bytes(self) -> int: ...
+    def entry_bytes(self) -> int:
+        """Bytes of them."""
 
 
 @attrs.define(eq=False)
@@ -91,6 +100,7 @@ class Journal:
         "before",
         "count",
         "floor",
+        "moved",
         "recent",
         "released",
         "seq",
@@ -116,6 +126,8 @@ class Journal:
         """Up to here nothing is left, as far as is known."""
         self.recent: dict[int, list[Change]] = {}
         """Changes of settled sessions behind what is released."""
+        self.moved: Callable[[], None] | None = None
+        """Called when something was released or rewound."""
         self.count: int = 0
         """Entries that there are, or a few more: a part that has begun to go counts as a whole."""
         self.size: int = 0
@@ -173,6 +185,8 @@ class Journal:
         self.released = max(self.released, seq)
         if self.released == self.seq:
             self.recent.clear()
+        if self.moved is not None:
+            self.moved()
 
     def rewind(self, seq: int) -> None:
         """What was given out behind this place, and never sent, is given out anew."""
@@ -191,6 +205,8 @@ class Journal:
                 self.recent[sid] = left
             else:
                 del self.recent[sid]
+        if self.moved is not None:
+            self.moved()
 
     # Who wants what.
 

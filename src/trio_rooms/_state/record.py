@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -35,12 +35,25 @@ from trio_rooms.errors import (
     StoreFull,
     StoreReadOnly,
 )
-from trio_rooms.stores.base import Commit, RoomHead, Store, StoredSnapshot, Timer, Verdict, draw_nonce
+from trio_rooms.stores.base import (
+    Commit,
+    Entry,
+    RoomHead,
+    Store,
+    StoredSession,
+    StoredSnapshot,
+    Timer,
+    Verdict,
+    draw_nonce,
+)
 
 from .codec import LARGE, NOTHING, Aside, Codec
 from .delta import Cut, Delta
 from .gate import MOST_TRIES, Gate, Outside
+from .journal import LONGER, Journal
 from .plans import Plans
+from .rows import deleted
+from .sessions import WHY, Answered, Session, Sessions
 from .snapshot import Snapshot
 
 __all__ = ["Definition", "Loaded", "Record", "Source"]
@@ -52,6 +65,9 @@ _MANY_WRITES: Final = 4 * 1024 * 1024
 _AGAIN_FIRST: Final = 0.05
 _AGAIN_LAST: Final = 1.0
 """Seconds after which a commit whose outcome is not known is sent again, doubled each time."""
+_READ_FIRST: Final = 0.1
+_READ_LAST: Final = 5.0
+"""The same for what the store has of the room, where that cannot be read."""
 _WALL: Final = WallClock()
 _BESIDE_DAMAGE: Final = b"damage"
 """In place of a digest: to be saved twice, since the first save goes in the place of the sound one."""
@@ -79,6 +95,10 @@ class Definition(Protocol):
     @property
     def gated(self) -> bool:
         """Whether what its handlers do waits until what they wrote is durable."""
+
+    @property
+    def resume_window(self) -> float:
+        """Seconds that a session outlives its connection; 0 where there are no sessions."""
 
 
 class Source(Protocol):
@@ -124,6 +144,7 @@ class Record:
         spawn: starts a task of the runtime.
         on_rest: called when nothing is under way any more and nobody is awake.
         noted: called with the time of what is in the store since then and is due the earliest.
+        on_journal: called when there is a `journal`, or another one.
     """
 
     key: str
@@ -132,6 +153,7 @@ class Record:
     spawn: Callable[[Callable[..., Coroutine[Any, Any, None]]], None] = _no_task
     _on_rest: Callable[[str], None] | None = None
     _noted: Callable[[float], None] | None = None
+    _on_journal: Callable[[Record], None] | None = None
     wanted: Callable[[bool], None] | None = attrs.field(init=False, default=None)
     """Called when there is something to write, and whether it is so much that it should be written at
     once; None while no actor would write it."""
@@ -151,6 +173,19 @@ class Record:
     """What the room has scheduled, if there is any or somebody has asked."""
     _no_timers: bool = attrs.field(init=False, default=False)
     """Whether the room is loaded and there was none then."""
+    journal: Journal | None = attrs.field(init=False, default=None)
+    """Where its reliable messages and its sessions stand; None until that is known, or without sessions."""
+    sessions: Sessions = attrs.field(init=False, factory=Sessions)
+    """What is known of its sessions."""
+    away: int = attrs.field(init=False, default=0)
+    """How many of them have no connection, once there is a `journal`."""
+    telling: set[int] = attrs.field(init=False, factory=set)
+    """Sessions that are over, and whose room is about to hear of it: it has that among its mail."""
+    more_ended: bool = attrs.field(init=False, default=False)
+    """Whether there may be more than those."""
+    on_put: Callable[[Record], None] | None = attrs.field(init=False, default=None)
+    """Called when something was put into the journal."""
+    _on_release: trio.Event | None = attrs.field(init=False, default=None)
     pins: int = attrs.field(init=False, default=0)
     """How many need it still; see `pin`."""
     large: bool = attrs.field(init=False, default=False)
@@ -180,6 +215,8 @@ class Record:
     """What keeps the commit in flight from being cancelled."""
     _busy: bool = attrs.field(init=False, default=False)
     """Whether somebody has the turn to read or write the room in the store."""
+    _until_known: list[Callable[[], None]] = attrs.field(init=False, factory=list)
+    """What waits for the head."""
     _queue: trio.lowlevel.ParkingLot | None = attrs.field(init=False, default=None)
     """Who waits for the turn. A lock would be three objects more for each awake room."""
 
@@ -400,6 +437,178 @@ class Record:
         if times:
             self._noted(min(times))
 
+    # Sessions, and what is sent reliably.
+
+    def when_known(self, action: Callable[[], None]) -> None:
+        """Do something as soon as it is known what the store has: now, or in order with what else waits."""
+        if self.head is not None:
+            action()
+            return
+        self._until_known.append(action)
+        if len(self._until_known) == 1:
+            self.pin()
+            self.spawn(self._ask)
+
+    async def _ask(self) -> None:
+        """Find out what the store has, however long it takes."""
+        pause = _READ_FIRST
+        try:
+            while True:
+                try:
+                    await self.known()
+                except StoreClosed:
+                    return
+                except StoreError as error:
+                    if pause == _READ_FIRST:
+                        logger.warning("room %s cannot be read and is tried again: %s", self.key, error)
+                    await trio.sleep(pause)
+                    pause = min(2 * pause, _READ_LAST)
+                else:
+                    return
+        finally:
+            self.unpin()
+
+    def append(self, audience: bytes, body: bytes, now: float) -> int:
+        """Put something into the journal, as part of what is written next; returns its place.
+
+        Args:
+            audience: whom it is for.
+            body: what is sent.
+            now: the time of day.
+        """
+        journal = self.journal
+        assert journal is not None
+        seq = journal.append(len(audience) + len(body), trio.current_time())
+        self.delta.entries.append(Entry(seq, audience, body, now))
+        if self.on_put is not None:
+            self.on_put(self)
+        return seq
+
+    def end_journal(self) -> Journal:
+        """Forget who wants what: all sessions are over. What is given out from now on goes on behind it."""
+        before = self.journal
+        assert before is not None
+        self.sessions = Sessions()
+        self.telling.clear()
+        self._begin_journal(RoomHead(seq=before.seq, before=before.before, floor=before.floor), {})
+        assert self.journal is not None
+        return self.journal
+
+    def _deltas(self) -> list[Delta]:
+        """All that is not known to be in the store, in order."""
+        return [*self._under_way, *(() if self._delta is None else (self._delta,))]
+
+    def ended_unwritten(self) -> list[int]:
+        """Sessions that are over, as far as that is not in the store yet."""
+        return [sid for delta in self._deltas() for sid, half in delta.links.items() if half.ended]
+
+    def is_deleted(self, sid: int) -> bool:
+        """Whether a session is gone, as far as that is not in the store yet."""
+        return any(delta.sessions.get(sid) is deleted for delta in self._deltas())
+
+    async def entries(self, after: int, until: int, most_bytes: int) -> list[Entry]:
+        """Entries of the journal as they are, durable or not; limited as `Store.journal`. A checkpoint.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        # What is not written yet now is so later, or is there: so it is looked at first.
+        pending = {
+            entry.seq: entry
+            for delta in self._deltas()
+            for entry in delta.entries
+            if after < entry.seq <= until
+        }
+        stored = await self._store.journal(self.key, after, until, most_bytes)
+        last = stored[-1].seq if stored else until
+        if len(stored) and any(entry.seq > last for entry in pending.values()):
+            more = await self._store.journal(self.key, last, until, 1)
+            if not more:
+                last = until
+        merged = pending | {entry.seq: entry for entry in stored}
+        return [merged[seq] for seq in sorted(merged) if seq <= last]
+
+    async def released(self) -> None:
+        """Wait until something more of the journal was sent, or taken back."""
+        assert self.journal is not None
+        if self._on_release is None:
+            self._on_release = trio.Event()
+            self.journal.moved = self._tell_released
+        await self._on_release.wait()
+
+    def _tell_released(self) -> None:
+        released, self._on_release = self._on_release, None
+        if released is not None:
+            released.set()
+
+    async def page(self, after: int, limit: int, *, ended: bool = False) -> list[StoredSession]:
+        """Sessions that the store has, see `Store.sessions`.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        return await self._store.sessions(self.key, after=after, limit=limit, ended=ended)
+
+    async def row(self, sid: int) -> tuple[StoredSession | None, bool]:
+        """A session as it is, durable or not, and whether the store has it; None for one that is not there.
+
+        What is done without a checkpoint after this finds it so. A cancel changes nothing.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        await self._take()  # Nothing is written meanwhile.
+        try:
+            stored = await self._store.session(self.key, sid)
+        finally:
+            self._give()
+        room = None if stored is None else stored.room
+        link = None if stored is None else stored.link
+        opening = None if room is None else room.opening
+        for delta in self._deltas():
+            half = delta.sessions.get(sid) or delta.handled.get(sid)
+            if half is not None:
+                room = delta.rows[sid] if sid in delta.rows else half()
+                opening = opening if room is None or room.opening is None else room.opening
+                if room is None:
+                    opening = None
+            link = delta.links.get(sid, link)
+        if room is None or link is None or opening is None:
+            return None, False
+        return StoredSession(sid, attrs.evolve(room, opening=opening), link), stored is not None
+
+    def forget_session(self, sid: int) -> None:
+        """A session is over for good: nothing of it is kept."""
+        delta, session = self.delta, self.sessions.get(sid)
+        if session is not None:
+            for number in session.verdicts:
+                delta.verdicts.pop((sid, number), None)
+        for about in (delta.handled, delta.links, delta.answered):
+            about.pop(sid, None)
+        delta.sessions[sid] = deleted
+        self.sessions.forget(sid)
+        self.want()
+
+    async def session(self, sid: int) -> Session:
+        """What is known of the messages of a session; read once. A checkpoint only where it is read.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        session = self.sessions.get(sid)
+        if session is None:
+            await self._take()
+            try:
+                session = self.sessions.get(sid)
+                if session is None:
+                    stored = await self._store.session(self.key, sid)
+                    verdicts = await self._store.verdicts(self.key, sid) if stored is not None else {}
+                    last = 0 if stored is None else stored.room.last
+                    session = self.sessions.know(sid, Session(max([last, *verdicts]), verdicts))
+            finally:
+                self._give()
+        return session
+
     # Loading.
 
     async def known(self) -> RoomHead:
@@ -419,12 +628,31 @@ class Record:
 
     async def _know(self) -> None:
         if self.head is None:
-            head = await self._store.head(self.key)
-            self._epoch = self._store.epoch
-            self._now_known(head)
+            await self._learn(await self._store.head(self.key))
 
-    def _now_known(self, head: RoomHead) -> None:
+    async def _learn(self, head: RoomHead) -> None:
+        """Take what the store says of the room."""
+        journals = self.journal is None and self._definition.resume_window > 0
+        away = await self._store.positions(self.key) if journals and head.has_sessions else {}
+        self._epoch = self._store.epoch
         self.head, self.number, self.seq, self._doubtful = head, head.number, head.seq, range(0)
+        if journals:
+            self._begin_journal(head, away)
+        waited, self._until_known = self._until_known, []
+        for action in waited:
+            action()
+
+    def _begin_journal(self, head: RoomHead, away: Mapping[int, int]) -> None:
+        self.journal = Journal(
+            head,
+            away,
+            lost=not self._definition.gated and head.epoch != self._epoch,
+            patience=self._definition.resume_window + LONGER,
+            now=trio.current_time(),
+        )
+        self.away = sum(away.values())
+        if self._on_journal is not None:
+            self._on_journal(self)
 
     def discard(self) -> None:
         """Forget what is not in the store, after a crash: the state, and what handlers wrote beside it.
@@ -448,6 +676,9 @@ class Record:
             delta.undo()
         self._under_way.clear()
         self._delta = None
+        self.sessions.clear()
+        if self.journal is not None:
+            self.journal.rewind(self.seq)
         self._forget_state()
 
     def sleep(self) -> None:
@@ -494,8 +725,7 @@ class Record:
             self._loaded = True
             self._life = object()
             self._forget_state()
-            self._epoch = self._store.epoch
-            self._now_known(stored.head)
+            await self._learn(stored.head)
             await self._load_timers(stored.head)
             return await self._newest(stored.snapshots)
         finally:
@@ -608,6 +838,19 @@ class Record:
     def _take_delta(self) -> Delta:
         """What goes with a commit, and is under way from now on."""
         delta, self._delta = self.delta, None
+        journal = self.journal
+        if journal is not None:
+            trim = journal.trim()
+            if trim:
+                journal.trimmed_to(trim)
+                delta.trim = max(delta.trim, trim)
+            if delta.trim and delta.entries:
+                # Many are acknowledged before they are ever written.
+                delta.entries = [entry for entry in delta.entries if entry.seq > delta.trim]
+            delta.seq, delta.before, delta.floor = journal.seq, journal.before, journal.floor
+        delta.refused = dict(self.sessions.refused)
+        for one, code in delta.refused.items():
+            delta.verdicts[one] = Answered(code, WHY.get(code, "")).encode()
         delta.encode()
         self._under_way.append(delta)
         return delta
@@ -752,6 +995,10 @@ class Record:
                 await self._commit(None, Delta(), destroy=True, until_known=self._definition.gated)
             self._check_answered()
             self._delta = None
+            self.sessions, self.seq, self.more_ended = Sessions(), 0, False
+            self.telling.clear()
+            if self.journal is not None:
+                self._begin_journal(RoomHead(), {})
             self.discard()
         finally:
             self._give()
@@ -842,6 +1089,7 @@ class Record:
                 break
         self.number = commit.number
         self.seq = commit.seq or self.seq
+        self.sessions.recorded(delta.refused)
         self._doubtful = range(0)
         if delta.timers:
             for name, row in delta.timers.items():
@@ -920,7 +1168,7 @@ class Record:
         if not self._under_way:
             return {} if self._delta is None else self._delta.writes
         pending: dict[str, bytes | None] = {}
-        for delta in (*self._under_way, self.delta):
+        for delta in self._deltas():
             pending |= delta.writes
         return pending
 

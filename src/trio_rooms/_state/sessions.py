@@ -14,8 +14,9 @@ import attrs
 import cbor2
 
 from trio_rooms._values.cbor import encode_plain
+from trio_rooms.stores.base import Opening
 
-__all__ = ["MOST_UNANSWERED", "Answered", "Session", "Sessions", "Token"]
+__all__ = ["MOST_UNANSWERED", "WHY", "Answered", "Session", "Sessions", "Token"]
 
 MOST_UNANSWERED: Final = 1000
 """Ids from the oldest unanswered to the newest, and verdicts that are kept of a session."""
@@ -106,12 +107,19 @@ class Session:
     Args:
         last: the highest of them.
         verdicts: those that are kept, by id, ascending; see `Answered.encode`.
+        opening: what is written of it with its first row.
     """
 
-    __slots__ = ("_large", "_size", "last", "verdicts")
+    __slots__ = ("_large", "_size", "held", "last", "opening", "verdicts")
 
-    def __init__(self, last: int = 0, verdicts: Mapping[int, bytes] | None = None) -> None:
+    def __init__(
+        self, last: int = 0, verdicts: Mapping[int, bytes] | None = None, opening: Opening | None = None
+    ) -> None:
         self.last: int = last
+        self.held: int = 0
+        """How many of its messages were handled and are not answered yet, since that waits for a commit."""
+        self.opening: Opening | None = opening
+        """Until that is durable; None then."""
         self.verdicts: dict[int, bytes] = {}
         self._size = 0
         self._large: deque[int] = deque()
@@ -143,6 +151,10 @@ class Session:
         while large and large[0] not in verdicts:
             large.popleft()
         return changed
+
+    def let_go(self) -> None:
+        """One more of its messages is answered."""
+        self.held -= 1
 
     def answered(self, up_to: int) -> bool:
         """The client has all answers up to this id; whether any was kept."""
@@ -200,8 +212,10 @@ class Sessions:
     @staticmethod
     def _use_up(session: Session, id_: int, code: str) -> None:
         session.last = max(session.last, id_)
-        session.keep(id_, Answered(code, _WHY.get(code, "")).encode())
+        session.keep(id_, Answered(code, WHY.get(code, "")).encode())
 
 
-_WHY: Final = {"not_saved": "it was not saved, and is not applied"}
+WHY: Final = {
+    "not_saved": "the room could not save this, and nothing of it was done; a new message may succeed"
+}
 """What a client is told beside the code of a refusal."""

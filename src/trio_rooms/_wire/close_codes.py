@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["CloseCode", "is_close_code"]
+__all__ = ["PASSING", "CloseCode", "is_close_code"]
 
 
 class CloseCode(enum.IntEnum):
@@ -25,6 +25,14 @@ class CloseCode(enum.IntEnum):
     INTERNAL_ERROR = 1011
     RESTART = 1012
     TRY_AGAIN_LATER = 1013
+    TAKEN = 4001
+    """Another connection has taken the session."""
+
+
+PASSING: Final = frozenset(
+    (CloseCode.GOING_AWAY, CloseCode.INTERNAL_ERROR, CloseCode.RESTART, CloseCode.TRY_AGAIN_LATER)
+)
+"""What a server closes with that does not mean this client: it may come back, and go on."""
 
 
 # First and last of each range that may stand in a close frame. 1004 is reserved, 1005, 1006 and

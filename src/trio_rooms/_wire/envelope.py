@@ -15,11 +15,17 @@ from .frames import encode_binary, encode_text
 
 __all__ = [
     "SUBPROTOCOLS",
+    "Acknowledgement",
+    "Body",
     "Envelope",
     "Outgoing",
+    "Reliable",
     "acknowledge",
+    "acknowledgement",
+    "bare",
     "decode",
     "event",
+    "pong",
     "refuse",
     "reject",
     "welcome",
@@ -28,6 +34,7 @@ __all__ = [
 SUBPROTOCOLS: Final = {"trio-rooms.v1.json": False, "trio-rooms.v1.cbor": True}
 """The subprotocols that are spoken, and whether each begins in CBOR."""
 
+_SEQ: Final = encode_plain("seq")
 _LONGEST_NAME: Final = 256
 """Characters that the name of an event or a channel has at most: names are logged, and kept."""
 
@@ -69,6 +76,55 @@ class Outgoing:
         return self._text
 
 
+@attrs.frozen
+class Body:
+    """An event without its place in a room's journal, in both kinds."""
+
+    cbor: bytes
+    """What the journal keeps."""
+    json: bytes
+
+    @classmethod
+    def of(cls, name: Any, data: Any) -> Body:
+        """An event for clients.
+
+        Raises:
+            TypeError, ValueError: as `event`, or the data has no form in CBOR or in JSON: nobody knows yet
+                which will be wanted.
+        """
+        _check_name(name)
+        content = {"event": name, "data": data}
+        return cls(encode_plain(content), encode_json(content))
+
+    @classmethod
+    def decode(cls, cbor: bytes) -> Body:
+        """One of which a journal has the body."""
+        return cls(cbor, encode_json(decode_plain(cbor)))
+
+
+class Reliable:
+    """An event with its place in a room's journal, which is the last member of its map."""
+
+    __slots__ = ("_binary", "_body", "_seq", "_text")
+
+    def __init__(self, body: Body, seq: int) -> None:
+        self._body = body
+        self._seq = seq
+        self._text: bytes | None = None
+        self._binary: bytes | None = None
+
+    def frame(self, *, binary: bool) -> bytes:
+        """The whole frame, in CBOR or in JSON."""
+        if binary:
+            if self._binary is None:
+                # A map of two becomes one of three.
+                self._binary = encode_binary(b"\xa3" + self._body.cbor[1:] + _SEQ + encode_plain(self._seq))
+            return self._binary
+        if self._text is None:
+            self._text = encode_text(self._body.json[:-1] + b',"seq":%d}' % self._seq)
+        return self._text
+
+
 def event(name: Any, data: Any) -> Outgoing:
     """An event for clients.
 
@@ -76,6 +132,12 @@ def event(name: Any, data: Any) -> Outgoing:
         TypeError: the name is no string.
         ValueError: it is empty or begins with ``rooms.``, which the library keeps.
     """
+    _check_name(name)
+    return Outgoing({"event": name, "data": data})
+
+
+def _check_name(name: Any) -> None:
+    """Refuse what cannot be the name of an event."""
     try:
         reserved = not name or name.startswith("rooms.")
     except (AttributeError, TypeError):
@@ -83,13 +145,44 @@ def event(name: Any, data: Any) -> Outgoing:
     if reserved:
         msg = f"an event needs a name that does not begin with 'rooms.', not {name!r:.100}"
         raise ValueError(msg) if isinstance(name, str) else TypeError(msg)
-    return Outgoing({"event": name, "data": data})
 
 
-def welcome(connection: int) -> Outgoing:
-    """The first message to a client that negotiated a subprotocol; there is nothing to resume yet."""
-    data = {"connection": format(connection, "x"), "session": None, "resume": None, "resumed": False}
+def welcome(
+    connection: int,
+    token: str | None = None,
+    seq: int = 0,
+    *,
+    durable: bool = False,
+    resumed: bool = False,
+    reason: str = "",
+) -> Outgoing:
+    """The first message to a client that negotiated a subprotocol.
+
+    Args:
+        connection: its number, which is that of its session.
+        token: what it resumes its session with; None where there is none.
+        seq: from where the session counts.
+        durable: whether the session outlives the process already.
+        resumed: whether it is one that it had before.
+        reason: why it is not that which it asked for, if it asked for one.
+    """
+    id_ = format(connection, "x")
+    data: dict[str, Any] = {
+        "connection": id_,
+        "session": None if token is None else id_,
+        "resume": token,
+        "resumed": resumed,
+        "seq": seq,
+        "durable": durable,
+    }
+    if reason:
+        data["reason"] = reason
     return Outgoing({"event": "rooms.welcome", "data": data})
+
+
+def pong() -> Outgoing:
+    """The answer to a client that wants to know whether its connection still works."""
+    return Outgoing({"event": "rooms.pong", "data": None})
 
 
 def acknowledge(number: int, data: Any) -> Outgoing:
@@ -97,10 +190,41 @@ def acknowledge(number: int, data: Any) -> Outgoing:
     return Outgoing({"ack": number, "data": data})
 
 
+def bare(number: int) -> Outgoing:
+    """The answer to a message that was handled, of whose handler nothing is known any more but that."""
+    return Outgoing({"ack": number})
+
+
 def refuse(number: int | None, code: str, message: str) -> Outgoing:
     """The answer to a message that was refused or failed; without an id it says only the error."""
     error = {"error": {"code": code, "message": message}}
     return Outgoing(error if number is None else {"ack": number, **error})
+
+
+@attrs.frozen
+class Acknowledgement:
+    """What a client says that it has."""
+
+    seq: int
+    """Everything up to there."""
+    id: int | None
+    """And all answers up to this message of its own."""
+    ping: bool
+    """Whether it wants to know that its connection works."""
+
+
+def acknowledgement(message: str | bytes) -> Acknowledgement | None:
+    """A message that is an acknowledgement and nothing else; None for any other, understood or not."""
+    try:
+        content = decode_json(message) if isinstance(message, str) else decode_plain(message)
+    except ValueError:
+        return None
+    if type(content) is not dict or "event" in content:
+        return None
+    seq, id_ = content.get("ack"), content.get("id")
+    if type(seq) is not int or not (id_ is None or type(id_) is int):
+        return None
+    return Acknowledgement(seq, id_, content.get("ping") is True)
 
 
 def decode(message: str | bytes) -> Envelope | None:

@@ -1,0 +1,65 @@
+"""What is sent reliably: it is in the room's journal until everybody who was meant has acknowledged it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from trio_rooms._definition.definition import Definition
+from trio_rooms._loop.wall import WallClock
+from trio_rooms._sockets.fanout import ReliableBroadcast
+from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._sockets.standing import Unsettled
+from trio_rooms._state.audience import Audience
+from trio_rooms._state.record import Record
+from trio_rooms._wire.close_codes import CloseCode
+from trio_rooms._wire.envelope import Body, Reliable
+
+__all__ = ["is_reliable", "keep"]
+
+_WALL: Final = WallClock()
+
+
+def is_reliable(definition: Definition, reliable: bool | None) -> bool:
+    """Whether something is sent reliably; None for what the room's definition says.
+
+    Raises:
+        ValueError: it is to be, and the room has no sessions.
+    """
+    if reliable and not definition.resume_window:
+        msg = f"room {definition.name} has resume_window=0: without sessions nothing can be sent reliably"
+        raise ValueError(msg)
+    return definition.reliable if reliable is None else reliable
+
+
+def keep(
+    record: Record, roster: Roster, hub: SocketHub, body: Body, audience: Audience, links: list[Link]
+) -> ReliableBroadcast:
+    """Put an event into the journal, as part of what is written next; returns what is to be sent.
+
+    Args:
+        record: the room's, whose journal is known.
+        roster: its connections.
+        hub: closes those that are too far behind.
+        body: the event.
+        audience: whom it is for.
+        links: those of them that are there.
+
+    Raises:
+        TypeError, ValueError: it cannot be encoded; nothing is kept.
+    """
+    journal = record.journal
+    assert journal is not None
+    seq = record.append(audience.encode(), body.cbor, _WALL.now())
+    now, floor = trio.current_time(), journal.floor
+    while bound := journal.over_bound(now):
+        record.delta.trim = max(record.delta.trim, bound)
+    if journal.floor > floor:
+        for link in [*roster.links.values()]:
+            if type(link.session) is Unsettled and link.session.pos <= journal.floor:
+                hub.close(
+                    link, CloseCode.TRY_AGAIN_LATER, "too far behind: what was sent is not acknowledged"
+                )
+    return ReliableBroadcast(links, Reliable(body, seq), seq, journal)
