@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
@@ -147,7 +148,9 @@ class Background:
         if self.nursery is None:
             logger.error("room %s: what it had still to do raised", self._key, exc_info=crash)
         elif crash is not None:
-            self.nursery.start_soon(_raise, crash)
+            # A nursery that is closed already raises what ended it, in this moment.
+            with contextlib.suppress(RuntimeError):
+                self.nursery.start_soon(_raise, crash)
 
 
 async def _raise(error: BaseException) -> NoReturn:
