@@ -33,6 +33,7 @@ from trio_rooms import (
     WakeReport,
     open_rooms,
 )
+from trio_rooms._state import gate as gate_module
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.stores import Commit
 from trio_rooms.testing import FaultyStore, Gate, MemoryClient, connect
@@ -875,3 +876,70 @@ async def test_looking_at_a_stored_state_leaves_no_cycle(autojump_clock: MockClo
             gc.set_debug(0)
             gc.garbage.clear()
             gc.enable()
+
+
+@ledger.on("grow")
+async def _grow(ctx: Context[State], data: int) -> int:
+    ctx.state["big"] = "x" * data
+    return data
+
+
+@ledger.on("tidy")
+async def _tidy(ctx: Context[State]) -> None:
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ctx.state["tidied"] = True
+            ctx.room.emit("tidied", True)
+
+    ctx.room.start_soon(work)
+
+
+async def test_a_large_state_is_cut_between_messages() -> None:
+    """It is encoded in a thread, while the room waits; what comes meanwhile is handled later."""
+    async with running() as run:
+        assert await run.client.ask("grow", 300_000) == 300_000
+        for number in range(10, 20):
+            await run.client.emit("add", 1, id=number)
+        answers = [await run.client.receive() for _ in range(20)]
+        assert [one["ack"] for one in answers if "ack" in one] == list(range(10, 20))
+        assert [one["data"] for one in answers if "event" in one] == list(range(1, 11))
+        assert (await run.stored())["balance"] == 10
+        run.store.fail_commits(full)
+        with pytest.raises(EventError, match="not_saved"):
+            await run.client.ask("add", 1)
+        assert await run.client.ask("get") == 10
+        assert await run.room.hibernate()
+        assert await run.client.ask("add", 1) == 11
+
+
+async def test_what_tasks_do_as_the_room_sleeps_is_durable_and_heard(autojump_clock: MockClock) -> None:
+    """They are cancelled, and clean up: that is no handler, and no half of one."""
+    async with running() as run:
+        await run.client.ask("tidy")
+        async with run.held() as gate, trio.open_nursery() as nursery:
+            nursery.start_soon(run.room.hibernate)
+            await gate.wait_arrived()
+            await nothing_comes(run.client)
+            gate.release()
+        assert await run.client.receive() == {"event": "tidied", "data": True}
+        assert await run.stored() == {"balance": 0, "tidied": True}
+        assert await run.client.ask("get") == 0
+
+
+async def test_a_room_that_does_more_than_is_written_takes_no_mail(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits at the gate is bounded; all of it comes in the end."""
+    monkeypatch.setattr(gate_module, "_MOST_JOBS", 10)
+    async with running() as run, connect(run.rooms, "ledger/x") as other:
+        async with run.held() as gate:
+            for number in range(10, 40):
+                await run.client.emit("add", 1, id=number)
+                await wait_all_tasks_blocked()
+            await gate.wait_arrived()
+            assert run.room.info().mailbox > 10
+        answers = [await run.client.receive() for _ in range(60)]
+        assert [one["ack"] for one in answers if "ack" in one] == list(range(10, 40))
+        assert [(await other.receive())["data"] for _ in range(30)] == list(range(1, 31))

@@ -268,6 +268,7 @@ class Gate:
     async def look(self) -> None:
         """Between two messages: cut what there is, if nothing is in flight; wait where too much waits."""
         while True:
+            self._requested = False
             if self.flight is None and self.ready is None and not (self.broken or self.paused):
                 await self.seal()
             if not (self.full or self.broken):
@@ -378,14 +379,17 @@ class Gate:
             (self.flight, self._cut), self.ready = self.ready, None
             return True
         living = self.living
-        if living is None or (not self.paused and living.between and not self._commits.large):
-            if self.open.jobs or self._must_cut:
-                self._seal()
-        elif self.handling is not None:
-            self.slow.add(self.handling)  # It waits, and so would what was handled before it.
+        if not (self.open.jobs or self._must_cut):
             return False
-        else:
-            living.look_soon()
+        if living is None:
+            self._seal()
+        elif not self.paused:  # Else whoever has paused it looks.
+            if living.between and not self._commits.large:
+                self._seal()
+            else:
+                if not living.between and self.handling is not None:
+                    self.slow.add(self.handling)  # It waits, and so does what was handled before it.
+                living.look_soon()
         return self.flight is not None
 
     async def _carry_out(self) -> None:
