@@ -12,11 +12,11 @@ then, and the game goes on. Nothing in here knows of any of that.
 
 On the wire, in JSON or CBOR, at ``ws://127.0.0.1:8000/game/table?player=Ada``::
 
-    < {"event": "game", "data": {"players": ["Ada", "Bob"], "matches": 0, ...}}
+    < {"event": "game", "data": {"players": ["Ada", "Bob"], "matches": 0, ...}, "seq": 1}
     > {"event": "start", "data": {"seconds": 20}, "id": 1}
-    < {"event": "game", "data": {"matches": 21, "turn": "Ada", "ends": 1893456020.0, ...}}
+    < {"event": "game", "data": {"matches": 21, "turn": "Ada", "ends": 1893456020.0, ...}, "seq": 2}
     > {"event": "take", "data": {"count": 3}, "id": 2}
-    < {"event": "game", "data": {"matches": 18, "turn": "Bob", ...}}
+    < {"event": "game", "data": {"matches": 18, "turn": "Bob", ...}, "seq": 3}
 """
 
 from __future__ import annotations
@@ -144,5 +144,5 @@ def taken(ctx: Context[Game], count: int, said: str) -> None:
 
 
 def tell(ctx: Context[Game]) -> None:
-    """Tell all players how the game stands."""
-    ctx.room.emit("game", ctx.state)
+    """Tell all players how the game stands; whoever is away for a moment is told when they are back."""
+    ctx.room.emit("game", ctx.state, reliable=True)
