@@ -182,6 +182,15 @@ class Reference:
         self._sessions.clear()
         self.reason = reason
 
+    def forget_answers(self) -> bool:
+        """Know of all that was handled, and of no answer; True if there was one."""
+        known = [
+            answer for session in self._sessions.values() for answer in session.answers.values() if answer
+        ]
+        for answer in known:
+            answer.clear()
+        return bool(known)
+
     def release(self) -> None:
         """Let ``quiet`` go on."""
         self._released.set()

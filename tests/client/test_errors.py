@@ -26,6 +26,7 @@ from trio_rooms.errors import EventError, RoomsError
     [
         (AskFailed("sold_out", "no seats", "buy"), "'buy' failed: sold_out: no seats"),
         (AnswerLost("buy", "expired"), "the session was lost (expired) before 'buy' was answered; it may"),
+        (AnswerLost("buy", "forgotten"), "'buy' was handled, and its answer was lost on the way"),
         (ConnectionEnded(401, None, "", False), "the connection was refused with HTTP 401, for good"),
         (ConnectionEnded(None, 4001, "taken"), "the connection was closed with 4001, for good: taken"),
         (ConnectionEnded(None, None, "no certificate"), "the connection was refused, for good: no"),

@@ -177,6 +177,18 @@ async def test_what_the_server_cannot_tell_yet_is_asked_again(
     assert asked(server) == [1, 1, 2, 3, 1, 2, 3, 1, 2, 3]
 
 
+async def test_an_answer_that_the_server_has_forgotten_is_told(
+    server: Reference, autojump_clock: MockClock
+) -> None:
+    """It was handled, once; what the handler returned nobody knows any more."""
+    server.at = lambda moment, content: moment == "after" and server.forget_answers()
+    async with client(server) as room:
+        with pytest.raises(AnswerLost) as lost:
+            await add(room)
+    assert (lost.value.reason, lost.value.retry, lost.value.applied) == ("forgotten", False, True)
+    assert server.applied == [1]
+
+
 # What is lost.
 
 

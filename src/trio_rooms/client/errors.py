@@ -5,7 +5,7 @@
     RoomsError
     └── ClientError             all that a client raises, but for mistakes in its arguments
         ├── AskFailed           the room answered with an error; an EventError too
-        ├── AnswerLost          the session is lost, and with it the answer: nobody knows
+        ├── AnswerLost          the answer will not come, mostly since the session is lost
         ├── ConnectionEnded     the server refused or closed the connection for good
         ├── Unreachable         the first connect was not made in time
         ├── TooMuchWaiting      what waits to be sent has reached its bound
@@ -43,6 +43,9 @@ class ClientError(RoomsError):
     retry: bool = False
     applied: bool | None = None
 
+
+FORGOTTEN: Final = "forgotten"
+"""The reason of an `AnswerLost` where the server knows that it has answered, and not what."""
 
 _VERDICTS: Final[dict[str, tuple[bool, bool | None]]] = {
     "invalid_message": (False, False),
@@ -85,20 +88,26 @@ class AskFailed(ClientError, EventError):
 
 
 class AnswerLost(ClientError):
-    """The session was lost while an answer was awaited: whether the room handled it, nobody can tell.
+    """An answer that was awaited will not come.
 
-    To ask again may do it twice. ``reason`` is the server's: ``unknown``, ``expired`` or
-    ``too_far_behind``; ``none`` for a room that keeps no sessions.
+    Where the session was lost meanwhile, ``reason`` is the server's: ``unknown``, ``expired`` or
+    ``too_far_behind``; ``none`` for a room that keeps no sessions. Whether the room handled what was asked,
+    nobody can tell, and to ask again may do it twice.
+
+    Where it is ``forgotten``, the room has handled it (``applied`` is True), and its answer was lost on
+    the way. The server keeps the latest 64 KiB of answers for each session, and this one is not among them.
     """
-
-    retry: bool = True
 
     def __init__(self, event: str, reason: str) -> None:
         super().__init__(event, reason)
         self.event = event
         self.reason = reason
+        self.retry: bool = reason != FORGOTTEN
+        self.applied: bool | None = None if self.retry else True
 
     def __str__(self) -> str:
+        if not self.retry:
+            return f"{self.event!r} was handled, and its answer was lost on the way and is not kept any more"
         return (
             f"the session was lost ({self.reason}) before {self.event!r} was answered; "
             "it may have been applied"

@@ -19,7 +19,7 @@ from .acks import Acks
 from .address import Address
 from .backoff import Backoff
 from .codec import Codec
-from .errors import AnswerLost, AskFailed, ClientClosed, ClientError, ConnectionEnded, Unreachable
+from .errors import FORGOTTEN, AnswerLost, AskFailed, ClientClosed, ClientError, ConnectionEnded, Unreachable
 from .events import Event
 from .headers import bearer
 from .inbox import Inbox
@@ -371,8 +371,10 @@ class Session:
         if event is None:
             return  # It was answered before, and sent again meanwhile.
         error = content.get("error")
-        if error is None:
-            self.outbox.answer(number, content.get("data"))
+        if error is None and "data" in content:
+            self.outbox.answer(number, content["data"])
+        elif error is None:
+            self.outbox.answer(number, error=AnswerLost(event, FORGOTTEN))
         elif error["code"] == "unavailable":
             self.outbox.postpone(number, trio.current_time())
             return
