@@ -93,5 +93,5 @@ async def say(ctx: Context[Chat], data: Say) -> int:
     ctx.state.count += 1
     ctx.state.lines.append(line)
     del ctx.state.lines[:-HISTORY]
-    ctx.room.emit("said", line)
+    ctx.room.emit("said", line, reliable=True)  # Whose connection is interrupted gets it afterwards.
     return ctx.state.count

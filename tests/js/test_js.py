@@ -72,3 +72,16 @@ def test_it_is_installed_by_npm(nodes: list[str], require: Callable[..., str], t
     program = "import('trio-rooms').then((found) => console.log(Object.keys(found).join()))"
     said = subprocess.run([nodes[0], "-e", program], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert said.stdout == "RoomError,connectRoom\n"
+
+
+def test_against_the_server(nodes: list[str]) -> None:
+    """What it does over real sockets."""
+    run(nodes[0], "server.test.mjs")
+
+
+@pytest.mark.long
+def test_in_every_node(nodes: list[str]) -> None:
+    """Their WebSockets are not the same."""
+    for node in nodes:
+        for file in sorted(FOLDER.glob("*.test.mjs")):
+            run(node, file.name)

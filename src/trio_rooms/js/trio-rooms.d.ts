@@ -98,6 +98,8 @@ export interface Room extends EventTarget {
    * Send an event, and wait for what its handler returns. It is sent again until it is answered, and handled once.
    *
    * @param data what JSON can hold. It is encoded at once.
+   * @returns what the handler returned; undefined where the answer came only after an interruption, and the server
+   *     does not have its data any more.
    * @throws RoomError see there. A request that is given up is not sent, or if it was, may be handled.
    */
   ask<T = any>(event: string, data?: unknown, options?: AskOptions): Promise<T>;
