@@ -237,10 +237,11 @@ class Commit:
 
     def __attrs_post_init__(self) -> None:
         """Have mappings of its own: whoever made it may change theirs, and a store keep these."""
-        for name in _MAPPINGS:
-            mapping = getattr(self, name)
-            if mapping:
-                object.__setattr__(self, name, dict(mapping))
+        if self.writes or self.sessions or self.links or self.answered or self.timers:
+            for name in _MAPPINGS:
+                mapping = getattr(self, name)
+                if mapping:
+                    object.__setattr__(self, name, dict(mapping))
 
 
 _MAPPINGS: Final = ("writes", "sessions", "links", "answered", "timers")
