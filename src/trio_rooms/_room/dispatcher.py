@@ -276,7 +276,7 @@ class Dispatcher:
         if gate is not None:
             session.held += 1
             gate.open.messages[sid, number] = [link]
-            gate.add(session.let_go)
+            gate.open.last.append(session.let_go)
 
     async def _ask(self, mail: Ask) -> None:
         """Handle an event of the program; its answer is settled before anything else is told."""

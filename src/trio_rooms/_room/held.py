@@ -9,6 +9,7 @@ import trio
 from trio_rooms._sockets.fanout import Broadcast, Message
 from trio_rooms._sockets.flags import BINARY, CLOSING, DISMISSED, GONE
 from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.joined import Send, Spread
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.gate import Gate
 from trio_rooms._wire.frames import encode_close
@@ -17,20 +18,6 @@ __all__ = ["Held"]
 
 _JOB = 100
 """Bytes that a job takes beside what it sends."""
-
-
-class _Frames:
-    """What is sent to one connection in a row: it is one write."""
-
-    __slots__ = ("_hub", "frames", "link")
-
-    def __init__(self, hub: SocketHub, link: Link, frame: bytes) -> None:
-        self._hub = hub
-        self.link = link
-        self.frames = [frame]
-
-    def __call__(self) -> None:
-        self._hub.send_frames(self.link, self.frames)
 
 
 class Held:
@@ -61,11 +48,11 @@ class Held:
         gate = self._gate
         batch = gate.open
         last = batch.jobs[-1] if batch.jobs else None
-        if type(last) is _Frames and last.link is link:
+        if type(last) is Send and last.link is link:
             last.frames.append(frame)
             batch.size += len(frame) + _JOB
         else:
-            gate.add(_Frames(self._hub, link, frame), len(frame) + _JOB)
+            gate.add(Send(self._hub, link, frame), len(frame) + _JOB)
 
     async def drained(self, link: Link) -> bool:
         """See `Output`; a handler's own waits for its end, so it waits for what went out before alone."""
@@ -89,7 +76,7 @@ class Held:
             self.send(links[0], message)
         elif links:
             broadcast = Broadcast(links, message)
-            self._gate.add(partial(self._hub.spread, roster, broadcast), broadcast.size + _JOB)
+            self._gate.add(Spread(self._hub, roster, broadcast), broadcast.size + _JOB)
         else:
             message.frame(binary=True)  # What cannot be sent is an error also where nobody listens.
         return len(links)

@@ -9,6 +9,7 @@ import trio
 
 from trio_rooms._definition.definition import Definition, Handler
 from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.joined import Spread
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.audience import Audience
 from trio_rooms._state.gate import Gate
@@ -137,7 +138,7 @@ class Shared:
             hub.spread(roster, broadcast)
             record.want()
         else:
-            gate.add(partial(hub.spread, roster, broadcast), len(body.cbor) + broadcast.size)
+            gate.add(Spread(hub, roster, broadcast), len(body.cbor) + broadcast.size)
 
     def end(self) -> None:
         """Nothing of the room runs any more: whoever kept a context finds out."""

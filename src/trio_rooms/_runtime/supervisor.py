@@ -29,6 +29,7 @@ from trio_rooms._room.reliably import keep
 from trio_rooms._room.shared import Shared, roster_of
 from trio_rooms._sockets.fanout import Broadcast, Message
 from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.joined import Spread
 from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Resumed
 from trio_rooms._sockets.standing import Unsettled
 from trio_rooms._state.audience import Audience
@@ -225,7 +226,7 @@ class Supervisor:
         links = roster.members(channel)
         broadcast = Broadcast(links, message)
         # Behind what the room's handlers have sent before, and whatever becomes of that.
-        record.outside(lambda: record.after(partial(self._hub.spread, roster, broadcast)))
+        record.outside(lambda: record.after(Spread(self._hub, roster, broadcast)))
         return len(links)
 
     def reached(self, key: str, channel: str | None) -> int:
@@ -303,7 +304,7 @@ class Supervisor:
         if roster is not None and (roster.links or record.away):
             links = roster.members(channel)
             broadcast = keep(record, roster, self._hub, body, Audience(channel=channel), links)
-            send = partial(self._hub.spread, roster, broadcast)
+            send = Spread(self._hub, roster, broadcast)
             if record.gate is None and roster.inbox is not None:
                 send()
             else:

@@ -128,6 +128,17 @@ class Broadcast:
         self.size: int = len(text) + len(binary)
         """Bytes of the forms that it has."""
 
+    def take_few(self) -> list[tuple[Link, bytes]] | None:
+        """Whom it goes to, with the form for each, where these are few; it is theirs to be sent then."""
+        if len(self.links) > _CHUNK:
+            return None
+        text, binary = self._text, self._binary
+        return [
+            (link, binary if link.flags & BINARY else text)
+            for link in self.links
+            if not link.flags & (CLOSE_SENT | GONE)
+        ]
+
     def __call__(self, until: float) -> bool:
         links, text, binary = self.links, self._text, self._binary
         while self._at < len(links):
@@ -159,6 +170,18 @@ class ReliableBroadcast(Broadcast):
         super().__init__(links, message)
         self._seq = seq
         self._journal = journal
+
+    def take_few(self) -> list[tuple[Link, bytes]] | None:
+        """See `Broadcast`."""
+        few = super().take_few()
+        if few is None:
+            return None
+        few = [(link, frame) for link, frame in few if not link.flags & REPLAYING]
+        for link, _ in few:
+            if link.session is not None:
+                link.session = self._journal.stand(link.session, self._seq)
+        self._journal.release(self._seq)
+        return few
 
     def __call__(self, until: float) -> bool:
         links, text, binary = self.links, self._text, self._binary

@@ -24,6 +24,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._loop.turn import TURN
+from trio_rooms._sockets.joined import Joined, Sending
 from trio_rooms._sockets.roster import Link
 from trio_rooms.errors import (
     NotSaved,
@@ -543,11 +544,18 @@ class Gate:
 async def _release(batch: Batch) -> None:
     """Do what waited for a batch, a turn at a time."""
     until = perf_counter() + TURN
-    for job in (*batch.jobs, *batch.last):
-        _do(job)
+    joined = Joined()
+    for job in batch.jobs:
+        if not (isinstance(job, Sending) and job.join(joined)):
+            joined.write()
+            _do(job)
         if perf_counter() > until:
+            joined.write()
             await trio.lowlevel.checkpoint()
             until = perf_counter() + TURN
+    joined.write()
+    for job in batch.last:
+        _do(job)
 
 
 def _do(job: Callable[[], None]) -> None:
