@@ -187,6 +187,7 @@ async def check(rooms: Rooms, world: World) -> None:
     count = sum(map(len, world.seen.values()))
     await room.hibernate()
     await trio.sleep(200)
+    assert not rooms._supervisor._records
     assert sum(map(len, world.seen.values())) == count
     state = await room.peek()
     fires = {} if state is None else state.fires

@@ -888,6 +888,7 @@ async def test_a_store_that_cannot_be_read(
             await room.schedule_durably("x", after=1)
         room.schedule("x:2", after=1)
         await trio.sleep(10)
+        assert not room._placement._records  # type: ignore[attr-defined]
     assert "a change of its schedules is lost" in caplog.text
 
 

@@ -24,6 +24,10 @@ _PAGE: Final = 1000
 _TRIES: Final = 5
 _RETRY_FIRST: Final = 0.1
 """Seconds until they are tried to be read again, doubled each time."""
+_MOST_READING: Final = 16
+"""Rooms that sleep whose rows are read at a time. A program may schedule something in thousands in one step,
+and all of their tasks would otherwise have their first turn together."""
+_readers: Final[trio.lowlevel.RunVar[trio.CapacityLimiter]] = trio.lowlevel.RunVar("trio_rooms readers")
 
 
 @attrs.define(eq=False, weakref_slot=False)
@@ -66,6 +70,9 @@ class Committing(Protocol):
 
     def want(self, *, at_once: bool = False) -> None:
         """Have what there is written, in time or at once."""
+
+    def rested(self) -> None:
+        """Something is over: the record may go, if nobody needs it."""
 
     def write_timer(self, name: str, row: Timer | None) -> None:
         """Write a row with the next commit."""
@@ -190,21 +197,24 @@ class Plans:
     async def _read_in_turn(self) -> None:
         """Read what there is, unless somebody else does, and make what waits for that."""
         failure: Exception | None = None
-        try:
-            for tries in range(_TRIES):
-                try:
+        for tries in range(_TRIES):
+            try:
+                async with _limiter():
                     await self._read_once()
-                except StoreError as error:
-                    failure = error
-                    await trio.sleep(_RETRY_FIRST * 2**tries)
-                else:
-                    return
-        finally:
-            self._reading = False
-        waiting, self._waiting = self._waiting, {}
-        for plan in waiting:
-            assert failure is not None
-            plan.refuse(self._record.key, failure)
+            except StoreError as error:
+                failure = error
+                await trio.sleep(_RETRY_FIRST * 2**tries)
+            else:
+                failure = None
+                break
+        self._reading = False
+        if failure is not None:
+            waiting, self._waiting = self._waiting, {}
+            for plan in waiting:
+                plan.refuse(self._record.key, failure)
+        elif self._waiting:
+            self._read_soon()  # It was forgotten again meanwhile.
+        self._record.rested()
 
     async def _read_once(self) -> None:
         await self._record._take()
@@ -224,3 +234,13 @@ class Plans:
         while not self.known:
             await self._read_once()
         return self.timers
+
+
+def _limiter() -> trio.CapacityLimiter:
+    """What lets so few read at a time; the same for all records of a run."""
+    try:
+        return _readers.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(_MOST_READING)
+        _readers.set(limiter)
+        return limiter
