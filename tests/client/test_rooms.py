@@ -177,6 +177,7 @@ STEPS = st.one_of(
     st.tuples(st.just("slow store"), st.just(0), st.sampled_from([0, 0.2, 3])),
     st.tuples(st.just("full store"), st.just(0), st.integers(1, 2)),
     st.tuples(st.just("lost reply"), st.booleans(), st.integers(1, 2)),
+    st.tuples(st.just("unreadable store"), st.just(0), st.integers(1, 3)),
     st.tuples(st.just("hibernate"), st.just(0), st.just(0)),
     st.tuples(st.just("restart"), st.just(0), st.sampled_from([0, 5])),
     st.tuples(st.just("crash"), st.just(0), st.sampled_from([0, 5])),
@@ -262,6 +263,8 @@ class World:
             self.store.fail_commits(StoreFull, how)
         elif what == "lost reply":
             self.store.fail_commits(StoreError, how, applied=bool(who))
+        elif what == "unreadable store":
+            self.store.fail_reads(StoreError, how)
         elif what == "hibernate":
             assert self.ways[0].rooms is not None
             with trio.move_on_after(5):
@@ -278,6 +281,7 @@ class World:
         """From now on all goes well; returns what was written down."""
         self.store.delay = 0
         self.store._commit_faults.clear()
+        self.store._read_faults.clear()
         for way in self.ways:
             way.is_open = True
         while self.waiting:
@@ -306,7 +310,7 @@ async def live_with_rooms(steps: list[Any], protocol: Any) -> None:
                     await world.step(what, who, how)
                 written = await world.settle()
             world.stopping.set()
-    assert world.codes <= {"not_saved"}
+    assert world.codes <= {"not_saved", "room_failed"}
     assert len(written) == len(set(written)), "something was applied twice"
     assert set(world.answered) <= set(written), "something was answered and is lost"
     assert not set(world.refused) & set(written), "something was refused and is there"
