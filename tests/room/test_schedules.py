@@ -176,6 +176,7 @@ def now() -> float:
         ({"at": math.inf}, ValueError, "of this calendar"),
         ({"at": math.nan}, ValueError, "of this calendar"),
         ({"at": 1e300}, ValueError, "of this calendar"),
+        ({"at": -1e11}, ValueError, "of this calendar"),
         ({"at": datetime.date(2031, 1, 1)}, TypeError, "a datetime with a time zone"),
         ({"cron": "no"}, ValueError, "30 6"),
         ({"cron": 5}, TypeError, "cron is a string"),
@@ -415,6 +416,91 @@ async def test_a_room_schedules_so_much(autojump_clock: MockClock, durability: s
         await handle.schedule_durably("x:5", after=1)
         await trio.sleep(2)
         assert [one[0] for one in await fired(handle)] == ["x:5"]
+
+
+@BOTH
+async def test_from_wherever_a_context_is(autojump_clock: MockClock, durability: str) -> None:
+    """Hooks and background tasks schedule as handlers do; what sleeps is saved with it."""
+    store, done = MemoryStore(), list[str]()
+    room: Room[None] = Room("r", durability=durability)  # type: ignore[arg-type]
+
+    @room.on("task")
+    async def task(ctx: Context[None]) -> None:
+        ctx.room.start_soon(later, ctx)
+
+    @room.on_create
+    async def create(ctx: Context[None]) -> None:
+        ctx.room.schedule("x:create", after=100)
+
+    @room.on_wake
+    async def wake(ctx: Context[None]) -> None:
+        ctx.room.schedule("x:wake", every=100)
+
+    @room.on_hibernate
+    async def sleeps(ctx: Context[None]) -> None:
+        ctx.room.schedule("x:hibernate", after=1000)
+
+    @room.on_schedule("x")
+    async def x(ctx: Context[None], fire: Fire[None]) -> None:
+        ctx.app.append(fire.name)
+
+    async with open_rooms([room], store=store, app=done) as rooms:
+        handle = rooms.get("r", "1")
+        await handle.ask("task")
+        await trio.sleep(10)
+        await handle.hibernate()
+        assert set(await handle.schedules()) == {"x:create", "x:hibernate", "x:task"}
+        await trio.sleep(100)
+        assert sorted(done) == ["x:create", "x:task"]
+        assert set(await handle.schedules()) == {"x:hibernate", "x:wake"}
+        await trio.sleep(105)
+        assert sorted(done) == ["x:create", "x:task", "x:wake"]
+
+
+async def later(ctx: Context[None]) -> None:
+    """A task of the room."""
+    await trio.sleep(5)
+    ctx.room.schedule("x:task", after=90)
+
+
+async def test_a_durable_handler_of_a_snapshot_room(autojump_clock: MockClock) -> None:
+    """What it schedules is durable when it is answered; so it is after a cut that a handler asks for."""
+    store = FaultyStore(MemoryStore())
+    room = a_room(snapshot_interval=1000)
+
+    @room.on("durably", durable=True)
+    async def durably(ctx: Context[Log]) -> None:
+        ctx.room.schedule("x:durable", after=5000)
+
+    @room.on("cut")
+    async def cut(ctx: Context[Log]) -> None:
+        ctx.room.schedule("x:cut", after=5000)
+        await ctx.commit()
+        ctx.room.schedule("x:behind", after=5000)
+
+    async with open_rooms([room], store=store, app=World()) as rooms:
+        handle = rooms.get("r", "1")
+        await handle.ask("durably")
+        assert await store.timer("r/1", "x:durable")
+        await handle.ask("cut")
+        assert await store.timer("r/1", "x:cut")
+        assert not await store.timer("r/1", "x:behind")
+        store.fail_commits(StoreFull)
+        with pytest.raises(NotSaved):
+            await handle.ask("durably")
+
+
+async def test_without_handlers(autojump_clock: MockClock) -> None:
+    """A program that has no schedules any more wakes the room, and is told that what was scheduled fails."""
+    store = MemoryStore()
+    async with opened(store=store) as room:
+        await room.schedule_durably("x", after=1)
+    none: Room[Log] = Room("r", state=Log)
+    async with open_rooms([none], store=store) as rooms:
+        await trio.sleep(10)
+        listed = (await rooms.get("r", "1").schedules())["x"]
+        assert listed.failed >= 1
+        assert await rooms.get("r", "1").cancel_durably("x")
 
 
 # Asleep, and after a restart.

@@ -204,6 +204,17 @@ async def test_so_many_are_woken_at_a_time(autojump_clock: MockClock) -> None:
         assert len(rooms.told) == 1001
 
 
+async def test_when_all_of_them_hang(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """What waits for them is told of."""
+    async with kept() as (_, rooms, _):
+        rooms.at_once = False
+        for number in range(20):
+            rooms.note(1, f"r/{number:04}")
+        await trio.sleep(130)
+        assert len(rooms.told) == 16
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["what is due waits"] * 2
+
+
 async def test_rooms_that_are_not_served_here(autojump_clock: MockClock) -> None:
     """They are left alone, keep nobody waiting, and are not read again with each of the others."""
     async with kept() as (_, rooms, index):

@@ -79,6 +79,12 @@ def test_what_is_no_row(content: bytes) -> None:
         Scheduled.of("x", Timer(1.0, content))
 
 
+def test_the_end_of_all_times() -> None:
+    """No date is behind it, and nothing is due there."""
+    assert recurring(1e11).following(0.0) is not None
+    assert recurring(1e11).following(2.5e11) is None
+
+
 def test_what_happens_once_ends() -> None:
     """Nothing follows on it."""
     assert scheduled().following(1e9) is None

@@ -13,7 +13,7 @@ from trio_rooms._arguments import number, text
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.wall import WallClock
 from trio_rooms._state.codec import decode_value
-from trio_rooms._state.occurrences import LAST_TIME, SHORTEST, Cron, Every, Rule
+from trio_rooms._state.occurrences import FIRST_TIME, LAST_TIME, SHORTEST, Cron, Every, Rule
 from trio_rooms._state.timers import Missed, Scheduled, Timers, Unreadable
 from trio_rooms._values.cbor import encode_plain
 
@@ -170,24 +170,34 @@ def schedules_of(timers: Timers) -> dict[str, Schedule]:
     for name in timers.names():
         try:
             one = timers.get(name)
+            shown = None if one is None else _shown(one)
         except Unreadable as error:
             found[name] = Schedule(
                 name=name, due=None, data=None, every=None, cron=None, tz=None, missed="once", failed=0,
                 error=str(error),
             )  # fmt: skip
             continue
-        if one is not None:
-            found[name] = _shown(one)
+        if shown is not None:
+            found[name] = shown
     return found
 
 
 def _shown(one: Scheduled) -> Schedule:
-    """What is shown of it."""
+    """What is shown of it.
+
+    Raises:
+        Unreadable: the data does not decode.
+    """
     rule = one.rule
+    try:
+        data = decode_value(one.data)
+    except Exception as error:  # (whatever a decoder raises, the bytes are at fault)
+        msg = f"its data does not decode: {error}"
+        raise Unreadable(msg) from error
     return Schedule(
         name=one.name,
         due=one.due,
-        data=decode_value(one.data),
+        data=data,
         every=rule.period if isinstance(rule, Every) else None,
         cron=rule.expression if isinstance(rule, Cron) else None,
         tz=rule.zone if isinstance(rule, Cron) else None,
@@ -215,7 +225,7 @@ def _moment(at: Any) -> float:
     if not isinstance(at, int | float) or isinstance(at, bool):
         msg = f"at is a datetime with a time zone, or seconds since 1970, not {at!r:.100}"
         raise TypeError(msg)
-    if not -LAST_TIME < at < LAST_TIME:
+    if not FIRST_TIME <= at < LAST_TIME:
         msg = f"at is a time of this calendar, in seconds since 1970, not {at}"
         raise ValueError(msg)
     return float(at)

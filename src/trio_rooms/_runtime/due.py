@@ -190,7 +190,13 @@ class Agenda:
         while not self._stopped and (
             len(self._told) >= _MOST_ALARMS or (len(self._waking) >= _MOST_WAKING and not self._awake(key))
         ):
-            await self._less()
+            with trio.move_on_after(_LOOK) as scope:
+                await self._less()
+            if scope.cancelled_caught:
+                logger.warning(
+                    "what is due waits: for %.0f s none of %d rooms has done what it was told to do",
+                    _LOOK, len(self._told),
+                )  # fmt: skip
         if self._stopped:
             return
         self._told.add(key)

@@ -13,10 +13,11 @@ from typing import Final
 import attrs
 from cronsim import CronSim, CronSimError
 
-__all__ = ["LAST_TIME", "SHORTEST", "Cron", "Every", "Rule", "zone_of"]
+__all__ = ["FIRST_TIME", "LAST_TIME", "SHORTEST", "Cron", "Every", "Rule", "zone_of"]
 
+FIRST_TIME: Final = -62_135_596_800.0
 LAST_TIME: Final = 253_370_764_800.0
-"""The year 9999 begins, the last that a date can have."""
+"""The years 1 and 9999 begin, the first and the last that a date can have."""
 SHORTEST: Final = 1.0
 """Seconds of the shortest period, which is also that of cron. Each occurrence is a commit."""
 _LONGEST: Final = 256

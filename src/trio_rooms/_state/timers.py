@@ -17,7 +17,7 @@ import cbor2
 from trio_rooms.errors import ScheduleError
 from trio_rooms.stores.base import Timer
 
-from .occurrences import Cron, Every, Rule
+from .occurrences import LAST_TIME, Cron, Every, Rule
 
 __all__ = ["LATE", "MOST_IN_A_ROW", "MOST_TIMERS", "Missed", "Scheduled", "Timers", "Unreadable"]
 
@@ -143,7 +143,7 @@ class Scheduled:
         makes_up = self.missed == "all" and self.behind < MOST_IN_A_ROW
         # The clock may have been set back: nothing is handled a second time.
         when = self.rule.following(self.time if makes_up else max(now, self.time))
-        if when is None:
+        if when is None or when >= LAST_TIME:
             return None
         behind = self.behind + 1 if when <= now else 0
         return attrs.evolve(
