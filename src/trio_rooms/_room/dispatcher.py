@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from trio_rooms._definition.definition import Definition, EventHandler
 from trio_rooms._loop.groups import alone
@@ -43,6 +43,11 @@ from .shared import Shared
 __all__ = ["Dispatcher", "disconnect_of", "refuse", "refuse_unsaved"]
 
 logger = logging.getLogger("trio_rooms")
+
+
+_UNAVAILABLE: Final = (
+    "whether this was handled before cannot be looked up now; the same id may succeed later, in order"
+)
 
 
 class Dispatcher:
@@ -165,14 +170,14 @@ class Dispatcher:
             if received is None:
                 return
             number, name = received.id, received.event
+            handler = self._definition.client_handler(name)
+            if shared.gate is not None:
+                shared.gate.before(handler)  # Before its id counts as handled: that is cut with what it does.
             if number is not None and link.session is not None and not await self._is_new(link, number):
                 return
             if received.channel is not None:
                 context = self._members.new_context(context.connection)
                 context.channel = received.channel
-            handler = self._definition.client_handler(name)
-            if shared.gate is not None:
-                shared.gate.before(handler)
             result = await _handling(handler, context, name, received.data)
             if shared.edited:
                 self._members.settle()
@@ -226,16 +231,18 @@ class Dispatcher:
     async def _is_new(self, link: Link, number: int) -> bool:
         """Whether a message of a session is to be handled; else it is told what it was told before."""
         shared, sid = self._shared, link.sid
-        session = shared.record.sessions.get(sid)
+        sessions = shared.record.sessions
+        if sessions.stalled and sessions.is_stalled(sid, number):
+            _send_error(shared, shared.hub, link, number, "unavailable", _UNAVAILABLE)
+            return False
+        session = sessions.get(sid)
         if session is None:
             try:
                 session = await shared.record.session(sid)
             except StoreError as error:
                 logger.error("room %s: %s", shared.key, error)  # noqa: TRY400
-                message = (
-                    "whether this was handled before cannot be looked up now; the same id may succeed later"
-                )
-                _send_error(shared, shared.hub, link, number, "unavailable", message)
+                sessions.stalled[sid] = number
+                _send_error(shared, shared.hub, link, number, "unavailable", _UNAVAILABLE)
                 return False
         if number > session.last:
             if session.held >= MOST_UNANSWERED:

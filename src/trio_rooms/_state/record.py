@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 import trio
@@ -60,6 +61,8 @@ __all__ = ["Definition", "Loaded", "Record", "Source"]
 
 logger = logging.getLogger("trio_rooms")
 
+T = TypeVar("T")
+
 _MANY_WRITES: Final = 4 * 1024 * 1024
 """Bytes of storage writes that do not wait for the snapshot interval."""
 _AGAIN_FIRST: Final = 0.05
@@ -68,6 +71,8 @@ _AGAIN_LAST: Final = 1.0
 _READ_FIRST: Final = 0.1
 _READ_LAST: Final = 5.0
 """The same for what the store has of the room, where that cannot be read."""
+_READS: Final = 3
+"""Times that something is read before it is read in turn, where commits come through meanwhile."""
 _WALL: Final = WallClock()
 _BESIDE_DAMAGE: Final = b"damage"
 """In place of a digest: to be saved twice, since the first save goes in the place of the sound one."""
@@ -557,11 +562,7 @@ class Record:
         Raises:
             StoreError: it cannot be read.
         """
-        await self._take()  # Nothing is written meanwhile.
-        try:
-            stored = await self._store.session(self.key, sid)
-        finally:
-            self._give()
+        stored = await self._read(lambda: self._store.session(self.key, sid))
         room = None if stored is None else stored.room
         link = None if stored is None else stored.link
         opening = None if room is None else room.opening
@@ -597,17 +598,33 @@ class Record:
         """
         session = self.sessions.get(sid)
         if session is None:
-            await self._take()
-            try:
-                session = self.sessions.get(sid)
-                if session is None:
-                    stored = await self._store.session(self.key, sid)
-                    verdicts = await self._store.verdicts(self.key, sid) if stored is not None else {}
-                    last = 0 if stored is None else stored.room.last
-                    session = self.sessions.know(sid, Session(max([last, *verdicts]), verdicts))
-            finally:
-                self._give()
+            stored, verdicts = await self._read(partial(self._read_session, sid))
+            session = self.sessions.get(sid)
+            if session is None:
+                last = 0 if stored is None else stored.room.last
+                session = self.sessions.know(sid, Session(max([last, *verdicts]), verdicts))
         return session
+
+    async def _read_session(self, sid: int) -> tuple[StoredSession | None, dict[int, bytes]]:
+        stored = await self._store.session(self.key, sid)
+        return stored, {} if stored is None else await self._store.verdicts(self.key, sid)
+
+    async def _read(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What the store has, as it is beneath what is not written yet at the end of the read.
+
+        A commit in flight is not waited for, since it may hang. If one has come through meanwhile, what was
+        read may be older than that.
+        """
+        for _ in range(_READS):
+            life, number = self._life, self.number
+            found = await read()
+            if life is self._life and number == self.number:
+                return found
+        await self._take()
+        try:
+            return await read()
+        finally:
+            self._give()
 
     # Loading.
 

@@ -167,16 +167,26 @@ class Session:
 class Sessions:
     """Those sessions of a room of which more is known than that they exist, by their numbers."""
 
-    __slots__ = ("_known", "refused")
+    __slots__ = ("_known", "refused", "stalled")
 
     def __init__(self) -> None:
         self._known: dict[int, Session] = {}
         self.refused: dict[tuple[int, int], str] = {}
         """By session and id: messages that were told a code, and whose telling no commit has yet."""
+        self.stalled: dict[int, int] = {}
+        """By session, the id of a message that could not be looked up, and is to come again."""
 
     def get(self, sid: int) -> Session | None:
         """What is known of a session, or None where that has to be read."""
         return self._known.get(sid)
+
+    def is_stalled(self, sid: int, id: int) -> bool:  # noqa: A002
+        """Whether a message has to wait for one before it to come again: else that would count as handled."""
+        first = self.stalled.get(sid)
+        if first is None or id > first:
+            return first is not None
+        del self.stalled[sid]
+        return False
 
     def know(self, sid: int, session: Session) -> Session:
         """Take what the store has, or what a session begins with; what was refused meanwhile is added."""
@@ -202,6 +212,7 @@ class Sessions:
     def forget(self, sid: int) -> None:
         """A session is over, or need not be known here any more."""
         self._known.pop(sid, None)
+        self.stalled.pop(sid, None)
         for one in [one for one in self.refused if one[0] == sid]:
             del self.refused[one]
 
