@@ -16,8 +16,10 @@ import pytest
 
 from trio_rooms._definition.room import Room
 from trio_rooms._state.codec import Codec
+from trio_rooms._state.occurrences import Cron, Every
 from trio_rooms._state.record import Loaded, Record
 from trio_rooms._state.snapshot import Snapshot
+from trio_rooms._state.timers import Scheduled
 from trio_rooms._wire import envelope
 from trio_rooms.errors import StaleWrite
 from trio_rooms.stores import (
@@ -255,6 +257,32 @@ async def test_states_are_loaded(name: str, directory: Path) -> None:
                 assert loaded is None
             await record.save(lambda: {"n": 100})
             assert record.number == (await store.head(key)).number == kept.number + 1
+
+
+# What rooms have scheduled.
+
+SCHEDULED = {
+    "once": Scheduled(
+        name="x", id="00112233aabbccdd", due=2e9, time=2e9, data=b"\xa1aaf", asked=("at", 2e9)
+    ),
+    "again": Scheduled(
+        name="x", id="00112233aabbccdd", due=2e9 + 8.5, time=2e9, data=b"\xf6", rule=Every(60.5, 1e9),
+        asked=("after", 5.0), missed="all", count=70_000, behind=17, failed=3, error="ValueError: no",
+    ),
+    "cron": Scheduled(
+        name="x", id="00112233aabbccdd", due=2e9, time=2e9, data=b"\x07", missed="none",
+        rule=Cron("30 6 * * MON-FRI", "Europe/Berlin"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_what_is_scheduled(name: str) -> None:
+    """It is read as it was meant, and written with the same bytes."""
+    content = (GOLDEN / f"schedule-1-{name}").read_bytes()
+    one = SCHEDULED[name]
+    assert Scheduled.of("x", Timer(one.due, content)) == one
+    assert one.row().content == content
 
 
 # Snapshots.

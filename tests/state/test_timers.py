@@ -25,6 +25,10 @@ def recurring(period: float = 10.0, missed: Missed = "once", **more: Any) -> Sch
     return scheduled(rule=Every(period, 100.0), missed=missed, **more)
 
 
+NEWER = cbor2.dumps({**cbor2.loads(scheduled().row().content), "jitter": 5})
+"""What a later version may write."""
+
+
 class Store:
     """Notes what is written, and makes it durable when told to."""
 
@@ -71,7 +75,7 @@ def test_it_comes_back_from_its_row(one: Scheduled) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"\xf6", cbor2.dumps({}), cbor2.dumps({"id": "x", "every": [1]})]
+    "content", [b"", b"\xff", b"\xf6", NEWER, cbor2.dumps({}), cbor2.dumps({"id": "x", "every": [1]})]
 )
 def test_what_is_no_row(content: bytes) -> None:
     """What this version has not written is told as that."""

@@ -34,6 +34,12 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 """What one room may have scheduled, and the bytes of it: all is read when it wakes."""
 
 
+_KEYS: Final = frozenset(
+    ("asked", "behind", "count", "cron", "data", "error", "every", "failed", "id", "missed", "time")
+)
+"""What the content of a row can have."""
+
+
 class Unreadable(ValueError):
     """The content of a row is not one that this version has written."""
 
@@ -95,7 +101,7 @@ class Scheduled:
             Unreadable: this version did not write it.
         """
         try:
-            content = cbor2.loads(row.content)
+            content = _known(cbor2.loads(row.content))
             rule: Rule | None = None
             if "every" in content:
                 rule = Every(*content["every"])
@@ -299,6 +305,18 @@ class Timers:
     def _counts(self, item: tuple[float, int, str, Timer]) -> bool:
         """Whether an item of the heap is a row that is still there."""
         return self._rows.get(item[2]) is item[3]
+
+
+def _known(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a row that this version understands: to leave something out would be to delete it.
+
+    Raises:
+        KeyError: it does not understand all of it.
+    """
+    unknown = content.keys() - _KEYS
+    if unknown:
+        raise KeyError(*sorted(unknown))
+    return content
 
 
 def _size(item: tuple[str, Timer]) -> int:
