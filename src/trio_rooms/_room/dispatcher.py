@@ -237,6 +237,8 @@ class Dispatcher:
             return False
         session = sessions.get(sid)
         if session is None:
+            if shared.gate is not None:
+                shared.gate.handling = None  # It is not the handler that waits here.
             try:
                 session = await shared.record.session(sid)
             except StoreError as error:
