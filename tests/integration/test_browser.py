@@ -165,3 +165,51 @@ def test_a_page_sees_why_it_was_refused(serve: Serve, browser: webdriver.Chrome,
     """
     assert browser.execute_async_script(connect, "?close") == [4403, "not you", True, "mqtt"]
     assert browser.execute_async_script(connect, "") == [1006, "", False, ""]
+
+
+def test_ledger(serve: Serve, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """The page shows the balance; what is added while the server is gone waits, and is added once."""
+    data = tmp_path / "data"
+    served = serve("examples/ledger.py", "--data", data)
+    browser.get(f"http://127.0.0.1:{served.port}/#savings")
+    first = Window(browser)
+    first.wait_for("#state", "connected")
+    assert first.find("#room").text == "savings"
+    browser.switch_to.new_window("window")
+    browser.get(f"http://127.0.0.1:{served.port}/#savings")
+    second = Window(browser)
+    second.wait_for("#state", "connected")
+    second.wait_for("#balance", "0")
+
+    def add(window: Window, amount: int) -> None:
+        field = window.find("#amount")
+        field.clear()
+        field.send_keys(str(amount), Keys.ENTER)
+
+    add(second, 20)
+    second.wait_for("#adds", "saved, 20")
+    first.wait_for("#balance", "20")
+    first.wait_for("#count", "1 entry")
+
+    served.process.kill()
+    served.process.wait(TIMEOUT)
+    first.wait_for("#state", "reconnecting")
+    add(first, 1)
+    add(first, 2)
+    first.wait_for("#waits", "2 waiting")
+    assert [
+        item.get_attribute("class") for item in first.show().find_elements(By.CSS_SELECTOR, "#adds li")
+    ] == [
+        "waiting",
+        "waiting",
+    ]
+    served = serve("examples/ledger.py", "--data", data, "--port", str(served.port))
+    first.wait_for("#waits", "nothing waits")
+    first.wait_for("#adds", "saved, 23")
+    for window in (first, second):
+        window.wait_for("#balance", "23")
+        window.wait_for("#count", "3 entries")
+        window.wait_for("#state", "connected")
+    untyped: Any = browser
+    complaints = [entry["message"] for entry in untyped.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [one for one in complaints if "ERR_CONNECTION_REFUSED" not in one] == []
