@@ -19,7 +19,18 @@ from typing import Final, NoReturn, Protocol, cast
 from benchmarks.suite import report, results
 from benchmarks.suite.screen import Screen, screen
 
-NAMES: Final = ("idle", "echo", "fanout", "wake", "hibernate", "commit", "connect", "start")
+NAMES: Final = (
+    "idle",
+    "parked",
+    "echo",
+    "fanout",
+    "wake",
+    "hibernate",
+    "commit",
+    "connect",
+    "start",
+    "crash",
+)
 """All benchmarks, in the order in which they run."""
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -68,6 +79,9 @@ def main(arguments: list[str]) -> int:
         rounds=asked.rounds or (1 if asked.quick else 3),
         only=tuple(asked.only),
         connections=asked.connections,
+        kills=asked.kills,
+        seed=asked.seed,
+        beside=asked.beside and asked.beside.resolve(),
         command=shlex.join(["benchmarks/run", *arguments]),
     )
     # What is started inherits it.
@@ -187,6 +201,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--connections", metavar="N", type=_count, help="so many, where a benchmark has a number of them"
+    )
+    parser.add_argument("--kills", metavar="N", type=_count, help="kill a server so often, in crash (200)")
+    parser.add_argument("--seed", metavar="N", type=_count, help="of random numbers, in crash")
+    parser.add_argument(
+        "--beside", metavar="DIR", type=Path, help="ours once more, of another checkout of it, in echo"
     )
     parser.add_argument(
         "--results", metavar="DIR", type=Path, default=RESULTS, help="where to write (benchmarks/results)"

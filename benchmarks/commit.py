@@ -1,4 +1,4 @@
-"""What it costs to make a document durable: alone, and with a thousand others."""
+"""What it costs to make something durable: a document in a store, and a message to a room."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 
 import attrs
 
+from benchmarks import durable as rooms
 from benchmarks.suite import disk
 from benchmarks.suite.numbers import percentile
 from benchmarks.suite.processes import start
@@ -17,7 +18,7 @@ from benchmarks.suite.tables import Column, Group, Table
 from benchmarks.suite.valkey import valkey
 
 NAME = "commit"
-ABOUT = "How fast a store makes documents durable, one after another and a thousand at once."
+ABOUT = "How fast a store makes documents durable, and rooms the messages that they answer."
 
 SIZES: Final = (200, 4096)
 TOGETHER: Final = 1000
@@ -65,6 +66,12 @@ def keepers() -> list[Keeper]:
 
 
 def run(run: Run) -> None:
+    """Measure rooms, and the store without them."""
+    rooms.run(run)
+    _run_stores(run)
+
+
+def _run_stores(run: Run) -> None:
     """Measure both sizes, alone and together."""
     alone = [
         run.table(
@@ -98,7 +105,7 @@ def run(run: Run) -> None:
         run.versions[name] = release
     with disk.folder(run.options.results) as folder:
         run.remark(str(disk.disk_of(folder)))
-        for keeper in run.each(entrants):
+        for keeper in run.each(entrants, *alone, *together):
             with run.attempt(keeper):
                 for number, size in enumerate(SIZES):
                     run.progress(f"{keeper.name}: {size:,} bytes", number / len(SIZES))

@@ -48,7 +48,11 @@ def run(run: Run) -> None:
     """Measure every contestant with both sizes."""
     connections = run.connections(100, quick=20)
     tables = {size: _table(run, size, connections) for size in SIZES}
-    for contestant in run.each([*_ours(connections), *peers("echo"), _limit()], *tables.values()):
+    entrants = _ours(connections)
+    if run.options.beside is not None:
+        there = run.options.beside
+        entrants += [attrs.evolve(one, name=f"{one.name}, {there.name}", checkout=there) for one in entrants]
+    for contestant in run.each([*entrants, *peers("echo"), _limit()], *tables.values()):
         with run.attempt(contestant), serving(contestant) as server, Load() as load:
             load.open(
                 server.port, contestant.path, contestant.rooms, contestant.dialect, connections, at_once=64

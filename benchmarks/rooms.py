@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
+import attrs
+
 from trio_rooms import ConnectRequest, Context, Room
 
 # Echo: what came goes back to who sent it.
@@ -19,6 +21,26 @@ events: Final[Room[None]] = Room("events")
 
 fan_plain: Final[Room[None]] = Room("fan_plain")
 fan_events: Final[Room[None]] = Room("fan_events")
+
+# What is answered when it is durable.
+
+
+@attrs.define
+class Tally:
+    """What was added, and how often."""
+
+    balance: int = 0
+    count: int = 0
+
+
+@attrs.define
+class Add:
+    """Something that is added."""
+
+    amount: int
+
+
+ledger: Final[Room[Tally]] = Room("ledger", state=Tally, durability="commit")
 
 # What a connection carries while nothing happens; for the rest as `plain`.
 
@@ -61,6 +83,22 @@ async def emit_to_all(ctx: Context[None], data: Any) -> None:
 async def attach_100(_: ConnectRequest) -> bytes:
     """100 bytes of CBOR, other ones for each connection."""
     return os.urandom(100 - 2)  # CBOR puts two bytes before them.
+
+
+@ledger.on("add")
+async def add(ctx: Context[Tally], data: Add) -> dict[str, int]:
+    """Add, and tell everybody."""
+    told = await count(ctx, data)
+    ctx.room.emit("balance", {**told, "count": ctx.state.count}, reliable=True)
+    return told
+
+
+@ledger.on("count")
+async def count(ctx: Context[Tally], data: Add) -> dict[str, int]:
+    """Add, and tell nobody else."""
+    ctx.state.balance += data.amount
+    ctx.state.count += 1
+    return {"balance": ctx.state.balance}
 
 
 @attached_1000.authenticate

@@ -36,6 +36,7 @@ from benchmarks import __main__ as command
 from benchmarks.suite.contestants import Contestant, ours, serving
 from benchmarks.suite.dialects import CBOR, DIALECTS, JSON, PLAIN, Dialect
 from benchmarks.suite.failures import Failed
+from benchmarks.suite.ledgers import Account, Member, Wrong
 from benchmarks.suite.load import Load, LoadError
 from benchmarks.suite.numbers import Better, median, percentile, ratio, slope, spread
 from benchmarks.suite.pictures import draw
@@ -408,7 +409,7 @@ def test_a_defect_of_the_suite_is_shown_and_fails(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["idle", "nope"], "no benchmark nope; there are: idle, echo, "),
+        (["idle", "nope"], "no benchmark nope; there are: idle, parked, "),
         (["--rounds", "0"], "0 is not a whole number of 1 or more"),
         (["--connections", "many"], "many is not a whole number of 1 or more"),
         (["--only", "ours", "echo"], "put echo before it"),
@@ -465,14 +466,18 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_a_benchmark_of_a_real_server(tmp_path: Path) -> None:
-    """From the command line to the files."""
-    with start("echo", "--quick", "--only", "plain, 1 room", "--results", str(tmp_path)) as process:
+    """From the command line to the files; beside it the same of another checkout."""
+    beside = ("--beside", str(ROOT))
+    with start("echo", "--quick", "--only", "plain, 1 room", "--results", str(tmp_path), *beside) as process:
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     (small, large) = json.loads((tmp_path / "echo.json").read_text())["tables"]
     for told in (small, large):
-        assert [row["group"] for row in told["rows"]] == ["ours"]
-        assert told["rows"][0]["median"]["rate"] > 0
+        names = [row["name"] for row in told["rows"]]
+        assert names == ["trio_rooms, plain, 1 room", f"trio_rooms, plain, 1 room, {ROOT.name}"]
+        for row in told["rows"]:
+            assert row["group"] == "ours"
+            assert row["median"]["rate"] > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -503,6 +508,77 @@ def children(pid: int) -> list[int]:
         for tasks in Path(f"/proc/{pid}/task").glob("*/children")
         for child in tasks.read_text().split()
     ]
+
+
+# What clients of a ledger must see.
+
+
+def heard(account: Account, *balances: tuple[int, int]) -> Member:
+    """A client that heard these balances, each with its count."""
+    member = Member(account)
+    for count, balance in balances:
+        member.hear("balance", {"count": count, "balance": balance})
+    return member
+
+
+def test_a_ledger_that_is_right() -> None:
+    """Every amount once, in whatever order, and every client from when it came."""
+    account = Account("x")
+    assert [account.next() for _ in range(3)] == [1, 2, 3]
+    heard(account, (1, 2), (2, 3), (3, 6))
+    heard(account, (3, 6)).came({"count": 2, "balance": 3})
+    account.answers = {2: 2, 1: 3, 3: 6}
+    account.check(6, 3)
+
+
+@pytest.mark.parametrize(
+    ("balances", "end", "words"),
+    [
+        ([(1, 1), (2, 3), (3, 5)], (5, 3), "more than once: 2"),
+        ([(1, 1), (2, 3), (3, 10)], (10, 3), "nobody asked for it: 7"),
+        ([(1, 1), (2, 3)], (3, 2), "not added: 3"),
+        ([(1, 1), (2, 3), (3, 6)], (3, 2), "it says 3 of 2"),
+        ([(1, 2), (2, 3), (3, 6)], (6, 3), "1 was answered 1, and not 3"),
+    ],
+)
+def test_a_ledger_that_is_wrong(balances: list[tuple[int, int]], end: tuple[int, int], words: str) -> None:
+    """Twice, invented, lost, lost again in the end, or answered with something else."""
+    account = Account("x")
+    for _ in range(3):
+        account.next()
+    account.answers = {1: 1}
+    heard(account, *balances)
+    with pytest.raises(Wrong, match=words):
+        account.check(*end)
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "words"),
+    [
+        ("balance", {"count": 4, "balance": 9}, "after 2 nothing before it"),
+        ("balance", {"count": 2, "balance": 3}, "heard balance 2 after 2"),
+        ("balance", {"count": 3, "balance": 5}, "5 to one client and 6 to another"),
+        ("rooms.reset", {"reason": "unknown"}, "lost its session"),
+        ("other", None, "heard other"),
+    ],
+)
+def test_a_client_that_hears_something_wrong(event: str, data: Any, words: str) -> None:
+    """A gap, something twice, something that others did not hear, and what must not come at all."""
+    account = Account("x")
+    heard(account, (1, 1), (2, 3), (3, 6))
+    member = heard(account, (1, 1), (2, 3))
+    with pytest.raises(Wrong, match=words):
+        member.hear(event, data)
+
+
+def test_a_client_that_comes_must_hear_what_follows() -> None:
+    """What it was told as it came is what its first event follows on, or has in it."""
+    account = Account("x")
+    heard(account, (1, 1), (2, 3), (3, 6))
+    member = Member(account)
+    member.came({"count": 1, "balance": 1})
+    with pytest.raises(Wrong, match="heard balance 3 first, and had been told 1"):
+        member.hear("balance", {"count": 3, "balance": 6})
 
 
 # The load generator.
@@ -551,6 +627,28 @@ def test_the_load_generator_speaks_with_our_rooms(dialect: Dialect, room: str) -
         assert 0 < paced.p50 <= paced.p99 <= paced.max
         assert load.ask(3, 300) > 0
         assert len(load.storm([1, 2, 5], 300).latencies) == 3
+
+
+@pytest.mark.parametrize("event", ["add", "count"])
+def test_the_load_generator_speaks_with_durable_ledgers(event: str) -> None:
+    """Each connection with its own, some messages ahead; the first may be timed."""
+    contestant = Contestant("ours", "ours", ours("ledger"), JSON, "/ledger/{n}", rooms=5)
+    with serving(contestant) as server, Load() as load:
+        load.open(server.port, contestant.path, 5, JSON, count=5)
+        piped = load.pipeline(0.2, 5, event, 20_000)
+        assert piped.answered >= piped.rate * 0.2 > 0
+        assert piped.latencies == []
+        timed = load.pipeline(0.2, 5, event, 20_000, probe=True)
+        assert len(timed.latencies) > 0
+        assert min(timed.latencies) > 0
+
+
+def test_a_wrong_answer_of_a_ledger_is_found() -> None:
+    """As that of a room which knows no such event."""
+    with serving(Contestant("ours", "ours", ours("events"))) as server, Load() as load:
+        load.open(server.port, "/events/x", 1, JSON)
+        with pytest.raises(LoadError, match="unknown_event"):
+            load.pipeline(0.2, 5, "add", 100)
 
 
 @contextmanager

@@ -188,6 +188,21 @@ def test_named_files_exist(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_every_guarantee_is_shown() -> None:
+    """Each fault that the page tells of has tests, and each test that it names is there."""
+    page = ROOT / "docs" / "guarantees.md"
+    faults = section_of(page, "Faults")
+    for line in re.findall(r"^\| \[.*$", faults, re.MULTILINE):
+        (anchor,) = re.findall(r"\]\(#([\w-]+)\)", line)
+        assert anchor in anchors_of(page)
+    for title, text in re.findall(r"^### (.*)\n((?:(?!###).*\n)*)", faults + "\n", re.MULTILINE):
+        assert "::test_" in text, title
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page.read_text())
+    assert len(named) > 20
+    for file, test in named:
+        assert re.search(rf"^(?:async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE), test
+
+
 def test_the_packages_are_those_of_the_code() -> None:
     """The table of the packages and the drawing of their imports are what the script prints."""
     command = [sys.executable, "scripts/packages.py"]

@@ -312,7 +312,6 @@ async def test_story_1_what_was_refused_unheard_is_refused_again(house: House, s
         assert await fourth.verdict(1) == "not_saved"
 
 
-@pytest.mark.skip(reason="a resume waits for the commit in flight")
 @pytest.mark.parametrize("fails", [True, False], ids=["fails", "succeeds"])
 async def test_story_2_a_copy_of_what_is_being_saved_shares_its_verdict(
     house: House, store: FaultyStore, fails: bool
@@ -407,7 +406,6 @@ async def test_story_4_what_had_only_begun_at_a_kill_is_handled_after_it(
         assert await again.verdict(6) == 207
 
 
-@pytest.mark.skip(reason="a resume waits for the commit in flight")
 async def test_story_5_what_is_saved_and_not_told_comes_once_to_who_resumes(
     house: House, tmp_path: Path
 ) -> None:

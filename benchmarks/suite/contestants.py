@@ -6,6 +6,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final, Literal
 
 import attrs
@@ -13,7 +14,7 @@ import attrs
 from benchmarks.suite.dialects import PLAIN, SOCKET_IO, Dialect
 from benchmarks.suite.failures import Failed
 from benchmarks.suite.fetch import Found, bun, node, node_package, python_package
-from benchmarks.suite.processes import Process, ProcessFailed, start
+from benchmarks.suite.processes import ROOT, Process, ProcessFailed, start
 
 __all__ = ["Contestant", "Server", "ours", "peers", "serving", "versions"]
 
@@ -37,6 +38,8 @@ class Contestant:
     rooms: int = 1
     version: str = ""
     """The release, of what is no Python package."""
+    checkout: Path = ROOT
+    """Whose code it is, where it is ours."""
     absent: str = ""
     """Why it cannot run here; empty where it can."""
 
@@ -112,7 +115,12 @@ def serving(contestant: Contestant, *options: str) -> Iterator[Server]:
         ProcessFailed: it ended, or was not ready in time. If something else has failed in the block, but the
             contestant has ended, that is the reason.
     """
-    with start(*contestant.command, *options, env={"NODE_ENV": "production"}) as process:
+    checkout = contestant.checkout
+    env = {"NODE_ENV": "production"}
+    if checkout != ROOT:
+        # Before what is installed, which is this one.
+        env["PYTHONPATH"] = str(checkout / "src")
+    with start(*contestant.command, *options, env=env, cwd=checkout) as process:
         while True:
             line = process.line()
             if line.startswith(_READY):

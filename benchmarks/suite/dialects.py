@@ -17,6 +17,7 @@ __all__ = [
     "JSON",
     "PLAIN",
     "REFLECTED",
+    "SESSIONLESS",
     "SOCKET_IO",
     "Dialect",
     "client_frame",
@@ -112,6 +113,7 @@ PLAIN: Final = Dialect("plain", _TEXT, _as_it_is)
 JSON: Final = Dialect(
     "json", _TEXT, _in_json, ((b"", b'{"event":"rooms.welcome"'),), subprotocol="trio-rooms.v1.json"
 )
+SESSIONLESS: Final = Dialect("json without a session", _TEXT, _in_json)
 CBOR: Final = Dialect(
     "cbor", _BINARY, _in_cbor, ((b"", b"\xa2\x65event\x6drooms.welcome"),), subprotocol="trio-rooms.v1.cbor"
 )
@@ -121,4 +123,4 @@ SOCKET_IO: Final = Dialect(
 )
 REFLECTED: Final = Dialect("reflected", _TEXT, _as_it_is, masked=False)
 
-DIALECTS: Final = {one.name: one for one in (PLAIN, JSON, CBOR, SOCKET_IO, REFLECTED)}
+DIALECTS: Final = {one.name: one for one in (PLAIN, JSON, SESSIONLESS, CBOR, SOCKET_IO, REFLECTED)}

@@ -27,10 +27,11 @@ from typing import Any, Final
 from benchmarks.suite.dialects import DIALECTS, PLAIN, Dialect
 from benchmarks.suite.numbers import percentile
 from benchmarks.suite.opening import Exchange, Handshakes, LoadError
+from benchmarks.suite.pipelines import Pipelines
 
 __all__ = ["COMMANDS", "Generator"]
 
-COMMANDS: Final = ("open", "echo", "paced", "gather", "fanout", "ask", "storm", "close")
+COMMANDS: Final = ("open", "echo", "paced", "gather", "fanout", "ask", "storm", "pipeline", "close")
 _VARIANTS: Final = 4
 """Different messages of each connection, in turn: the answer to an earlier one is noticed."""
 _PATIENCE: Final = 60.0
@@ -60,6 +61,7 @@ class Generator:
         self._dialect: Dialect = PLAIN
         self._letters = bytes(random.Random(1).choices(_LETTERS, k=1 << 18))
         self._made = 0
+        self._pipelines: Pipelines | None = None
 
     def open(
         self, port: int, path: str, rooms: int, dialect: str, count: int, at_once: int, said: int
@@ -80,6 +82,7 @@ class Generator:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
+        self._pipelines = None
         return {}
 
     def echo(self, seconds: float, payload_size: int, connections: int | None) -> Figures:
@@ -263,6 +266,17 @@ class Generator:
             arrivals |= self._collect(waiting, parts)
         self._expect_silence()
         return {"latencies": [arrivals[fd] - began for fd in fds], "sending": sending}
+
+    def pipeline(self, seconds: float, window: int, event: str, each: int, probe: bool) -> Figures:
+        """Each connection has some messages on its way to a ledger of its own."""
+        if self._pipelines is None:
+            self._pipelines = Pipelines(self._epoll, self._fds, event)
+        self._pipelines.prepare(each)
+        with _hot() as took:
+            answered, latencies = self._pipelines.run(seconds, window, probe)
+            figures = took()
+        self._expect_silence()
+        return {**figures, "rate": answered / seconds, "answered": answered, "latencies": latencies}
 
     def _expect_silence(self) -> None:
         """Notice what came too often."""

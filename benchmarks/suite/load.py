@@ -15,7 +15,7 @@ from benchmarks.suite.numbers import percentile
 from benchmarks.suite.opening import LoadError
 from benchmarks.suite.processes import Process, start
 
-__all__ = ["BUSY", "Echoed", "FannedOut", "Load", "LoadError", "Opened", "Paced", "Stormed"]
+__all__ = ["BUSY", "Echoed", "FannedOut", "Load", "LoadError", "Opened", "Paced", "Piped", "Stormed"]
 
 BUSY: Final = 0.9
 """The share of a processor from which on it is the generator that was measured: a rate is at least that."""
@@ -106,6 +106,19 @@ class Stormed:
     """Seconds until the last had been sent."""
 
 
+@attrs.frozen
+class Piped:
+    """A closed loop in which each connection has some messages on its way to a ledger of its own."""
+
+    rate: float
+    """Answers a second."""
+    answered: int
+    latencies: list[float] = attrs.field(repr=False)
+    """Seconds from each message of the first connection to its answer, where that one was timed."""
+    seconds: float
+    cpu_share: float
+
+
 class Load:
     """The clients of one server, in a process of their own; all gone when the block ends.
 
@@ -184,6 +197,21 @@ class Load:
     def storm(self, indexes: Sequence[int], payload_size: int) -> Stormed:
         """Let each of some connections ask once, all together."""
         return Stormed(**self._do("storm", indexes=list(indexes), payload_size=payload_size))
+
+    def pipeline(self, seconds: float, window: int, event: str, each: int, *, probe: bool = False) -> Piped:
+        """Let each connection have ``window`` messages on its way to a room that only it is in.
+
+        Args:
+            seconds: how long something is asked; then all is answered.
+            window: how many.
+            event: ``add``, which is told to all and answered, or ``count``, which is answered alone.
+                One of them until the connections are closed.
+            each: more messages than any connection will send.
+            probe: whether the first connection has one message on its way, whatever the window, and is
+                timed.
+        """
+        given = {"seconds": seconds, "window": window, "event": event, "each": each, "probe": probe}
+        return Piped(**self._do("pipeline", **given))
 
     def close(self) -> None:
         """Close all connections, with an RST so that their ports are free again."""

@@ -32,6 +32,9 @@ class Options:
     rounds: int = 3
     only: tuple[str, ...] = ()
     connections: int | None = None
+    kills: int | None = None
+    seed: int | None = None
+    beside: Path | None = None
     command: str = "benchmarks/run"
 
     def wants(self, name: str) -> bool:

@@ -17,6 +17,7 @@ import attrs
 import pytest
 import trio
 
+from benchmarks.suite.killed import kill_again_and_again
 from tests.integration.conftest import ROOT, TIMEOUT, Served
 from tests.integration.soak_client import open_client
 from tests.raw import CLOSE, TEXT, Client, frame
@@ -314,3 +315,23 @@ async def test_full_disk(serve: Serve, tmp_path: Path) -> None:
     assert await add(served.port, "old", 0) == 2
     for number in range(20):
         assert await add(served.port, f"new{number}", 0) == 2
+
+
+@pytest.mark.parametrize(
+    ("kills", "clients"),
+    [
+        pytest.param(10, 20, id="some"),
+        pytest.param(200, 20, id="two hundred", marks=LONG),
+    ],
+)
+async def test_nothing_is_lost_to_clients_of_a_server_that_is_killed(
+    tmp_path: Path, kills: int, clients: int
+) -> None:
+    """They add at once and by schedules: each amount counts once, and each balance is heard once."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    try:
+        print(await kill_again_and_again(tmp_path, kills, seed, clients=clients))
+    except BaseException:
+        print((tmp_path / "log").read_text())
+        raise
