@@ -90,6 +90,10 @@ class Elsewhere:
         """Of no use here."""
         raise NotImplementedError
 
+    def awaiting(self, answer: Answer) -> contextlib.AbstractContextManager[None]:
+        """Of no use here."""
+        raise NotImplementedError
+
     def info(self, key: str) -> RoomInfo:
         """Note it."""
         self.handed.append(("info", key, None))

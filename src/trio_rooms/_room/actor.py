@@ -296,7 +296,11 @@ class Actor:
                 refused(failure)
         for outside in (one for batch in batches for one in batch.outside):
             record.outside_again(outside, failure)
-        return [mail for batch in batches for mail in batch.again]
+        again = [mail for batch in batches for mail in batch.again]
+        for mail in again:
+            if isinstance(mail, Disconnected) and mail.link.session is not None:
+                record.telling.add(mail.link.sid)  # Else its row would have it told twice.
+        return again
 
     async def kill(self, grace: float, refused: Callable[[str], None]) -> None:
         """Cancel what it does and save its state as it is then; for a room that does not come to rest.

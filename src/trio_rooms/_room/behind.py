@@ -48,6 +48,10 @@ class Behind:
         """See `Placement`."""
         return self._placement.waiting(key, answer)
 
+    def awaiting(self, answer: Answer) -> AbstractContextManager[None]:
+        """See `Placement`."""
+        return self._placement.awaiting(answer)
+
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """See `Placement`; whom it goes to is decided when it is done, and this is what it would be now."""
         size = len(message.frame(binary=True))  # What cannot be sent is an error now.
@@ -66,7 +70,9 @@ class Behind:
         done: Callable[[], None] | None,
         refused: Callable[[RoomsError], None] | None,
     ) -> int:
-        """See `Placement`; it is done as `emit` is."""
+        """See `Placement`; it is done as `emit` is, but for who waits until it is, who would for ever."""
+        if done is not None:
+            return self._placement.emit_reliably(key, body, channel, done, refused)
         job = partial(self._placement.emit_reliably, key, body, channel, done, refused)
         self._gate.add(partial(_forget_result, job), len(body.cbor) + len(body.json))
         return self._placement.reached(key, channel)

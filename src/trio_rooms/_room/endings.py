@@ -41,8 +41,9 @@ async def recall(shared: Shared) -> list[Disconnected]:
     for sid, row in sorted(rows.items()):
         if sid not in telling and not record.is_deleted(sid):
             telling.add(sid)
-            channels = Membership.decode(row.room.channels).channels
-            link = Remnant(sid, shared.roster, row.room.attachment, channels)
+            membership = Membership.decode(row.room.channels)
+            met = membership.since is not None
+            link = Remnant(sid, shared.roster, row.room.attachment, membership.channels, met=met)
             ended.append(Disconnected(link, *decode_left(row.link.left)))
     return ended
 

@@ -130,6 +130,9 @@ class RoomHandle:
     async def emit_durably(self, event: str, data: Any = None, *, channel: str | None = None) -> int:
         """Send an event reliably, as `emit` does, and return when it is durable.
 
+        In a handler whose effects wait until they are durable this one does not, as with `ask`: it is
+        not undone where what the handler did could not be saved.
+
         A cancelled caller stops waiting; it is sent all the same.
 
         Returns:
@@ -139,6 +142,7 @@ class RoomHandle:
             TypeError, ValueError: as `emit`.
             NotSaved: it could not be written, and nobody got it, unless the room was awake with
                 ``durability="snapshot"``.
+            RoomsClosed: the rooms have closed, or have before that was known.
         """
         if self._definition.plain:
             self._definition.refuse_events()
@@ -151,8 +155,9 @@ class RoomHandle:
             answer.fail(own(error))
 
         done = partial(answer.succeed, None)
-        reached = self._placement.emit_reliably(self.key, Body.of(event, data), channel, done, refused)
-        await answer.wait()
+        with self._placement.awaiting(answer):
+            reached = self._placement.emit_reliably(self.key, Body.of(event, data), channel, done, refused)
+            await answer.wait()
         return reached
 
     def send(self, message: str | bytes, *, channel: str | None = None) -> int:

@@ -58,6 +58,15 @@ class Placement(Protocol):
             AskCircle: at once, where the answer would wait for the handler that the task works for.
         """
 
+    def awaiting(self, answer: Answer) -> AbstractContextManager[None]:
+        """Somebody waits inside the block for what is written from outside of any room.
+
+        At the end of the rooms the answer is RoomsClosed, if there is none by then.
+
+        Raises:
+            RoomsClosed: that is now.
+        """
+
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """Send to all connections of a room, or of a channel, and wake nobody; returns to how many."""
 

@@ -450,7 +450,7 @@ class Registrar:
             row: what is written of it.
             link: the last connection that it had, if that is in memory.
         """
-        roster = self._hub.rosters.get(record.key)
+        roster, told = self._hub.rosters.get(record.key), True
         assert record.journal is not None
         if link is None or link.session is None:
             record.journal.leave(row.link.pos)
@@ -458,7 +458,8 @@ class Registrar:
             if roster is None:
                 roster = self._roster(record.key)
             membership = Membership.decode(row.room.channels)
-            link = Remnant(row.sid, roster, row.room.attachment, membership.channels)
+            told = membership.since is not None
+            link = Remnant(row.sid, roster, row.room.attachment, membership.channels, met=told)
         else:
             standing = record.journal.depart(link.session)
             record.journal.leave(standing.pos)
@@ -471,7 +472,7 @@ class Registrar:
             link.session = link.sid
             link.flags &= ~SESSION
         event = Disconnected(link, *decode_left(row.link.left))
-        self._over(record, event, attrs.evolve(row.link, link=0, until=None, ended=True), told=True)
+        self._over(record, event, attrs.evolve(row.link, link=0, until=None, ended=True), told=told)
         self._hub.forget(link.roster)
 
     def _over(self, record: Record, event: Disconnected, half: LinkHalf, *, told: bool) -> None:

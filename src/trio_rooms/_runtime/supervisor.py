@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final
 
@@ -135,6 +135,10 @@ class Supervisor:
         self._accepting = True
         self._stopping = False
         self._killing = False
+        self._closed = False
+        """Whether nothing is written any more."""
+        self._awaited: set[Answer] = set()
+        """Of those outside who wait until something is written."""
         self.noted: Callable[[float], None] = _nothing
         """Told when something is in the store that is due at a time of day; the runtime sets it."""
         self._at_rest: Callable[[str], None] = _nothing
@@ -214,6 +218,17 @@ class Supervisor:
             self._deadlines.set(trio.current_time(), self._deliver_next)
 
     @enable_ki_protection
+    @contextmanager
+    def awaiting(self, answer: Answer) -> Iterator[None]:
+        """See `Placement`."""
+        if self._closed:
+            raise RoomsClosed(_CLOSING)
+        self._awaited.add(answer)
+        try:
+            yield
+        finally:
+            self._awaited.discard(answer)
+
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """See `Placement`."""
         roster = self._hub.rosters.get(key)
@@ -661,6 +676,9 @@ class Supervisor:
             actor.give_up()
         for record in self._records.values():
             record.abandon()
+        self._closed = True
+        for answer in self._awaited:
+            answer.fail(RoomsClosed("the rooms have closed, and what became of this is not known"))
         self._at_rest = _nothing
         self._nursery.cancel_scope.cancel()
 

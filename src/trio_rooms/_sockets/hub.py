@@ -496,6 +496,8 @@ class SocketHub:
             if unfinished is None:
                 return
             if isinstance(unfinished.output, Replaying):
+                if not unfinished.output.fed:
+                    unfinished.output.cut()
                 self.let_go(link)  # The close frame is to follow what has waited.
             if unfinished.partial is not None:
                 # Nobody will be handed it, however long the closing takes.

@@ -23,7 +23,7 @@ class Replaying(Output):
         attend: has what is there written, now that there is some.
     """
 
-    __slots__ = ("_attend", "_held", "_held_size", "_over", "_written")
+    __slots__ = ("_attend", "_held", "_held_size", "_over", "_written", "fed")
 
     def __init__(self, attend: Callable[[], None]) -> None:
         super().__init__(b"", 0)
@@ -33,6 +33,8 @@ class Replaying(Output):
         self._held_size = 0
         self._over = False
         self._written: trio.Event | None = None
+        self.fed: bool = False
+        """Whether its first message has been sent: nothing may be heard before that."""
 
     def follow(self, output: Output) -> None:
         """Begin with what waits already."""
@@ -74,6 +76,7 @@ class Replaying(Output):
 
     def feed(self, frame: bytes) -> None:
         """Send something that the session was away for."""
+        self.fed = True
         self._frames.append(frame)
         self.size += len(frame)
         self._attend()

@@ -17,7 +17,7 @@ import attrs
 from trio_rooms._arguments import text
 from trio_rooms._wire import frames
 
-from .flags import CLOSING, GONE, UNGREETED
+from .flags import CLOSING, GONE, UNGREETED, UNREPORTED
 from .pollers import Poller
 from .standing import Change, Places, Session, sid_of
 from .unfinished import Output, Unfinished
@@ -160,12 +160,14 @@ class Link(abc.ABC):
 
 
 class Remnant(Link):
-    """What is left of a session without a connection: who it was."""
+    """What is left of a session without a connection: who it was, and whether its room has ever met it."""
 
     __slots__ = ()
 
-    def __init__(self, sid: int, roster: Roster, attachment: bytes | None, channels: tuple[str, ...]) -> None:
-        super().__init__(sid, roster, attachment, CLOSING | GONE)
+    def __init__(
+        self, sid: int, roster: Roster, attachment: bytes | None, channels: tuple[str, ...], *, met: bool
+    ) -> None:
+        super().__init__(sid, roster, attachment, CLOSING | GONE | (0 if met else UNREPORTED))
         self.channels = channels
         self.session = sid
 
