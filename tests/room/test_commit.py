@@ -943,3 +943,24 @@ async def test_a_room_that_does_more_than_is_written_takes_no_mail(
         answers = [await run.client.receive() for _ in range(60)]
         assert [one["ack"] for one in answers if "ack" in one] == list(range(10, 40))
         assert [(await other.receive())["data"] for _ in range(30)] == list(range(1, 31))
+
+
+async def test_at_the_stop_who_waits_behind_what_is_never_known_is_told(autojump_clock: MockClock) -> None:
+    """What was handled behind it is dropped, and its caller does not wait for ever."""
+    async with running() as run:
+        run.store.fail_commits(unknown, times=1_000_000)
+        failed: list[RoomsClosed] = []
+
+        async def ask() -> None:
+            with pytest.raises(RoomsClosed) as caught:
+                await run.room.ask("add", 1, timeout=1000)
+            failed.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            await run.client.emit("add", 1, id=10)
+            await trio.sleep(1)
+            nursery.start_soon(ask)
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+            await run.rooms.aclose()
+        assert len(failed) == 2

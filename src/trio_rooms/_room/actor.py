@@ -336,13 +336,14 @@ class Actor:
     async def _let_in_flight(self, gate: Gate, closing: RoomsClosed) -> None:
         """At the end: what is in flight still goes out; nothing that was handled later, or half, is saved."""
         gate.abandon()
+        for refused in (one for batch in gate.behind() for one in batch.asked):
+            refused(closing)  # Before the wait, which may be given up with this task.
         await gate.landed()
         batches = gate.roll_back()
         gate.abandon()
         self.saver.record.rewind()
-        for batch in batches:
-            for refused in batch.asked:
-                refused(closing)
+        for refused in (one for batch in batches for one in batch.asked):
+            refused(closing)
         if isinstance(self.mailbox.current, tuple):
             self.mailbox.current = None  # Nothing of it was done: who sent it may send it again elsewhere.
 

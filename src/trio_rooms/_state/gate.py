@@ -505,6 +505,10 @@ class Gate:
             else:
                 await self._wait_moved()
 
+    def behind(self) -> list[Batch]:
+        """What is not on its way yet."""
+        return [*(self.ready[:1] if self.ready is not None else ()), self.open]
+
     def roll_back(self) -> list[Batch]:
         """Take back what was done at once, and begin anew; returns what was not saved, the first first."""
         batches = [one for one in (self.flight, self.ready[0] if self.ready else None, self.open) if one]
