@@ -492,7 +492,7 @@ async def test_story_7_what_was_sent_from_outside_keeps_its_place(house: House, 
         assert balance["seq"] > note["seq"]
 
 
-@pytest.mark.parametrize("after", [120, 140])
+@pytest.mark.parametrize("after", [100, 120, 140])
 async def test_story_8_a_session_that_is_resumed_as_it_expires(
     house: House, tmp_path: Path, mock_clock: MockClock, after: float
 ) -> None:

@@ -381,6 +381,9 @@ class Registrar:
         if self.stopping and (not told or roster.inbox is None):
             return  # Its time begins when the store is opened again.
         record = self._record(roster.key)
+        if record.journal is None and type(link.session) is Unsettled:
+            # Whoever begins the journal finds it in no room any more, and would not count it.
+            record.when_known(partial(self._enter, record, link.session.pos))
         if link.flags & OVER:
             record.when_known(partial(self._end_of, record, event, told=told))
             return
@@ -393,6 +396,10 @@ class Registrar:
             roster.away[link.sid] = link
             if told and self._definition(roster.key).on_drop is not None:
                 roster.inbox.post(Dropped(link, event.code, event.reason, event.clean))
+
+    def _enter(self, record: Record, pos: int) -> None:
+        assert record.journal is not None
+        record.journal.enter(pos)
 
     def _drop(self, record: Record, event: Disconnected, until: float) -> None:
         """A session has no connection from now on."""

@@ -268,11 +268,15 @@ class Supervisor:
     def _journaled(self, record: Record) -> None:
         """A record knows where the sessions stand; those that have a connection are added."""
         roster, journal = self._hub.rosters.get(record.key), record.journal
-        if roster is not None and journal is not None:
+        if journal is None:
+            return
+        links = [*self._hub.all_leaving(record.key)]
+        if roster is not None:
             roster.journal = journal
-            for link in roster.links.values():
-                if type(link.session) is Unsettled:
-                    journal.enter(link.session.pos)
+            links += roster.links.values()
+        for link in links:
+            if type(link.session) is Unsettled:
+                journal.enter(link.session.pos)
 
     def _trim_later(self, record: Record) -> None:
         """Something was put into a journal: look now and then whether it has been acknowledged."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from sys import getsizeof
 from time import perf_counter
@@ -366,6 +366,10 @@ class SocketHub:
     def leaving(self, key: str, number: int) -> Link | None:
         """A connection that its room has closed, and that is not gone yet."""
         return self._leaving.get(key, {}).get(number)
+
+    def all_leaving(self, key: str) -> Collection[Link]:
+        """Those connections of a room that it has closed, and that are not gone yet."""
+        return self._leaving.get(key, {}).values()
 
     def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
         """Begin the closing handshake, after everything sent before; the link leaves its room at once.
