@@ -208,3 +208,23 @@ async def test_what_could_not_be_looked_up_is_not_passed_over(
             await run.client.emit("add", number, id=number)
         assert await run.client.receive_many(2) == [{"ack": 2, "data": 2}, {"ack": 3, "data": 5}]
         assert seen.handled == [0, 2, 3]
+
+
+async def test_a_session_that_begins_as_the_room_is_destroyed_ends_with_it(autojump_clock: MockClock) -> None:
+    """It was written for the room that is no more."""
+    async with running() as run, trio.open_nursery() as nursery:
+        async with held(run.store) as gate:
+            await run.client.emit("add", 1, id=2)
+            await gate.wait_arrived()
+            nursery.start_soon(run.room.destroy)
+            async with connect(run.rooms, "ledger/x", subprotocols=["trio-rooms.v1.json"]) as other:
+                await wait_all_tasks_blocked()
+                gate.release()
+                with pytest.raises(trio.EndOfChannel):
+                    await other.receive_many(2)
+                assert other.closed is not None
+                assert other.closed.code == 1000
+        async with connect(run.rooms, "ledger/x", subprotocols=["trio-rooms.v1.json"]) as another:
+            assert (await another.receive())["data"]["durable"]
+            await another.emit("add", 1, id=1)
+            assert await another.receive() == {"ack": 1, "data": 1}

@@ -684,8 +684,6 @@ class Actor:
                 mail.answer.fail(error)
             return False
         self.mailbox.current = None
-        if gate is not None:
-            self._begin_outside_again(gate)
         before, self.fruitless = self.fruitless, mail.answer is None and not self.idleness.handled
         hopeless = before and self.fruitless
         # A room that ends before it has begun has nothing of those who are just coming.
@@ -693,6 +691,8 @@ class Actor:
         self.shared.hub.close_room(
             self.shared.roster, CloseCode.NORMAL, "the room was destroyed", but=but, ended=True
         )
+        if gate is not None:
+            self._begin_outside_again(gate)
         self.mailbox.mail.extend(self._outliving(self.mailbox.drain(), hopeless=hopeless))
         asleep = not self.mailbox.mail
         self._end(Step.DESTROYED)

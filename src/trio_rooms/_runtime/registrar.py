@@ -143,13 +143,19 @@ class Registrar:
             self._welcome(link, output, greeting.frame(binary=link.flags & BINARY == BINARY))
 
         def act() -> None:
+            if link.session is None:
+                without()  # It ended with the room that it came for, which was destroyed.
+                return
             seq = self._open(record, link, Opening(token.digest, user, 0, definition.resume_window))
             if definition.gated:
                 record.after(partial(welcomed, seq))
 
         def refused(error: RoomsError) -> None:
-            """It has no session: all else it can do."""
             logger.error("room %s: a session could not be written: %s", record.key, error)
+            without()
+
+        def without() -> None:
+            """It has no session: all else it can do."""
             link.flags &= ~SESSION
             greeting = welcome(link.id, reason=reason)
             self._welcome(link, output, greeting.frame(binary=link.flags & BINARY == BINARY))
