@@ -15,7 +15,7 @@ from ._room.schedules import Schedule
 from ._room.storage import Storage
 from ._rooms import Rooms, RoomsStatistics, open_rooms
 from ._run import run
-from ._server.admission import ConnectRequest
+from ._server.admission import Admitted, ConnectRequest
 from ._server.server import Address
 from ._wire.close_codes import CloseCode
 from .errors import (
@@ -59,6 +59,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Address",
+    "Admitted",
     "AskCircle",
     "AskRefused",
     "AskTimeout",

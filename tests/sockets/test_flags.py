@@ -26,6 +26,7 @@ from trio_rooms._sockets.flags import (
     SESSION,
     UNGREETED,
     UNREPORTED,
+    UNWELCOMED,
     opening_flags,
     subprotocol_of,
 )
@@ -95,7 +96,7 @@ class Life:
         self.links.append(link)
         if self.chance.random() < 0.5:
             link.session = link.id
-            link.flags |= SESSION
+            link.flags |= SESSION | UNWELCOMED
 
     def _say(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
@@ -152,7 +153,9 @@ class Life:
 
     def session_has_caught_up(self) -> None:
         """It has all of it."""
-        self.made.hub.let_go(self._link())
+        link = self._link()
+        link.flags &= ~UNWELCOMED
+        self.made.hub.let_go(link)
 
     def room_greets(self) -> None:
         """An on_connect begins."""

@@ -22,7 +22,7 @@ from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.wall import WallClock
 from trio_rooms._room.shared import roster_of
-from trio_rooms._sockets.flags import BINARY, CLOSING, GONE, OVER, REPLAYING, SESSION, UNREPORTED
+from trio_rooms._sockets.flags import BINARY, CLOSING, GONE, OVER, REPLAYING, SESSION, UNREPORTED, UNWELCOMED
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.replaying import Replaying
 from trio_rooms._sockets.roster import Disconnected, Dropped, Link, Remnant, Roster
@@ -136,7 +136,7 @@ class Registrar:
         # Nothing goes out before the welcome, which waits for what is read or written first. Who leaves
         # before that cannot come back.
         output = self._hub.hold(link)
-        link.flags |= OVER
+        link.flags |= UNWELCOMED
 
         def welcomed(seq: int) -> None:
             greeting = welcome(link.id, str(token), seq, durable=definition.gated, reason=reason)
@@ -187,7 +187,7 @@ class Registrar:
     def _welcome(self, link: Link, output: Replaying, frame: bytes) -> None:
         """Send the first message, and then what has waited for it."""
         if not link.flags & (CLOSING | GONE):
-            link.flags &= ~OVER
+            link.flags &= ~UNWELCOMED
             output.feed(frame)
             self._hub.let_go(link)
 
@@ -387,10 +387,7 @@ class Registrar:
         if self.stopping and (not told or roster.inbox is None):
             return  # Its time begins when the store is opened again.
         record = self._record(roster.key)
-        if record.journal is None and type(link.session) is Unsettled:
-            # Whoever begins the journal finds it in no room any more, and would not count it.
-            record.when_known(partial(self._enter, record, link.session.pos))
-        if link.flags & OVER:
+        if link.flags & (OVER | UNWELCOMED):
             record.when_known(partial(self._end_of, record, event, told=told))
             return
         window = self._definition(roster.key).resume_window
@@ -402,10 +399,6 @@ class Registrar:
             roster.away[link.sid] = link
             if told and self._definition(roster.key).on_drop is not None:
                 roster.inbox.post(Dropped(link, event.code, event.reason, event.clean))
-
-    def _enter(self, record: Record, pos: int) -> None:
-        assert record.journal is not None
-        record.journal.enter(pos)
 
     def _drop(self, record: Record, event: Disconnected, until: float) -> None:
         """A session has no connection from now on."""

@@ -27,6 +27,7 @@ __all__ = [
     "SESSION",
     "UNGREETED",
     "UNREPORTED",
+    "UNWELCOMED",
     "Rule",
     "opening_flags",
     "subprotocol_of",
@@ -62,6 +63,8 @@ REPLAYING: Final = 1 << 15
 """It is being sent what its session was away for; what else is sent waits in it."""
 OVER: Final = 1 << 16
 """Its session ends with it: one of the two sides meant that."""
+UNWELCOMED: Final = 1 << 17
+"""It has a session, and its client has not been told what it could come back with."""
 
 
 def opening_flags(subprotocols: Sequence[str], chosen: str | None, *, binary: bool) -> int:
@@ -102,6 +105,7 @@ RULES: Final = MappingProxyType(
         PAUSED: Rule("Link.pause_reading"),
         SESSION: Rule("whoever lets it into its room; cleared where the session ends or goes on elsewhere"),
         REPLAYING: Rule("who resumes it; cleared by SocketHub.let_go"),
+        UNWELCOMED: Rule("who begins its session; cleared with the welcome"),
         OVER: Rule("SocketHub.close, the other side's close frame, who refuses it"),
         UNGREETED: Rule("SocketHub.enter, where the room greets; one with a session keeps it when it leaves"),
         UNREPORTED: Rule("SocketHub.close(report=False), SocketHub.close_room", needs=CLOSING | GONE),

@@ -43,7 +43,8 @@ class MemoryClient:
     ``async for message in client`` gives messages until the connection has ended.
 
     Its attribute ``subprotocol`` is what was chosen of those that it offered, and ``closed`` how the
-    server closed, a `Closed`, or None until `receive` has come to that.
+    server closed, a `Closed`, or None until `receive` has come to that. ``welcome`` is the data of the
+    server's first message, once `receive` has given that, and ``seq`` the highest that was received.
 
     Args:
         stream: the client's end of a stream that `Rooms.serve_stream` serves.
@@ -58,6 +59,10 @@ class MemoryClient:
         """What was chosen of the subprotocols that it offered."""
         self.closed: Closed | None = None
         """How the server closed, once `receive` has come to that."""
+        self.welcome: dict[str, Any] | None = None
+        """What the server said first, of its session; None until `receive` has given that."""
+        self.seq: int = 0
+        """The highest of the events that were received, or from where the session counts."""
         self._stream = stream
         self._plain = plain
         self._cbor = subprotocol is not None and SUBPROTOCOLS.get(subprotocol, False)
@@ -120,6 +125,23 @@ class MemoryClient:
         if "error" in answer:
             raise EventError(answer["error"]["code"], answer["error"]["message"])
         return answer.get("data")
+
+    @property
+    def session(self) -> str | None:
+        """Its session, which is what handlers know it by; None where it has none, or was not told yet."""
+        return None if self.welcome is None else self.welcome["session"]
+
+    async def acknowledge(self, seq: int | None = None, *, id: int | None = None) -> None:  # noqa: A002
+        """Tell the server what was received, so that it need not keep it.
+
+        Args:
+            seq: everything up to there; all that was, if not given.
+            id: all answers up to this message of its own.
+        """
+        said: dict[str, Any] = {"ack": self.seq if seq is None else seq}
+        if id is not None:
+            said["id"] = id
+        await self.send(cbor2.dumps(said) if self._cbor else json.dumps(said))
 
     async def ping(self, payload: bytes = b"") -> None:
         """Send a ping, and wait for its pong. What else comes meanwhile is kept for `receive`.
@@ -211,9 +233,18 @@ class MemoryClient:
         parts, self._parts = self._parts, []
         if text:
             whole = "".join(parts)
-            return whole if self._plain else json.loads(whole)
+            return whole if self._plain else self._noted(json.loads(whole))
         data = b"".join(bytes(part) for part in parts)
-        return data if self._plain else cbor2.loads(data)
+        return data if self._plain else self._noted(cbor2.loads(data))
+
+    def _noted(self, message: Any) -> Any:
+        """The same message, with what it says of the session remembered."""
+        if isinstance(message, dict):
+            if message.get("event") == "rooms.welcome":
+                self.welcome = message["data"]
+                self.seq = message["data"]["seq"]
+            self.seq = message.get("seq", self.seq)
+        return message
 
 
 @asynccontextmanager
@@ -225,6 +256,7 @@ async def connect(
     headers: Mapping[str, str] | None = None,
     subprotocols: Sequence[str] = (),
     attachment: Any = None,
+    resume: MemoryClient | None = None,
 ) -> AsyncIterator[MemoryClient]:
     """A client in a room, until the end of the block.
 
@@ -242,6 +274,8 @@ async def connect(
         subprotocols: what it offers, in its order.
         attachment: what is known of it, in the place of what `Room.authenticate` returns, which is
             then not asked.
+        resume: a client that was in the room and lost its connection: its session is asked for, from
+            where it was, and what it offered is offered again.
 
     Raises:
         UnknownRoom: no such room is served here, it is not public, or the id is not allowed.
@@ -254,9 +288,13 @@ async def connect(
         msg = f'which room? A key is "name/id", such as "{name or "chat"}/lobby", not {key!r}'
         raise UnknownRoom(msg)
     sent = {one.lower(): value for one, value in (headers or {}).items()}
+    if resume is not None and not subprotocols and resume.subprotocol is not None:
+        subprotocols = (resume.subprotocol,)
     if subprotocols:
         sent["sec-websocket-protocol"] = ", ".join(subprotocols)
     asked = parameters(query if isinstance(query, str) else urlencode(query))
+    if resume is not None and resume.welcome is not None:
+        asked |= {"resume": str(resume.welcome["resume"]), "seq": str(resume.seq)}
     request = ConnectRequest(name, id_, f"/{quote(name)}/{quote(id_, safe='')}", asked, sent, "memory:0")
     ours, theirs = trio.testing.memory_stream_pair()
     serve = partial(rooms.serve_stream, theirs, name, id_, request=request)
@@ -268,6 +306,8 @@ async def connect(
                 subprotocol = await nursery.start(serve)
                 plain = rooms._definitions[name].plain
                 client = MemoryClient(ours, subprotocol, plain=plain)
+                if resume is not None:
+                    client._asked = resume._asked  # Ids of a session are used once.
                 yield client
                 await client.hang_up()
             finally:
