@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trio_rooms._sockets.standing import Unsettled, sid_of
+from trio_rooms._sockets.standing import Unsettled, acknowledge, sid_of
 from trio_rooms._state.audience import Membership
 from trio_rooms._state.journal import Journal
 
@@ -53,14 +53,9 @@ class Client:
         self.got.append(seq)
 
     def acknowledge(self, seq: int) -> None:
-        session = self.session
-        if type(session) is not Unsettled or seq < session.pos:
-            return
-        if seq >= session.last:
-            self.journal.leave(session.pos)
-            self.session = session.sid
-        else:
-            session.pos = self.journal.move(session.pos, seq + 1)
+        session = acknowledge(self.session, seq, self.journal)
+        assert session is not None
+        self.session = session
 
 
 class TestTrimming:

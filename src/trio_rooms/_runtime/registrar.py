@@ -293,7 +293,7 @@ class Registrar:
         since = journal.since(resumption.seq, membership, pos)
         if old is None or old.session is None:
             link.attachment, link.channels = row.room.attachment, membership.channels
-            standing = Unsettled(sid, pos, 0, membership.changes)
+            standing = Unsettled(sid, pos, 0, membership.changes, journal.serial)
             record.away -= 1
         else:
             link.attachment, link.channels = old.attachment, old.channels
@@ -443,8 +443,7 @@ class Registrar:
             return
         assert record.journal is not None
         standing = record.journal.depart(link.session)
-        record.journal.leave(standing.pos)
-        link.session = link.sid
+        link.session = record.journal.settle(standing)
         link.flags &= ~SESSION
         self._over(record, event, LinkHalf(0, None, standing.pos, encode_left(event), ended=True), told=told)
 
@@ -467,15 +466,13 @@ class Registrar:
             told = membership.since is not None
             link = Remnant(row.sid, roster, row.room.attachment, membership.channels, met=told)
         else:
-            standing = record.journal.depart(link.session)
-            record.journal.leave(standing.pos)
+            link.session = record.journal.settle(record.journal.depart(link.session))
             if link.flags & GONE:
                 record.away -= 1
             else:
                 link.flags |= UNREPORTED
             if link.roster.away is not None:
                 link.roster.away.pop(row.sid, None)
-            link.session = link.sid
             link.flags &= ~SESSION
         event = Disconnected(link, *decode_left(row.link.left))
         self._over(record, event, attrs.evolve(row.link, link=0, until=None, ended=True), told=told)

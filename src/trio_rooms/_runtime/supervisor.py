@@ -276,7 +276,7 @@ class Supervisor:
             links += roster.links.values()
         for link in links:
             if type(link.session) is Unsettled:
-                journal.enter(link.session.pos)
+                journal.count_in(link.session)
 
     def _trim_later(self, record: Record) -> None:
         """Something was put into a journal: look now and then whether it has been acknowledged."""

@@ -23,11 +23,16 @@ class Unsettled:
         pos: the first seq that it may not have.
         last: the highest that was sent to it, or is about to be.
         changes: the channels that it entered or left at ``pos`` or later.
+        counted: the number of the journal that counts it at ``pos``. A journal is in memory only for a
+            while, and the next one does not know of it.
     """
 
-    __slots__ = ("changes", "last", "pos", "sid")
+    __slots__ = ("changes", "counted", "last", "pos", "sid")
 
-    def __init__(self, sid: int, pos: int, last: int, changes: tuple[Change, ...] = ()) -> None:
+    def __init__(
+        self, sid: int, pos: int, last: int, changes: tuple[Change, ...] = (), counted: int = 0
+    ) -> None:
+        self.counted: int = counted
         self.sid: int = sid
         self.pos: int = pos
         self.last: int = last
@@ -49,11 +54,11 @@ class Places(Protocol):
     def stand(self, session: int | Unsettled, seq: int) -> Unsettled:
         """A session was sent the entry at ``seq``."""
 
-    def move(self, before: int, pos: int) -> int:
-        """A session has acknowledged what it stood at, and stands at ``pos`` now; returns where that is."""
+    def move(self, session: Unsettled, pos: int) -> None:
+        """A session has acknowledged what it stood at, and stands at ``pos`` now."""
 
-    def leave(self, pos: int) -> None:
-        """A session that stood here does not any more."""
+    def settle(self, session: Unsettled) -> int:
+        """A session has acknowledged all that it was sent; what its connection keeps of it from then on."""
 
     def release(self, seq: int) -> None:
         """All up to here was sent to whoever was there."""
@@ -81,8 +86,9 @@ def acknowledge(session: Session, seq: int, journal: Places | None) -> Session:
     if type(session) is not Unsettled or seq < session.pos:
         return session
     if seq >= session.last:
-        if journal is not None:
-            journal.leave(session.pos)
-        return session.sid
-    session.pos = seq + 1 if journal is None else journal.move(session.pos, seq + 1)
+        return session.sid if journal is None else journal.settle(session)
+    if journal is None:
+        session.pos = seq + 1
+    else:
+        journal.move(session, seq + 1)
     return session

@@ -16,6 +16,7 @@ gives out one twice. Any other may lose the last of them, when its process dies:
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
@@ -27,6 +28,8 @@ from trio_rooms._sockets.standing import Change, Unsettled
 from .audience import Membership
 
 __all__ = ["LONGER", "Head", "Journal"]
+
+_serials: Final = itertools.count(1)
 
 _BLOCK: Final = 32
 """Bits of a place within its block. 2 million blocks are as many as JSON's numbers have room for."""
@@ -104,6 +107,7 @@ class Journal:
         "recent",
         "released",
         "seq",
+        "serial",
         "size",
         "trimmed",
     )
@@ -132,6 +136,8 @@ class Journal:
         """Entries that there are, or a few more: a part that has begun to go counts as a whole."""
         self.size: int = 0
         """Bytes of them."""
+        self.serial: int = next(_serials)
+        """Another one for each that is made, see `Unsettled`."""
         self._patience = patience
         self._counts: dict[int, int] = {}
         """How many sessions stand at a place, by the place; 0 for one that is only among the places yet."""
@@ -214,6 +220,8 @@ class Journal:
         """A session was sent the entry at ``seq``; what its connection keeps of it from then on."""
         if type(session) is Unsettled:
             session.last = max(session.last, seq)
+            if session.counted != self.serial:
+                self.count_in(session)
             return session
         assert isinstance(session, int)
         changes = self.recent.pop(session, None)
@@ -223,15 +231,30 @@ class Journal:
         else:
             self._enter(seq, 1)
         if not changes:
-            return Unsettled(session, seq, seq)
-        return Unsettled(session, seq, seq, tuple(one for one in changes if one[0] >= seq))
+            return Unsettled(session, seq, seq, (), self.serial)
+        left = tuple(one for one in changes if one[0] >= seq)
+        return Unsettled(session, seq, seq, left, self.serial)
 
-    def move(self, before: int, pos: int) -> int:
-        """A session has acknowledged what it stood at, and stands at ``pos`` now; returns where that is."""
-        self.leave(before)
-        pos = self._inside(min(pos, self.released + 1))
+    def count_in(self, session: Unsettled) -> None:
+        """Count a session that stood somewhere before this was made, and that it may not know of."""
+        if session.counted != self.serial:
+            session.counted = self.serial
+            self.enter(session.pos)
+
+    def move(self, session: Unsettled, pos: int) -> None:
+        """A session has acknowledged what it stood at, and stands at ``pos`` now."""
+        if session.counted == self.serial:
+            self.leave(session.pos)
+        session.counted = self.serial
+        session.pos = pos = self._inside(min(pos, self.released + 1))
         self._enter(pos, 1)
-        return pos
+
+    def settle(self, session: Unsettled) -> int:
+        """A session stands nowhere any more: it has all, or is over; what is kept of it from then on."""
+        if session.counted == self.serial:
+            self.leave(session.pos)
+            session.counted = 0
+        return session.sid
 
     def enter(self, pos: int) -> None:
         """A session stands here from now on: its connection has come, or is gone."""
@@ -246,12 +269,13 @@ class Journal:
     def depart(self, session: int | Unsettled) -> Unsettled:
         """The connection of a session is gone; what is kept of it until it comes back, or ends."""
         if type(session) is Unsettled:
+            self.count_in(session)
             return session
         assert isinstance(session, int)
         pos = self.released + 1
         self._enter(pos, 1)
         changes = tuple(one for one in self.recent.pop(session, ()) if one[0] >= pos)
-        return Unsettled(session, pos, self.released, changes)
+        return Unsettled(session, pos, self.released, changes, self.serial)
 
     def back(self, session: Unsettled, since: int) -> Unsettled:
         """A session that was away comes back, and has all that was for it up to ``since``.
@@ -259,10 +283,10 @@ class Journal:
         What it was away for is read from the store until `caught_up`: not only what is released now, but
         also what was given out by now, since that will be sent to those alone who were there.
         """
-        self.leave(session.pos)
+        self.settle(session)
         self._enter(self._inside(since + 1), 1)
         changes = tuple(one for one in session.changes if one[0] > since)
-        return Unsettled(session.sid, since + 1, _NO_END, changes)
+        return Unsettled(session.sid, since + 1, _NO_END, changes, self.serial)
 
     def caught_up(self, session: int | Unsettled, sent: int) -> int | Unsettled:
         """A session was sent all that it was away for: the last of it at ``sent``; nothing, if that is 0."""
@@ -271,8 +295,7 @@ class Journal:
         if sent >= session.pos:
             session.last = sent
             return session
-        self.leave(session.pos)
-        return session.sid
+        return self.settle(session)
 
     def behind(self, session: int | Unsettled) -> int:
         """The first place that a session may not have."""
