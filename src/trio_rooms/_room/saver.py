@@ -362,7 +362,7 @@ class Saver:
     def _is_due(self) -> None:
         """Save what is known to have changed."""
         self._deadline = None
-        if self.record.dirty:
+        if self.record.dirty or self.record.substantial:
             self._save_soon()
 
     def _look(self) -> None:
