@@ -38,6 +38,7 @@ from ._sockets.hub import HubStatistics, SocketHub
 from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
 from ._wire.close_codes import CloseCode
 from ._wire.frames import encode_close
+from ._wire.handshake import REFUSAL, visible_code
 from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
 from .stores.base import Store, StoreStatistics
 from .stores.memory import MemoryStore
@@ -237,16 +238,19 @@ class Rooms:
         self, request: trio_websocket.WebSocketRequest, definition: Definition, refused: Refused
     ) -> None:
         """Answer a client that `Room.authenticate` refused."""
-        if refused.close is None:
+        offered = request.proposed_subprotocols
+        chosen, code = chosen_subprotocol(definition, offered)[0], refused.close
+        if code is None:
+            chosen, code = REFUSAL, visible_code(refused.status, offered)
+        if code is None:
             headers = [
                 (name.encode(), value.encode("latin-1")) for name, value in headers_of(refused).items()
             ]
             await request.reject(refused.status, extra_headers=headers, body=refused.reason.encode())
             return
-        chosen, _ = chosen_subprotocol(definition, request.proposed_subprotocols)
         websocket = await request.accept(subprotocol=chosen)
-        self._hub.closes.count(refused.close)
-        await _close(websocket, refused.close, refused.reason)
+        self._hub.closes.count(code)
+        await _close(websocket, code, refused.reason)
 
     @enable_ki_protection
     async def serve_stream(

@@ -465,11 +465,11 @@ async def test_an_adopted_connection_that_does_not_read() -> None:
         assert rooms.statistics().hub.closing == 0
 
 
-async def _ask(url: str) -> tuple[int, dict[str, str], bytes]:
+async def _ask(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     address, _, path = url.removeprefix("ws://").partition("/")
     host, _, port = address.partition(":")
     async with await trio.open_tcp_stream(host, int(port)) as stream:
-        await stream.send_all(request(f"/{path}"))
+        await stream.send_all(request(f"/{path}", **headers))
         return await Client(stream).answer()
 
 
@@ -541,6 +541,22 @@ async def test_authenticate_refuses_a_request() -> None:
         assert (answer[1]["x-why"], answer[1]["www-authenticate"]) == ("so", "Bearer")
         assert failures == []
         assert rooms.statistics().hub.rosters == 0
+
+
+async def test_a_page_is_refused_with_a_close() -> None:
+    """As from rooms.serve, where it offers that; what may be otherwise soon stays a status."""
+    offered = ("odd", "trio-rooms.refusal")
+    async with adopting() as (rooms, url, failures):
+        async with opened(f"{url}/room/x?refuse=401", offered) as websocket:
+            assert websocket.subprotocol == "trio-rooms.refusal"
+            with pytest.raises(trio_websocket.ConnectionClosed):
+                await websocket.get_message()
+            assert websocket.closed is not None
+            assert (websocket.closed.code, websocket.closed.reason) == (4401, "not you")
+        answer = await _ask(f"{url}/room/x?refuse=503", Sec_WebSocket_Protocol=", ".join(offered))
+        assert answer[0] == 503
+        assert failures == []
+        assert rooms.statistics().hub.rosters == rooms.statistics().supervisor.wakes == 0
 
 
 async def test_authenticate_closes_what_it_refuses() -> None:

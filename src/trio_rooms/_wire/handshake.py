@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -35,6 +35,7 @@ __all__ = [
     "offered_subprotocols",
     "refusal_of",
     "refuse_with_close",
+    "visible_code",
 ]
 
 HEAD_LIMIT: Final = 16 * 1024
@@ -266,18 +267,22 @@ def accept(head: Head, subprotocol: str | None) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
-def refuse_with_close(head: Head, response: Response) -> tuple[int, bytes] | None:
-    """A refusal for a client that cannot see a status: the close code, and what it is sent.
+def visible_code(status: int, offered: Collection[str]) -> int | None:
+    """The close code in the place of a status, for a client that offers these subprotocols.
 
-    None where it is sent the response itself. So it is where it did not ask for anything else, or no
-    WebSocket can be opened, and where to try again may help: a client does that whose connection failed.
+    None where it did not ask for one, and where to try again may help: a client whose connection
+    failed does that.
     """
-    status = response.status
-    if not 400 <= status < 500 or status in _PASSING or REFUSAL not in head.subprotocols:
+    if REFUSAL not in offered or not 400 <= status < 500 or status in _PASSING:
         return None
-    if refusal_of(head) is not None:
+    return 4000 + status
+
+
+def refuse_with_close(head: Head, response: Response) -> tuple[int, bytes] | None:
+    """A refusal with a `visible_code`, and what is sent for it; None where that is the response."""
+    code = visible_code(response.status, head.subprotocols)
+    if code is None or refusal_of(head) is not None:  # For a close there must be a WebSocket.
         return None
-    code = 4000 + status
     return code, accept(head, REFUSAL) + encode_close(code, response.body.decode().rstrip("\n"))
 
 
