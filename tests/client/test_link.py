@@ -137,6 +137,21 @@ async def test_what_is_no_answer_is_a_failed_attempt(
     assert trio.current_time() == 0
 
 
+async def test_a_request_that_cannot_be_sent_is_a_failed_attempt(autojump_clock: MockClock) -> None:
+    """As to a server that was killed when the connection had just been made."""
+
+    async def open_stream() -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = memory_stream_pair()
+        await theirs.aclose()
+        return ours
+
+    with pytest.raises(Unreachable, match="handshake"):
+        async with connect(open_stream):
+            pytest.fail("nobody is there")
+    assert trio.current_time() == 0
+
+
 async def test_a_welcome_may_come_with_the_response(serve: Any, autojump_clock: MockClock) -> None:
     """And so may events, and a close: nothing of it is lost."""
 

@@ -43,7 +43,12 @@ class Wire(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it."""
-        await self._stream.send_all(data)
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # trio-websocket does not read on where its request could not be sent.
+            self.ended.set()
+            raise
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until something can be sent."""
