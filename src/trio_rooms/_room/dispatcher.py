@@ -232,6 +232,11 @@ class Dispatcher:
         """Whether a message of a session is to be handled; else it is told what it was told before."""
         shared, sid = self._shared, link.sid
         sessions = shared.record.sessions
+        if number < 1:
+            _send_error(
+                shared, shared.hub, link, number, "invalid_message", "the ids of a session begin at 1"
+            )
+            return False
         if sessions.stalled and sessions.is_stalled(sid, number):
             _send_error(shared, shared.hub, link, number, "unavailable", _UNAVAILABLE)
             return False
@@ -249,6 +254,7 @@ class Dispatcher:
         if number > session.last:
             if session.held >= MOST_UNANSWERED:
                 message = f"more than {MOST_UNANSWERED} messages wait for their answers"
+                sessions.stalled[sid] = number
                 _send_error(shared, shared.hub, link, number, "too_many_in_flight", message)
                 return False
             session.last = number

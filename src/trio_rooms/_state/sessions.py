@@ -185,7 +185,8 @@ class Sessions:
         first = self.stalled.get(sid)
         if first is None or id > first:
             return first is not None
-        del self.stalled[sid]
+        if id == first:
+            del self.stalled[sid]
         return False
 
     def know(self, sid: int, session: Session) -> Session:
