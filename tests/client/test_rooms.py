@@ -16,7 +16,7 @@ import trio.testing
 import trio_websocket
 from trio.testing import MockClock, memory_stream_pair
 
-from trio_rooms import Context, MemoryStore, Room, Rooms, StoreError, StoreFull, open_rooms
+from trio_rooms import Context, MemoryStore, Room, Rooms, Store, StoreError, StoreFull, open_rooms
 from trio_rooms.client import AnswerLost, AskFailed, RemoteRoom, connect_room
 from trio_rooms.testing import FaultyStore
 
@@ -99,7 +99,7 @@ class Way:
 
 
 @asynccontextmanager
-async def served(store: MemoryStore) -> AsyncIterator[Way]:
+async def served(store: Store) -> AsyncIterator[Way]:
     """Rooms, and the way to one of them."""
     async with open_rooms([ledger], store=store) as rooms, trio.open_nursery() as nursery:
         way = Way(rooms, nursery)
@@ -165,6 +165,31 @@ async def test_who_is_away_for_too_long_is_told(autojump_clock: MockClock) -> No
             assert await room.ask("add", 1) == 2
             assert await counts(room, 3) == [1, {"reason": reasons[0]}, 3]
             assert reasons[0] in ("expired", "unknown")  # By whether its end is still known.
+
+
+async def test_what_cannot_be_looked_up_yet_is_not_taken_for_done(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the store cannot tell what of a session was handled, all of it is asked again, and done once."""
+    store = FaultyStore(MemoryStore())
+    with trio.fail_after(1000):
+        async with served(store) as way, connect(way, first_delay=0.1) as room:
+            await room.ask("enter", "first")
+            assert way.rooms is not None
+            await way.rooms.get("ledger", "main").hibernate()
+            read = store.store.session
+            faults = [StoreError("not now")]
+
+            async def session(key: str, sid: int) -> Any:
+                if faults:
+                    raise faults.pop()
+                return await read(key, sid)
+
+            monkeypatch.setattr(store, "session", session)
+            async with trio.open_nursery() as nursery:
+                for what in ("second", "third", "fourth"):
+                    nursery.start_soon(room.ask, "enter", what)
+            assert sorted(await room.ask("log")) == ["first", "fourth", "second", "third"]
 
 
 STEPS = st.one_of(

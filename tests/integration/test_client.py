@@ -16,7 +16,7 @@ from tests.integration.conftest import TIMEOUT, Served
 from trio_rooms.client import AskFailed, ConnectionEnded, RemoteRoom, State, connect_room
 
 COUNTER = "examples/counter.py"
-LEDGER = "tests/integration/client_room.py"
+LEDGER = "examples/ledger.py"
 SOON: Any = {"first_delay": 0.02, "max_delay": 0.2, "attempt_timeout": 2}
 """How a client connects again that a test waits for."""
 
