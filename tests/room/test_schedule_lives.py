@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import attrs
 import hypothesis
+import pytest
 import trio
 from hypothesis import strategies as st
 from trio.testing import MockClock
@@ -31,6 +32,7 @@ from trio_rooms.testing import FaultyStore
 
 Durability = Literal["snapshot", "commit"]
 NAMES = ("a", "a:1", "b")
+BOTH = pytest.mark.parametrize("durability", ["snapshot", "commit"])
 
 
 @attrs.define
@@ -50,7 +52,9 @@ class World:
     ends: list[str] = attrs.field(factory=list)
     promised: set[str] = attrs.field(factory=set)
     """Names that nobody schedules or cancels but once, and of which it was told that this is durable."""
-    called: set[str] = attrs.field(factory=set)
+    returned: set[str] = attrs.field(factory=set)
+    """Names of which a handler has come to its end, in a process that was not killed before."""
+    kills: int = 0
 
 
 class Crash(GeneratorExit):
@@ -86,7 +90,7 @@ def a_room(durability: Durability) -> Room[Done]:
 async def handle(ctx: Context[Done], fire: Fire[None]) -> None:
     """Do something inside and outside, and end as the world wants it."""
     world: World = ctx.app
-    world.called.add(fire.name)
+    kills = world.kills
     world.seen.setdefault(fire.id, []).append(fire.attempt)
     assert world.dues.setdefault(fire.id, fire.due) == fire.due
     assert fire.due <= WallClock().now() + 0.01
@@ -100,6 +104,8 @@ async def handle(ctx: Context[Done], fire: Fire[None]) -> None:
         raise Crash
     elif end == "again":
         ctx.room.schedule(fire.name, after=3)
+    if world.kills == kills:
+        world.returned.add(fire.name)
 
 
 whens: st.SearchStrategy[dict[str, Any]] = st.one_of(
@@ -163,20 +169,20 @@ async def one_step(rooms: Rooms, store: FaultyStore, world: World, step: tuple[A
 async def live(durability: Durability, history: list[tuple[Any, ...]]) -> None:
     """Live through it, then let everything come to rest and look at what was done."""
     store, world = FaultyStore(MemoryStore()), World()
-    killed = False
     while True:
         async with open_rooms([a_room(durability)], store=store, app=world) as rooms:
             while history and history[0][0] not in ("restart", "kill"):
                 await one_step(rooms, store, world, history.pop(0))
             if not history:
                 # Half of what a handler does may be in a snapshot.
-                await check(rooms, world, exactly=durability == "commit" or not killed)
+                await check(rooms, world, exactly=durability == "commit" or not world.kills)
                 return
             how, pause = history.pop(0)
             # What is written from here on is written by a process that is no more.
             left = copy_of(store.store) if how == "kill" else None
+            world.kills += left is not None
         if left is not None:
-            store, killed = FaultyStore(left), True
+            store = FaultyStore(left)
         await trio.sleep(pause)
 
 
@@ -211,7 +217,7 @@ async def check(rooms: Rooms, world: World, *, exactly: bool) -> None:
     fires = {} if state is None else state.fires
     assert fires.keys() <= world.seen.keys()
     assert not exactly or set(fires.values()) <= {1}
-    assert world.promised <= world.called
+    assert world.promised <= world.returned
     assert {attempts[0] for attempts in world.seen.values()} <= {1}
 
 
@@ -221,3 +227,10 @@ def test_lives(durability: Durability, history: list[tuple[Any, ...]]) -> None:
     """Handlers that fail, crash and take long; commits that fail; sleep, restarts, calls from everywhere."""
     clock = MockClock(autojump_threshold=0)
     trio.run(live, durability, list(history), clock=clock)
+
+
+@BOTH
+def test_a_handler_that_waits_as_its_process_is_killed(durability: Durability) -> None:
+    """It is called again, also where a snapshot was taken meanwhile."""
+    history = [("handlers", "slow"), ("once", 1, True), ("wait", 3), ("kill", 0)]
+    trio.run(live, durability, history, clock=MockClock(autojump_threshold=0))
