@@ -664,6 +664,41 @@ async def test_who_was_in_a_channel_when_something_was_sent_to_it_gets_it(
             assert await again.ask("who") == [client.session, {"user": None}, ["blue"]]
 
 
+async def test_what_was_sent_before_somebody_was_greeted_is_not_for_it(
+    autojump_clock: MockClock, durability: Durability
+) -> None:
+    """Also where that was not released yet, and where it comes back with all that it can ask for."""
+    room: Room[State] = Room("house", state=dict, durability=durability)
+    room.on_connect(_announce)
+    room.on("who")(_who)
+    store = MemoryStore()
+    async with open_rooms([room], store=store) as rooms:
+        async with trio.open_nursery() as nursery:
+            clients: list[MemoryClient] = []
+
+            async def come() -> None:
+                async with connect(rooms, "house/x", subprotocols=[JSON]) as client:
+                    clients.append(client)
+                    await client.receive_many(2)
+                    await trio.sleep(5)
+                    await client.drop()
+
+            for _ in range(3):
+                nursery.start_soon(come)
+        await rooms.aclose()
+    async with open_rooms([room], store=store) as rooms:
+        for client in clients:
+            client.seq = 0
+            async with connect(rooms, "house/x", resume=client) as again:
+                assert (await again.receive())["data"]["resumed"]
+                first = await again.receive()
+                assert first["data"] == client.session
+
+
+async def _announce(ctx: Context[State]) -> None:
+    ctx.room.emit("came", ctx.connection.id, reliable=True)
+
+
 async def test_what_is_sent_to_one_that_is_away_waits_for_it(
     autojump_clock: MockClock, durability: Durability
 ) -> None:

@@ -300,6 +300,27 @@ class TestComingBack:
         assert journal.count == 4
 
 
+class TestBeginning:
+    def test_what_was_given_out_before_is_not_for_it(self) -> None:
+        journal = a_journal()
+        emit(journal, 3)
+        journal.append(10, 0.0)
+        assert journal.begin(5) == 4
+        assert journal.membership(5, ()).since == 4
+        assert journal.depart(5).pos == 5
+
+    def test_it_is_forgotten_as_soon_as_that_is_released_or_taken_back(self) -> None:
+        journal = a_journal()
+        journal.append(10, 0.0)
+        journal.begin(5)
+        journal.release(1)
+        assert journal.starts == {}
+        journal.append(10, 0.0)
+        journal.begin(5)
+        journal.rewind(1)
+        assert journal.starts == {}
+
+
 class TestChannels:
     def test_nothing_is_kept_where_nothing_is_under_way(self) -> None:
         journal = a_journal()

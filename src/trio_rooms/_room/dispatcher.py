@@ -362,6 +362,8 @@ class Dispatcher:
                 return  # It was greeted with another connection.
             record = self._shared.record
             record.delta.sessions[link.sid] = partial(half_of, record, link)
+            if record.journal is not None:
+                record.journal.begin(link.sid)
         context = self._members.context_for(link)
         self._happened(mail)
         if link.flags & UNGREETED and self._shared.gate is not None:

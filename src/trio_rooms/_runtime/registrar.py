@@ -176,13 +176,14 @@ class Registrar:
         journal = record.journal
         assert journal is not None
         link.roster.journal = journal
-        opening = attrs.evolve(opening, start=journal.seq)
+        start = journal.begin(link.id)
+        opening = attrs.evolve(opening, start=start)
         session = record.sessions.know(link.id, Session(opening=opening))
         record.delta.sessions[link.id] = partial(half_of, record, link)
-        record.delta.links[link.id] = LinkHalf(link.id, None, journal.seq + 1)
+        record.delta.links[link.id] = LinkHalf(link.id, None, start + 1)
         record.after(partial(_opened, session))
         record.want()
-        return journal.seq
+        return start
 
     def _welcome(self, link: Link, output: Replaying, frame: bytes) -> None:
         """Send the first message, and then what has waited for it."""

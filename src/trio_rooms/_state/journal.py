@@ -109,6 +109,7 @@ class Journal:
         "seq",
         "serial",
         "size",
+        "starts",
         "trimmed",
     )
 
@@ -132,6 +133,8 @@ class Journal:
         """Changes of settled sessions behind what is released."""
         self.moved: Callable[[], None] | None = None
         """Called when something was released or rewound."""
+        self.starts: dict[int, int] = {}
+        """Where settled sessions began, behind what is released: what was sent before is not theirs."""
         self.count: int = 0
         """Entries that there are, or a few more: a part that has begun to go counts as a whole."""
         self.size: int = 0
@@ -191,6 +194,7 @@ class Journal:
         self.released = max(self.released, seq)
         if self.released == self.seq:
             self.recent.clear()
+            self.starts.clear()
         if self.moved is not None:
             self.moved()
 
@@ -211,6 +215,7 @@ class Journal:
                 self.recent[sid] = left
             else:
                 del self.recent[sid]
+        self.starts = {sid: start for sid, start in self.starts.items() if start <= seq}
         if self.moved is not None:
             self.moved()
 
@@ -266,13 +271,19 @@ class Journal:
         if self._counts.get(pos):
             self._counts[pos] -= 1
 
+    def begin(self, session: int) -> int:
+        """Nothing that was given out until now is for a session; returns from where it counts."""
+        if self.seq > self.released:
+            self.starts[session] = self.seq
+        return self.seq
+
     def depart(self, session: int | Unsettled) -> Unsettled:
         """The connection of a session is gone; what is kept of it until it comes back, or ends."""
         if type(session) is Unsettled:
             self.count_in(session)
             return session
         assert isinstance(session, int)
-        pos = self.released + 1
+        pos = self.behind(session)
         self._enter(pos, 1)
         changes = tuple(one for one in self.recent.pop(session, ()) if one[0] >= pos)
         return Unsettled(session, pos, self.released, changes, self.serial)
@@ -299,7 +310,10 @@ class Journal:
 
     def behind(self, session: int | Unsettled) -> int:
         """The first place that a session may not have."""
-        return session.pos if type(session) is Unsettled else self.released + 1
+        if type(session) is Unsettled:
+            return session.pos
+        assert isinstance(session, int)
+        return max(self.released, self.starts.get(session, 0)) + 1
 
     def _inside(self, pos: int) -> int:
         """Where a session counts that stands at ``pos``: not where nothing is, or can be."""
