@@ -199,13 +199,16 @@ def _measure_waiting(run: Run, table: Table, kind: Waiting, data: Path, count: i
 
 
 def _set_due(connection: sqlite3.Connection, kind: Waiting, at: float) -> None:
-    connection.execute(f"UPDATE {kind.table} SET {kind.due} = ?", (at,))  # noqa: S608
+    gone = ", link = 0" if kind.table == "sessions" else ""
+    connection.execute(f"UPDATE {kind.table} SET {kind.due} = ?{gone}", (at,))  # noqa: S608
 
 
 def _multiply(connection: sqlite3.Connection, count: int) -> None:
     """Make so many sessions of those that there are, each with an id of its own."""
     columns = [row[1] for row in connection.execute("PRAGMA table_info(sessions)")]
     (there,) = connection.execute("SELECT count(*) FROM sessions").fetchone()
+    if there == count:
+        return
     others = ", ".join("sid + copies.n" if column == "sid" else column for column in columns)
     connection.execute(
         f"WITH RECURSIVE copies (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < ?) "  # noqa: S608

@@ -32,7 +32,7 @@ _LOOK: Final = 0.001
 _AT_ONCE: Final = 64
 
 crowd: Room[None] = Room("crowd", idle_timeout=math.inf, resume_window=WINDOW)
-timed: Room[None] = Room("timed", idle_timeout=1.0)
+timed: Room[None] = Room("timed", durability="commit", idle_timeout=1.0)
 
 
 @crowd.on("echo")
