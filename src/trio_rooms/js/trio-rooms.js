@@ -33,10 +33,12 @@ const TAKEN_OVER = 4001;
 const TOKEN_EXPIRED = 4003;
 const ENDS = { 1009: "too_big", [TAKEN_OVER]: "taken_over", [TOKEN_EXPIRED]: "token_expired" };
 
+/** The server goes on in a session when the same id comes again, whether or not somebody still awaits it. */
+const AGAIN = new Set(["unavailable", "too_many_in_flight"]);
+
 /** What is known of a message that got one of these errors; of a handler's own code nothing is. */
 const VERDICTS = {
   not_saved: { retry: true, applied: false },
-  too_many_in_flight: { retry: true, applied: false },
   room_failed: { retry: true, applied: false },
   handler_timeout: { retry: true },
   invalid_message: { applied: false },
@@ -270,10 +272,10 @@ class Room extends EventTarget {
     this.#resume = resume ?? null;
     const sent = [...this.#sent.values()];
     this.#queue = this.#queue.filter((message) => message.id === undefined);
-    for (const message of sent) if (!message.settle || !resumed) this.#forget(message);
     if (resumed) {
-      this.#queue.unshift(...this.#sent.values());
+      this.#queue.unshift(...sent);
     } else {
+      for (const message of sent) this.#forget(message);
       this.#seq = seq ?? 0;
       this.#lastId = 0;
     }
@@ -301,7 +303,7 @@ class Room extends EventTarget {
   #answered({ ack, data, error }) {
     const message = this.#sent.get(ack);
     if (message === undefined) return;
-    if (error?.code === "unavailable" && message.settle) {
+    if (AGAIN.has(error?.code)) {
       this.#postpone(message);
       return;
     }
@@ -495,7 +497,9 @@ class Room extends EventTarget {
 
   #storeSession() {
     if (this.#storageKey === null || this.#resume === null) return;
-    const stored = JSON.stringify([this.#resume, this.#seq, this.#lastId]);
+    // What is unanswered is sent again by the next page, though nobody awaits it there: the server may wait for it.
+    const sent = [...this.#sent.values()].map(({ id, text }) => [id, text]);
+    const stored = JSON.stringify([this.#resume, this.#seq, this.#lastId, sent]);
     try {
       sessionStorage.setItem(this.#storageKey, stored);
       this.#stored = stored;
@@ -520,7 +524,12 @@ class Room extends EventTarget {
       if (stored !== this.#stored) this.#resume = null;
       this.#stored = null;
     } else if (!this.#greeted && Array.isArray(session)) {
-      [this.#resume, this.#seq, this.#lastId] = session;
+      let sent;
+      [this.#resume, this.#seq, this.#lastId, sent = []] = session;
+      for (const [id, text] of sent) {
+        this.#sent.set(id, { id, text, size: text.length, settle: null });
+        this.#size += text.length;
+      }
       this.#greeted = true;
     }
   }
