@@ -13,6 +13,7 @@ from trio_rooms.client import (
     ClientClosed,
     ClientError,
     ConnectionEnded,
+    EventsNotTaken,
     TooMuchWaiting,
     UnexpectedData,
     Unreachable,
@@ -32,6 +33,10 @@ from trio_rooms.errors import EventError, RoomsError
         (ConnectionEnded(None, None, "no certificate"), "the connection was refused, for good: no"),
         (Unreachable("ws://h/a/b", 1, "why"), "ws://h/a/b was not reached in 1 attempt: why"),
         (Unreachable("ws://h/a/b", 2, "why"), "ws://h/a/b was not reached in 2 attempts: why"),
+        (
+            EventsNotTaken("add", 8, applied=None),
+            "'add' is not answered, since 8 events come before the answer",
+        ),
         (TooMuchWaiting(3, 50), "3 messages of 50 bytes wait to be sent or answered, as many as may;"),
         (UnexpectedData("the answer", "why", True), "the answer is not as expected: why"),
         (ClientClosed(), "this client is closed: its async with block has ended"),

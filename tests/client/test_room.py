@@ -17,6 +17,7 @@ from trio_rooms.client import (
     AskFailed,
     ClientClosed,
     Event,
+    EventsNotTaken,
     RemoteRoom,
     TooMuchWaiting,
     UnexpectedData,
@@ -263,17 +264,37 @@ async def test_bytes_of_events_are_bounded(server: Reference, autojump_clock: Mo
         assert [len(one) for one in await take(room, 10)] == [4000] * 10
 
 
-async def test_an_ask_behind_events_that_nobody_takes_is_told_of(
-    server: Reference, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+async def test_a_task_that_takes_events_may_ask_between_them(
+    server: Reference, autojump_clock: MockClock
 ) -> None:
-    """The program's mistake is in the log, and no answer is lost over it."""
-    async with client(server, max_events=2, ping_interval=math.inf) as room, trio.open_nursery() as nursery:
-        for number in range(10):
+    """The answer is behind events that only this task could take: they are read for it."""
+    async with client(server, max_events=2, ping_interval=math.inf) as room:
+        for number in range(7):
             server.emit("said", number)
-        nursery.start_soon(room.ask, "echo")
-        await trio.sleep(11)
-        assert "2 events wait, and nobody takes them" in caplog.text
-        assert await take(room, 10) == [*range(10)]
+        await trio.testing.wait_all_tasks_blocked()
+        assert room.statistics().events == 2
+        for number in range(7):
+            assert (await anext(room)).data == number
+            await room.ask("echo", number)
+        server.emit("said", 7)
+        assert await take(room, 1) == [7]
+
+
+async def test_an_ask_behind_events_that_nobody_takes_ends(
+    server: Reference, autojump_clock: MockClock
+) -> None:
+    """With an error that says what to do, and not in a circle; nothing else is lost over it."""
+    async with client(server, max_events=2, ping_interval=math.inf) as room:
+        for number in range(20):
+            server.emit("said", number)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(2):
+            with pytest.raises(EventsNotTaken, match="in a task of their own") as raised:
+                await room.ask("echo")
+            assert (raised.value.retry, raised.value.applied, raised.value.count) == (True, None, 8)
+        assert await take(room, 20) == [*range(20)]
+        await room.ask("echo")
+    assert server.applied == ["echo"] * 3
 
 
 async def test_who_wants_no_events_keeps_none(server: Reference, autojump_clock: MockClock) -> None:

@@ -8,6 +8,7 @@
         ├── AnswerLost          the answer will not come, mostly since the session is lost
         ├── ConnectionEnded     the server refused or closed the connection for good
         ├── Unreachable         the first connect was not made in time
+        ├── EventsNotTaken      the caller: the answer is behind events that nobody takes
         ├── TooMuchWaiting      what waits to be sent has reached its bound
         ├── UnexpectedData      what came does not fit the type that was asked for
         └── ClientClosed        the caller: used after its block, or the block ended meanwhile
@@ -25,6 +26,7 @@ __all__ = [
     "ClientClosed",
     "ClientError",
     "ConnectionEnded",
+    "EventsNotTaken",
     "TooMuchWaiting",
     "UnexpectedData",
     "Unreachable",
@@ -157,6 +159,28 @@ class Unreachable(ClientError):
     def __str__(self) -> str:
         tried = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
         return f"{self.url} was not reached in {tried}: {self.why}"
+
+
+class EventsNotTaken(ClientError):
+    """The answer is behind more events than may wait, and nobody takes them.
+
+    Take them in a task of their own, or connect with ``events=False``.
+    """
+
+    retry: bool = True
+
+    def __init__(self, event: str, count: int, applied: bool | None = None) -> None:
+        super().__init__(event, count, applied)
+        self.event = event
+        self.count = count
+        self.applied = applied
+
+    def __str__(self) -> str:
+        sent = "; it may have been applied" if self.applied is None else ""
+        return (
+            f"{self.event!r} is not answered, since {self.count} events come before the answer and nobody "
+            f"takes them; take them in a task of their own, or connect with events=False{sent}"
+        )
 
 
 class TooMuchWaiting(ClientError):

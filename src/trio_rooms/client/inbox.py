@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
 from .events import Event
 
 __all__ = ["RESET", "Inbox"]
+
+_BRIM: Final = 4
+"""So many times as much as may wait is read while the program waits for an answer that is behind it."""
 
 RESET = "rooms.reset"
 """The event that this side makes itself: a new session has begun in the place of a lost one."""
@@ -43,12 +47,17 @@ class Inbox:
         return len(self._events) >= self._most or self._bytes >= self._most_bytes
 
     @property
+    def is_brimming(self) -> bool:
+        """Whether nothing more may come, whoever waits for what is behind it."""
+        return len(self._events) >= _BRIM * self._most or self._bytes >= _BRIM * self._most_bytes
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing will come any more."""
         return self._over is not None
 
     def put(self, event: Event, size: int) -> None:
-        """Take an event, full or not: whoever reads the socket waits for room before it reads.
+        """Take an event, full or not: whoever reads the socket looks whether there is room before it reads.
 
         Args:
             event: the event.
@@ -64,10 +73,13 @@ class Inbox:
         if not self._events or self._events[-1][0].name != RESET:
             self.put(Event(RESET, {"reason": reason}), 0)
 
-    async def room(self) -> None:
-        """Wait until it is not full."""
-        while self.is_full and self._over is None:
-            await self._putter.park()
+    async def looked(self) -> None:
+        """Wait until there may be room, or somebody calls `look`."""
+        await self._putter.park()
+
+    def look(self) -> None:
+        """Have who waits for room look again."""
+        self._putter.unpark_all()
 
     async def take(self) -> Event:
         """The next event.

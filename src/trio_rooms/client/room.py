@@ -14,6 +14,7 @@ from trio_rooms._arguments import number, text, whole
 from trio_rooms._loop.groups import first_error
 
 from .address import Address
+from .errors import EventsNotTaken
 from .events import Event, converted
 from .headers import bearer, checked
 from .outbox import WINDOW, Message
@@ -116,19 +117,27 @@ class RemoteRoom:
         Raises:
             AskFailed: the room answered with an error.
             AnswerLost: the session was lost; it may have been applied, or not.
+            EventsNotTaken: more events are before the answer than may wait, and nobody takes them.
             ConnectionEnded: the server will not have this client any more.
             UnexpectedData: the answer is not such a result. It was applied.
             ClientClosed: the block has ended, or did meanwhile.
             TypeError, ValueError: no such name, or the data has no form.
         """
         message = Message(event, self._body(event, data, channel), asked=True)
-        outbox = self._session.outbox
-        try:
-            await outbox.admit(message)
-            await message.settled.wait()
-        except trio.Cancelled:
-            outbox.abandon(message)
-            raise
+        session, outbox = self._session, self._session.outbox
+        with trio.CancelScope() as scope:
+            session.asking.add(scope)
+            session.inbox.look()
+            try:
+                await outbox.admit(message)
+                await message.settled.wait()
+            except trio.Cancelled:
+                outbox.abandon(message)
+                raise
+            finally:
+                session.asking.discard(scope)
+        if scope.cancelled_caught:
+            raise EventsNotTaken(event, len(session.inbox), applied=False if message.id is None else None)
         if message.error is not None:
             raise message.error
         if result is None:
@@ -238,8 +247,9 @@ def connect_room(
         close_timeout: seconds that the end of the block takes at most.
         events: whether events are kept for iteration. With False they are acknowledged and thrown away,
             for a client that only asks.
-        max_events: events that may wait to be taken. While as many wait nothing is read, answers included.
-        max_event_bytes: bytes of their messages that may wait.
+        max_events: events that may wait to be taken. While as many wait nothing is read; for the answer to
+            who asks up to four times as many are.
+        max_event_bytes: bytes of their messages that may wait, in the same way.
         max_unanswered: messages that may wait to be sent or answered, 1 to 1000.
         max_unanswered_bytes: bytes of these.
         max_message_size: the longest message that is taken from the server, in bytes.

@@ -37,8 +37,6 @@ Token = str | Callable[[], Awaitable[str]]
 
 _GHOST: Final = 60.0
 """Seconds for which an attempt may still arrive that was given up: something on the way holds its bytes."""
-_STUCK: Final = 10.0
-"""Seconds that an ask may wait behind events that nobody takes until the program is told of its mistake."""
 
 
 @attrs.frozen
@@ -80,6 +78,8 @@ class Session:
             Backoff(settings.first_delay, settings.max_delay),
         )
         self.inbox: Inbox = Inbox(settings.max_events, settings.max_event_bytes, keep=settings.events)
+        self.asking: set[trio.CancelScope] = set()
+        """Of those who wait for an answer; cancelled where it is behind events that nobody takes."""
         self.id: str = ""
         self.connects: int = 0
         self._acks: Acks | None = None
@@ -325,17 +325,15 @@ class Session:
                 raise self._breach(f"its message is not as the protocol has it: {error!r}") from error
 
     async def _until_there_is_room(self) -> None:
-        """Read nothing while the program has enough events to take."""
-        with trio.move_on_after(_STUCK):
-            return await self.inbox.room()
-        if self.outbox.unanswered:
-            logger.warning(
-                "%s: %d events wait, and nobody takes them: until then no answer to an ask can come; "
-                "take them in a task of their own, or connect with events=False",
-                self._settings.address.url,
-                len(self.inbox),
-            )
-        return await self.inbox.room()
+        """Read nothing while the program has enough events to take, unless it waits for an answer."""
+        inbox = self.inbox
+        while inbox.is_full and not inbox.is_over:
+            if self.asking:
+                if not inbox.is_brimming:
+                    return
+                for scope in self.asking:
+                    scope.cancel()  # Nobody takes what the answers are behind.
+            await inbox.looked()
 
     def _take(self, content: dict[str, Any], size: int) -> None:
         """Take one message of the server."""
