@@ -119,7 +119,9 @@ class Reference:
         self.refusals: deque[Refusal] = deque()
         """How the next connects are refused."""
         self.unavailable = 0
-        """How many of the next messages are answered with ``unavailable``; and so are those behind one."""
+        """How many of the next messages are answered with ``later``; and so are those behind one."""
+        self.later = "unavailable"
+        """The code of an error that answers nothing yet."""
         self.repeats = False
         """Whether it replays what the client has already."""
         self.at: Callable[[str, dict[str, Any]], bool] = lambda moment, content: False
@@ -297,7 +299,7 @@ class Reference:
             behind = session is not None and number is not None and number > session.last + 1
             if number is not None and (self.unavailable or behind):
                 self.unavailable = max(0, self.unavailable - 1)
-                served.send({"ack": number, "error": {"code": "unavailable", "message": "later"}})
+                served.send({"ack": number, "error": {"code": self.later, "message": "later"}})
                 return False
             answer = await self._apply(content)
             if session is not None and number is not None:

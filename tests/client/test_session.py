@@ -161,11 +161,12 @@ async def test_an_emit_is_sent_once(server: Reference, autojump_clock: MockClock
     assert server.applied == ["first", "second", "third"]
 
 
+@pytest.mark.parametrize("code", ["unavailable", "too_many_in_flight"])
 async def test_what_the_server_cannot_tell_yet_is_asked_again(
-    server: Reference, autojump_clock: MockClock
+    server: Reference, autojump_clock: MockClock, code: str
 ) -> None:
-    """``unavailable`` reaches nobody: the same id again, later, and nothing newer before it."""
-    server.unavailable = 5
+    """That reaches nobody: the same id again, later, and nothing newer before it."""
+    server.unavailable, server.later = 5, code
     async with client(server, first_delay=1, max_delay=10) as room:
         began = trio.current_time()
         async with trio.open_nursery() as nursery:

@@ -54,7 +54,6 @@ _VERDICTS: Final[dict[str, tuple[bool, bool | None]]] = {
     "unknown_event": (False, False),
     "invalid_data": (False, False),
     "not_saved": (True, False),
-    "too_many_in_flight": (True, False),
     "room_failed": (True, False),
     "handler_timeout": (True, None),
     "internal_error": (False, None),

@@ -35,6 +35,8 @@ logger: Final = logging.getLogger("trio_rooms.client")
 Token = str | Callable[[], Awaitable[str]]
 """Who this is: a token, or what is asked for one at each connect."""
 
+_AGAIN: Final = ("unavailable", "too_many_in_flight")
+"""What answers nothing: the server waits for the same id again, and takes no later one before."""
 _GHOST: Final = 60.0
 """Seconds for which an attempt may still arrive that was given up: something on the way holds its bytes."""
 
@@ -373,7 +375,7 @@ class Session:
             self.outbox.answer(number, content["data"])
         elif error is None:
             self.outbox.answer(number, error=AnswerLost(event, FORGOTTEN))
-        elif error["code"] == "unavailable":
+        elif error["code"] in _AGAIN:
             self.outbox.postpone(number, trio.current_time())
             return
         else:
