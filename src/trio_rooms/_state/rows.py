@@ -39,9 +39,11 @@ def membership_of(record: Record, link: Link) -> Membership:
     return attrs.evolve(membership, since=None) if link.flags & UNGREETED else membership
 
 
-def half_of(record: Record, link: Link) -> RoomHalf:
-    """What a room has of the session of a connection, as it is now."""
+def half_of(record: Record, link: Link) -> RoomHalf | None:
+    """What a room has of the session of a connection, as it is now; None if that ended with the room."""
     link = present(link)
+    if link.session is None:
+        return None
     session = record.sessions.get(link.sid)
     last, opening = (0, None) if session is None else (session.last, session.opening)
     return RoomHalf(last, link.attachment, membership_of(record, link).encode(), opening)
