@@ -28,7 +28,7 @@ from trio_rooms._state.record import Record
 from trio_rooms._state.sessions import Sessions
 from trio_rooms.testing import FaultyStore
 
-__all__ = ["FAULTS", "Found", "search"]
+__all__ = ["FAULTS", "Found", "search", "stories_that_find"]
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 FAULTS: Final[dict[str, Patch]] = {}
@@ -62,14 +62,24 @@ def _no_gate(patch: pytest.MonkeyPatch) -> None:
 
 @_fault("what changed nothing slips by what is in flight")
 def _reads_slip_by(patch: pytest.MonkeyPatch) -> None:
-    add = Gate.add
+    add, send = Gate.add, Gate._send
+    cut: dict[int, int] = {}
+
+    def applied(self: Any) -> int:
+        source = self._commits.source
+        return 0 if source is None else len(source.state.applied)
+
+    def note(self: Any, *about: Any) -> None:
+        cut[id(self)] = applied(self)
+        send(self, *about)
 
     def slip_by(self: Any, job: Any, size: int = 0) -> None:
-        if self.flight is not None and not self._must_cut:
+        if self.flight is not None and not self._commits.substantial and cut.get(id(self)) == applied(self):
             job()
         else:
             add(self, job, size)
 
+    patch.setattr(Gate, "_send", note)
     patch.setattr(Gate, "add", slip_by)
 
 
@@ -86,13 +96,13 @@ def _open_batch_not_refused(patch: pytest.MonkeyPatch) -> None:
 
 @_fault("the state stays as it was when a commit failed")
 def _state_kept(patch: pytest.MonkeyPatch) -> None:
-    load, reset = Saver.load, Saver.reset
+    load, forget = Saver.load, Saver._forget_state
     kept: dict[int, Any] = {}
 
     def keep(self: Any) -> None:
         if self.has_state:
             kept[id(self)] = self.state
-        reset(self)
+        forget(self)
 
     async def load_kept(self: Any) -> Any:
         loaded = await load(self)
@@ -100,7 +110,7 @@ def _state_kept(patch: pytest.MonkeyPatch) -> None:
             self.state = kept.pop(id(self))
         return loaded
 
-    patch.setattr(Saver, "reset", keep)
+    patch.setattr(Saver, "_forget_state", keep)
     patch.setattr(Saver, "load", load_kept)
 
 
@@ -157,17 +167,6 @@ def _refusal_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Sessions, "refuse", lambda *_: None)
 
 
-@_fault("refusals are kept until the room is loaded")
-def _refusal_forgotten(patch: pytest.MonkeyPatch) -> None:
-    clear = Sessions.clear
-
-    def forget(self: Any) -> None:
-        clear(self)
-        self.refused.clear()
-
-    patch.setattr(Sessions, "clear", forget)
-
-
 @_fault("a connection that takes a session over begins behind all that there is")
 def _takeover_skips(patch: pytest.MonkeyPatch) -> None:
     since = Journal.since
@@ -205,11 +204,6 @@ def _seq_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "_apply", low)
 
 
-@_fault("half a handler is saved when its room is stopped")
-def _half_saved(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Gate, "abandon", lambda self: self.request())
-
-
 @_fault("a session does not outlive its connection in a commit that failed")
 def _end_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Record, "outside_again", lambda *_: None)
@@ -238,16 +232,21 @@ def _rule(error: BaseException) -> str:
     return (str(error).splitlines() or [repr(error)])[0].partition(":")[0] or type(error).__name__
 
 
-def search(fault: str, most: int, start: int = 0) -> Found:
-    """Look for a fault with all stories, and with at most so many random lives."""
-    stories, rule, count = [], "", 0
+def stories_that_find(fault: str) -> Iterator[tuple[str, str]]:
+    """The stories that find a fault, with the rules by which they do."""
     with _with(fault):
         for name, story in STORIES.items():
             try:
                 live(story)
             except Exception as error:
-                stories.append(name)
-                rule = rule or _rule(error)
+                yield name, _rule(error)
+
+
+def search(fault: str, most: int, start: int = 0) -> Found:
+    """Look for a fault with all stories, and with at most so many random lives."""
+    stories = list(stories_that_find(fault))
+    names, rule, count = tuple(name for name, _ in stories), stories[0][1] if stories else "", 0
+    with _with(fault):
 
         @seed(start)
         @settings(
@@ -268,8 +267,8 @@ def search(fault: str, most: int, start: int = 0) -> Found:
             random_lives()
         except Exception as error:
             # Hypothesis lives the one that fails once more.
-            return Found(tuple(stories), count - 1, _rule(error))
-    return Found(tuple(stories), 0, rule)
+            return Found(names, max(count - 1, 1), _rule(error))
+    return Found(names, 0, rule)
 
 
 def main(arguments: list[str]) -> None:

@@ -929,9 +929,10 @@ class Process:
                 line = self.line_of(which)
                 if line is not None and line.welcome and line.ready and line.visit.session:
                     await self.ack(line)
-                    if client.visit is not None and client.visit.unanswered:
-                        for _, letter in sorted(client.visit.unanswered.items()):
-                            await self.transmit(line, letter)  # It was told to wait, for one.
+                    if line.visit.waits:
+                        line.visit.waits = False
+                        for _, letter in sorted(line.visit.unanswered.items()):
+                            await self.transmit(line, letter)
                 elif client.visit is not None and client.visit.resumable and line is None:
                     await self.come(client)
             await trio.sleep(pause)

@@ -105,6 +105,8 @@ class Visit:
     """When its connection had ended the last time, of those that it has come back from."""
     over: str = ""
     """Why it is over, as far as its client knows."""
+    waits: bool = False
+    """Whether its client was told to send something again later."""
     deaf: bool = False
     """Whether its client does not read now what comes."""
     doubtful: bool = False
@@ -272,6 +274,7 @@ class Model:
     def answered(self, visit: Visit, number: int, verdict: str, data: Any) -> None:
         """A client was told what became of its message: "ok" and what was returned, or the error's code."""
         if verdict in PASSING:
+            visit.waits = True
             return
         letter = self._letter(visit, number)
         before = visit.told.setdefault(number, (verdict, data))
@@ -300,6 +303,8 @@ class Model:
                 {"internal_error"} if "crash" in letter.acts else set()
             )
             self._must(verdict in right, "the verdict is true", letter.name, verdict)
+        elif data is None:
+            self._must(holds=False, rule="an answer comes with its data")
         elif letter.event == "do":
             name, at = data
             applied = self._in(letter.life).state.applied

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import Phase, given, settings
 
+from tests.gate_faults import FAULTS, stories_that_find
 from tests.gate_life import Step, live, lives
 from tests.gate_stories import STORIES
 
@@ -32,3 +33,9 @@ def test_a_random_life_keeps_the_rules(life: list[Step]) -> None:
 def test_many_random_lives_keep_the_rules(life: list[Step]) -> None:
     """The same, for minutes."""
     live(life)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_story_finds_each_fault(fault: str) -> None:
+    """Of those that are put into the code on purpose."""
+    assert next(stories_that_find(fault), None)
