@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 import math
 import shutil
 import uuid
@@ -358,7 +359,9 @@ SENT = {
     "ack-without-data": envelope.acknowledge(2**63 - 1, None),
     "error": envelope.refuse(7, "sold_out", "no seat is left in row é"),
     "error-without-id": envelope.refuse(None, "invalid_message", "an envelope is a map"),
-    "welcome": envelope.welcome(0x123456789ABCDEF),
+    "welcome-of-session": envelope.welcome(
+        0x123456789ABCDEF, "EjRWeJq83vAAAQIDBAUGBwgJCgsMDQ4P", 12, durable=True, resumed=True
+    ),
 }
 RECEIVED = {
     "event": envelope.Envelope("say", DATA),
@@ -380,6 +383,18 @@ def test_messages_to_clients(name: str, ending: str) -> None:
     assert frame[head:] == message
 
 
+@pytest.mark.parametrize("ending", ["json", "cbor"])
+def test_a_welcome_says_what_it_has_always_said(ending: str) -> None:
+    """There were no sessions once; a client of that time finds what it looks for, beside what is new."""
+    message = (GOLDEN / "envelope-1" / f"welcome.{ending}").read_bytes()
+    frame = envelope.welcome(0x123456789ABCDEF).frame(binary=ending == "cbor")
+    head = 2 if frame[1] < 126 else 4
+    decode: Any = cbor2.loads if ending == "cbor" else json.loads
+    before, now = decode(message), decode(frame[head:])
+    assert before["event"] == now["event"]
+    assert before["data"].items() <= now["data"].items()
+
+
 @pytest.mark.parametrize("name", RECEIVED)
 def test_messages_of_clients(name: str) -> None:
     """What clients have always sent means what it has always meant, in both kinds."""
@@ -390,7 +405,7 @@ def test_messages_of_clients(name: str) -> None:
 
 def test_every_golden_file_is_looked_at() -> None:
     """No file lies here that no test reads."""
-    sent = {f"{name}.{ending}" for name in SENT for ending in ("json", "cbor")}
+    sent = {f"{name}.{ending}" for name in (*SENT, "welcome") for ending in ("json", "cbor")}
     received = {f"{name}.{ending}" for name in RECEIVED for ending in ("json", "cbor")}
     assert {path.name for path in (GOLDEN / "envelope-1").iterdir()} == {*sent, "client"}
     assert {path.name for path in (GOLDEN / "envelope-1" / "client").iterdir()} == received
