@@ -680,12 +680,12 @@ async def test_what_was_sent_before_somebody_was_greeted_is_not_for_it(
                 async with connect(rooms, "house/x", subprotocols=[JSON]) as client:
                     clients.append(client)
                     await client.receive_many(2)
-                    await trio.sleep(5)
-                    await client.drop()
+                    await trio.sleep(10)
 
             for _ in range(3):
                 nursery.start_soon(come)
-        await rooms.aclose()
+            await trio.sleep(5)
+            await rooms.aclose()
     async with open_rooms([room], store=store) as rooms:
         for client in clients:
             client.seq = 0
