@@ -672,20 +672,19 @@ async def test_what_was_sent_before_somebody_was_greeted_is_not_for_it(
     room.on_connect(_announce)
     room.on("who")(_who)
     store = MemoryStore()
-    async with open_rooms([room], store=store) as rooms:
-        async with trio.open_nursery() as nursery:
-            clients: list[MemoryClient] = []
+    async with open_rooms([room], store=store) as rooms, trio.open_nursery() as nursery:
+        clients: list[MemoryClient] = []
 
-            async def come() -> None:
-                async with connect(rooms, "house/x", subprotocols=[JSON]) as client:
-                    clients.append(client)
-                    await client.receive_many(2)
-                    await trio.sleep(10)
+        async def come() -> None:
+            async with connect(rooms, "house/x", subprotocols=[JSON]) as client:
+                clients.append(client)
+                await client.receive_many(2)
+                await trio.sleep(10)
 
-            for _ in range(3):
-                nursery.start_soon(come)
-            await trio.sleep(5)
-            await rooms.aclose()
+        for _ in range(3):
+            nursery.start_soon(come)
+        await trio.sleep(5)
+        await rooms.aclose()
     async with open_rooms([room], store=store) as rooms:
         for client in clients:
             client.seq = 0
