@@ -120,7 +120,8 @@ class RoomHalf:
     """Of a session what its room writes."""
 
     last: int
-    """The highest id of a message of its client that was handled; 0 for none."""
+    """The highest id of a message of its client that was handled; 0 for none. A lower one than is there
+    leaves that: who has not read it may give 0."""
     attachment: bytes | None
     channels: bytes
     """The channels that it is in, and since when."""
@@ -303,9 +304,9 @@ class Store(abc.ABC):
         """Open the store. Cancelled, it is not open, and nothing is held.
 
         Sessions that have a connection lost it with the process that held it: each has none from now
-        on, and expires when its window is over, counted from now. What they had acknowledged is not known:
-        their ``pos`` is the first seq that may be for them and may still be there, ``max(start, floor) + 1``.
-        The time is that of `trio_rooms._loop.wall.WallClock`.
+        on, and expires when its window is over, counted from now. What it has acknowledged since is not
+        known: its ``pos`` stays, or is that behind its start. The time is that of
+        `trio_rooms._loop.wall.WallClock`.
 
         Raises:
             StoreInUse: another runtime has it.

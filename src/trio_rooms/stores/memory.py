@@ -125,7 +125,7 @@ class MemoryStore(Store):
             for session in stored.sessions.values():
                 link, opening = session.link, session.room.opening
                 if link.until is None and not link.ended and opening is not None:
-                    pos = max(opening.start, stored.floor) + 1
+                    pos = max(link.pos, opening.start + 1)
                     gone = attrs.evolve(link, link=0, until=now + opening.window, pos=pos)
                     self._put_session(key, stored, attrs.evolve(session, link=gone))
 
@@ -342,7 +342,9 @@ class MemoryStore(Store):
                 self._due_sessions.set((key, sid), None)
             elif there is not None:
                 opening = half.opening or there.room.opening
-                sessions[sid] = attrs.evolve(there, room=attrs.evolve(half, opening=opening))
+                last = max(half.last, there.room.last)
+                room = attrs.evolve(half, opening=opening, last=last)
+                sessions[sid] = attrs.evolve(there, room=room)
             elif half.opening is not None:
                 sessions[sid] = StoredSession(sid, half, LinkHalf(0, None))
         for sid, link in commit.links.items():

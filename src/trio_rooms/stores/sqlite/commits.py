@@ -50,11 +50,14 @@ _TRIM = "DELETE FROM journal WHERE room = ? AND seq <= ?"
 _OPEN_SESSION = """
 INSERT INTO sessions (last_id, attachment, channels, token, user, start, span, room, sid)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (room, sid) DO UPDATE SET last_id = excluded.last_id, attachment = excluded.attachment,
+ON CONFLICT (room, sid) DO UPDATE SET
+last_id = max(last_id, excluded.last_id), attachment = excluded.attachment,
 channels = excluded.channels, token = excluded.token, user = excluded.user, start = excluded.start,
 span = excluded.span
 """
-_SESSION = "UPDATE sessions SET last_id = ?, attachment = ?, channels = ? WHERE room = ? AND sid = ?"
+_SESSION = (
+    "UPDATE sessions SET last_id = max(last_id, ?), attachment = ?, channels = ? WHERE room = ? AND sid = ?"
+)
 _LINK = """
 UPDATE sessions SET link = ?, until = ?, pos = ?, departure = ?, over_in = ?, held = ?
 WHERE room = ? AND sid = ?

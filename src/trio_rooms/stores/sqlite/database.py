@@ -137,8 +137,8 @@ _VIEWS = {
 # Every session that has a connection, by index: whoever held the connections is no more.
 _GIVE_UP = """
 UPDATE sessions SET link = 0, until = ? + span,
-pos = max(start, (SELECT floor FROM rooms WHERE id = room)) + 1,
-held = max(start, (SELECT floor FROM rooms WHERE id = room)) + 1
+pos = max(pos, start + 1),
+held = max(pos, start + 1)
 WHERE over_in = 0 AND until IS NULL
 """
 

@@ -40,9 +40,13 @@ class Sessions:
             assert await store.session("chat/1", 2**60) == expected
             assert await store.session("chat/1", 1) == first
             await store.commit(following(store, 4, sessions={1: RoomHalf(6, None, b"", opening)}))
-            assert await store.session("chat/1", 1) == StoredSession(
-                1, RoomHalf(6, None, b"", opening), LinkHalf(3, None)
-            )
+            sixth = StoredSession(1, RoomHalf(6, None, b"", opening), LinkHalf(3, None))
+            assert await store.session("chat/1", 1) == sixth
+            # A lower id than was handled says that whoever writes has not read it.
+            await store.commit(following(store, 5, sessions={1: RoomHalf(0, None, b"")}))
+            assert await store.session("chat/1", 1) == sixth
+            await store.commit(following(store, 6, sessions={1: RoomHalf(2, None, b"", opening)}))
+            assert await store.session("chat/1", 1) == sixth
         async with store:
             assert await store.session("chat/1", 2**60) == expected
             assert await store.session("chat/2", 2**60) is None
@@ -177,7 +181,7 @@ class Sessions:
             after = wall.now()
             assert await store.session("chat/1", 3) == StoredSession(3, sessions[3], away)
             assert await store.session("chat/1", 4) == StoredSession(4, sessions[4], over)
-            for sid, pos, left in ((1, 16, b""), (2, 21, b"x"), (5, 51, b"")):
+            for sid, pos, left in ((1, 11, b""), (2, 21, b"x"), (5, 51, b"")):
                 session = await store.session("chat/1", sid)
                 assert session is not None
                 assert session.room == sessions[sid]
@@ -185,7 +189,7 @@ class Sessions:
                 assert until is not None
                 assert before + windows[sid] - 0.01 <= until <= after + windows[sid] + 0.01
                 assert session.link == LinkHalf(0, until, pos, left)
-            assert await store.positions("chat/1") == {7: 1, 16: 1, 21: 1, 51: 1}
+            assert await store.positions("chat/1") == {7: 1, 11: 1, 21: 1, 51: 1}
             assert [one.sid for one in await store.due(math.inf, 10)] == [3, 2, 5, 1]
             assert await store.due(6, 10) == [Due(5.5, "chat/1", sid=3)]
             await store.commit(following(store, 2, links={1: LinkHalf(1, None)}))
