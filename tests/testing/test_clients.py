@@ -151,6 +151,41 @@ async def test_subprotocols(autojump_clock: Any) -> None:
             assert await bob.receive_many(2) == [{"event": "said", "data": "two"}, {"ack": 1, "data": 2}]
 
 
+async def test_a_client_comes_back(autojump_clock: Any) -> None:
+    """It goes on with its session, from where it was."""
+    async with open_rooms([chat]) as rooms:
+        async with connect(rooms, "chat/lobby", query="user=ada", subprotocols=["trio-rooms.v1.json"]) as ada:
+            await ada.receive()
+            await ada.drop()
+        async with connect(rooms, "chat/lobby", query="user=ada", resume=ada) as again:
+            assert (await again.receive())["data"]["resumed"]
+            assert again.session == ada.session is not None
+
+
+async def test_who_has_no_session_does_not_come_back(autojump_clock: Any) -> None:
+    """Nobody takes a new client for one that was resumed."""
+    bare: Room[list[Any]] = Room("bare", state=list, resume_window=0)
+    bare.on("say")(say)
+    json = "trio-rooms.v1.json"
+    async with open_rooms([chat, bare]) as rooms:
+        with pytest.raises(TypeError, match=r"write subprotocols=\['trio-rooms.v1.json'\]"):
+            async with connect(rooms, "bare/x", subprotocols="trio-rooms.v1.json"):
+                pass
+        cases: list[tuple[str, list[str], int, str]] = [
+            ("chat/x", [], 0, "have it offer one"),
+            ("chat/x", ["soap"], 0, "have it offer one"),
+            ("chat/x", [json], 0, "has not received its welcome"),
+            ("bare/x", [json], 1, "the room keeps none"),
+        ]
+        for key, offered, count, why in cases:
+            async with connect(rooms, key, query="user=ada", subprotocols=offered) as client:
+                await client.receive_many(count)
+                await client.drop()
+            with pytest.raises(ValueError, match=why):
+                async with connect(rooms, key, query="user=ada", resume=client):
+                    pass
+
+
 async def test_a_plain_room(autojump_clock: Any) -> None:
     """Messages of a plain room are what they are, also where they look like envelopes."""
     async with open_rooms([echo]) as rooms, connect(rooms, "echo/x") as client:

@@ -247,6 +247,26 @@ class MemoryClient:
         return message
 
 
+def _place(client: MemoryClient) -> dict[str, str]:
+    """What asks for the session of a client, from where it was.
+
+    Raises:
+        ValueError: there is none to ask for, so that nobody would notice that nothing is resumed.
+    """
+    if client.subprotocol not in SUBPROTOCOLS:
+        msg = 'it has no session to resume: have it offer one, with subprotocols=["trio-rooms.v1.json"]'
+        raise ValueError(msg)
+    if client.welcome is None:
+        msg = (
+            "it has not received its welcome, which names its session: await client.receive() before it drops"
+        )
+        raise ValueError(msg)
+    if client.welcome["resume"] is None:
+        msg = "it has no session to resume: the room keeps none, with resume_window=0"
+        raise ValueError(msg)
+    return {"resume": str(client.welcome["resume"]), "seq": str(client.seq)}
+
+
 @asynccontextmanager
 async def connect(
     rooms: Rooms,
@@ -271,30 +291,35 @@ async def connect(
         key: the room, ``"name/id"``.
         query: what stands behind the ``?`` of its address, as a string or by name.
         headers: of its request, by name.
-        subprotocols: what it offers, in its order.
+        subprotocols: what it offers, in its order. With none it has no session, and sees no welcome.
         attachment: what is known of it, in the place of what `Room.authenticate` returns, which is
             then not asked.
-        resume: a client that was in the room and lost its connection: its session is asked for, from
-            where it was, and what it offered is offered again.
+        resume: a client that was in the room, received its welcome and lost its connection: its session
+            is asked for, from where it was, and what it offered is offered again.
 
     Raises:
         UnknownRoom: no such room is served here, it is not public, or the id is not allowed.
         RoomsClosed: the rooms are closing.
         Refused: `Room.authenticate` does not let it in.
         Exception: what `Room.authenticate` raised.
+        TypeError: ``subprotocols`` is one string.
+        ValueError: ``resume`` has no session, or has not received it.
     """
     name, id_ = split_key(key)
     if not id_:
         msg = f'which room? A key is "name/id", such as "{name or "chat"}/lobby", not {key!r}'
         raise UnknownRoom(msg)
+    if isinstance(subprotocols, str):
+        msg = f"subprotocols is a list: write subprotocols=[{subprotocols!r}]"
+        raise TypeError(msg)
     sent = {one.lower(): value for one, value in (headers or {}).items()}
-    if resume is not None and not subprotocols and resume.subprotocol is not None:
-        subprotocols = (resume.subprotocol,)
+    asked = parameters(query if isinstance(query, str) else urlencode(query))
+    if resume is not None:
+        asked |= _place(resume)
+        if not subprotocols and resume.subprotocol is not None:
+            subprotocols = (resume.subprotocol,)
     if subprotocols:
         sent["sec-websocket-protocol"] = ", ".join(subprotocols)
-    asked = parameters(query if isinstance(query, str) else urlencode(query))
-    if resume is not None and resume.welcome is not None:
-        asked |= {"resume": str(resume.welcome["resume"]), "seq": str(resume.seq)}
     request = ConnectRequest(name, id_, f"/{quote(name)}/{quote(id_, safe='')}", asked, sent, "memory:0")
     ours, theirs = trio.testing.memory_stream_pair()
     serve = partial(rooms.serve_stream, theirs, name, id_, request=request)
