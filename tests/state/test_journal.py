@@ -322,6 +322,28 @@ class TestBeginning:
 
 
 class TestChannels:
+    @pytest.mark.parametrize("settled", [False, True])
+    def test_who_comes_and_goes_between_two_entries_was_never_there(self, settled: bool) -> None:
+        journal = a_journal()
+        client = Client(journal, 5)
+        if settled:
+            journal.append(10, 0.0)
+        else:
+            client.sent(emit(journal))
+        size = journal.size
+        for _ in range(1000):
+            journal.changed(client.session, "red", joined=True)
+            journal.changed(client.session, "blue", joined=True)
+            journal.changed(client.session, "red", joined=False)
+            journal.changed(client.session, "blue", joined=False)
+        journal.changed(client.session, "red", joined=True)
+        assert journal.changes(client.session) == ((1, "red", True),)
+        assert journal.size <= size + 100
+        emit(journal)
+        journal.changed(client.session, "red", joined=False)
+        if not settled:
+            assert journal.membership(client.session, ()).changes == ((1, "red", True), (2, "red", False))
+
     def test_nothing_is_kept_where_nothing_is_under_way(self) -> None:
         journal = a_journal()
         emit(journal)

@@ -23,8 +23,12 @@ class TestToken:
         assert one.secret not in one.digest
 
     @pytest.mark.parametrize(
-        "garbage", ["", "x", "ü" * 32, "=" * 32, "A" * 31, "A" * 33, "A" * 4000, "AAAA AAAA" * 4, "\0" * 32]
-    )
+        "garbage",
+        [
+            "", "x", "ü" * 32, "=" * 32, "A" * 31, "A" * 32, "A" * 33, "A" * 4000, "AAAA AAAA" * 4, "\0" * 32,
+            "_" * 32, "g" + "A" * 31,
+        ],
+    )  # fmt: skip
     def test_what_is_none_is_none(self, garbage: str) -> None:
         assert Token.parse(garbage) is None
 
@@ -135,3 +139,19 @@ class TestSessions:
         sessions.forget(5)
         assert sessions.get(5) is None
         assert sessions.refused == {(6, 1): "not_saved"}
+
+    def test_of_refusals_that_no_commit_has_those_are_kept_that_may_be_asked_for(self) -> None:
+        sessions = Sessions()
+        sessions.know(5, Session())
+        for number in range(1, 2 * MOST_UNANSWERED + 1):
+            sessions.refuse(5, number, "not_saved")
+            if not number % 300:
+                sessions.clear()
+                assert sessions.know(5, Session()).last == number
+        assert [*sessions.refused] == [(5, number) for number in range(1001, 2001)]
+        sessions.clear()
+        for number in range(2001, 4001):
+            sessions.refuse(5, number, "not_saved")
+        known = sessions.know(5, Session())
+        assert known.last == 4000
+        assert [*known.verdicts] == [number for _, number in sessions.refused] == [*range(3001, 4001)]

@@ -393,15 +393,27 @@ class Journal:
         """A session has entered or left a channel. Kept while there is something that it may not have."""
         change = (self.seq, channel, joined)
         if type(session) is Unsettled:
-            kept = tuple(one for one in session.changes if one[0] >= session.pos)
             if self.seq >= session.pos:
-                session.changes = (*kept, change)
-                self._count_change()
+                kept = [one for one in session.changes if one[0] >= session.pos]
+                self._change(kept, change)
+                session.changes = tuple(kept)
             return
         assert isinstance(session, int)
         if self.seq > self.released:
-            self.recent.setdefault(session, []).append(change)
-            self._count_change()
+            self._change(self.recent.setdefault(session, []), change)
+
+    def _change(self, kept: list[Change], change: Change) -> None:
+        """Keep a change, unless it undoes one since the last entry: for none was it ever so."""
+        seq, channel, joined = change
+        for at in range(len(kept) - 1, -1, -1):
+            if kept[at][0] != seq:
+                break
+            if kept[at][1] == channel and kept[at][2] is not joined:
+                del kept[at]
+                self._count_change(-_CHANGE)
+                return
+        kept.append(change)
+        self._count_change(_CHANGE)
 
     def changes(self, session: int | Unsettled) -> tuple[Change, ...]:
         """What is kept of a session's changes, for `restore`."""
@@ -426,11 +438,13 @@ class Journal:
         since = self.behind(session) - 1
         return Membership(channels, since, tuple(one for one in self.changes(session) if one[0] > since))
 
-    def _count_change(self) -> None:
+    def _count_change(self, size: int) -> None:
         """A change takes memory, as an entry does that it is kept for."""
         if self._parts:
-            self._parts[-1].size += _CHANGE
-            self.size += _CHANGE
+            part = self._parts[-1]
+            size = max(size, -part.size)
+            part.size += size
+            self.size += size
 
     def _take_off(self, part: _Part, count: int) -> None:
         size = part.size * count // part.count if part.count else 0

@@ -47,9 +47,9 @@ class Token:
             raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), b"-_", validate=True)
         except (ValueError, binascii.Error):
             return None
-        if len(raw) != _SID + _SECRET:
-            return None
-        return cls(int.from_bytes(raw[:_SID], "big"), raw[_SID:])
+        sid = int.from_bytes(raw[:_SID], "big")
+        # No session has a number that a store could not hold, and none is asked for it.
+        return cls(sid, raw[_SID:]) if len(raw) == _SID + _SECRET and 0 < sid < 1 << 63 else None
 
     def __str__(self) -> str:
         return base64.urlsafe_b64encode(self._raw()).rstrip(b"=").decode()
@@ -192,9 +192,8 @@ class Sessions:
     def know(self, sid: int, session: Session) -> Session:
         """Take what the store has, or what a session begins with; what was refused meanwhile is added."""
         self._known[sid] = session
-        for (of, id_), code in self.refused.items():
-            if of == sid:
-                self._use_up(session, id_, code)
+        for id_, code in [(id_, code) for (of, id_), code in self.refused.items() if of == sid]:
+            self._use_up(sid, session, id_, code)
         return session
 
     def refuse(self, sid: int, id: int, code: str) -> None:  # noqa: A002
@@ -202,7 +201,7 @@ class Sessions:
         self.refused[sid, id] = code
         session = self._known.get(sid)
         if session is not None:
-            self._use_up(session, id, code)
+            self._use_up(sid, session, id, code)
 
     def recorded(self, refused: Mapping[tuple[int, int], str]) -> None:
         """A commit has these refusals."""
@@ -221,10 +220,12 @@ class Sessions:
         """What is known may be more than the store has: it is read again. Refusals were told and stay."""
         self._known.clear()
 
-    @staticmethod
-    def _use_up(session: Session, id_: int, code: str) -> None:
+    def _use_up(self, sid: int, session: Session, id_: int, code: str) -> None:
         session.last = max(session.last, id_)
-        session.keep(id_, Answered(code, WHY.get(code, "")).encode())
+        for other, shorter in session.keep(id_, Answered(code, WHY.get(code, "")).encode()).items():
+            if shorter is None:
+                # No client asks for it any more, and a disk may be full for long.
+                self.refused.pop((sid, other), None)
 
 
 WHY: Final = {
