@@ -329,6 +329,9 @@ class Model:
 
     def welcomed(self, visit: Visit, data: dict[str, Any]) -> None:
         """A client got a welcome that begins a visit."""
+        if data["session"] is None:
+            visit.session = False  # None begins as the program stops.
+            return
         visit.token, visit.sid = data["resume"], data["session"]
         visit.start = visit.seq = data["seq"]
         visit.life = self.durable.life
