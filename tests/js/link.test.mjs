@@ -29,6 +29,7 @@ describe("connecting", () => {
     for (const address of ["/r/x", "ftp://h/r/x", "", undefined]) {
       assert.throws(() => connectRoom(address, { WebSocket: FakeSocket }), TypeError);
     }
+    assert.throws(() => connectRoom("/r/x", { WebSocket: FakeSocket }), /not at \/r\/x; there is no page here/);
     assert.throws(() => connectRoom("ws://h/r/x", { WebSocket: null }), /options\.WebSocket/);
     assert.throws(() => connectRoom("ws://h/r/x", { WebSocket: FakeSocket, tokn: "t" }), /no option tokn/);
   });

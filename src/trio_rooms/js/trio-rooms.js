@@ -102,7 +102,7 @@ class Room extends EventTarget {
     } = options;
     for (const name of Object.keys(unknown)) throw new TypeError(`connectRoom has no option ${name}`);
     if (typeof WebSocket !== "function") {
-      throw new TypeError("there is no WebSocket here: give one as options.WebSocket");
+      throw new TypeError("there is no WebSocket here: give one as options.WebSocket (Node has its own from version 22 on)");
     }
     this.#url = absolute(address);
     this.#options = { token, resume, WebSocket, backoff, quiet, patience, maxWaiting, maxSize };
@@ -648,7 +648,13 @@ class Link {
 
 /** The URL of a WebSocket. */
 function absolute(address) {
-  const url = new URL(address, globalThis.location?.href);
+  let url;
+  try {
+    url = new URL(address, globalThis.location?.href);
+  } catch {
+    const here = globalThis.location ? "" : "; there is no page here, whose host a path could be of";
+    throw new TypeError(`a room is at a path, or at a ws: or wss: URL, not at ${address}${here}`);
+  }
   if (url.protocol === "http:") url.protocol = "ws:";
   if (url.protocol === "https:") url.protocol = "wss:";
   if (!/^wss?:$/.test(url.protocol)) throw new TypeError(`a room is at a path, or at a ws: or wss: URL, not at ${url}`);
