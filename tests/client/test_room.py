@@ -288,13 +288,15 @@ async def test_an_ask_behind_events_that_nobody_takes_ends(
         for number in range(20):
             server.emit("said", number)
         await trio.testing.wait_all_tasks_blocked()
+        sent = 0
         for _ in range(2):
             with pytest.raises(EventsNotTaken, match="in a task of their own") as raised:
                 await room.ask("echo")
-            assert (raised.value.retry, raised.value.applied, raised.value.count) == (True, None, 8)
+            assert (raised.value.retry, raised.value.count) == (True, 8)
+            sent += raised.value.applied is None  # Else it was taken back before it was sent.
         assert await take(room, 20) == [*range(20)]
         await room.ask("echo")
-    assert server.applied == ["echo"] * 3
+    assert server.applied == ["echo"] * (sent + 1)
 
 
 async def test_who_wants_no_events_keeps_none(server: Reference, autojump_clock: MockClock) -> None:
