@@ -69,6 +69,16 @@ async def shout(ctx: Context[Any]) -> None:
     ctx.room.emit("said", object())
 
 
+class Basket:
+    """No class that can be sent."""
+
+
+@shop.on("return")
+async def return_(ctx: Context[Any]) -> Any:
+    """Answer with what cannot be sent."""
+    return Basket()
+
+
 @shop.on("break")
 async def break_(ctx: Context[Any], data: bool) -> None:
     """Put something into the state that cannot be saved, or take it out again."""
@@ -139,6 +149,19 @@ async def test_what_cannot_be_sent_is_an_error_though_nobody_listens(autojump_cl
         async with connect(rooms, "shop/x"):
             with pytest.raises(TypeError, match="cannot be sent"):
                 handle.emit("said", object(), channel="empty")
+
+
+async def test_what_a_handler_returned_and_cannot_be_sent_is_named(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No line of the handler is in the traceback, so the log says what it is about, and says it once."""
+    async with open_rooms([shop]) as rooms, connect(rooms, "shop/x") as client:
+        for ask, error in ((client.ask, EventError), (rooms.get("shop", "x").ask, HandlerFailed)):
+            caplog.clear()
+            with pytest.raises(error):
+                await ask("return")
+            assert "this is what the handler returned" in caplog.text
+            assert caplog.text.count("a Basket cannot be sent") == 1
 
 
 async def test_a_state_that_cannot_be_saved_does_not_keep_the_stop_waiting(

@@ -48,6 +48,7 @@ logger = logging.getLogger("trio_rooms")
 _UNAVAILABLE: Final = (
     "whether this was handled before cannot be looked up now; the same id may succeed later, in order"
 )
+_RETURNED: Final = "this is what the handler returned"
 
 
 class Dispatcher:
@@ -182,7 +183,11 @@ class Dispatcher:
             if shared.edited:
                 self._members.settle()
             if number is not None:
-                shared.output.send(link, envelope.acknowledge(number, result))
+                try:
+                    shared.output.send(link, envelope.acknowledge(number, result))
+                except (TypeError, ValueError) as error:
+                    error.add_note(_RETURNED)
+                    raise
                 if link.session is not None:
                     self._keep(link, number, Answered(data=result))
                 elif shared.gate is not None:
@@ -307,7 +312,12 @@ class Dispatcher:
         try:
             result = await handling
             self._members.settle()
-            self._settle(mail, partial(mail.answer.succeed, as_sent(result)))
+            try:
+                answer = as_sent(result)
+            except (TypeError, ValueError) as error:
+                error.add_note(_RETURNED)
+                raise
+            self._settle(mail, partial(mail.answer.succeed, answer))
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
             await self._not_answered(mail, error)
 

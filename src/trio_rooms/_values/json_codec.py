@@ -31,8 +31,9 @@ def encode(value: Any) -> bytes:
         try:
             return _dump(value)
         except (TypeError, ValueError):
-            # Else one client's NaN would make a room unable to speak to its JSON clients.
-            return _encode(_for_json(value)).encode()
+            pass
+        # Else one client's NaN would make a room unable to speak to its JSON clients.
+        return _encode(_for_json(value)).encode()
     except RecursionError:
         msg = "it is nested too deeply, or contains itself"
         raise ValueError(msg) from None
