@@ -872,3 +872,36 @@ async def test_a_session_goes_on_where_its_room_crashes(
             assert resumed(again, client)
             await again.emit("say", "two", id=8)
             assert (await again._until(lambda message: "ack" in message))["data"] == 2
+
+
+async def test_an_older_state_ends_all_sessions(
+    autojump_clock: MockClock, durability: Durability, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the newest snapshot is damaged, what was told since the one before is not true any more."""
+    store, made = MemoryStore(), house(durability)
+    async with open_rooms([made.room], store=store) as rooms, inside(rooms) as client:
+        for text in ("one", "two"):
+            await client.ask("say", text)
+            await trio.sleep(2)
+        client.seq = 0
+        await rooms.aclose()
+    stored = store._rooms["house/x"]
+    newest, older = stored.snapshots
+    stored.snapshots = (attrs.evolve(newest, document=newest.document[:-1] + b"?"), older)
+    made.told.clear()
+    async with open_rooms([made.room], store=store) as rooms:
+        assert (await rooms.get("house", "x").ask("say", "three")) == 2
+        async with back(rooms, client) as again:
+            assert not resumed(again, client)
+            assert again.welcome is not None
+            assert again.welcome["reason"] == "unknown"
+            assert await again.ask("say", "four") == 3
+        await trio.sleep(200)
+        assert made.of(client.session) == []
+        assert "its sessions end" in caplog.text
+    assert await _rows(store) == []
+
+
+async def _rows(store: MemoryStore) -> list[Any]:
+    async with store:
+        return await store.sessions("house/x")
