@@ -201,7 +201,7 @@ class Server:
                 return
             definition, key = wanted
             _, query = _path_and_query(request)
-            if definition.authenticate is not None or (query and definition.resume_window):
+            if definition.authenticate is not None or "resume=" in query:
                 self._start(newcomer, self._authenticate, newcomer, request, definition, key)
             else:
                 self._open(newcomer, request, definition, key, Admission())
