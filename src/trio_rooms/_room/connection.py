@@ -155,17 +155,20 @@ class Connection:
         shared = self._shared
         if shared.plain:
             shared.definition.refuse_events()
-        if unconfirmed and reliable:
-            msg = "what is sent unconfirmed cannot be sent reliably"
-            raise ValueError(msg)
-        link = self.link
-        if is_reliable(shared.definition, reliable) and not unconfirmed and link.session is not None:
-            self._check_life("nothing can be sent reliably")
-            here = [] if link.flags & (CLOSING | GONE) else [link]
-            shared.emit(Body.of(event, data), Audience(sid=link.sid), here)
-            return
-        output = shared.hub if unconfirmed else shared.output
-        output.send(self.link, envelope.event(event, data))
+        link, output = self._link, shared.output
+        if reliable or unconfirmed or link.session is not None:
+            if unconfirmed and reliable:
+                msg = "what is sent unconfirmed cannot be sent reliably"
+                raise ValueError(msg)
+            link = self.link
+            if is_reliable(shared.definition, reliable) and not unconfirmed and link.session is not None:
+                self._check_life("nothing can be sent reliably")
+                here = [] if link.flags & (CLOSING | GONE) else [link]
+                shared.emit(Body.of(event, data), Audience(sid=link.sid), here)
+                return
+            if unconfirmed:
+                output = shared.hub
+        output.send(link, envelope.event(event, data))
 
     def send(self, message: str | bytes) -> None:
         """Send a message as it is; only in plain rooms."""

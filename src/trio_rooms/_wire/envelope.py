@@ -132,7 +132,8 @@ def event(name: Any, data: Any) -> Outgoing:
         TypeError: the name is no string.
         ValueError: it is empty or begins with ``rooms.``, which the library keeps.
     """
-    _check_name(name)
+    if type(name) is not str or not name or name.startswith("rooms."):
+        _check_name(name)  # Called for what is wrong alone: this is said with each event.
     return Outgoing({"event": name, "data": data})
 
 
