@@ -32,7 +32,7 @@ def test_numbers_are_numbers() -> None:
     """No bool, no NaN, none below the least."""
     assert whole("x", 0) == 0
     assert number("x", 1) == 1.0
-    assert number("x", math.inf) == math.inf
+    assert number("x", math.inf) == number("x", 10**400) == math.inf
     for wrong in (None, True, "1", 1.5):
         with pytest.raises(TypeError, match="x is a whole number"):
             whole("x", wrong)

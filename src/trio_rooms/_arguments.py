@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 __all__ = ["number", "text", "whole"]
@@ -60,4 +61,7 @@ def number(what: str, value: Any) -> float:
     if not value >= 0:
         msg = f"{what} is a number from 0 on, not {value}"
         raise ValueError(msg)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -90,7 +90,7 @@ class Elsewhere:
         """Of no use here."""
         raise NotImplementedError
 
-    def awaiting(self, answer: Answer) -> contextlib.AbstractContextManager[None]:
+    def awaiting(self, key: str, answer: Answer) -> contextlib.AbstractContextManager[None]:
         """Of no use here."""
         raise NotImplementedError
 

@@ -548,6 +548,27 @@ async def test_it_is_made_by_what_is_scheduled(autojump_clock: MockClock, durabi
         assert len((await room.peek()).fired) == 1
 
 
+@pytest.mark.parametrize(
+    "when",
+    [
+        {"after": 1e300},
+        {"every": 1e300},
+        {"every": 10**400},
+        {"at": datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC)},
+    ],
+)
+async def test_what_would_never_be_due_is_refused_at_once(
+    when: dict[str, Any], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the call, also where it does not wait, and not by a line in the log."""
+    async with opened() as room:
+        with pytest.raises(ValueError, match=r"never be due|seconds that end"):
+            room.schedule("x", **when)
+        await trio.sleep(1)
+        assert not await room.schedules()
+    assert not caplog.text
+
+
 @BOTH
 async def test_due_while_nobody_ran(autojump_clock: MockClock, durability: str) -> None:
     """What came due between two processes is handled by the second, with the time at which it was due."""

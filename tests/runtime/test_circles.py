@@ -272,3 +272,49 @@ def test_a_tree_of_rooms_is_no_circle(script: Any) -> None:
         assert journal.circles == []
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+gated: Room[dict[str, int]] = Room("gated", state=dict, durability="commit")
+loose: Room[dict[str, int]] = Room("loose", state=dict)
+
+
+@gated.on("tell")
+@loose.on("tell")
+async def tell(ctx: Context[dict[str, int]], way: list[str]) -> str:
+    """Emit durably to the last of some rooms, and have those before it ask each other to."""
+    ctx.state["told"] = ctx.state.get("told", 0) + 1
+    first, *rest = way
+    handle = ctx.rooms.get(*first.split("/"))
+    if rest:
+        return str(await handle.ask("tell", rest))
+    return str(await handle.emit_durably("told"))
+
+
+@loose.on("tell in one piece", durable=True)
+async def tell_in_one_piece(ctx: Context[dict[str, int]]) -> None:
+    """The same, to itself, where that is durable with all else."""
+    await ctx.rooms.get("loose", ctx.room.id).emit_durably("told")
+
+
+async def test_who_waits_for_what_goes_out_after_itself_is_told_so(autojump_clock: MockClock) -> None:
+    """What is emitted to a room whose effects wait is written when its handler has ended."""
+    async with open_rooms([gated, loose]) as rooms:
+        one, other = rooms.get("gated", "1"), rooms.get("loose", "1")
+        began = trio.current_time()
+        for way in (["gated/1"], ["gated/2", "gated/1"], ["loose/2", "gated/1"]):
+            with pytest.raises(HandlerFailed) as caught:
+                await one.ask("tell", way)
+            cause: BaseException | None = caught.value
+            while isinstance(cause, HandlerFailed):
+                cause = cause.__cause__
+            assert isinstance(cause, AskCircle)
+            assert "gated/1" in str(cause)
+        with pytest.raises(HandlerFailed) as caught:
+            await other.ask("tell in one piece")
+        assert isinstance(caught.value.__cause__, AskCircle)
+        # To others, and to a room that keeps nothing back, it is no circle.
+        assert await one.ask("tell", ["gated/2"]) == "0"
+        assert await one.ask("tell", ["loose/1"]) == "0"
+        assert await other.ask("tell", ["loose/1"]) == "0"
+        assert await other.ask("tell", ["loose/2", "loose/1"]) == "0"
+        assert trio.current_time() - began < 5

@@ -48,9 +48,9 @@ class Behind:
         """See `Placement`."""
         return self._placement.waiting(key, answer)
 
-    def awaiting(self, answer: Answer) -> AbstractContextManager[None]:
+    def awaiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
         """See `Placement`."""
-        return self._placement.awaiting(answer)
+        return self._placement.awaiting(key, answer)
 
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """See `Placement`; whom it goes to is decided when it is done, and this is what it would be now."""

@@ -143,6 +143,8 @@ class RoomHandle:
             NotSaved: it could not be written, and nobody got it, unless the room was awake with
                 ``durability="snapshot"``.
             RoomsClosed: the rooms have closed, or have before that was known.
+            AskCircle: as `ask`, where the room's effects wait until they are durable: its handler has to
+                end first. A handler emits in its own room with ``ctx.room.emit``.
         """
         if self._definition.plain:
             self._definition.refuse_events()
@@ -155,7 +157,7 @@ class RoomHandle:
             answer.fail(own(error))
 
         done = partial(answer.succeed, None)
-        with self._placement.awaiting(answer):
+        with self._placement.awaiting(self.key, answer):
             reached = self._placement.emit_reliably(self.key, Body.of(event, data), channel, done, refused)
             await answer.wait()
         return reached

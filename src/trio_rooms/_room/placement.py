@@ -58,13 +58,15 @@ class Placement(Protocol):
             AskCircle: at once, where the answer would wait for the handler that the task works for.
         """
 
-    def awaiting(self, answer: Answer) -> AbstractContextManager[None]:
-        """Somebody waits inside the block for what is written from outside of any room.
+    def awaiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
+        """Somebody waits inside the block for what is written of a room from outside of it.
 
         At the end of the rooms the answer is RoomsClosed, if there is none by then.
 
         Raises:
             RoomsClosed: that is now.
+            AskCircle: at once, where the room writes nothing before its handler has ended, which waits for
+                the handler that the task works for.
         """
 
     def emit(self, key: str, message: Message, channel: str | None) -> int:

@@ -67,19 +67,10 @@ class Wanted:
             ScheduleError: the room has scheduled too much.
             ValueError: it would never be due.
         """
-        begin = now
-        if self.asked is not None:
-            begin = self.asked[1] if self.asked[0] == "at" else now + self.asked[1]
-        rule: Rule | None = None
-        first: float | None = begin
+        rule: Rule | None = self.cron
+        first = self.first(now)
         if self.every is not None:
-            first = begin if self.asked is not None else now + self.every
             rule = Every(self.every, first)
-        elif self.cron is not None:
-            rule, first = self.cron, self.cron.following(now)
-        if first is None or not first < LAST_TIME:
-            msg = f"{self.name!r:.100} would never be due"
-            raise ValueError(msg)
         new = Scheduled(
             name=self.name,
             id=secrets.token_hex(8),
@@ -100,6 +91,24 @@ class Wanted:
             timers.put(new)
         assert new.due is not None
         return new.due
+
+    def first(self, now: float) -> float:
+        """When it is due for the first time.
+
+        Raises:
+            ValueError: never, as far as there is a calendar.
+        """
+        first: float | None = now
+        if self.asked is not None:
+            first = self.asked[1] if self.asked[0] == "at" else now + self.asked[1]
+        elif self.every is not None:
+            first = now + self.every
+        elif self.cron is not None:
+            first = self.cron.following(now)
+        if first is None or not first < LAST_TIME:
+            msg = f"{self.name!r:.100} would never be due"
+            raise ValueError(msg)
+        return first
 
 
 def wanted(
@@ -161,7 +170,9 @@ def wanted(
             "keep it in the storage, and its name here"
         )
         raise ValueError(msg)
-    return Wanted(name, encoded, asked, None if every is None else float(every), rule, missed)
+    found = Wanted(name, encoded, asked, None if every is None else float(every), rule, missed)
+    found.first(WALL.now())
+    return found
 
 
 def schedules_of(timers: Timers) -> dict[str, Schedule]:

@@ -219,15 +219,18 @@ class Supervisor:
 
     @enable_ki_protection
     @contextmanager
-    def awaiting(self, answer: Answer) -> Iterator[None]:
+    def awaiting(self, key: str, answer: Answer) -> Iterator[None]:
         """See `Placement`."""
         if self._closed:
             raise RoomsClosed(_CLOSING)
-        self._awaited.add(answer)
-        try:
-            yield
-        finally:
-            self._awaited.discard(answer)
+        record = self._records.get(key)
+        gated = self._definition(key).gated or (record is not None and record.gate is not None)
+        with self.waiting(key, answer) if gated else nullcontext():
+            self._awaited.add(answer)
+            try:
+                yield
+            finally:
+                self._awaited.discard(answer)
 
     def emit(self, key: str, message: Message, channel: str | None) -> int:
         """See `Placement`."""
