@@ -13,7 +13,7 @@ from trio_rooms._sockets.flags import DISMISSED, OVER, UNGREETED, UNREPORTED
 from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, Resumed
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.rows import half_of, present
-from trio_rooms._state.sessions import MOST_UNANSWERED, Answered
+from trio_rooms._state.sessions import MOST_UNANSWERED, WHY, Answered
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
@@ -126,7 +126,7 @@ class Dispatcher:
         if type(mail) is tuple and not shared.plain:
             link, number = mail[0], _number_of(mail[1])
             _use_up(shared, link, number, "internal_error")
-            _send_error(shared, shared.hub, link, number, "internal_error", "the room failed")
+            _send_error(shared, shared.hub, link, number, "internal_error", WHY["internal_error"])
         elif isinstance(mail, Connected):
             # Its on_connect had begun, and may be in a snapshot: it is to hear of the end.
             mail.link.flags |= OVER
@@ -527,9 +527,8 @@ def refuse_unsaved(shared: Shared, link: Link, number: int | None) -> None:
     if shared.plain:
         shared.hub.close(link, CloseCode.INTERNAL_ERROR, "the room could not save this")
     else:
-        message = "the room could not save this, and nothing of it was done; a new message may succeed"
         _use_up(shared, link, number, "not_saved")
-        _send_error(shared, shared.hub, link, number, "not_saved", message)
+        _send_error(shared, shared.hub, link, number, "not_saved", WHY["not_saved"])
 
 
 def _send_error(
@@ -566,7 +565,7 @@ def _tell_again(shared: Shared, link: Link, number: int) -> None:
 def _told(error: Exception) -> tuple[str, str]:
     """The code and the text that a client is told of a handler that raised: nothing of the error itself."""
     if isinstance(error, HandlerTimeout):
-        return "handler_timeout", "the room took too long for this"
+        return "handler_timeout", WHY["handler_timeout"]
     return "internal_error", "the room could not handle this"
 
 

@@ -229,6 +229,8 @@ class Sessions:
 
 
 WHY: Final = {
-    "not_saved": "the room could not save this, and nothing of it was done; a new message may succeed"
+    "not_saved": "the room could not save this, and nothing of it was done; a new message may succeed",
+    "internal_error": "the room failed",
+    "handler_timeout": "the room took too long for this",
 }
 """What a client is told beside the code of a refusal."""
