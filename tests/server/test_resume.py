@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +26,7 @@ from trio_rooms import (
     Stage,
     open_rooms,
 )
+from trio_rooms.stores.base import Entry
 from trio_rooms.testing import Closed, MemoryClient, connect
 
 JSON = "trio-rooms.v1.json"
@@ -253,6 +256,61 @@ async def test_who_comes_back_gets_what_it_missed_once_and_in_order(
             assert made.of(ada.session) == ["connect", "drop", "resume"]
         await wait_all_tasks_blocked()
         assert made.of(ada.session) == ["connect", "drop", "resume", "disconnect"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        2**70,
+        -(2**64) - 1,
+        {1.5: 1, None: 2, True: 3, (1, 2): 4, 2**70: 5},
+        dict.fromkeys(range(2000), "x" * 20),
+        {"bytes": b"\xff", "day": datetime.date(2026, 1, 2), "no": math.nan, "all": {3}},
+        json.loads("[" * 60 + "]" * 60),
+    ],
+    ids=["large", "low", "keys", "integers", "forms", "deep"],
+)
+async def test_what_comes_again_is_what_came(
+    data: Any, autojump_clock: MockClock, durability: Durability
+) -> None:
+    """Also where it is more than a client may send itself."""
+    made = house(durability)
+    async with open_rooms([made.room]) as rooms:
+        for protocol in (JSON, CBOR):
+            async with inside(rooms, protocol) as client:
+                await client.ask("who")
+                await rooms.get("house", "x").emit_durably("said", data)
+                first = await client.receive()
+                await lose(client)
+                await rooms.get("house", "x").emit_durably("said", data)
+                async with back(rooms, client) as again:
+                    with trio.fail_after(5):
+                        assert repr((await again.receive())["data"]) == repr(first["data"])
+
+
+async def test_a_journal_that_is_damaged_costs_a_session_and_no_more(
+    autojump_clock: MockClock, durability: Durability, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who would get what nobody can read any more begins anew; the room and all others go on."""
+
+    class Damaged(MemoryStore):
+        async def journal(self, key: str, after: int, until: int, most_bytes: int) -> list[Entry]:
+            found = await super().journal(key, after, until, most_bytes)
+            return [attrs.evolve(entry, body=b"\xff") for entry in found]
+
+    made = house(durability)
+    async with open_rooms([made.room], store=Damaged()) as rooms, inside(rooms) as client:
+        await client.ask("say", "one")
+        await lose(client)
+        await rooms.get("house", "x").emit_durably("said", "two")
+        async with back(rooms, client) as again:
+            with pytest.raises(trio.EndOfChannel), trio.fail_after(5):
+                await again.receive()
+            assert again.closed == Closed(1011, "what was missed is damaged")
+        async with back(rooms, client) as anew:
+            assert not resumed(anew, client)
+            assert await anew.ask("say", "two") == 2
+    assert "what a session has missed is damaged" in caplog.text
 
 
 async def test_a_session_that_is_over_is_not_gone_on_with(

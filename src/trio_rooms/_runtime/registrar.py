@@ -354,6 +354,11 @@ class Registrar:
         except StoreError as error:
             logger.error("room %s: what a session has missed cannot be read: %s", record.key, error)  # noqa: TRY400
             self._hub.close(link, CloseCode.TRY_AGAIN_LATER, "what was missed cannot be read now")
+        except Exception:
+            # It would be so each time that it comes back; and all other rooms go on.
+            logger.exception("room %s: what a session has missed is damaged", record.key)
+            link.flags |= OVER
+            self._hub.close(link, CloseCode.INTERNAL_ERROR, "what was missed is damaged")
         finally:
             record.unpin()
 

@@ -273,7 +273,16 @@ def as_sent(value: Any) -> Any:
     Raises:
         TypeError, ValueError: it holds what has no form, or is nested too deeply.
     """
-    return cbor2.loads(encode_plain(value))
+    return decode_sent(encode_plain(value))
+
+
+def decode_sent(content: bytes) -> Any:
+    """The inverse of `encode_plain`, for what it has made: more than a stranger may send.
+
+    Raises:
+        Exception: it is something else.
+    """
+    return cbor2.loads(content)
 
 
 # What strangers send.

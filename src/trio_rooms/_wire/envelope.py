@@ -6,7 +6,7 @@ from typing import Any, Final, NoReturn
 
 import attrs
 
-from trio_rooms._values.cbor import decode_plain, encode_plain
+from trio_rooms._values.cbor import decode_plain, decode_sent, encode_plain
 from trio_rooms._values.json_codec import decode as decode_json
 from trio_rooms._values.json_codec import encode as encode_json
 from trio_rooms.errors import EventError
@@ -98,8 +98,12 @@ class Body:
 
     @classmethod
     def decode(cls, cbor: bytes) -> Body:
-        """One of which a journal has the body."""
-        return cls(cbor, encode_json(decode_plain(cbor)))
+        """One of which a journal has the body.
+
+        Raises:
+            Exception: it has another one.
+        """
+        return cls(cbor, encode_json(decode_sent(cbor)))
 
 
 class Reliable:
