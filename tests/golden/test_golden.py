@@ -19,7 +19,8 @@ from trio_rooms._definition.room import Room
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._state.codec import Codec
 from trio_rooms._state.occurrences import Cron, Every
-from trio_rooms._state.record import Loaded, Record
+from trio_rooms._state.record import Record
+from trio_rooms._state.saved import Loaded
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._state.timers import Scheduled
 from trio_rooms._wire import envelope

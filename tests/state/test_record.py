@@ -16,7 +16,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from trio_rooms._definition.room import Room
 from trio_rooms._state.codec import LARGE
-from trio_rooms._state.record import Loaded, Record
+from trio_rooms._state.record import Record
+from trio_rooms._state.saved import Loaded
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms.errors import (
     MigrationError,
@@ -205,7 +206,7 @@ async def agrees(store: FaultyStore, record: Record, state: Chat) -> None:
     assert await again.load() == Loaded(state, restarted=False, fell_back=False)
     assert again.number == record.number
     assert not record.unsaved(state)
-    assert not record._doubtful  # Each would keep a whole state in memory.
+    assert not record._writer.doubtful  # Each would keep a whole state in memory.
 
 
 async def test_a_commit_that_failed_leaves_no_gap(store: FaultyStore) -> None:
@@ -285,8 +286,10 @@ async def test_doubts_take_no_memory(store: FaultyStore, happened: int) -> None:
         await fails(record, Chat(n))
         store._commit_faults.clear()
         store._load_faults.clear()
-    assert record._doubtful == range(min(nonces := {one.nonce for one in commits(store)}), max(nonces) + 1)
-    assert len(record._doubtful) == len(nonces) == 50
+    assert record._writer.doubtful == range(
+        min(nonces := {one.nonce for one in commits(store)}), max(nonces) + 1
+    )
+    assert len(record._writer.doubtful) == len(nonces) == 50
     await save(record, Chat(99))
     assert record.number == 2
     await agrees(store, record, Chat(99))
@@ -354,7 +357,7 @@ async def test_a_load_ends_the_doubt(store: FaultyStore) -> None:
         loaded = await record.load()
         assert loaded == Loaded(Chat(2 if applied else 1, applied), restarted=False, fell_back=False)
         assert not record.unsaved(loaded.state)
-        assert not record._doubtful
+        assert not record._writer.doubtful
         store.calls.clear()
         await save(record, Chat(3, applied))
         assert len(commits(store)) == 1

@@ -205,7 +205,7 @@ class Machine(RuleBasedStateMachine):
             async with trio.open_nursery() as saving, trio.open_nursery() as waiting:
                 saving.start_soon(first)
                 await wait_all_tasks_blocked()
-                if self.record._busy:
+                if self.record._writer.busy:
                     self.record.write(name, value)
                     written.append(name)
                     waiting.start_soon(second)
@@ -240,7 +240,7 @@ class Machine(RuleBasedStateMachine):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(quietly, self.state)
                 await wait_all_tasks_blocked()
-                if self.record._busy:
+                if self.record._writer.busy:
                     self.record.write(name, value)
                     nursery.start_soon(quietly, n)
                     await wait_all_tasks_blocked()

@@ -11,7 +11,8 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadline, Deadlines
-from trio_rooms._state.record import Loaded, Record
+from trio_rooms._state.record import Record
+from trio_rooms._state.saved import Loaded
 from trio_rooms.errors import NotSaved, RoomsError, StaleWrite, StateError, StoreError
 
 from .background import Background

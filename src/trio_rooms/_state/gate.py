@@ -129,7 +129,10 @@ class Commits(Protocol):
     """What a gate asks of the record of its room."""
 
     key: str
-    large: bool
+
+    @property
+    def large(self) -> bool:
+        """Whether the state is encoded in a thread."""
 
     @property
     def waits(self) -> bool:

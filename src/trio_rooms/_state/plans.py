@@ -14,6 +14,7 @@ from trio_rooms.errors import RoomsError, ScheduleError, StoreError
 from trio_rooms.stores.base import Store, Timer
 
 from .timers import MOST_TIMERS, Timers
+from .writer import Writer
 
 __all__ = ["Plan", "Plans"]
 
@@ -59,6 +60,7 @@ class Committing(Protocol):
     key: str
     spawn: Callable[[Callable[..., Coroutine[Any, Any, None]]], None]
     _store: Store
+    _writer: Writer
 
     def outside(
         self, action: Callable[[], None], refused: Callable[[RoomsError], None] | None = None
@@ -76,12 +78,6 @@ class Committing(Protocol):
 
     def write_timer(self, name: str, row: Timer | None) -> None:
         """Write a row with the next commit."""
-
-    async def _take(self) -> None:
-        """Wait for the turn to use the store."""
-
-    def _give(self) -> None:
-        """Let the next one have it."""
 
 
 class Plans:
@@ -217,12 +213,12 @@ class Plans:
         self._record.rested()
 
     async def _read_once(self) -> None:
-        await self._record._take()
+        await self._record._writer.take()
         try:
             if not self.known:
                 await self.read()
         finally:
-            self._record._give()
+            self._record._writer.give()
 
     async def settle(self) -> Timers:
         """What is scheduled now, read if need be.

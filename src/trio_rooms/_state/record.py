@@ -7,91 +7,48 @@ loop, so a snapshot never shows half of what a handler does without an await; th
 gate between two messages, so it never shows half of a handler.
 
 A commit that raised may have happened all the same. In a room with a gate, and of one that sleeps, the
-same commit is sent again until its outcome is known. Else what is written next goes out under the
-same number: either it is applied, and nothing had happened, or it is stale. Then the store says which
-commit has this number. Where that is none of ours, somebody else has written the room.
+same commit is sent again until its outcome is known. How else a commit gets its number, `writer` knows.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from time import perf_counter
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import attrs
 import trio
 
 from trio_rooms._loop.wall import WallClock
-from trio_rooms.errors import (
-    NotSaved,
-    RoomsError,
-    SnapshotCorrupt,
-    StaleWrite,
-    StateError,
-    StoreClosed,
-    StoreError,
-    StoreFull,
-    StoreReadOnly,
-)
-from trio_rooms.stores.base import (
-    Commit,
-    Entry,
-    RoomHead,
-    Store,
-    StoredSession,
-    StoredSnapshot,
-    Timer,
-    Verdict,
-    draw_nonce,
-)
+from trio_rooms.errors import NotSaved, RoomsError, StateError, StoreClosed, StoreError
+from trio_rooms.stores.base import Entry, RoomHead, Store, StoredSession, Timer
 
-from .codec import LARGE, NOTHING, Aside, Codec
+from . import overlay
+from .codec import LARGE
 from .delta import Cut, Delta
 from .gate import MOST_TRIES, Gate, Outside
 from .journal import LONGER, Journal
 from .plans import Plans
 from .rows import deleted
+from .saved import BESIDE_DAMAGE, Encoding, Loaded, Saved, digest_of
 from .sessions import WHY, Answered, Session, Sessions
-from .snapshot import Snapshot
+from .writer import Writer
 
-__all__ = ["Definition", "Loaded", "Record", "Source"]
+__all__ = ["Definition", "Record", "Source"]
 
 logger = logging.getLogger("trio_rooms")
 
-T = TypeVar("T")
-
 _MANY_WRITES: Final = 4 * 1024 * 1024
 """Bytes of storage writes that do not wait for the snapshot interval."""
-_AGAIN_FIRST: Final = 0.05
-_AGAIN_LAST: Final = 1.0
-"""Seconds after which a commit whose outcome is not known is sent again, doubled each time."""
 _READ_FIRST: Final = 0.1
 _READ_LAST: Final = 5.0
-"""The same for what the store has of the room, where that cannot be read."""
-_READS: Final = 3
-"""Times that something is read before it is read in turn, where commits come through meanwhile."""
+"""Seconds after which what the store has of the room is read again, where it cannot be, doubled each time."""
 _WALL: Final = WallClock()
-_BESIDE_DAMAGE: Final = b"damage"
-"""In place of a digest: to be saved twice, since the first save goes in the place of the sound one."""
 
 
-class Definition(Protocol):
+class Definition(Encoding, Protocol):
     """What is asked of a room's definition."""
-
-    @property
-    def name(self) -> str:
-        """The first part of the room's key."""
-
-    @property
-    def version(self) -> int:
-        """That of the states which are written."""
-
-    @property
-    def codec(self) -> Codec:
-        """Encodes and decodes the state."""
 
     @property
     def snapshot_interval(self) -> float:
@@ -114,17 +71,6 @@ class Source(Protocol):
     @property
     def restless(self) -> bool:
         """Whether tasks may change it without a word."""
-
-
-@attrs.frozen
-class Loaded:
-    """A state that came out of the store."""
-
-    state: Any
-    restarted: bool
-    """Whether an earlier owner of the store has written it."""
-    fell_back: bool
-    """Whether the newest generation cannot be used, and this is the one before it."""
 
 
 def _no_task(_: Callable[..., Coroutine[Any, Any, None]]) -> None:
@@ -168,10 +114,6 @@ class Record:
     """What holds back what handlers do. In a room with ``durability="commit"`` there is one always."""
     head: RoomHead | None = attrs.field(init=False, default=None)
     """What the store had when the room was last loaded, or looked at; None where it never was."""
-    number: int = attrs.field(init=False, default=0)
-    """That of the last commit that is known to be in the store."""
-    seq: int = attrs.field(init=False, default=0)
-    """The highest seq that is known to be in the store as given out."""
     _delta: Delta | None = attrs.field(init=False, default=None)
     """See `delta`; None while there is nothing in it, since each awake room has one of these."""
     _plans: Plans | None = attrs.field(init=False, default=None)
@@ -193,37 +135,26 @@ class Record:
     _on_release: trio.Event | None = attrs.field(init=False, default=None)
     pins: int = attrs.field(init=False, default=0)
     """How many need it still; see `pin`."""
-    large: bool = attrs.field(init=False, default=False)
-    """Whether the state is encoded in a thread, during which nobody may change it."""
     dirty: bool = attrs.field(init=False, default=False)
     """Whether something may have changed since the state was last encoded. Always, where there is a gate
     for good: there `touched` alone counts, and messages need not say anything."""
     touched: bool = attrs.field(init=False, default=False)
     """Whether somebody has asked for the state since it was last encoded."""
-    encoding_took: float = attrs.field(init=False, default=0.0)
-    """Seconds that encoding the state took the last time."""
-    _saved: bytes = attrs.field(init=False, default=b"")
-    """The digest of the state that was cut last; empty where that is not known to be in the store."""
-    _aside: Aside = attrs.field(init=False, default=NOTHING)
-    """What of the loaded state its classes do not understand: it is written again with each save."""
     _under_way: list[Delta] = attrs.field(init=False, factory=list)
     """What was taken for commits that are not known to be in the store."""
     _loaded: bool = attrs.field(init=False, default=False)
     """Whether handlers may have written something that `discard` would forget."""
-    _life: object = attrs.field(init=False, factory=object)
-    """Another one after each load, `discard` and `destroy`: so what began before finds out."""
-    _doubtful: range = attrs.field(init=False, default=range(0))
-    """Nonces of commits that raised, all with the number ``number + 1``: one of them may have happened."""
-    _epoch: int = attrs.field(init=False, default=attrs.Factory(lambda self: self._store.epoch, True))
-    """That of the store when the room was last loaded: what its commits are fenced by."""
-    _shield: trio.CancelScope | None = attrs.field(init=False, default=None)
-    """What keeps the commit in flight from being cancelled."""
-    _busy: bool = attrs.field(init=False, default=False)
-    """Whether somebody has the turn to read or write the room in the store."""
-    _until_known: list[Callable[[], None]] = attrs.field(init=False, factory=list)
-    """What waits for the head."""
-    _queue: trio.lowlevel.ParkingLot | None = attrs.field(init=False, default=None)
-    """Who waits for the turn. A lock would be three objects more for each awake room."""
+    _until_known: list[Callable[[], None]] | None = attrs.field(init=False, default=None)
+    """What waits for the head, if anything does."""
+    _saved: Saved = attrs.field(
+        init=False, default=attrs.Factory(lambda self: Saved(self.key, self._definition), True)
+    )
+    _writer: Writer = attrs.field(
+        init=False,
+        default=attrs.Factory(
+            lambda self: Writer(self.key, self._definition, self._store, self._saved, self._noted), True
+        ),
+    )
 
     def __attrs_post_init__(self) -> None:
         if self._definition.gated:
@@ -231,11 +162,26 @@ class Record:
             self.dirty = True
 
     @property
+    def number(self) -> int:
+        """That of the last commit that is known to be in the store."""
+        return self._writer.number
+
+    @property
+    def large(self) -> bool:
+        """Whether the state is encoded in a thread, during which nobody may change it."""
+        return self._saved.large
+
+    @property
+    def encoding_took(self) -> float:
+        """Seconds that encoding the state took the last time."""
+        return self._saved.took
+
+    @property
     def unsettled(self) -> bool:
         """Whether something is in flight, or waits for a commit: it must not be dropped now."""
         gate = self.gate
         plans = self._plans is not None and self._plans.waits
-        under_way = self._busy or self.pins > 0 or plans
+        under_way = self._writer.busy or self.pins > 0 or plans
         return under_way or self.substantial or (gate is not None and not gate.empty)
 
     @property
@@ -433,15 +379,6 @@ class Record:
         due = None if row is None else row.due
         self.want(at_once=due is not None and due < _WALL.now() + self._definition.snapshot_interval)
 
-    def _note(self, delta: Delta) -> None:
-        """What a commit has written is in the store, or may be: it may be due before all else."""
-        if self._noted is None or not (delta.timers or delta.links):
-            return
-        times = [row.due for row in delta.timers.values() if row is not None and row.due is not None]
-        times += [link.until for link in delta.links.values() if link.until is not None]
-        if times:
-            self._noted(min(times))
-
     # Sessions, and what is sent reliably.
 
     def when_known(self, action: Callable[[], None]) -> None:
@@ -449,10 +386,11 @@ class Record:
         if self.head is not None:
             action()
             return
-        self._until_known.append(action)
-        if len(self._until_known) == 1:
+        if self._until_known is None:
+            self._until_known = []
             self.pin()
             self.spawn(self._ask)
+        self._until_known.append(action)
 
     async def _ask(self) -> None:
         """Find out what the store has, however long it takes."""
@@ -517,21 +455,7 @@ class Record:
         Raises:
             StoreError: they cannot be read.
         """
-        # What is not written yet now is so later, or is there: so it is looked at first.
-        pending = {
-            entry.seq: entry
-            for delta in self._deltas()
-            for entry in delta.entries
-            if after < entry.seq <= until
-        }
-        stored = await self._store.journal(self.key, after, until, most_bytes)
-        last = stored[-1].seq if stored else until
-        if len(stored) and any(entry.seq > last for entry in pending.values()):
-            more = await self._store.journal(self.key, last, until, 1)
-            if not more:
-                last = until
-        merged = pending | {entry.seq: entry for entry in stored}
-        return [merged[seq] for seq in sorted(merged) if seq <= last]
+        return await overlay.entries(self._store, self.key, self._deltas(), after, until, most_bytes)
 
     async def released(self) -> None:
         """Wait until something more of the journal was sent, or taken back."""
@@ -562,21 +486,9 @@ class Record:
         Raises:
             StoreError: it cannot be read.
         """
-        stored = await self._read(lambda: self._store.session(self.key, sid))
-        room = None if stored is None else stored.room
-        link = None if stored is None else stored.link
-        opening = None if room is None else room.opening
-        for delta in self._deltas():
-            half = delta.sessions.get(sid) or delta.handled.get(sid)
-            if half is not None:
-                room = delta.rows[sid] if sid in delta.rows else half()
-                opening = opening if room is None or room.opening is None else room.opening
-                if room is None:
-                    opening = None
-            link = delta.links.get(sid, link)
-        if room is None or link is None or opening is None:
-            return None, False
-        return StoredSession(sid, attrs.evolve(room, opening=opening), link), stored is not None
+        stored = await self._writer.read(lambda: self._store.session(self.key, sid))
+        session = overlay.session(sid, stored, self._deltas())
+        return session, session is not None and stored is not None
 
     def forget_session(self, sid: int) -> None:
         """A session is over for good: nothing of it is kept."""
@@ -598,7 +510,7 @@ class Record:
         """
         session = self.sessions.get(sid)
         if session is None:
-            stored, verdicts = await self._read(partial(self._read_session, sid))
+            stored, verdicts = await self._writer.read(partial(self._read_session, sid))
             session = self.sessions.get(sid)
             if session is None:
                 last = 0 if stored is None else stored.room.last
@@ -609,23 +521,6 @@ class Record:
         stored = await self._store.session(self.key, sid)
         return stored, {} if stored is None else await self._store.verdicts(self.key, sid)
 
-    async def _read(self, read: Callable[[], Awaitable[T]]) -> T:
-        """What the store has, as it is beneath what is not written yet at the end of the read.
-
-        A commit in flight is not waited for, since it may hang. If one has come through meanwhile, what was
-        read may be older than that.
-        """
-        for _ in range(_READS):
-            life, number = self._life, self.number
-            found = await read()
-            if life is self._life and number == self.number:
-                return found
-        await self._take()
-        try:
-            return await read()
-        finally:
-            self._give()
-
     # Loading.
 
     async def known(self) -> RoomHead:
@@ -635,11 +530,11 @@ class Record:
             StoreError: it cannot be read.
         """
         if self.head is None:
-            await self._take()
+            await self._writer.take()
             try:
                 await self._know()
             finally:
-                self._give()
+                self._writer.give()
         assert self.head is not None
         return self.head
 
@@ -651,19 +546,19 @@ class Record:
         """Take what the store says of the room."""
         journals = self.journal is None and self._definition.resume_window > 0
         away = await self._store.positions(self.key) if journals and head.has_sessions else {}
-        self._epoch = self._store.epoch
-        self.head, self.number, self.seq, self._doubtful = head, head.number, head.seq, range(0)
+        self.head = head
+        self._writer.learn(head)
         if journals:
             self._begin_journal(head, away)
-        waited, self._until_known = self._until_known, []
-        for action in waited:
+        waited, self._until_known = self._until_known, None
+        for action in waited or ():
             action()
 
     def _begin_journal(self, head: RoomHead, away: Mapping[int, int]) -> None:
         self.journal = Journal(
             head,
             away,
-            lost=not self._definition.gated and head.epoch != self._epoch,
+            lost=not self._definition.gated and head.epoch != self._writer.epoch,
             patience=self._definition.resume_window + LONGER,
             now=trio.current_time(),
         )
@@ -678,7 +573,7 @@ class Record:
         is known of connections. What waits for its turn to save saves nothing any more. A commit in flight
         goes on: `settled` waits for it.
         """
-        self._life = object()
+        self._writer.life = object()
         if self._delta is not None:
             self._delta.writes, self._delta.size, self._delta.timers = {}, 0, {}
         self._forget_state()
@@ -688,14 +583,14 @@ class Record:
 
         Nothing is in flight. Nothing of what is forgotten was said to anybody.
         """
-        self._life = object()
+        self._writer.life = object()
         for delta in (self.delta, *reversed(self._under_way)):
             delta.undo()
         self._under_way.clear()
         self._delta = None
         self.sessions.clear()
         if self.journal is not None:
-            self.journal.rewind(self.seq)
+            self.journal.rewind(self._writer.seq)
         self._forget_state()
 
     def sleep(self) -> None:
@@ -717,9 +612,8 @@ class Record:
             self._plans.forget()
             if self._plans.idle:
                 self._plans = None
-        self._saved = b""
-        self._aside = NOTHING
-        self.large = self.touched = False
+        self._saved.forget()
+        self.touched = False
         self.dirty = self._definition.gated
 
     async def load(self) -> Loaded | None:
@@ -734,58 +628,24 @@ class Record:
             SnapshotError: no generation can be used; the store is left as it is.
         """
         await self._adopt()
-        await self._take()
+        await self._writer.take()
         try:
             stored = await self._store.load(self.key)
             if self._loaded and self.gate is None:
                 self.discard()
             self._loaded = True
-            self._life = object()
+            self._writer.life = object()
             self._forget_state()
             await self._learn(stored.head)
             await self._load_timers(stored.head)
-            return await self._newest(stored.snapshots)
+            loaded = await self._saved.newest(stored.snapshots, self._writer.epoch)
+            if loaded is None:
+                self.touched = True  # A room that never was is one as soon as it has handled something.
+            elif not self._saved.as_loaded:
+                self.dirty = self.touched = True
+            return loaded
         finally:
-            self._give()
-
-    async def _newest(self, stored: tuple[StoredSnapshot, ...]) -> Loaded | None:
-        broken: SnapshotCorrupt | None = None
-        try:
-            for one in stored:
-                try:
-                    snapshot = Snapshot.of(self.key, one)
-                    if len(snapshot.state) < LARGE:
-                        decoded = self._definition.codec.decode(self.key, snapshot)
-                    else:
-                        decode = self._definition.codec.decode
-                        decoded = await trio.to_thread.run_sync(decode, self.key, snapshot)
-                except SnapshotCorrupt as error:
-                    logger.error("generation %d cannot be used: %s", one.generation, error)  # noqa: TRY400
-                    broken = broken or error
-                    continue
-                self.large = len(snapshot.state) >= LARGE
-                self._aside = decoded.aside
-                # What a former process wrote is written again, so that it is of this one from then on.
-                restarted = snapshot.epoch != self._epoch
-                if broken is None and snapshot.version == self._definition.version and not restarted:
-                    self._saved = _digest(snapshot.state)
-                else:
-                    self.dirty = self.touched = True
-                if broken is not None:
-                    self._saved = _BESIDE_DAMAGE
-                    logger.error(
-                        "room %s: took generation %d; what was written after it is lost",
-                        self.key,
-                        one.generation,
-                    )
-                return Loaded(decoded.state, restarted, broken is not None)
-            if broken is not None:
-                raise broken
-            self.touched = True  # A room that never was is one as soon as it has handled something.
-            return None
-        finally:
-            # Its traceback holds this frame, which would hold it: a cycle around the room.
-            del broken
+            self._writer.give()
 
     # Saving: at any moment, where there is no gate.
 
@@ -808,15 +668,15 @@ class Record:
                 written, nor can be before the room is loaded again.
             StoreError: it is not known to be written; a later call tries again.
         """
-        life = self._life
-        await self._take()
+        life = self._writer.life
+        await self._writer.take()
         try:
-            if life is self._life:
-                with trio.CancelScope(shield=True) as self._shield:
+            if life is self._writer.life:
+                with trio.CancelScope(shield=True) as self._writer.shield:
                     await self._save(state, life, in_thread=in_thread)
-                self._check_answered()
+                self._writer.check_answered()
         finally:
-            self._give()
+            self._writer.give()
 
     async def _save(self, state: Callable[[], Any], life: object, *, in_thread: bool) -> None:
         self.dirty = self.touched = False
@@ -828,15 +688,18 @@ class Record:
                 encoded = await self._encode_in_thread(state())
             # Whatever was written while the thread was at it: it goes with a state that did not change.
             if encoded is None:
-                encoded = self._encode(state())
-            if life is not self._life:
+                encoded = self._saved.encode(state())
+            if life is not self._writer.life:
                 return
-            self.large = len(encoded) >= LARGE
-            digest, saved = _digest(encoded), self._saved
+            self._saved.large = len(encoded) >= LARGE
+            digest, saved = digest_of(encoded), self._saved.digest
             changed = digest != saved
             if changed or self.substantial:
                 delta = self._take_delta()
-                await self._commit(encoded if changed else None, delta)
+                if self.head is None:
+                    await self._know()
+                await self._writer.carry(encoded if changed else None, delta)
+                self._written(delta)
         except BaseException as error:
             if delta is not None:
                 self._put_back(delta, life)
@@ -847,10 +710,10 @@ class Record:
             self._under_way.remove(delta)
             for job in delta.after:
                 job()
-        if life is self._life:
-            self._saved = digest
-            if saved == _BESIDE_DAMAGE:
-                self._saved, self.dirty, self.touched = b"", True, True
+        if life is self._writer.life:
+            self._saved.digest = digest
+            if saved == BESIDE_DAMAGE:
+                self._saved.digest, self.dirty, self.touched = b"", True, True
 
     def _take_delta(self) -> Delta:
         """What goes with a commit, and is under way from now on."""
@@ -872,10 +735,17 @@ class Record:
         self._under_way.append(delta)
         return delta
 
+    def _written(self, delta: Delta) -> None:
+        """What was taken for a commit is in the store."""
+        self.sessions.recorded(delta.refused)
+        if delta.timers:
+            for name, row in delta.timers.items():
+                self.plans.timers.written(name, row)
+
     def _put_back(self, delta: Delta, life: object) -> None:
         """What was not written goes with the next commit; what was written meanwhile is newer."""
         self._under_way.remove(delta)
-        if life is not self._life:
+        if life is not self._writer.life:
             delta.writes, delta.size, delta.timers = {}, 0, {}
         self._delta = self.delta.behind(delta)
 
@@ -888,27 +758,17 @@ class Record:
             for refused in told:
                 refused(failure)
 
-    def _encode(self, state: Any) -> bytes:
-        began = perf_counter()
-        encoded = self._definition.codec.encode(self.key, state, self._aside)
-        self.encoding_took = perf_counter() - began
-        return encoded
-
     async def _encode_in_thread(self, state: Any) -> bytes | None:
         """Encode a large state; None where somebody may have changed it meanwhile.
 
         No handler and no task of the room runs then, but a task of the program may have a context.
         """
-        began = perf_counter()
         try:
-            encoded = await trio.to_thread.run_sync(
-                self._definition.codec.encode_large, self.key, state, self._aside
-            )
+            encoded = await self._saved.encode_in_thread(state)
         except StateError:
             if not self.touched:
                 raise
             encoded = b""
-        self.encoding_took = perf_counter() - began
         if not self.touched:
             return encoded
         self.dirty = self._definition.gated
@@ -920,7 +780,7 @@ class Record:
         if self.substantial:
             return True
         try:
-            return _digest(self._definition.codec.encode(self.key, state, self._aside)) != self._saved
+            return self._saved.differs(state)
         except StateError:
             return True  # Whoever saves it is told why.
 
@@ -935,7 +795,7 @@ class Record:
         source, encoded = self.source, None
         if source is not None and (self.touched or source.restless):
             self.touched = False
-            encoded = self._encode(source.state)
+            encoded = self._saved.encode(source.state)
         return self._cut(encoded)
 
     async def cut_large(self) -> Cut | None:
@@ -946,20 +806,21 @@ class Record:
             with trio.CancelScope(shield=True):
                 encoded = await self._encode_in_thread(source.state)
             if encoded is None:
-                encoded = self._encode(source.state)
+                encoded = self._saved.encode(source.state)
             return self._cut(encoded)
         return self.cut()
 
     def _cut(self, encoded: bytes | None) -> Cut | None:
         if encoded is not None:
-            self.large = len(encoded) >= LARGE
-            digest = _digest(encoded)
-            if digest == self._saved:
+            saved = self._saved
+            saved.large = len(encoded) >= LARGE
+            digest = digest_of(encoded)
+            if digest == saved.digest:
                 encoded = None
-            elif self._saved == _BESIDE_DAMAGE:
-                self._saved, self.touched = b"", True
+            elif saved.digest == BESIDE_DAMAGE:
+                saved.digest, self.touched = b"", True
             else:
-                self._saved = digest
+                saved.digest = digest
         if encoded is None and not self.substantial:
             if self._delta is not None:
                 self._delta.before_edits.clear()  # What they go with is as it is in the store.
@@ -976,26 +837,29 @@ class Record:
             StaleWrite: the same, and nothing can be before the room is loaded again.
             StoreError: it was abandoned, or the store was closed.
         """
-        await self._take()
+        await self._writer.take()
         try:
-            with trio.CancelScope(shield=True) as self._shield:
-                await self._commit(cut.encoded, cut.delta, until_known=True)
-            self._check_answered()
+            with trio.CancelScope(shield=True) as self._writer.shield:
+                if self.head is None:
+                    await self._know()
+                await self._writer.carry(cut.encoded, cut.delta, until_known=True)
+                self._written(cut.delta)
+            self._writer.check_answered()
             self._under_way.remove(cut.delta)
         finally:
-            self._give()
+            self._writer.give()
 
     def put_back(self, cut: Cut) -> None:
         """A cut of a room that sleeps was not written, and goes with the next one."""
-        self._put_back(cut.delta, self._life)
+        self._put_back(cut.delta, self._writer.life)
 
     async def settled(self) -> None:
         """Wait until no commit is in flight; not a checkpoint where none is."""
         if self.gate is not None:
             await self.gate.landed()
-        if self._busy:
-            await self._take()
-            self._give()
+        if self._writer.busy:
+            await self._writer.take()
+            self._writer.give()
 
     async def destroy(self) -> None:
         """Delete all that the store has of the room, its number apart; what is unsaved is forgotten.
@@ -1005,167 +869,26 @@ class Record:
         Raises:
             StaleWrite, StoreError: as for `save`; the room goes on, and what is unsaved stays.
         """
-        await self._take()
+        await self._writer.take()
         try:
-            with trio.CancelScope(shield=True) as self._shield:
+            with trio.CancelScope(shield=True) as self._writer.shield:
                 self.dirty = self.touched = True
-                await self._commit(None, Delta(), destroy=True, until_known=self._definition.gated)
-            self._check_answered()
+                if self.head is None:
+                    await self._know()
+                await self._writer.carry(None, Delta(), destroy=True, until_known=self._definition.gated)
+            self._writer.check_answered()
             self._delta = None
-            self.sessions, self.seq, self.more_ended = Sessions(), 0, False
+            self.sessions, self._writer.seq, self.more_ended = Sessions(), 0, False
             self.telling.clear()
             if self.journal is not None:
                 self._begin_journal(RoomHead(), {})
             self.discard()
         finally:
-            self._give()
+            self._writer.give()
 
     def abandon(self) -> None:
         """Wait no longer for the commit in flight, if there is one; whoever waited gets a StoreError."""
-        if self._shield is not None:
-            self._shield.cancel()
-
-    def _check_answered(self) -> None:
-        """Let go of what shielded a commit.
-
-        Raises:
-            StoreError: it was abandoned.
-        """
-        shield, self._shield = self._shield, None
-        if shield is not None and shield.cancelled_caught:
-            raise StoreError(f"the store has not answered whether room {self.key} is written")
-
-    async def _take(self) -> None:
-        """Wait for the turn; without a turn of the event loop where it is free, which would be one a room."""
-        if not self._busy:
-            self._busy = True
-            return
-        if self._queue is None:
-            self._queue = trio.lowlevel.ParkingLot()
-        await self._queue.park()  # Whoever has the turn hands it on.
-
-    def _give(self) -> None:
-        """Hand the turn to who has waited longest, or to nobody."""
-        if self._queue:
-            self._queue.unpark()
-        else:
-            self._busy, self._queue = False, None
-
-    # Numbers.
-
-    async def _commit(
-        self, encoded: bytes | None, delta: Delta, *, destroy: bool = False, until_known: bool = False
-    ) -> None:
-        """Write under the next number, whatever has become of former tries under it.
-
-        Args:
-            encoded: the state, if it is to be written.
-            delta: what else is written.
-            destroy: whether all is deleted.
-            until_known: whether the same commit is sent again where its outcome is not known.
-        """
-        if self.head is None:
-            await self._know()
-        commit: Commit | None = None
-        again = _AGAIN_FIRST
-        while True:
-            if commit is None:
-                commit = self._next(encoded, delta, destroy=destroy)
-            try:
-                await self._store.commit(commit)
-            except (StaleWrite, StoreFull, StoreReadOnly) as error:
-                stale = isinstance(error, StaleWrite)
-                if stale or commit.nonce in self._doubtful:
-                    # Refused because a former try had happened, or because somebody else has written.
-                    nonce = await self._had_happened()
-                    if nonce == commit.nonce:
-                        break
-                    if nonce is not None:
-                        self._drop_written(delta)
-                        commit = None
-                        continue
-                self._saved = b""
-                if not stale:
-                    self._doubt(commit)
-                raise
-            except (TypeError, ValueError):
-                raise  # It was not handed over.
-            except BaseException as error:
-                # The next commit has the state again, whatever it is by then: who knows what is there.
-                self._saved = b""
-                self._doubt(commit)
-                self._note(delta)
-                if not until_known or not isinstance(error, StoreError) or isinstance(error, StoreClosed):
-                    raise
-                if again == _AGAIN_FIRST:
-                    why = "room %s: whether a commit is written is not known, so it is sent again: %s"
-                    logger.warning(why, self.key, error)
-                await trio.sleep(again)
-                again = min(2 * again, _AGAIN_LAST)
-            else:
-                break
-        self.number = commit.number
-        self.seq = commit.seq or self.seq
-        self.sessions.recorded(delta.refused)
-        self._doubtful = range(0)
-        if delta.timers:
-            for name, row in delta.timers.items():
-                self.plans.timers.written(name, row)
-        self._note(delta)
-
-    def _next(self, encoded: bytes | None, delta: Delta, *, destroy: bool) -> Commit:
-        number, epoch, key = self.number + 1, self._epoch, self.key
-        document = None
-        if encoded is not None:
-            definition = self._definition
-            name = definition.name
-            document = Snapshot(
-                name, key[len(name) + 1 :], definition.version, number, epoch, encoded,
-                definition.codec.fingerprint,
-            ).pack()  # fmt: skip
-        return Commit(
-            key,
-            number,
-            epoch,
-            document,
-            delta.writes,
-            tuple(delta.entries),
-            delta.seq,
-            delta.before,
-            delta.floor,
-            delta.trim,
-            delta.rows,
-            delta.links,
-            tuple(Verdict(sid, number, content) for (sid, number), content in delta.verdicts.items()),
-            delta.answered,
-            delta.timers,
-            destroy,
-            # Those under one number follow on each other, so that any number of them is a range.
-            nonce=self._doubtful.stop or draw_nonce(),
-        )
-
-    def _doubt(self, commit: Commit) -> None:
-        """Remember that a commit may have happened although it raised."""
-        if commit.nonce not in self._doubtful:
-            self._doubtful = range(self._doubtful.start or commit.nonce, commit.nonce + 1)
-
-    async def _had_happened(self) -> int | None:
-        """Which of the commits in doubt is what the store has under their number; None for none of them."""
-        doubtful, self._doubtful = self._doubtful, range(0)
-        if doubtful:
-            try:
-                head = await self._store.head(self.key)
-            except BaseException:
-                self._doubtful = doubtful
-                raise
-            if head.number == self.number + 1 and head.nonce in doubtful:
-                self.number, self.seq = head.number, head.seq
-                return head.nonce
-        return None
-
-    def _drop_written(self, delta: Delta) -> None:
-        """Entries that a commit has written which was in doubt must not be written again."""
-        delta.entries = [entry for entry in delta.entries if entry.seq > self.seq]
+        self._writer.abandon()
 
     # The storage of the room.
 
@@ -1199,21 +922,4 @@ class Record:
 
     async def list(self, prefix: str, after: str | None, limit: int | None) -> list[tuple[str, bytes]]:
         """Values as they are, ordered by name."""
-        # As they are now: a commit may end while the store reads from before it.
-        pending = dict(self._pending())
-        # A deletion that is not durable yet hides a stored name, so as many more are read.
-        stored = await self._store.list(
-            self.key, prefix, after=after, limit=None if limit is None else limit + len(pending)
-        )
-        merged: dict[str, bytes | None] = dict(stored)
-        merged |= {
-            name: encoded
-            for name, encoded in pending.items()
-            if name.startswith(prefix) and (after is None or name > after)
-        }
-        found = sorted((name, encoded) for name, encoded in merged.items() if encoded is not None)
-        return found if limit is None else found[:limit]
-
-
-def _digest(encoded: bytes) -> bytes:
-    return hashlib.blake2b(encoded, digest_size=16).digest()
+        return await overlay.values(self._store, self.key, self._pending(), prefix, after, limit)

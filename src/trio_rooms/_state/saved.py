@@ -1,0 +1,165 @@
+"""The state of one room as bytes: encoding it, finding the newest snapshot that decodes, and what is saved.
+
+A state that is encoded to the bytes that are in the store already is not written again. Of those only a
+digest is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import attrs
+import trio
+
+from trio_rooms.errors import SnapshotCorrupt
+from trio_rooms.stores.base import StoredSnapshot
+
+from .codec import LARGE, NOTHING, Aside, Codec
+from .snapshot import Snapshot
+
+__all__ = ["BESIDE_DAMAGE", "Encoding", "Loaded", "Saved", "digest_of"]
+
+logger = logging.getLogger("trio_rooms")
+
+BESIDE_DAMAGE: Final = b"damage"
+"""In place of a digest: to be saved twice, since the first save goes in the place of the sound one."""
+
+
+class Encoding(Protocol):
+    """What a room's definition says of its snapshots."""
+
+    @property
+    def name(self) -> str:
+        """The first part of the room's key."""
+
+    @property
+    def version(self) -> int:
+        """That of the states which are written."""
+
+    @property
+    def codec(self) -> Codec:
+        """Encodes and decodes the state."""
+
+
+@attrs.frozen
+class Loaded:
+    """A state that came out of the store."""
+
+    state: Any
+    restarted: bool
+    """Whether an earlier owner of the store has written it."""
+    fell_back: bool
+    """Whether the newest generation cannot be used, and this is the one before it."""
+
+
+@attrs.define(eq=False, weakref_slot=False)
+class Saved:
+    """Encodes and decodes the state of one room, and knows which one was saved last.
+
+    Args:
+        key: the room.
+        definition: how its state is encoded.
+    """
+
+    _key: str
+    _definition: Encoding
+    large: bool = attrs.field(init=False, default=False)
+    """Whether the state is encoded in a thread, during which nobody may change it."""
+    took: float = attrs.field(init=False, default=0.0)
+    """Seconds that encoding the state took the last time."""
+    digest: bytes = attrs.field(init=False, default=b"")
+    """That of the state that was cut last; empty where that is not known to be in the store."""
+    _aside: Aside = attrs.field(init=False, default=NOTHING)
+    """What of the loaded state its classes do not understand: it is written again with each save."""
+
+    @property
+    def as_loaded(self) -> bool:
+        """Whether the state that was loaded need not be written again if nobody changes it."""
+        return bool(self.digest) and self.digest != BESIDE_DAMAGE
+
+    def forget(self) -> None:
+        """Nothing is known of a saved state."""
+        self.digest = b""
+        self._aside = NOTHING
+        self.large = False
+
+    def encode(self, state: Any) -> bytes:
+        """A state as it is now.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        began = perf_counter()
+        encoded = self._definition.codec.encode(self._key, state, self._aside)
+        self.took = perf_counter() - began
+        return encoded
+
+    async def encode_in_thread(self, state: Any) -> bytes:
+        """The same for a large one, which nobody may change meanwhile."""
+        began = perf_counter()
+        encoded = await trio.to_thread.run_sync(
+            self._definition.codec.encode_large, self._key, state, self._aside
+        )
+        self.took = perf_counter() - began
+        return encoded
+
+    def differs(self, state: Any) -> bool:
+        """Whether a state is not the saved one; found out by encoding it.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        return digest_of(self._definition.codec.encode(self._key, state, self._aside)) != self.digest
+
+    async def newest(self, stored: tuple[StoredSnapshot, ...], epoch: int) -> Loaded | None:
+        """The newest state that decodes; None where there is none at all.
+
+        Args:
+            stored: the generations, the newest first.
+            epoch: that of the store's owner.
+
+        Raises:
+            SnapshotError: no generation can be used.
+        """
+        broken: SnapshotCorrupt | None = None
+        try:
+            for one in stored:
+                try:
+                    snapshot = Snapshot.of(self._key, one)
+                    if len(snapshot.state) < LARGE:
+                        decoded = self._definition.codec.decode(self._key, snapshot)
+                    else:
+                        decode = self._definition.codec.decode
+                        decoded = await trio.to_thread.run_sync(decode, self._key, snapshot)
+                except SnapshotCorrupt as error:
+                    logger.error("generation %d cannot be used: %s", one.generation, error)  # noqa: TRY400
+                    broken = broken or error
+                    continue
+                self.large = len(snapshot.state) >= LARGE
+                self._aside = decoded.aside
+                # What a former process wrote is written again, so that it is of this one from then on.
+                restarted = snapshot.epoch != epoch
+                if broken is not None:
+                    self.digest = BESIDE_DAMAGE
+                    logger.error(
+                        "room %s: took generation %d; what was written after it is lost",
+                        self._key,
+                        one.generation,
+                    )
+                elif snapshot.version == self._definition.version and not restarted:
+                    self.digest = digest_of(snapshot.state)
+                return Loaded(decoded.state, restarted, broken is not None)
+            if broken is not None:
+                raise broken
+            return None
+        finally:
+            # Its traceback holds this frame, which would hold it: a cycle around the room.
+            del broken
+
+
+def digest_of(encoded: bytes) -> bytes:
+    """What is kept of an encoded state, to know it again."""
+    return hashlib.blake2b(encoded, digest_size=16).digest()
