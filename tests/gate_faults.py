@@ -20,7 +20,8 @@ from trio_rooms import MemoryStore, StaleWrite, StoreError, StoreFull
 from trio_rooms._room.dispatcher import Dispatcher
 from trio_rooms._room.held import Held
 from trio_rooms._room.saver import Saver
-from trio_rooms._runtime.registrar import Registrar
+from trio_rooms._runtime import registrar
+from trio_rooms._runtime import replay as replaying
 from trio_rooms._state.delta import Delta
 from trio_rooms._state.gate import Gate
 from trio_rooms._state.journal import Journal
@@ -133,14 +134,14 @@ def _blind(patch: pytest.MonkeyPatch) -> None:
 
 @_fault("what is durable and not released is replayed")
 def _unreleased_replayed(patch: pytest.MonkeyPatch) -> None:
-    replay = Registrar._replay
+    replay, feed = replaying.replay, replaying._feed
 
-    async def at_once(self: Any, record: Any, link: Any, output: Any, at: int) -> None:
+    async def at_once(hub: Any, record: Any, link: Any, output: Any, at: int) -> None:
         page = await record.entries(at, record.journal.seq, 1 << 30)
-        self._feed(record, link, output, page)
-        await replay(self, record, link, output, record.journal.released)
+        feed(record, link, output, page)
+        await replay(hub, record, link, output, record.journal.released)
 
-    patch.setattr(Registrar, "_replay", at_once)
+    patch.setattr(registrar, "replay", at_once)
 
 
 @_fault("attachments and channels stay as they were edited when a commit failed")

@@ -15,7 +15,6 @@ from typing import Final
 
 import attrs
 import trio
-from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
@@ -27,14 +26,16 @@ from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.replaying import Replaying
 from trio_rooms._sockets.roster import Disconnected, Dropped, Link, Remnant, Roster
 from trio_rooms._sockets.standing import Unsettled
-from trio_rooms._state.audience import Audience, Membership
+from trio_rooms._state.audience import Membership
 from trio_rooms._state.record import Record
 from trio_rooms._state.rows import decode_left, deleted, encode_left, half_of, membership_of
 from trio_rooms._state.sessions import Session, Token
 from trio_rooms._wire.close_codes import CloseCode
-from trio_rooms._wire.envelope import Body, Reliable, welcome
+from trio_rooms._wire.envelope import welcome
 from trio_rooms.errors import RoomsError, StoreError
-from trio_rooms.stores.base import Entry, LinkHalf, Opening, StoredSession
+from trio_rooms.stores.base import LinkHalf, Opening, StoredSession
+
+from .replay import caught_up, replay
 
 __all__ = ["Registrar", "Resumption"]
 
@@ -44,8 +45,6 @@ _MOST_AWAY: Final = 200_000
 """Sessions of one room that are away; of more the oldest end early. Each is a row, and takes no memory."""
 _AT_ONCE: Final = 256
 """Sessions that end together."""
-_PAGE: Final = 256 * 1024
-"""Bytes that are read of a journal, and written to a connection, before the next are read."""
 _RETRY: Final = 10.0
 """Seconds after which it is tried again to write what became of a session."""
 _TAKEN: Final = "another connection took the session"
@@ -308,10 +307,10 @@ class Registrar:
         output.feed(greeting.frame(binary=link.flags & BINARY == BINARY))
         met = membership.since is not None or not roster.greets
         if not met or since >= journal.released >= journal.seq:
-            self._caught_up(record, link, 0)
+            caught_up(self._hub, record, link, 0)
         else:
             record.pin()
-            self._spawn(self._replay, record, link, output, since)
+            self._spawn(replay, self._hub, record, link, output, since)
         return met
 
     def _take_from(self, record: Record, roster: Roster, old: Link) -> None:
@@ -329,60 +328,6 @@ class Registrar:
 
     def _note_link(self, record: Record, sid: int, half: LinkHalf) -> None:
         record.delta.links[sid] = half
-
-    @enable_ki_protection
-    async def _replay(self, record: Record, link: Link, output: Replaying, at: int) -> None:
-        """Send a connection what its session was away for, a page at a time, as fast as it reads that."""
-        journal = record.journal
-        assert journal is not None
-        target, sent = journal.seq, 0
-        try:
-            while not link.flags & (CLOSING | GONE):
-                released = journal.released
-                if at < released:
-                    page = await record.entries(at, released, _PAGE)
-                    if link.flags & (CLOSING | GONE):
-                        return
-                    sent = self._feed(record, link, output, page) or sent
-                    at = page[-1].seq if page else released
-                    await output.written()
-                elif released >= min(target, journal.seq):
-                    self._caught_up(record, link, sent)
-                    return
-                else:
-                    await record.released()
-        except StoreError as error:
-            logger.error("room %s: what a session has missed cannot be read: %s", record.key, error)  # noqa: TRY400
-            self._hub.close(link, CloseCode.TRY_AGAIN_LATER, "what was missed cannot be read now")
-        except Exception:
-            # It would be so each time that it comes back; and all other rooms go on.
-            logger.exception("room %s: what a session has missed is damaged", record.key)
-            link.flags |= OVER
-            self._hub.close(link, CloseCode.INTERNAL_ERROR, "what was missed is damaged")
-        finally:
-            record.unpin()
-
-    def _feed(self, record: Record, link: Link, output: Replaying, page: list[Entry]) -> int:
-        """Send what of a page is for a session; returns the last of that, or 0."""
-        journal, sent = record.journal, 0
-        assert journal is not None
-        membership, sid = membership_of(record, link), link.sid
-        for entry in page:
-            if Audience.decode(entry.audience).includes(sid, membership, entry.seq):
-                assert link.session is not None
-                link.session = journal.stand(link.session, entry.seq)
-                output.feed(
-                    Reliable(Body.decode(entry.body), entry.seq).frame(binary=link.flags & BINARY == BINARY)
-                )
-                sent = entry.seq
-        return sent
-
-    def _caught_up(self, record: Record, link: Link, sent: int) -> None:
-        """A session has been sent all that it was away for."""
-        assert record.journal is not None
-        assert link.session is not None
-        link.session = record.journal.caught_up(link.session, sent)
-        self._hub.let_go(link)
 
     # What happens on a connection.
 
