@@ -24,6 +24,7 @@ class Replaying(Output):
     """
 
     __slots__ = ("_attend", "_held", "_held_size", "_over", "_written", "fed")
+    size: int
 
     def __init__(self, attend: Callable[[], None]) -> None:
         super().__init__(b"", 0)
