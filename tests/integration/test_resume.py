@@ -13,6 +13,7 @@ import trio
 
 from tests.integration.conftest import TIMEOUT, Served
 from tests.raw import CLOSE, TEXT, Client, frame, request
+from trio_rooms import DiskStore
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -126,9 +127,16 @@ def server(
     return start
 
 
+async def saved(data: Path, seq: int) -> None:
+    """Wait until a room has saved what it sent up to a seq; one that commits has by then."""
+    async with DiskStore(data, read_only=True) as store:
+        while (await store.head("tally/main")).seq < seq:
+            await trio.sleep(0.01)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_the_token_works_in_the_next_process(
-    server: Callable[..., Served], come: Come, number: signal.Signals
+    server: Callable[..., Served], come: Come, number: signal.Signals, tmp_path: Path
 ) -> None:
     """After kill -9 as after an orderly stop: same id, attachment and channels, and nothing is missing."""
     with trio.fail_after(TIMEOUT):
@@ -139,7 +147,8 @@ async def test_the_token_works_in_the_next_process(
         await visitor.vanish()
         assert await other.ask("add", 2) == 3
         await other.ask("inner", "for those inside")
-        await trio.sleep(1)  # A snapshot room saves meanwhile; the other has.
+        await saved(tmp_path / "data", 3)
+        await other.vanish()  # It would not answer the close.
         await trio.to_thread.run_sync(first.stop, number)
         second = server("--port", str(first.port))
         again = await come(second.port, visitor)
@@ -156,7 +165,7 @@ async def test_the_token_works_in_the_next_process(
 
 
 async def test_what_was_acknowledged_before_a_kill_is_there_or_the_client_is_told(
-    server: Callable[..., Served], come: Come, request: pytest.FixtureRequest
+    server: Callable[..., Served], come: Come, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """At once: a room that commits has all; one with snapshots knows a client that has seen what is lost."""
     commits = "commit" in request.node.name
@@ -165,7 +174,7 @@ async def test_what_was_acknowledged_before_a_kill_is_there_or_the_client_is_tol
         visitor = await come(first.port)
         for number in range(1, 21):
             assert await visitor.ask("add", 1) == number
-        await trio.sleep(1)
+        await saved(tmp_path / "data", 20)
         for number in range(21, 41):
             assert await visitor.ask("add", 1) == number
         assert visitor.seq == 40
