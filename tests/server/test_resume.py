@@ -86,6 +86,11 @@ async def _say(ctx: Context[State], text: str) -> int:
     return int(count)
 
 
+async def _tell_others(ctx: Context[State], text: str) -> None:
+    others = (one for one in ctx.room.connections if one.id == ctx.connection.id)
+    ctx.room.emit("told", text, exclude=others, reliable=True)
+
+
 async def _hum(ctx: Context[State], text: str) -> None:
     ctx.room.emit("hummed", text)
 
@@ -138,7 +143,7 @@ async def _crash(ctx: Context[State]) -> None:
 
 EVENTS: dict[str, Any] = {
     "say": _say, "hum": _hum, "whisper": _whisper, "know": _know, "join": _join, "leave": _leave,
-    "wear": _wear, "who": _who, "fail": _fail, "close": _close, "crash": _crash,
+    "tell others": _tell_others, "wear": _wear, "who": _who, "fail": _fail, "close": _close, "crash": _crash,
 }  # fmt: skip
 
 
@@ -720,6 +725,21 @@ async def test_who_was_in_a_channel_when_something_was_sent_to_it_gets_it(
         async with back(rooms, client) as again:
             assert [message["data"] for message in await again.receive_many(3)] == ["2", "4", "5"]
             assert await again.ask("who") == [client.session, {"user": None}, ["blue"]]
+
+
+async def test_who_was_left_out_is_so_also_when_it_comes_back(
+    autojump_clock: MockClock, durability: Durability
+) -> None:
+    """However those were named that do not get something: here by what can be gone through once."""
+    async with open_rooms([house(durability).room]) as rooms, inside(rooms) as other, inside(rooms) as client:
+        await client.ask("say", "1")
+        await client.ask("tell others", "2")
+        await client.ask("say", "3")
+        assert [message["data"] for message in await other.receive_many(3)] == ["1", "2", "3"]
+        client.seq = 0
+        await lose(client)
+        async with back(rooms, client) as again:
+            assert [message["data"] for message in await again.receive_many(2)] == ["1", "3"]
 
 
 async def test_what_was_sent_before_somebody_was_greeted_is_not_for_it(

@@ -141,8 +141,9 @@ class LiveRoom:
             shared.check_life("nothing can be sent to the room")
             if channel is not None:
                 text("channel", channel)
-            links = shared.roster.members(channel, _ids(exclude))
-            excluded = frozenset(connection.link.sid for connection in _several(exclude))
+            left_out = _several(exclude)
+            links = shared.roster.members(channel, _ids(left_out))
+            excluded = frozenset(connection.link.sid for connection in left_out)
             shared.emit(Body.of(event, data), Audience(None, channel, excluded), links)
             return
         output = shared.output
