@@ -666,6 +666,24 @@ async def test_a_refusal_after_an_unknown_outcome_is_looked_into(
         assert await run.stored() == {"balance": 3 if applied else 0}
 
 
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_refusal_is_looked_into_also_where_the_store_cannot_be_read_at_first(
+    applied: bool, autojump_clock: MockClock
+) -> None:
+    """Nobody is told anything before, and the room does not lose its place over it."""
+    async with running() as run:
+        run.store.fail_commits(unknown, applied=applied)
+        run.store.fail_commits(full)
+        run.store.fail_loads(unknown, 3)
+        await run.client.emit("add", 3, id=10)
+        answer = await run.client.receive()
+        if applied:
+            assert answer == {"event": "balance", "data": 3}
+        else:
+            assert answer["error"]["code"] == "not_saved"
+        assert await run.stored() == {"balance": 3 if applied else 0}
+
+
 async def test_who_lost_its_place_gives_no_verdict(autojump_clock: MockClock) -> None:
     """Somebody else has written the room: whoever waits is to ask again, and the room is loaded anew."""
     async with running() as run:

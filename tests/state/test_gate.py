@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_rooms import MemoryStore, NotSaved, Room, StaleWrite, StoreError, StoreFull
+from trio_rooms import MemoryStore, NotSaved, Room, RoomsClosed, StaleWrite, StoreError, StoreFull
 from trio_rooms._state.gate import MOST_TRIES
 from trio_rooms._state.record import Record
 from trio_rooms.stores import Commit
@@ -254,3 +254,35 @@ async def test_a_record_can_be_kept(autojump_clock: MockClock) -> None:
         b.record.unpin()
         assert not b.record.unsettled
         assert b.rests == [KEY]
+
+
+async def test_what_the_store_never_answered_is_not_called_unsaved(autojump_clock: MockClock) -> None:
+    """At the end of the program: it may be there. What waited behind it is not."""
+    async with bench(commit) as b:
+        await b.record.known()
+        b.store.fail_commits(lambda: StoreError("no answer"), times=1_000_000, applied=True)
+        b.put("a")
+        await trio.sleep(3)
+        b.put("b")
+        b.record.abandon()
+        await wait_all_tasks_blocked()
+        assert [type(one) for one in b.refused] == [RoomsClosed, NotSaved]
+        assert b.said == []
+        assert await b.store.list(KEY) == [("a", b"1")]
+
+
+@BOTH
+async def test_what_is_not_written_yet_is_read_a_page_at_a_time(
+    room: Room[Any], autojump_clock: MockClock
+) -> None:
+    """As what is: whoever sends it on would else have all of it in memory, and hold up everybody."""
+    async with bench(room) as b:
+        record, journal = b.record, b.store.hold_commits()
+        await record.known()
+        for _ in range(1500):
+            record.append(b"", bytes(100), 0.0)
+        assert [one.seq for one in await record.entries(0, 1500, 250)] == [1, 2, 3]
+        assert [one.seq for one in await record.entries(3, 5, 250)] == [4, 5]
+        assert [one.seq for one in await record.entries(5, 1500, 1)] == [6]
+        assert len(await record.entries(0, 1500, 1 << 30)) == 1000
+        journal.release()

@@ -51,6 +51,7 @@ _AT_ONCE: Final = 64
 _RETRY_FIRST: Final = 0.05
 _RETRY_LAST: Final = 1.0
 """Seconds between two tries to write what came for a room that sleeps, doubled each time."""
+_UNTOLD: Final = "the rooms closed before the store had said whether this is saved"
 MOST_TRIES: Final = 20
 """Commits in a row that may definitely fail before what came from outside the room is given up."""
 
@@ -457,20 +458,25 @@ class Gate:
         if self.living is not None:
             self.broken, self.lost = True, error
             if self.flight is not None and not isinstance(error, StaleWrite):
-                why = "the rooms closed before the store had said whether this is saved"
-                self.flight.refuse(RoomsClosed(why))
+                self.flight.refuse(RoomsClosed(_UNTOLD))
             self.living.crash(error)
             self._tell()
         else:
             logger.critical("room %s: what came while it slept is lost: %s", self._commits.key, error)
-            self._drop(error)
+            self._drop(error, known=isinstance(error, StaleWrite))
 
-    def _drop(self, error: Exception) -> None:
-        """Give up what came for a room that sleeps, and tell those who wait for it."""
+    def _drop(self, error: Exception, *, known: bool = True) -> None:
+        """Give up what came for a room that sleeps, and tell those who wait for it.
+
+        Args:
+            error: why.
+            known: whether the batch in flight is certain not to be saved; what is behind it is in any case.
+        """
         failure = NotSaved(self._commits.key, str(error))
         failure.__cause__ = error
+        flight = self.flight
         for batch in self.roll_back():
-            batch.refuse(failure)
+            batch.refuse(RoomsClosed(_UNTOLD) if batch is flight and not known else failure)
         self._commits.lose()
         self._tell()
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from trio_rooms.stores.base import Entry, Store, StoredSession
+from trio_rooms.stores.checks import MOST_ENTRIES
 
 from .delta import Delta
 
@@ -38,7 +39,14 @@ async def entries(
         if not more:
             last = until
     merged = pending | {entry.seq: entry for entry in stored}
-    return [merged[seq] for seq in sorted(merged) if seq <= last]
+    page: list[Entry] = []
+    size = 0
+    for seq in sorted(merged):
+        if seq > last or (page and size >= most_bytes) or len(page) == MOST_ENTRIES:
+            break
+        page.append(merged[seq])
+        size += len(merged[seq].body)
+    return page
 
 
 def session(sid: int, stored: StoredSession | None, deltas: Sequence[Delta]) -> StoredSession | None:

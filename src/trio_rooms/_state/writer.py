@@ -149,7 +149,7 @@ class Writer:
                 stale = isinstance(error, StaleWrite)
                 if stale or commit.nonce in self.doubtful:
                     # Refused because a former try had happened, or because somebody else has written.
-                    nonce = await self._had_happened()
+                    nonce = await self._had_happened(until_known=until_known)
                     if nonce == commit.nonce:
                         break
                     if nonce is not None:
@@ -218,19 +218,36 @@ class Writer:
         if commit.nonce not in self.doubtful:
             self.doubtful = range(self.doubtful.start or commit.nonce, commit.nonce + 1)
 
-    async def _had_happened(self) -> int | None:
-        """Which of the commits in doubt is what the store has under their number; None for none of them."""
-        doubtful, self.doubtful = self.doubtful, range(0)
+    async def _had_happened(self, *, until_known: bool) -> int | None:
+        """Which of the commits in doubt is what the store has under their number; None for none of them.
+
+        Args:
+            until_known: whether it is read again where it cannot be read.
+        """
+        doubtful = self.doubtful
         if doubtful:
-            try:
-                head = await self._store.head(self._key)
-            except BaseException:
-                self.doubtful = doubtful
-                raise
+            head = await self._head(until_known=until_known)
+            self.doubtful = range(0)
             if head.number == self.number + 1 and head.nonce in doubtful:
                 self.number, self.seq = head.number, head.seq
                 return head.nonce
         return None
+
+    async def _head(self, *, until_known: bool) -> RoomHead:
+        """What the store has of the room.
+
+        Raises:
+            StoreError: it cannot be read; where it has to be known, since the store was closed.
+        """
+        again = _AGAIN_FIRST
+        while True:
+            try:
+                return await self._store.head(self._key)
+            except StoreError as error:
+                if not until_known or isinstance(error, StoreClosed):
+                    raise
+                await trio.sleep(again)
+                again = min(2 * again, _AGAIN_LAST)
 
     def _note(self, delta: Delta) -> None:
         """What a commit has written is in the store, or may be: it may be due before all else."""
