@@ -122,6 +122,32 @@ async def test_a_handle_neither_makes_nor_wakes_a_room(autojump_clock: MockClock
         assert rooms.statistics().supervisor.wakes == 0
 
 
+async def test_a_look_at_the_state_reads_nothing_else(autojump_clock: MockClock) -> None:
+    """However many sessions and schedules the room has."""
+    room: Room[dict[str, int]] = Room("seen", state=dict, idle_timeout=math.inf)
+    room.on("keep")(_keep_one)
+    room.on_schedule("later")(_later)
+    store = FaultyStore(MemoryStore())
+    async with open_rooms([room], store=store) as rooms:
+        handle = rooms.get("seen", "x")
+        await handle.schedule_durably("later", after=1000)
+        async with connect(rooms, "seen/x", subprotocols=["trio-rooms.v1.json"]) as client:
+            await client.ask("keep", 1)
+            await client.drop()
+        assert await handle.hibernate()
+        store.calls.clear()
+        assert await handle.peek() == {"kept": 1}
+        assert [call.operation for call in store.calls] == ["load"]
+
+
+async def _keep_one(ctx: Context[dict[str, int]], number: int) -> None:
+    ctx.state["kept"] = number
+
+
+async def _later(ctx: Context[dict[str, int]]) -> None:
+    """It is never due here."""
+
+
 @pytest.mark.parametrize("bad", ["", "x" * 257, "a\nb", "a\x7f", "\x85", "\ud800"])
 async def test_an_id_that_is_not_allowed_is_refused(bad: str) -> None:
     """The message says what an id may be."""

@@ -17,7 +17,7 @@ from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._state.gate import Gate
 from trio_rooms._state.plans import Plan
-from trio_rooms._state.record import Record
+from trio_rooms._state.saved import Saved
 from trio_rooms._state.timers import Missed, Timers
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._wire import envelope
@@ -136,7 +136,7 @@ class RoomHandle:
         A cancelled caller stops waiting; it is sent all the same.
 
         Returns:
-            How many connections it went to when it was sent.
+            How many connections it was to go to at the call, as `emit` does.
 
         Raises:
             TypeError, ValueError: as `emit`.
@@ -184,11 +184,8 @@ class RoomHandle:
             StoreError: it cannot be read.
             SnapshotError: no snapshot of the room can be used.
         """
-        record = Record(self.key, self._definition, self._store)
-        try:
-            loaded = await record.load()
-        finally:
-            record.dispose()
+        stored = await self._store.load(self.key)
+        loaded = await Saved(self.key, self._definition).newest(stored.snapshots, self._store.epoch)
         return None if loaded is None else loaded.state
 
     def schedule(
