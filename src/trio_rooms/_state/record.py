@@ -584,7 +584,7 @@ class Record:
         Nothing is in flight. Nothing of what is forgotten was said to anybody.
         """
         self._writer.life = object()
-        for delta in (self.delta, *reversed(self._under_way)):
+        for delta in reversed(self._deltas()):
             delta.undo()
         self._under_way.clear()
         self._delta = None
@@ -728,7 +728,7 @@ class Record:
                 # Many are acknowledged before they are ever written.
                 delta.entries = [entry for entry in delta.entries if entry.seq > delta.trim]
             delta.seq, delta.before, delta.floor = journal.seq, journal.before, journal.floor
-        delta.refused = dict(self.sessions.refused)
+        delta.refused = self.sessions.refused
         for one, code in delta.refused.items():
             delta.verdicts[one] = Answered(code, WHY.get(code, "")).encode()
         delta.encode()

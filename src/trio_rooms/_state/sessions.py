@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import itertools
 import secrets
 from collections import deque
 from collections.abc import Mapping
@@ -158,7 +159,7 @@ class Session:
 
     def answered(self, up_to: int) -> bool:
         """The client has all answers up to this id; whether any was kept."""
-        gone = [id_ for id_ in self.verdicts if id_ <= up_to]
+        gone = [*itertools.takewhile(lambda id_: id_ <= up_to, self.verdicts)]
         for id_ in gone:
             self._size -= len(self.verdicts.pop(id_))
         return bool(gone)
@@ -167,14 +168,19 @@ class Session:
 class Sessions:
     """Those sessions of a room of which more is known than that they exist, by their numbers."""
 
-    __slots__ = ("_known", "refused", "stalled")
+    __slots__ = ("_known", "_refused", "stalled")
 
     def __init__(self) -> None:
         self._known: dict[int, Session] = {}
-        self.refused: dict[tuple[int, int], str] = {}
-        """By session and id: messages that were told a code, and whose telling no commit has yet."""
+        self._refused: dict[int, dict[int, str]] = {}
+        """See `refused`; by session, since there may be many sessions, and each is looked for its own."""
         self.stalled: dict[int, int] = {}
         """By session, the id of a message that could not be looked up, and is to come again."""
+
+    @property
+    def refused(self) -> dict[tuple[int, int], str]:
+        """By session and id: messages that were told a code, and whose telling no commit has yet; a copy."""
+        return {(sid, id_): code for sid, codes in self._refused.items() for id_, code in codes.items()}
 
     def get(self, sid: int) -> Session | None:
         """What is known of a session, or None where that has to be read."""
@@ -192,29 +198,31 @@ class Sessions:
     def know(self, sid: int, session: Session) -> Session:
         """Take what the store has, or what a session begins with; what was refused meanwhile is added."""
         self._known[sid] = session
-        for id_, code in [(id_, code) for (of, id_), code in self.refused.items() if of == sid]:
+        for id_, code in [*self._refused.get(sid, {}).items()]:
             self._use_up(sid, session, id_, code)
         return session
 
     def refuse(self, sid: int, id: int, code: str) -> None:  # noqa: A002
         """An id is used up by a refusal, for good: whatever the store says when it is read again."""
-        self.refused[sid, id] = code
+        self._refused.setdefault(sid, {})[id] = code
         session = self._known.get(sid)
         if session is not None:
             self._use_up(sid, session, id, code)
 
     def recorded(self, refused: Mapping[tuple[int, int], str]) -> None:
         """A commit has these refusals."""
-        for one, code in refused.items():
-            if self.refused.get(one) == code:
-                del self.refused[one]
+        for (sid, id_), code in refused.items():
+            codes = self._refused.get(sid, {})
+            if codes.get(id_) == code:
+                del codes[id_]
+                if not codes:
+                    del self._refused[sid]
 
     def forget(self, sid: int) -> None:
         """A session is over, or need not be known here any more."""
         self._known.pop(sid, None)
         self.stalled.pop(sid, None)
-        for one in [one for one in self.refused if one[0] == sid]:
-            del self.refused[one]
+        self._refused.pop(sid, None)
 
     def clear(self) -> None:
         """What is known may be more than the store has: it is read again. Refusals were told and stay."""
@@ -225,7 +233,7 @@ class Sessions:
         for other, shorter in session.keep(id_, Answered(code, WHY.get(code, "")).encode()).items():
             if shorter is None:
                 # No client asks for it any more, and a disk may be full for long.
-                self.refused.pop((sid, other), None)
+                self._refused.get(sid, {}).pop(other, None)
 
 
 WHY: Final = {
