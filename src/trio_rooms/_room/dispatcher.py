@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
-from trio_rooms._definition.definition import Definition, EventHandler
+from trio_rooms._definition.definition import Definition, EventHandler, Handler
 from trio_rooms._loop.groups import alone
 from trio_rooms._sockets.flags import DISMISSED, OVER, UNGREETED, UNREPORTED
 from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, Resumed
@@ -434,31 +434,25 @@ class Dispatcher:
 
     async def _dropped(self, mail: Dropped) -> None:
         """A connection is lost whose session goes on: tell on_drop."""
-        hook = self._definition.on_drop
-        if hook is None:
-            return
-        context = self._members.context_for(mail.link)
-        self._happened(mail)
-        try:
-            await self._shared.run("on_drop", hook, context, disconnect_of(mail))
-            self._members.settle()
-        except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
-            await self.failed(context, "on_drop", error)
-            self.half_run(error)
-            self._not_again(mail, error)
+        if self._definition.on_drop is not None:
+            await self._tell(mail, "on_drop", self._definition.on_drop, disconnect_of(mail))
 
     async def _resumed(self, mail: Resumed) -> None:
         """A session goes on with another connection: tell on_resume."""
+        if self._definition.on_resume is None:
+            self._members.context_for(mail.link)  # Which goes on with that, too.
+        else:
+            await self._tell(mail, "on_resume", self._definition.on_resume)
+
+    async def _tell(self, mail: Dropped | Resumed, name: str, hook: Handler, *about: Any) -> None:
+        """Tell a hook what has become of the connection of a session."""
         context = self._members.context_for(mail.link)
-        hook = self._definition.on_resume
-        if hook is None:
-            return
         self._happened(mail)
         try:
-            await self._shared.run("on_resume", hook, context)
+            await self._shared.run(name, hook, context, *about)
             self._members.settle()
         except Exception as error:  # noqa: BLE001 (one connection's failure touches no other)
-            await self.failed(context, "on_resume", error)
+            await self.failed(context, name, error)
             self.half_run(error)
             self._not_again(mail, error)
 
