@@ -166,7 +166,8 @@ class Gate:
 
     Args:
         record: what writes.
-        lasting: whether it is there for as long as the record; else until all has gone out, see `done`.
+        done: called when all has gone out, for a gate that ends then; None for one that is there as long as
+            the record.
     """
 
     __slots__ = (

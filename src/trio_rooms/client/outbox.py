@@ -33,8 +33,6 @@ class Message:
     """From when it is sent first."""
     number: int = 0
     """Its place among all messages of this client."""
-    abandoned: bool = False
-    """Whoever asked does not wait any more."""
     data: Any = None
     """The answer."""
     error: Exception | None = None
@@ -140,7 +138,6 @@ class Outbox:
 
     def abandon(self, message: Message) -> None:
         """Nobody waits for the answer any more. What was never sent is taken back; else the id stays used."""
-        message.abandoned = True
         if message.id is None and message.number:
             self._unsent.remove(message)
             self._free(message)
