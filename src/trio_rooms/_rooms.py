@@ -232,6 +232,7 @@ class Rooms:
             self._check_open()
         roster = roster_of(self._hub, definition, key)
         link = WebSocketLink(self._hub.new_id(), roster, admitted.attachment, flags, websocket)
+        link.user = admitted.user
         await self._run_link(link, definition, chosen, admitted)
 
     async def _reject(

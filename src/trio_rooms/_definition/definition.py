@@ -63,15 +63,29 @@ class Definition:
     attachment_limit: int
     page: str | None
     public: bool
+    """Whether clients may connect."""
     slow_handler: float
     """Seconds after which a handler that still runs is warned of."""
-    """Whether clients may connect."""
     resume_window: float
     """Seconds that a session outlives its connection; 0 where there are no sessions."""
     reliable: bool
     """Whether events are kept until they are acknowledged, unless a handler says otherwise."""
     wake_on_disconnect: bool
     """Whether on_disconnect is called at once, also where the room sleeps."""
+    presence: bool
+    """Whether its connections are told who is here."""
+    connection_idle_timeout: float
+    message_threshold: int
+    activity_window: float
+    flush_after: float
+    batch_window: float
+    """See `Room`, for all of these."""
+    wakes: bool
+    """Whether a message of high priority to one of its hibernated connections wakes it."""
+    auto_relay: tuple[str | bytes, ...]
+    auto_echo: tuple[str | bytes, ...]
+    relay_rate: float
+    state_ttl: float | None
     subprotocols: tuple[str, ...]
     """Those of which one is chosen for a client that offers some."""
     auto_respond: Mapping[str | bytes, bytes]

@@ -85,6 +85,24 @@ class Room(Generic[S]):
             `LiveRoom.emit`.
         wake_on_disconnect: whether a room that sleeps is woken at once when a connection of it
             ends, so that `on_disconnect` is called then and not with the next wake.
+        presence: whether each connection is told who is here, and of every change, see
+            `Connection.presence`.
+        connection_idle_timeout: seconds without a message of its client after which a connection
+            hibernates: nothing of it is in memory then but its socket's record and its attachment's bytes.
+            `User.send` treats it as its priority says.
+        message_threshold: a connection that has moved more messages than this within
+            ``activity_window`` does not hibernate.
+        activity_window: seconds, see there.
+        flush_after: seconds that a message of low priority may wait at a hibernated connection.
+        batch_window: seconds for which what is emitted to all waits at hibernated connections, to be written
+            together; 0 to write each at once.
+        wakes: whether a message of high priority to a hibernated connection wakes this room.
+        auto_relay: prefixes of messages of a plain room that go to all other connections as they are,
+            without waking the room.
+        auto_echo: prefixes of messages that go back to who sent them, without waking the room.
+        relay_rate: messages a second of one connection that are relayed; more are dropped.
+        state_ttl: seconds after which a room is destroyed that nobody was in and that did nothing; None for
+            never.
 
     A room with `on_message` is plain: it gets each message as it came, `str` or `bytes`.
     A room with `on` or `on_any` speaks envelopes. It cannot be both.
@@ -111,6 +129,17 @@ class Room(Generic[S]):
         wake_on_disconnect: bool = False,
         resume_window: float = 120.0,
         reliable: bool = False,
+        presence: bool = False,
+        connection_idle_timeout: float = 60.0,
+        message_threshold: int = 10,
+        activity_window: float = 60.0,
+        flush_after: float = 60.0,
+        batch_window: float = 0.0,
+        wakes: bool = False,
+        auto_relay: Iterable[str | bytes] = (),
+        auto_echo: Iterable[str | bytes] = (),
+        relay_rate: float = 100.0,
+        state_ttl: float | None = None,
     ) -> None:
         if not _is(name, str) or not _NAME.fullmatch(name):
             msg = f"a room's name has 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
@@ -141,6 +170,8 @@ class Room(Generic[S]):
             "public": public,
             "wake_on_disconnect": wake_on_disconnect,
             "reliable": reliable,
+            "presence": presence,
+            "wakes": wakes,
         }
         for option, flag in flags.items():
             _check_flag(name, option, flag)
@@ -167,6 +198,20 @@ class Room(Generic[S]):
             )
             raise DefinitionError(msg)
         self.reliable: Final = reliable
+        if not _is(message_threshold, int) or message_threshold < 0:
+            msg = f"room {name}: message_threshold is a number of messages, not {message_threshold!r}"
+            raise DefinitionError(msg)
+        self.presence: Final = presence
+        self.connection_idle_timeout: float = self._number("connection_idle_timeout", connection_idle_timeout)
+        self.message_threshold: Final = message_threshold
+        self.activity_window: Final = self._number("activity_window", activity_window)
+        self.flush_after: float = self._number("flush_after", flush_after)
+        self.batch_window: Final = self._number("batch_window", batch_window)
+        self.wakes: Final = wakes
+        self.auto_relay: Final = self._prefixes("auto_relay", auto_relay)
+        self.auto_echo: Final = self._prefixes("auto_echo", auto_echo)
+        self.relay_rate: Final = self._number("relay_rate", relay_rate)
+        self.state_ttl: Final = None if state_ttl is None else self._number("state_ttl", state_ttl)
         self._events: dict[str, Handler] = {}
         self._internal: set[str] = set()
         self._durable: set[str] = set()
@@ -353,18 +398,32 @@ class Room(Generic[S]):
 
         return register
 
-    def configure(self, *, idle_timeout: float | None = None, snapshot_interval: float | None = None) -> None:
+    def configure(
+        self,
+        *,
+        idle_timeout: float | None = None,
+        snapshot_interval: float | None = None,
+        connection_idle_timeout: float | None = None,
+        flush_after: float | None = None,
+    ) -> None:
         """Let whoever runs the room decide what its definition says otherwise; before it is first served.
 
         Args:
             idle_timeout: seconds as in the definition; None leaves it as it is.
             snapshot_interval: the same.
+            connection_idle_timeout: the same.
+            flush_after: the same.
 
         Raises:
             DefinitionError: what is wanted is no number of seconds; or the room was served before, and is
                 to be another now.
         """
-        wanted = {"idle_timeout": idle_timeout, "snapshot_interval": snapshot_interval}
+        wanted = {
+            "idle_timeout": idle_timeout,
+            "snapshot_interval": snapshot_interval,
+            "connection_idle_timeout": connection_idle_timeout,
+            "flush_after": flush_after,
+        }
         for name, value in wanted.items():
             if value is None:
                 continue
@@ -408,6 +467,15 @@ class Room(Generic[S]):
             raise DefinitionError(msg)
         if self._message is not None or not self.resume_window:
             self._check_without_sessions()
+        if self._message is None and self.auto_relay:
+            msg = (
+                f"room {self.name}: only a room with @room.on_message has auto_relay; one with @room.on "
+                "emits with volatile=True"
+            )
+            raise DefinitionError(msg)
+        if self._message is not None and self.presence:
+            msg = f"room {self.name}: a plain room has no events, so nobody could be told of presence"
+            raise DefinitionError(msg)
         if self.wake_on_disconnect and "on_disconnect" not in self._hooks:
             msg = f"room {self.name}: wake_on_disconnect=True is of no use without an on_disconnect"
             raise DefinitionError(msg)
@@ -437,6 +505,17 @@ class Room(Generic[S]):
             resume_window=self.resume_window if self._message is None else 0.0,
             reliable=self.reliable,
             slow_handler=self.slow_handler,
+            presence=self.presence,
+            connection_idle_timeout=self.connection_idle_timeout,
+            message_threshold=self.message_threshold,
+            activity_window=self.activity_window,
+            flush_after=self.flush_after,
+            batch_window=self.batch_window,
+            wakes=self.wakes,
+            auto_relay=self.auto_relay,
+            auto_echo=self.auto_echo,
+            relay_rate=self.relay_rate,
+            state_ttl=self.state_ttl,
             subprotocols=self.subprotocols if self._message is not None else tuple(SUBPROTOCOLS),
             auto_respond={message: encode_message(answer) for message, answer in self.auto_respond.items()},
             events=events,
@@ -551,6 +630,19 @@ class Room(Generic[S]):
             msg = f"room {self.name}: {what} is a number from 0 on, not {number!r}"
             raise DefinitionError(msg)
         return float(number)
+
+    def _prefixes(self, what: str, prefixes: Iterable[str | bytes]) -> tuple[str | bytes, ...]:
+        if isinstance(prefixes, str | bytes):
+            msg = f"room {self.name}: {what} is a list of prefixes; write {what}=[{prefixes!r}]"
+            raise DefinitionError(msg)
+        found: tuple[Any, ...] = tuple(prefixes)
+        if not all(isinstance(one, str | bytes) and len(one) for one in found):
+            msg = (
+                f"room {self.name}: {what} is a list of what messages begin with, str or bytes, none of them "
+                f"empty; not {list(found)!r:.300}"
+            )
+            raise DefinitionError(msg)
+        return found
 
     def _names_of_subprotocols(self, names: Iterable[str]) -> tuple[str, ...]:
         if isinstance(names, str):

@@ -246,7 +246,7 @@ class Server:
         self._opened += 1
         self._attended(newcomer)
         roster = roster_of(self.hub, definition, key)
-        link = self.hub.park(roster, newcomer.fd, admission.attachment, flags, opening, begin)
+        link = self.hub.park(roster, newcomer.fd, admission.attachment, flags, opening, begin, admission.user)
         if head.rest:
             self.hub.data_received(link, head.rest)
 

@@ -292,6 +292,7 @@ class SocketHub:
         flags: int,
         opening: bytes = b"",
         begin: Callable[[Link], bool] | None = None,
+        user: str | None = None,
     ) -> SocketLink:
         """Take a connected, non-blocking socket; it belongs to the hub from here on.
 
@@ -302,6 +303,7 @@ class SocketHub:
             flags: what it begins with, see `flags.opening_flags`.
             opening: what is sent before all else.
             begin: gives it its session, and sends the first message; returns whether it had it before.
+            user: who its client is.
 
         Raises:
             OSError: it cannot be watched, and is closed.
@@ -314,6 +316,7 @@ class SocketHub:
                 self.forget(roster)  # Which may have been made for it.
                 raise
         link = self._sockets[fd] = SocketLink(self.new_id(fd), roster, attachment, flags)
+        link.user = user
         if opening:
             link.send(opening)
         resumed = begin is not None and begin(link)

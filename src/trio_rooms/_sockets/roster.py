@@ -78,7 +78,7 @@ class Link(abc.ABC):
         flags: what `flags.opening_flags` says at first.
     """
 
-    __slots__ = ("attachment", "channels", "flags", "id", "roster", "session", "unfinished")
+    __slots__ = ("attachment", "channels", "flags", "id", "roster", "session", "unfinished", "user")
 
     def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int) -> None:
         self.id: int = number
@@ -88,6 +88,8 @@ class Link(abc.ABC):
         self.unfinished: Unfinished | None = None
         self.flags: int = flags
         self.session: Session = None
+        self.user: str | None = None
+        """Who its client is; set before it enters its room."""
 
     @property
     def sid(self) -> int:
