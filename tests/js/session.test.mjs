@@ -246,6 +246,45 @@ describe("events", () => {
   });
 });
 
+describe("who is here", () => {
+  const here = { device: "d1", status: "online" };
+  const busy = { device: "d2", status: "busy" };
+  const presence = (data) => ({ event: "rooms.presence", data });
+  const seen = (room) => Object.fromEntries(room.users);
+
+  test("is the whole, and then what changed, before the event is handed over", async () => {
+    const { room, socket } = await open();
+    const told = [];
+    const { users } = room;
+    room.on("rooms.presence", (data) => told.push([Object.keys(data ?? {})[0], [...users.keys()].join()]));
+    socket.say(presence({ users: { ana: [here], bob: [here], ["__proto__"]: [here] } }));
+    assert.deepEqual([...users], [["ana", [here]], ["bob", [here]], ["__proto__", [here]]]);
+    socket.say(presence({ changes: { ana: [here, busy], bob: [], ["__proto__"]: [] } }));
+    socket.say(presence({ changes: { cat: [busy], bob: [], dan: [] } }));
+    assert.deepEqual(seen(room), { ana: [here, busy], cat: [busy] });
+    socket.say(presence({ users: { eve: [busy] } }), presence(null), presence({}));
+    assert.deepEqual(seen(room), { eve: [busy] });
+    assert.equal(room.users, users);
+    assert.deepEqual(told.map(([kind]) => kind).slice(0, 4), ["users", "changes", "changes", "users"]);
+    assert.deepEqual(told.map(([, names]) => names), ["ana,bob,__proto__", "ana", "ana,cat", "eve", "eve", "eve"]);
+    room.close();
+  });
+
+  test("stays while the connection is lost, and begins anew with a new session", async () => {
+    const { room, socket } = await open();
+    const left = [];
+    room.on("rooms.reset", () => left.push(room.users.size));
+    socket.say(presence({ users: { ana: [here] } }));
+    socket.end();
+    const next = await again({ resumed: true });
+    assert.deepEqual(seen(room), { ana: [here] });
+    next.end();
+    await again({ resumed: false, session: "b2" });
+    assert.deepEqual([seen(room), left], [{}, [0]]);
+    room.close();
+  });
+});
+
 describe("acknowledgements", () => {
   test("they are sent after a quarter of a second, in one", async () => {
     const { room, socket } = await open();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, overload
 
 import attrs
@@ -20,6 +21,7 @@ from .headers import bearer, checked
 from .outbox import WINDOW, Message
 from .session import Session, Settings, Token
 from .states import State, StateChanges
+from .users import Entries
 
 __all__ = ["ClientStatistics", "RemoteRoom", "connect_room"]
 
@@ -74,6 +76,16 @@ class RemoteRoom:
     def states(self) -> StateChanges:
         """The state, and each change of it, to iterate over; the last is `State.CLOSED`."""
         return StateChanges(self._session.state)
+
+    @property
+    def users(self) -> Mapping[str, Entries]:
+        """Who is here, by name, with an entry for each of their connections; a view that changes.
+
+        It is what the events ``rooms.presence`` say that have come, also those that nobody has taken
+        yet. Empty in a room without presence, and after ``rooms.reset`` until the whole has come again;
+        while there is no connection it is what it was last. Copy it before you await while you iterate.
+        """
+        return MappingProxyType(self._session.users)
 
     def statistics(self) -> ClientStatistics:
         """What the client holds now."""

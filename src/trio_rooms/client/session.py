@@ -26,6 +26,7 @@ from .inbox import Inbox
 from .link import Link, Wire, run_link
 from .outbox import Outbox
 from .states import State, Watched
+from .users import PRESENCE, Entries, attend
 from .verdicts import TAKEN, TOKEN_EXPIRED, Ending, LinkEnded, LinkLost
 
 __all__ = ["Session", "Settings", "Token"]
@@ -83,6 +84,8 @@ class Session:
         self.asking: set[trio.CancelScope] = set()
         """Of those who wait for an answer; cancelled where it is behind events that nobody takes."""
         self.id: str = ""
+        self.users: dict[str, Entries] = {}
+        """Who is here, as far as the server has told."""
         self.connects: int = 0
         self._acks: Acks | None = None
         self._backoff = Backoff(settings.first_delay, settings.max_delay)
@@ -303,6 +306,7 @@ class Session:
         for message_ in self.outbox.restarted():
             message_.settle(error=AnswerLost(message_.event, str(reason)))
         if self.connects:
+            self.users.clear()
             self.inbox.reset(str(reason))
         self.id = str(data.get("connection") or "")
         self._token = token
@@ -362,6 +366,8 @@ class Session:
                 return  # It has come before.
             self._acks.seq = seq
             self._note()
+        if name == PRESENCE:
+            attend(self.users, content["data"])
         if name != "rooms.welcome":
             self.inbox.put(Event(name, content.get("data"), seq), size)
 

@@ -66,6 +66,14 @@ export interface RoomEvent<T = any> {
   readonly seq: number | undefined;
 }
 
+/** One connection of a user, in a room with presence. */
+export interface PresenceEntry {
+  /** `"online"` or what the connection has set; `"away"` while it is lost and may still come back. */
+  readonly status: string;
+  /** What else it has set. */
+  readonly [name: string]: any;
+}
+
 export interface AskOptions {
   /** Waits no more when it is aborted. */
   signal?: AbortSignal;
@@ -82,13 +90,19 @@ export interface Room extends EventTarget {
   readonly session: string | null;
   /** How many requests have no answer yet, those included that are not sent. */
   readonly waiting: number;
+  /**
+   * Who is here, by name, with an entry for each of their connections: what the events `"rooms.presence"` say that have
+   * come so far. It is the same map all the time. Empty in a room without presence, and after `"rooms.reset"` until the
+   * whole has come again; while there is no connection it is what it was last.
+   */
+  readonly users: ReadonlyMap<string, readonly PresenceEntry[]>;
 
   /**
    * Call a function with each event of a name, in order. What it throws is reported as an error that nobody caught; a
    * promise that it returns is not awaited.
    *
    * `"rooms.reset"`, with `{ reason }`, comes when the session was lost and a new one began: what was sent before may
-   * be missing.
+   * be missing. `"rooms.presence"` comes when `users` has changed, with `{ users }`, the whole, or `{ changes }`.
    *
    * @returns a function that takes it off.
    */

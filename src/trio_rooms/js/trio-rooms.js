@@ -69,6 +69,7 @@ class Room extends EventTarget {
   #state = "connecting";
   #error = null;
   #handlers = new Map(); // Sets of { call }, by the name of the event.
+  #users = new Map(); // The entries of who is here, by user.
 
   // The session.
   #session = null; // Its id,
@@ -115,6 +116,7 @@ class Room extends EventTarget {
   get error() { return this.#error; }
   get session() { return this.#session; }
   get waiting() { return this.#waiting; }
+  get users() { return this.#users; }
 
   on(name, call) {
     if (typeof call !== "function") throw new TypeError("room.on takes the name of an event, and a function");
@@ -291,12 +293,23 @@ class Room extends EventTarget {
 
   #hand({ event: name, data, seq }) {
     const event = { name, data, seq };
+    if (name === "rooms.presence") this.#attend(data);
+    else if (name === "rooms.reset") this.#users.clear();
     for (const handler of [...this.#handlers.get(name) ?? []]) {
       try {
         handler.call(data, event);
       } catch (error) {
         this.#report(error);
       }
+    }
+  }
+
+  /** Who is here: the whole, or the new entries of some. */
+  #attend(data) {
+    if (data?.users) this.#users.clear();
+    for (const [user, entries] of Object.entries(data?.users ?? data?.changes ?? {})) {
+      if (entries.length) this.#users.set(user, entries);
+      else this.#users.delete(user);
     }
   }
 
