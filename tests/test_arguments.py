@@ -226,6 +226,9 @@ async def test_options_of_the_runtime_are_checked() -> None:
         {"auto_respond": {"ping": 5}}, {"auto_respond": {5: "pong"}}, {"idle_timeout": math.nan},
         {"snapshot_interval": -1}, {"busy_rate": "often"}, {"version": 1.0},
         {"public": "no"}, {"wake_on_disconnect": 1}, {"strict": None},
+        {"auto_relay": "at"}, {"auto_relay": b"\x01"}, {"auto_echo": [""]}, {"auto_echo": [7]},
+        {"auto_relay": ["at"], "auto_echo": ["at 5"]}, {"auto_relay": [b"\x01\x02"], "auto_echo": [b"\x01"]},
+        {"relay_rate": 0}, {"relay_rate": -1},
     ],
 )  # fmt: skip
 def test_options_of_a_room_are_checked(options: dict[str, Any]) -> None:

@@ -120,7 +120,7 @@ class Parts:
     def __attrs_post_init__(self) -> None:
         key = self.record.key
         # Nothing here asks the owner of a link for anything.
-        self.roster = Roster(None, key, {}, greets=False)  # type: ignore[arg-type]
+        self.roster = Roster(None, key, None, greets=False)  # type: ignore[arg-type]
         hub: Any = self.output
         self.shared = Shared(self.definition, self.roster, hub, NOTHING, self.record)
         self.shared.over = False

@@ -47,7 +47,7 @@ class Slow:
     roster: Roster = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.roster = Roster(None, "a/b", {}, greets=False)  # type: ignore[arg-type]
+        self.roster = Roster(None, "a/b", None, greets=False)  # type: ignore[arg-type]
         self.box.current = SaveFailed(ValueError("something slow"))
 
     def speakers(self, count: int) -> list[Speaker]:

@@ -76,7 +76,7 @@ class Bench:
         theirs.setblocking(False)
         ours.setblocking(False)
         self.clients.append(ours)
-        return ours, self.hub.park(self.hub.roster(key, {}, greets=greets), theirs.detach(), None, flags)
+        return ours, self.hub.park(self.hub.roster(key, None, greets=greets), theirs.detach(), None, flags)
 
 
 @contextlib.asynccontextmanager

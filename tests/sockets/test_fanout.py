@@ -40,7 +40,7 @@ class Desk:
 
 def room(key: str) -> Roster:
     """A room without connections."""
-    return Roster(None, key, {}, greets=False)  # type: ignore[arg-type]  # it asks its owner for nothing
+    return Roster(None, key, None, greets=False)  # type: ignore[arg-type]  # it asks its owner for nothing
 
 
 async def test_what_is_little_is_done_at_once() -> None:

@@ -512,7 +512,7 @@ def _slow_links(made: Bench, count: int = 65) -> list[Slow]:
         while trio.current_time() < end:
             pass
 
-    roster = made.hub.roster("a/b", {}, greets=False)
+    roster = made.hub.roster("a/b", None, greets=False)
     links = [Slow(made.hub.new_id(), roster, pause) for _ in range(count)]
     for link in links:
         made.hub.enter(link)

@@ -34,7 +34,7 @@ class Sender(Line):
 
 def senders(count: int) -> list[Sender]:
     """So many who send."""
-    roster = Roster(None, "a/b", {}, greets=False)  # type: ignore[arg-type]
+    roster = Roster(None, "a/b", None, greets=False)  # type: ignore[arg-type]
     return [Sender(number, roster, None, 0) for number in range(1, count + 1)]
 
 

@@ -12,7 +12,7 @@ from trio_rooms._sockets.roster import Disconnected, Roster
 
 def roster_of(count: int) -> tuple[Roster, list[Line]]:
     """A room with so many connections, from 1 on by their ids."""
-    roster = Roster(None, "a/b", {}, greets=False)  # type: ignore[arg-type]  # it asks its owner for nothing
+    roster = Roster(None, "a/b", None, greets=False)  # type: ignore[arg-type]  # it asks its owner for nothing
     lines = [Line(number + 1, roster, None, 0) for number in range(count)]
     roster.links.update({line.id: line for line in lines})
     return roster, lines

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import attrs
 
+from trio_rooms._sockets.automatic import Automatic
 from trio_rooms._state.codec import Codec
 from trio_rooms.errors import DefinitionError
 
@@ -82,14 +83,11 @@ class Definition:
     """See `Room`, for all of these."""
     wakes: bool
     """Whether a message of high priority to one of its hibernated connections wakes it."""
-    auto_relay: tuple[str | bytes, ...]
-    auto_echo: tuple[str | bytes, ...]
-    relay_rate: float
     state_ttl: float | None
     subprotocols: tuple[str, ...]
     """Those of which one is chosen for a client that offers some."""
-    auto_respond: Mapping[str | bytes, bytes]
-    """Messages that need no room, with the frames that answer them."""
+    automatic: Automatic | None
+    """What becomes of messages that need no room; None where all need it."""
     events: Mapping[str, EventHandler]
     for_clients: Mapping[str, EventHandler | None]
     """The same as clients meet them: None for an internal event."""

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
+from trio_rooms._sockets.automatic import Automatic
 from trio_rooms._state.codec import Codec, Migration
 from trio_rooms._values.kinds import is_anything
 from trio_rooms._wire.envelope import SUBPROTOCOLS
@@ -211,6 +212,17 @@ class Room(Generic[S]):
         self.auto_relay: Final = self._prefixes("auto_relay", auto_relay)
         self.auto_echo: Final = self._prefixes("auto_echo", auto_echo)
         self.relay_rate: Final = self._number("relay_rate", relay_rate)
+        if not relay_rate:
+            msg = f"room {name}: relay_rate is more than 0 messages a second; leave auto_relay out for none"
+            raise DefinitionError(msg)
+        for one in self.auto_relay:
+            for other in self.auto_echo:
+                if one[: len(other)] == other[: len(one)]:
+                    msg = (
+                        f"room {name}: a message may begin with {one!r:.100} of auto_relay and with "
+                        f"{other!r:.100} of auto_echo; it can go to the others or back, and not both"
+                    )
+                    raise DefinitionError(msg)
         self.state_ttl: Final = None if state_ttl is None else self._number("state_ttl", state_ttl)
         self._events: dict[str, Handler] = {}
         self._internal: set[str] = set()
@@ -512,12 +524,9 @@ class Room(Generic[S]):
             flush_after=self.flush_after,
             batch_window=self.batch_window,
             wakes=self.wakes,
-            auto_relay=self.auto_relay,
-            auto_echo=self.auto_echo,
-            relay_rate=self.relay_rate,
             state_ttl=self.state_ttl,
             subprotocols=self.subprotocols if self._message is not None else tuple(SUBPROTOCOLS),
-            auto_respond={message: encode_message(answer) for message, answer in self.auto_respond.items()},
+            automatic=self._automatic(),
             events=events,
             for_clients={event: None if one.internal else one for event, one in events.items()},
             any_event=self._sealed_event(None, self._any) if self._any is not None else None,
@@ -525,6 +534,13 @@ class Room(Generic[S]):
             on_message=self._sealed_hook("on_message", self._message, ("ctx", "message")),
             **hooks,
         )
+
+    def _automatic(self) -> Automatic | None:
+        """What the hub is to do by itself."""
+        if not (self.auto_respond or self.auto_echo or self.auto_relay):
+            return None
+        answers = {message: encode_message(answer) for message, answer in self.auto_respond.items()}
+        return Automatic(answers, self.auto_echo, self.auto_relay, self.relay_rate)
 
     def _sealed_event(self, event: str | None, function: Handler) -> EventHandler:
         """The handler of an event, or of those without one of their own, as it is called."""

@@ -136,7 +136,7 @@ class Actor:
         definition, record = shared.definition, shared.record
         self.shared: Shared = shared
         self.stage: Stage = next_stage(Stage.ASLEEP, Step.MAIL)
-        self.mailbox: Mailbox = Mailbox()
+        self.mailbox: Mailbox = Mailbox(record)
         self.idleness: Idleness = Idleness(self.mailbox, definition, deadlines)
         self.members: Members = Members(shared)
         self.background: Background = Background(

@@ -10,7 +10,7 @@ from typing import Any, Final
 from trio_rooms._definition.definition import Definition, EventHandler, Handler
 from trio_rooms._loop.groups import alone
 from trio_rooms._sockets.flags import DISMISSED, OVER, UNGREETED, UNREPORTED
-from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, Resumed
+from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, PassOn, Resumed
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.rows import half_of, present
 from trio_rooms._state.sessions import MOST_UNANSWERED, WHY, Answered
@@ -18,6 +18,7 @@ from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
 from trio_rooms._wire.close_codes import CloseCode
+from trio_rooms._wire.frames import encode_message
 from trio_rooms.errors import (
     AskRefused,
     ConnectionGone,
@@ -84,6 +85,8 @@ class Dispatcher:
             await self._dropped(mail)
         elif isinstance(mail, Resumed):
             await self._resumed(mail)
+        elif type(mail) is PassOn:
+            self._pass_on(mail)
         elif isinstance(mail, SaveFailed):
             await self._report(self._members.own, mail.error)
 
@@ -220,6 +223,19 @@ class Dispatcher:
             self._keep(link, number, Answered(code, message))
         elif shared.gate is not None:
             self._wait_with(link, number)
+
+    def _pass_on(self, mail: PassOn) -> None:
+        """Send a message back or on, behind what the room has sent for those before it."""
+        shared, link = self._shared, mail.link
+        if link.flags & DISMISSED:
+            return
+        frame, gate = encode_message(mail.message), shared.gate
+        if not mail.relay:
+            shared.output.send_frame(link, frame)
+        elif gate is None:
+            shared.hub.relay(link, frame)
+        else:
+            gate.add(partial(shared.hub.relay, link, frame), len(frame))
 
     def _wait_with(self, link: Link, number: int | None) -> None:
         """A message with an id is told if what it is part of cannot be saved."""

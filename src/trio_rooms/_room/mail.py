@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import attrs
 
-from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, Resumed, SocketEvent
+from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, PassOn, Resumed, SocketEvent
 
 from .answers import Answer
 
@@ -61,6 +61,7 @@ class Alarm:
 LIFECYCLE: Final = (Connected, Disconnected, Dropped, Resumed)
 """Mail that tells what has happened to a connection, whatever becomes of the room."""
 
+_OF_CONNECTIONS: Final = (*LIFECYCLE, PassOn)
 Mail = Alarm | SocketEvent | Ask | Hibernate | Destroy | SaveFailed
 
 
@@ -68,7 +69,7 @@ def link_of(mail: Mail) -> Link | None:
     """The connection that mail is of; None for what comes from the program or the room itself."""
     if isinstance(mail, tuple):
         return mail[0]
-    return mail.link if isinstance(mail, LIFECYCLE) else None
+    return mail.link if isinstance(mail, _OF_CONNECTIONS) else None
 
 
 def cause_of(mail: Mail) -> str:

@@ -8,6 +8,9 @@ from typing import Any, Final
 
 import trio
 
+from trio_rooms._sockets.roster import Link
+from trio_rooms._state.record import Record
+
 from .mail import Mail, link_of
 from .turns import MOST, MOST_BYTES, Turns
 
@@ -40,11 +43,15 @@ class Mailbox:
 
     Where the room cannot keep up, what connections send takes turns (see `turns`). Then `mail` has
     what comes next, and is empty only while the last of it is handled: the reader calls `refill`.
+
+    Args:
+        record: the room's.
     """
 
-    __slots__ = ("_large", "_short", "_turns", "current", "mail", "waiter")
+    __slots__ = ("_large", "_record", "_short", "_turns", "current", "mail", "waiter")
 
-    def __init__(self) -> None:
+    def __init__(self, record: Record | None = None) -> None:
+        self._record = record
         self.mail: deque[Mail] = deque()
         self.current: Mail | None = None
         """What is being handled."""
@@ -85,6 +92,18 @@ class Mailbox:
             self.waiter = None
             trio.lowlevel.reschedule(task, _WOKEN)
         return True
+
+    def busy_with(self, link: Link) -> bool:
+        """Whether something that a connection sent may still wait, be handled, or be at the gate.
+
+        Where much waits, and at the gate, it is not looked whose it is.
+        """
+        if self._turns is not None or len(self.mail) > _SHORT:
+            return True
+        if self.current is not None and link_of(self.current) is link:
+            return True
+        gate = None if self._record is None else self._record.gate
+        return any(link_of(mail) is link for mail in self.mail) or not (gate is None or gate.empty)
 
     def weigh(self, size: int) -> None:
         """A message of so many bytes is about to be posted; for those that are large."""

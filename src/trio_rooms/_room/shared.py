@@ -148,4 +148,4 @@ class Shared:
 
 def roster_of(hub: SocketHub, definition: Definition, key: str) -> Roster:
     """The connections of a room, awake or asleep; the hub forgets the record when nobody needs it."""
-    return hub.roster(key, definition.auto_respond, greets=definition.on_connect is not None)
+    return hub.roster(key, definition.automatic, greets=definition.on_connect is not None)

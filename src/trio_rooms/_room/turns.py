@@ -13,7 +13,7 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
-from trio_rooms._sockets.roster import Disconnected, Dropped, Link
+from trio_rooms._sockets.roster import Disconnected, Dropped, Link, PassOn
 
 from .mail import Mail
 
@@ -106,4 +106,6 @@ class Turns:
 
 def _size(mail: Mail) -> int:
     """Bytes that a piece of mail takes."""
-    return sys.getsizeof(mail[1]) + _PIECE if isinstance(mail, tuple) else _PIECE
+    if isinstance(mail, tuple):
+        return sys.getsizeof(mail[1]) + _PIECE
+    return sys.getsizeof(mail.message) + _PIECE if isinstance(mail, PassOn) else _PIECE

@@ -57,15 +57,16 @@ class FanOut:
         self._waiting: dict[str, Roster] = {}
         self._more = trio.Event()
 
-    def do(self, roster: Roster, job: Callable[[float], bool]) -> None:
+    def do(self, roster: Roster, job: Callable[[float], bool], began: float = 0.0) -> None:
         """Do a piece of output now, or behind what the room has still to send.
 
         Args:
             roster: the room's.
             job: called with a time of `perf_counter` until which it may work; returns whether
                 it is done. It is called again until it is.
+            began: when the turn began in which it is done now, by `perf_counter`, if that was not just now.
         """
-        if not roster.jobs and job(perf_counter() + TURN):
+        if not roster.jobs and job((began or perf_counter()) + TURN):
             return
         if roster.jobs is None:
             roster.jobs = deque()

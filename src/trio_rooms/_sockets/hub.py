@@ -25,6 +25,7 @@ from trio_rooms._loop.turn import TURN
 from trio_rooms._wire import envelope, frames
 from trio_rooms._wire.close_codes import PASSING, CloseCode
 
+from .automatic import Automatic
 from .closes import Closes
 from .fanout import Broadcast, FanOut, Message, SendLater
 from .flags import (
@@ -45,8 +46,18 @@ from .flags import (
 from .intake import SMALL, Intake
 from .links import SocketLink
 from .pollers import MOST_EVENTS, READ, WRITE, Poller, new_poller
+from .relays import MOST_BEHIND, Rates, Relay
 from .replaying import Replaying
-from .roster import MOST_DESCRIPTORS, Connected, Disconnected, Link, Resumed, Roster, SocketEvent
+from .roster import (
+    MOST_DESCRIPTORS,
+    Connected,
+    Disconnected,
+    Link,
+    PassOn,
+    Resumed,
+    Roster,
+    SocketEvent,
+)
 from .rounds import Rounds
 from .standing import acknowledge
 from .tcp import has_vanished
@@ -98,6 +109,10 @@ class HubStatistics:
     """Messages and pings answered without a room."""
     sent: int
     """Messages sent to connections."""
+    relayed: int
+    """Messages that went on from one connection to the others of its room, without the room."""
+    relays_dropped: int
+    """Those that did not: their connection sent too many, or too much waits for the others already."""
     closes: Mapping[int, int]
     """Connections that this side closed, by the code that they were closed with."""
 
@@ -168,6 +183,8 @@ class SocketHub:
         self._received = 0
         self._answered = 0
         self._sent = 0
+        self._relayed = 0
+        self._relays_dropped = 0
         self._read_size = _READ_SIZE
         self._rounds = 0
         """Answers of the poller that were worked off."""
@@ -179,7 +196,8 @@ class SocketHub:
         """The connections that this side closed, those that were refused by a close included."""
         self._ghosts = Rounds(deadlines, self._sockets, _ROUND, self._lose_ghost)
         self._pings: Rounds | None = None
-        self._fan_out = FanOut(self.forget)
+        self._fan_out = FanOut(self._written)
+        self._rates = Rates(deadlines)
 
     def statistics(self) -> HubStatistics:
         """What the hub holds and has done until now."""
@@ -190,6 +208,8 @@ class SocketHub:
             self._received,
             self._answered,
             self._sent,
+            self._relayed,
+            self._relays_dropped,
             dict(self.closes.counts),
         )
 
@@ -223,11 +243,11 @@ class SocketHub:
 
     # Coming and going.
 
-    def roster(self, key: str, auto_respond: Mapping[str | bytes, bytes], *, greets: bool) -> Roster:
+    def roster(self, key: str, automatic: Automatic | None, *, greets: bool) -> Roster:
         """The connections of a room; a new record where there is none."""
         roster = self.rosters.get(key)
         if roster is None:
-            roster = self.rosters[key] = Roster(self, key, auto_respond, greets=greets)
+            roster = self.rosters[key] = Roster(self, key, automatic, greets=greets)
         return roster
 
     def forget(self, roster: Roster) -> None:
@@ -556,16 +576,16 @@ class SocketHub:
             self._intake.grown(link, len(partial.payload), new=new)
         elif self._intake.size:
             self._intake.gone(link)
-        auto_respond = link.roster.auto_respond
+        automatic = link.roster.automatic
         answers: list[bytes] = []
         size = 0
         for message in received:
             if isinstance(message, str | bytes):
-                answer = auto_respond.get(message) if auto_respond else None
+                answer = None if automatic is None else self._answer_to(link, message, automatic)
                 if answer is None:
                     if len(message) > _WEIGHED:
                         self._weigh(link, message)
-                    self.take(link, message)
+                    self.take(link, message, began)
                     continue
                 if isinstance(message, bytes) is not (link.flags & BINARY == BINARY):
                     link.flags ^= BINARY
@@ -615,28 +635,106 @@ class SocketHub:
         if inbox is not None and not link.flags & CLOSING:
             inbox.weigh(getsizeof(message))
 
-    def take(self, link: Link, message: str | bytes) -> None:
-        """A message came from a connection."""
+    def take(self, link: Link, message: str | bytes, began: float = 0.0) -> None:
+        """A message came from a connection.
+
+        Args:
+            link: the connection.
+            message: what came.
+            began: when the work on what came with it began, by `perf_counter`, if anything did.
+        """
         flags = link.flags
         if flags & _SPECIAL and (flags & CLOSING or self._is_acknowledgement(link, message)):
             return
         if (type(message) is bytes) is not (flags & BINARY == BINARY):
             link.flags = flags ^ BINARY
         roster = link.roster
-        if roster.auto_respond:
-            answer = roster.auto_respond.get(message)
-            if answer is not None:
-                self._answered += 1
-                link.send(answer)
+        event: SocketEvent = (link, message)
+        if roster.automatic is not None:
+            left = self._do_without_room(link, message, roster.automatic, began)
+            if left is None:
                 return
+            event = left
         self._received += 1
-        inbox, event = roster.inbox, (link, message)
+        inbox = roster.inbox
         goes_on = inbox.post(event) if inbox is not None else self.deliver(roster.key, event)
-        if not goes_on and not link.flags & (PAUSED | GONE):
-            if roster.paused is None:
-                roster.paused = {}
-            roster.paused[link] = None
-            link.pause_reading()
+        if not goes_on:
+            self._hold_back(link)
+
+    def _hold_back(self, link: Link) -> None:
+        """Do not read from a connection until its room has caught up."""
+        if link.flags & (PAUSED | GONE):
+            return
+        roster = link.roster
+        if roster.paused is None:
+            roster.paused = {}
+        roster.paused[link] = None
+        link.pause_reading()
+
+    # What needs no room.
+
+    def _answer_to(self, link: Link, message: str | bytes, automatic: Automatic) -> bytes | None:
+        """What goes back to a connection at once for a message that needs no room."""
+        answer = automatic.answers.get(message)
+        if answer is not None or not automatic.echoes(message):
+            return answer
+        roster = link.roster
+        # Where there are sessions it may be an acknowledgement, which is looked for later.
+        if link.flags & SESSION or roster.jobs or (roster.inbox is not None and roster.inbox.busy_with(link)):
+            return None
+        return frames.encode_message(message)
+
+    def _do_without_room(
+        self, link: Link, message: str | bytes, automatic: Automatic, began: float
+    ) -> SocketEvent | None:
+        """Do what a message wants that needs no room; returns what its room is handed all the same.
+
+        What its connection sent before is always done before it.
+        """
+        answer, roster = automatic.answers.get(message), link.roster
+        if answer is not None:
+            self._answered += 1
+            link.send(answer)
+            return None
+        relay = automatic.relays(message)
+        if not relay and not automatic.echoes(message):
+            return link, message
+        inbox, behind = roster.inbox, 0 if roster.jobs is None else len(roster.jobs)
+        if relay and not self._rates.allow(link, automatic.rate):
+            self._relays_dropped += 1
+        elif inbox is not None and (inbox.busy_with(link) or (behind and not relay)):
+            return PassOn(link, message, relay)
+        elif relay:
+            self.relay(link, frames.encode_message(message), began)
+        else:
+            self._answered += 1
+            self.send_frame(link, frames.encode_message(message))
+            if behind > MOST_BEHIND:
+                self._hold_back(link)
+        return None
+
+    def relay(self, link: Link, frame: bytes, began: float = 0.0) -> None:
+        """Send what came from a connection on to all others of its room, but those that are slow.
+
+        Args:
+            link: the connection.
+            frame: what came.
+            began: see `take`. What cannot be written within a turn of that is written later.
+        """
+        roster = link.roster
+        if link.flags & UNGREETED or (roster.jobs is not None and len(roster.jobs) >= MOST_BEHIND):
+            self._relays_dropped += 1
+            return
+        links = [*roster.links.values()]
+        self._relayed += 1
+        self._sent += len(links) - 1
+        self._fan_out.do(roster, Relay(link, links, frame), began)
+
+    def _written(self, roster: Roster) -> None:
+        """All output of a room that took long is written."""
+        if roster.inbox is None:
+            roster.resume_reading()
+        self.forget(roster)
 
     def _is_acknowledgement(self, link: Link, message: str | bytes) -> bool:
         """Take a message of a client that says what it has, and nothing else: no room need hear of it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import attrs
@@ -17,6 +17,7 @@ import attrs
 from trio_rooms._arguments import text
 from trio_rooms._wire import frames
 
+from .automatic import Automatic
 from .flags import CLOSING, GONE, UNGREETED, UNREPORTED
 from .pollers import Poller
 from .standing import Change, Places, Session, sid_of
@@ -30,6 +31,7 @@ __all__ = [
     "Inbox",
     "Link",
     "LinkOwner",
+    "PassOn",
     "Remnant",
     "Resumed",
     "Roster",
@@ -226,7 +228,17 @@ class Resumed:
     link: Link
 
 
-SocketEvent = tuple[Link, str | bytes] | Connected | Disconnected | Dropped | Resumed
+@attrs.frozen
+class PassOn:
+    """A message that needs no room, and waits for its turn behind what its connection sent before."""
+
+    link: Link
+    message: str | bytes
+    relay: bool
+    """Whether it goes to all others; else it goes back."""
+
+
+SocketEvent = tuple[Link, str | bytes] | PassOn | Connected | Disconnected | Dropped | Resumed
 """What happens on the sockets of a room.
 
 A message, which is nearly all of it, is a bare tuple of the link and the message, because an
@@ -240,6 +252,9 @@ class Inbox(Protocol):
     def post(self, mail: SocketEvent) -> bool:
         """Take it; False asks to be spared more of this connection for a while."""
 
+    def busy_with(self, link: Link) -> bool:
+        """Whether what a connection sent may still wait, or be at work; False only where nothing does."""
+
     def weigh(self, size: int) -> None:
         """Hear how many bytes a message takes that is posted next, where they are many."""
 
@@ -250,14 +265,14 @@ class Roster:
     Args:
         hub: who holds the sockets.
         key: the room's.
-        auto_respond: frames that are the answers to messages which need no room.
+        automatic: what becomes of messages that need no room; None where all need it.
         greets: whether the room has something to say to a connection before anything else is
             said to it.
     """
 
     __slots__ = (
         "asleep_since",
-        "auto_respond",
+        "automatic",
         "away",
         "channels",
         "departed",
@@ -273,12 +288,10 @@ class Roster:
         "ungreeted",
     )
 
-    def __init__(
-        self, hub: LinkOwner, key: str, auto_respond: Mapping[str | bytes, bytes], *, greets: bool
-    ) -> None:
+    def __init__(self, hub: LinkOwner, key: str, automatic: Automatic | None, *, greets: bool) -> None:
         self.hub: LinkOwner = hub
         self.key: str = key
-        self.auto_respond: Mapping[str | bytes, bytes] = auto_respond
+        self.automatic: Automatic | None = automatic
         self.greets: bool = greets
         self.ungreeted: int = 0
         """Connections that wait to be greeted."""
