@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("idle_timeout", [AWAKE, ASLEEP])
+@pytest.mark.parametrize("idle_timeout", [pytest.param(AWAKE, marks=pytest.mark.long), ASLEEP])
 def test_autobahn_cases(idle_timeout: float, tmp_path: Path) -> None:
     """Every case of the Autobahn test suite but those about compression passes, one at a time."""
     results = run_all(idle_timeout, [], tmp_path)

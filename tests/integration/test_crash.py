@@ -187,8 +187,8 @@ PAUSES = (0.03, 0.3)
 @pytest.mark.parametrize(
     ("saving", "kills", "counters", "options", "pauses"),
     [
-        pytest.param(OFTEN, 5, 8, (), None, id="busy"),
-        pytest.param(CROWD, 3, 200, ASLEEP, PAUSES, id="falling asleep"),
+        pytest.param(OFTEN, 3, 8, (), None, id="busy"),
+        pytest.param(CROWD, 2, 100, ASLEEP, PAUSES, id="falling asleep"),
         pytest.param(DEFAULT, 50, 8, (), None, id="busy for long", marks=LONG),
         pytest.param(DEFAULT, 10, 200, ASLEEP, PAUSES, id="falling asleep for long", marks=LONG),
     ],

@@ -37,7 +37,7 @@ async def all_asleep(served: Served) -> Any:
 @pytest.mark.parametrize(
     ("rooms", "members", "rounds"),
     [
-        pytest.param(100, 10, 5, id="short", marks=pytest.mark.timeout(120)),
+        pytest.param(100, 10, 3, id="short", marks=pytest.mark.timeout(120)),
         pytest.param(100, 10, 80, id="minute", marks=(pytest.mark.long, pytest.mark.timeout(300))),
     ],
 )

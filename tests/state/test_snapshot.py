@@ -365,7 +365,7 @@ def test_a_list_that_grows_as_it_is_encoded(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(plain["lines"]) == 100
 
 
-@pytest.mark.parametrize("count", [0, 1, 23, 24, 63, 64, 65, 128, 129, 255, 256, 1000, 65_535, 65_536])
+@pytest.mark.parametrize("count", [0, 1, 23, 24, 63, 64, 65, 128, 129, 255, 256, 1000, 65_536])
 def test_large_containers_are_encoded_and_decoded_alike(count: int) -> None:
     """The pieces of large lists and maps make up the same bytes, and come back."""
     line = Line("a", "b")
