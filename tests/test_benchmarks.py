@@ -480,7 +480,7 @@ def test_a_benchmark_of_a_real_server(tmp_path: Path) -> None:
             assert row["median"]["rate"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything(number: signal.Signals, tmp_path: Path) -> None:
     """Server and load generator too, and the exit status says which signal it was."""
     with start("echo", "--rounds", "50", "--only", "plain, 1 room", "--results", str(tmp_path)) as process:

@@ -235,10 +235,10 @@ async def test_kill_at_start(serve: Serve, tmp_path: Path) -> None:
         "0",
         *options,
     ]
-    for number in range(8):
+    for number in range(4):
         started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # Its imports take most of the time; what touches the disk comes last.
-        time.sleep(took * (0.6 + 0.05 * number))
+        time.sleep(took * (0.6 + 0.1 * number))
         started.kill()
         started.wait(TIMEOUT)
     served = serve("examples/counter.py", *options)
@@ -247,11 +247,11 @@ async def test_kill_at_start(serve: Serve, tmp_path: Path) -> None:
 
 async def test_kill_while_it_stops(serve: Serve, tmp_path: Path) -> None:
     """A graceful stop that is cut short loses no more than a kill, and one that is not loses nothing."""
-    loads = [Load(str(number)) for number in range(100)]
+    loads = [Load(str(number)) for number in range(50)]
     ends = []
     options = ("--data", tmp_path / "data", *CROWD.options)
     served = serve("examples/counter.py", *options)
-    for patience in (0, 0.01, 0.03, TIMEOUT):
+    for patience in (0, 0.02, TIMEOUT):
 
         def end(process: subprocess.Popen[str] = served.process, patience: float = patience) -> None:
             process.terminate()
