@@ -13,10 +13,12 @@ from ._room.placement import RoomInfo
 from ._room.reports import Disconnect, WakeReport
 from ._room.schedules import Schedule
 from ._room.storage import Storage
+from ._room.users import User
 from ._rooms import Rooms, RoomsStatistics, open_rooms
 from ._run import run
 from ._server.admission import Admitted, ConnectRequest
 from ._server.server import Address
+from ._sockets.sent import Sent
 from ._wire.close_codes import CloseCode
 from .errors import (
     AskCircle,
@@ -96,6 +98,7 @@ __all__ = [
     "Schedule",
     "ScheduleError",
     "ScheduleGivenUp",
+    "Sent",
     "SnapshotCorrupt",
     "SnapshotError",
     "SnapshotTooNew",
@@ -111,6 +114,7 @@ __all__ = [
     "StoreInUse",
     "StoreReadOnly",
     "UnknownRoom",
+    "User",
     "WakeReport",
     "open_rooms",
     "run",

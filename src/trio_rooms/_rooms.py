@@ -21,6 +21,7 @@ from ._loop.groups import first_error
 from ._room.connection import encode_attachment
 from ._room.handles import RoomHandle
 from ._room.shared import roster_of
+from ._room.users import User
 from ._runtime.registrar import Resumption
 from ._runtime.runtime import Runtime
 from ._runtime.supervisor import Supervisor, SupervisorStatistics
@@ -89,6 +90,14 @@ class Rooms:
             UnknownRoom: no room of that name is served here, or the id is not allowed.
         """
         return self._supervisor.handles.get(name, id)
+
+    def user(self, name: str) -> User:
+        """A user, wherever she is: ``await rooms.user("ana").send("invited", {"to": "lobby"})``.
+
+        Raises:
+            TypeError, ValueError: no user can have this name.
+        """
+        return self._supervisor.handles.user(name)
 
     @enable_ki_protection
     async def serve(
@@ -232,7 +241,6 @@ class Rooms:
             self._check_open()
         roster = roster_of(self._hub, definition, key)
         link = WebSocketLink(self._hub.new_id(), roster, admitted.attachment, flags, websocket)
-        link.user = admitted.user
         await self._run_link(link, definition, chosen, admitted)
 
     async def _reject(
@@ -312,6 +320,7 @@ class Rooms:
     ) -> None:
         """Let a connection into its room, and serve it until it ends or the rooms close."""
         resumed = False
+        link.user = admitted.user
         if subprotocol is not None and not definition.plain:
             found: Resumption | str = ""
             if admitted.token is not None:

@@ -108,7 +108,12 @@ class Elsewhere:
 def elsewhere(rooms: Rooms, placement: Elsewhere) -> RoomHandle:
     """A handle on a room that is not in this process."""
     return RoomHandle(
-        "shelf/x", rooms._definitions["shelf"], placement, rooms._store, rooms._supervisor._deadlines
+        "shelf/x",
+        rooms._definitions["shelf"],
+        placement,
+        rooms._store,
+        rooms._supervisor._deadlines,
+        rooms._supervisor.users,
     )
 
 

@@ -95,7 +95,7 @@ class Context(Generic[S]):
         shared = self.room._shared
         gate = shared.record.gate
         rooms = shared.program.rooms
-        return rooms if gate is None else rooms.behind(gate)
+        return rooms if gate is None else rooms.behind(gate, shared.record)
 
     async def commit(self) -> None:
         """Make durable what was changed until now: what the room has at this await, whoever changed it.

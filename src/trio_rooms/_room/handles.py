@@ -17,8 +17,11 @@ from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._state.gate import Gate
 from trio_rooms._state.plans import Plan
+from trio_rooms._state.record import Record
 from trio_rooms._state.saved import Saved
 from trio_rooms._state.timers import Missed, Timers
+from trio_rooms._users.directory import Directory
+from trio_rooms._users.message import check_user
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._wire import envelope
 from trio_rooms._wire.envelope import Body
@@ -31,6 +34,7 @@ from .mail import Ask, Destroy, Hibernate
 from .placement import Placement, RoomInfo
 from .reliably import is_reliable
 from .schedules import WALL, Schedule, Wanted, schedules_of, wanted
+from .users import User
 
 __all__ = ["Handles", "Program", "RoomHandle"]
 
@@ -47,6 +51,22 @@ class RoomHandle:
     _placement: Placement
     _store: Store
     _deadlines: Deadlines
+    _directory: Directory
+    _sender: Record | None = None
+    """Of the room whose handler has this, if what that does waits until it is durable."""
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Who has a connection in the room now that was greeted, by name; wakes nobody."""
+        return self._directory.people(self.key)
+
+    def user(self, name: str) -> User:
+        """A user as far as she is in this room: what is sent to her reaches her connections here alone.
+
+        Raises:
+            TypeError, ValueError: no user can have this name.
+        """
+        return User(check_user(name), self._directory, self.key, self._sender)
 
     async def ask(
         self,
@@ -326,6 +346,9 @@ class Handles:
     _placement: Placement
     _store: Store
     _deadlines: Deadlines
+    _directory: Directory
+    _sender: Record | None = None
+    """Of the room whose handler has these, if what that does waits until it is durable."""
 
     def get(self, name: str, id: str) -> RoomHandle:  # noqa: A002 (what rooms call it)
         """A handle on one room.
@@ -334,11 +357,26 @@ class Handles:
             UnknownRoom: no room of that name is served here, or the id is not allowed.
         """
         definition, key = self._find(name, id)
-        return RoomHandle(key, definition, self._placement, self._store, self._deadlines)
+        return RoomHandle(
+            key, definition, self._placement, self._store, self._deadlines, self._directory, self._sender
+        )
 
-    def behind(self, gate: Gate) -> Handles:
-        """The same as a handler gets them whose output waits: so does what it emits through them."""
-        return attrs.evolve(self, placement=Behind(self._placement, gate))
+    def user(self, name: str) -> User:
+        """A user, wherever she is.
+
+        Raises:
+            TypeError, ValueError: no user can have this name.
+        """
+        return User(check_user(name), self._directory, "", self._sender)
+
+    def behind(self, gate: Gate, sender: Record) -> Handles:
+        """The same as a handler gets them whose output waits: so does what it sends through them.
+
+        Args:
+            gate: where it waits.
+            sender: the record of its room.
+        """
+        return attrs.evolve(self, placement=Behind(self._placement, gate), sender=sender)
 
     def _find(self, name: str, id_: str) -> tuple[Definition, str]:
         """The definition of a room that is served here, and its key.

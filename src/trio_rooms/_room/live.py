@@ -27,6 +27,7 @@ from .reliably import is_reliable
 from .schedules import WALL, Schedule, schedules_of, wanted
 from .shared import Shared
 from .storage import Storage
+from .users import User
 
 __all__ = ["LiveRoom"]
 
@@ -100,6 +101,31 @@ class LiveRoom:
         return {
             name: Connections(roster, links, self._view) for name, links in (roster.channels or {}).items()
         }
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Who has a connection in the room now that was greeted, by name.
+
+        Raises:
+            StaleContext: the room has fallen asleep since.
+        """
+        self._shared.check_life("its users cannot be looked at")
+        return self._shared.program.rooms.get(self.name, self.id).users
+
+    def user(self, name: str) -> User:
+        """A user as far as she is in this room: what is sent to her reaches her connections here alone.
+
+        Where what a handler does waits until it is durable, so does what it sends to her.
+
+        Raises:
+            TypeError, ValueError: no user can have this name.
+        """
+        shared = self._shared
+        rooms = shared.program.rooms
+        gate = shared.record.gate
+        return (
+            (rooms if gate is None else rooms.behind(gate, shared.record)).get(self.name, self.id).user(name)
+        )
 
     def emit(
         self,

@@ -72,6 +72,7 @@ class Runtime:
             supervisor.definitions, hub, supervisor.record, supervisor.session_ended, self.spawn, deadlines
         )
         hub.sessions = self.registrar
+        hub.users = supervisor.users
         self.listening: set[trio.CancelScope] = set()
         """Those of the servers: they end as soon as the stop begins."""
         self.left_behind: tuple[str, ...] = ()

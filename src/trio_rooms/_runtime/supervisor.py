@@ -35,6 +35,7 @@ from trio_rooms._sockets.standing import Unsettled
 from trio_rooms._state.audience import Audience
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
+from trio_rooms._users.directory import Directory
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms._wire.envelope import Body
 from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, SnapshotError, StoreError
@@ -122,7 +123,9 @@ class Supervisor:
         self._circles = Circles()
         self._watch = Watch(deadlines)
         self._watch_actor = self._watch.add  # Bound once, and not for each room.
-        self.handles: Handles = Handles(definitions, self, store, deadlines)
+        self.users: Directory = Directory(hub, self._definition)
+        """Who is connected where."""
+        self.handles: Handles = Handles(definitions, self, store, deadlines, self.users)
         """How its rooms are reached."""
         self._program = Program(app, self.handles)
         self._trims: dict[str, float] = {}

@@ -57,6 +57,7 @@ from .roster import (
     Resumed,
     Roster,
     SocketEvent,
+    Users,
 )
 from .rounds import Rounds
 from .standing import acknowledge
@@ -165,6 +166,8 @@ class SocketHub:
         """
         self.sessions: Sessions
         """The runtime sets it, too."""
+        self.users: Users
+        """And this; it is asked for connections that have a user alone."""
         self.elsewhere: int = 0
         """Sockets that came, and that neither are watched nor belong to a room: a task has each of them."""
         self.guests: set[Link] = set()
@@ -363,11 +366,13 @@ class SocketHub:
         if resumed:
             if roster.inbox is not None:
                 roster.inbox.post(Resumed(link))
-            return
-        if roster.greets:
-            link.flags |= UNGREETED
-            roster.ungreeted += 1
-        self._deliver(roster, Connected(link))
+        else:
+            if roster.greets:
+                link.flags |= UNGREETED
+                roster.ungreeted += 1
+            self._deliver(roster, Connected(link))
+        if link.user is not None and not link.flags & UNGREETED:
+            self.users.entered(link)
 
     def hold(self, link: Link) -> Replaying:
         """Let all that is sent to a connection wait until `let_go`, but for what is fed to this."""
@@ -519,6 +524,8 @@ class SocketHub:
         if link.roster.remove(link):
             self._open -= 1
             self._closing += 1
+            if link.user is not None:
+                self.users.left(link)
             unfinished = link.unfinished
             if unfinished is None:
                 return
@@ -746,6 +753,8 @@ class SocketHub:
         if said is None:
             return False
         link.session = acknowledge(link.session, said.seq, link.roster.journal)
+        if link.user is not None:
+            self.users.acknowledged(link, said.seq)
         if said.id is not None and link.roster.inbox is not None:
             self.sessions.answered(link, said.id)
         if said.ping:

@@ -36,10 +36,24 @@ __all__ = [
     "Resumed",
     "Roster",
     "SocketEvent",
+    "Users",
 ]
 
 MOST_DESCRIPTORS: Final = (1 << 20) - 1
 """The highest descriptor of a socket. Linux has no higher ones unless fs.nr_open was raised."""
+
+
+class Users(Protocol):
+    """Who is where: told of the connections that have a user."""
+
+    def entered(self, link: Link) -> None:
+        """It is in its room from now on; where its room greets, it has been greeted."""
+
+    def left(self, link: Link) -> None:
+        """It has left its room, or waits to be greeted again. It need not have entered."""
+
+    def acknowledged(self, link: Link, seq: int) -> None:
+        """The client of one with a session has everything up to a place in its room's journal."""
 
 
 class LinkOwner(Protocol):
@@ -53,6 +67,8 @@ class LinkOwner(Protocol):
     """What watches descriptors."""
     guests: set[Link]
     """Links with a task of their own: they end with the hub."""
+    users: Users
+    """Who is to hear of connections that have a user."""
 
     def data_received(self, link: Link, data: bytes) -> None:
         """Bytes came."""
@@ -341,8 +357,11 @@ class Roster:
     def greeted(self, link: Link) -> None:
         """What is said to everybody is said to this connection too from now on."""
         if link.flags & UNGREETED:
+            inside = self.links.get(link.id) is link
             link.flags &= ~UNGREETED
-            self.ungreeted -= self.links.get(link.id) is link
+            self.ungreeted -= inside
+            if inside and link.user is not None:
+                self.hub.users.entered(link)
 
     def ungreeted_again(self, link: Link) -> None:
         """What was said to a connection was taken back: it waits once more to be greeted."""
@@ -352,6 +371,8 @@ class Roster:
         if not link.flags & UNGREETED and (inside or link.session is not None):
             link.flags |= UNGREETED
             self.ungreeted += inside
+            if inside and link.user is not None:
+                self.hub.users.left(link)
 
     def restore(
         self, link: Link, attachment: bytes | None, channels: tuple[str, ...], changes: tuple[Change, ...]
