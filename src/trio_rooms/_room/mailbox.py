@@ -114,6 +114,14 @@ class Mailbox:
                 self._begin_turns()  # Which count what is there.
                 self.refill()  # Else a reader that was woken for some of it would find nothing.
 
+    def has_mail_of(self, link: Link) -> bool:
+        """Whether mail of a connection waits, or is being handled."""
+        if self.current is not None and link_of(self.current) is link:
+            return True
+        if self._turns is not None and self._turns.has(link):
+            return True
+        return any(link_of(mail) is link for mail in self.mail)
+
     def _begin_turns(self) -> Turns:
         """Let connections take turns from now on; what is of no connection keeps its place in the box."""
         turns = self._turns = Turns()

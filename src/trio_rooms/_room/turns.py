@@ -75,6 +75,10 @@ class Turns:
             self.left += len(line.mail)
             self.left_size += line.size
 
+    def has(self, link: Link) -> bool:
+        """Whether something of a connection is in line."""
+        return link in self._lines
+
     def holds(self, link: Link) -> bool:
         """Whether a connection is to be held back; `take` has it read again."""
         line = self._lines.get(link)

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 import trio
 from trio.lowlevel import enable_ki_protection, spawn_system_task
 
+from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import first_error
 from trio_rooms._sockets.hub import SocketHub
@@ -73,6 +74,7 @@ class Runtime:
         )
         hub.sessions = self.registrar
         hub.users = supervisor.users
+        hub.activity.limits = lambda key: supervisor.definitions[split_key(key)[0]]
         self.listening: set[trio.CancelScope] = set()
         """Those of the servers: they end as soon as the stop begins."""
         self.left_behind: tuple[str, ...] = ()

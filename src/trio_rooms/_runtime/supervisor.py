@@ -608,6 +608,7 @@ class Supervisor:
             del self._actors[actor.key]
         if roster.inbox is actor.mailbox:
             roster.inbox = roster.away = None
+            self._hub.activity.all_quiet(roster)
         roster.resume_reading()
         self._hub.forget(roster)
         if self._stopping:

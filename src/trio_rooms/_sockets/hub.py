@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import partial
 from sys import getsizeof
 from time import perf_counter
@@ -25,6 +25,7 @@ from trio_rooms._loop.turn import TURN
 from trio_rooms._wire import envelope, frames
 from trio_rooms._wire.close_codes import PASSING, CloseCode
 
+from .activity import Activity
 from .automatic import Automatic
 from .closes import Closes
 from .fanout import Broadcast, FanOut, Message, SendLater
@@ -46,6 +47,7 @@ from .flags import (
 from .intake import SMALL, Intake
 from .links import SocketLink
 from .pollers import MOST_EVENTS, READ, WRITE, Poller, new_poller
+from .postponed import Entry, Postponements
 from .relays import MOST_BEHIND, Rates, Relay
 from .replaying import Replaying
 from .roster import (
@@ -172,6 +174,12 @@ class SocketHub:
         """Sockets that came, and that neither are watched nor belong to a room: a task has each of them."""
         self.guests: set[Link] = set()
         """See `LinkOwner`."""
+        self.now: float = 0.0
+        """See `LinkOwner`."""
+        self.on_hibernated: Callable[[Link], None] = _nothing
+        """Told of a connection of an awake room that is hibernated from now on; the runtime sets it."""
+        self.activity: Activity = Activity(deadlines, self._hibernated, self.flush)
+        self._postponements = Postponements(deadlines)
         self._deadlines = deadlines
         self._close_timeout = close_timeout
         self._sockets: list[SocketLink | None] = []
@@ -257,6 +265,7 @@ class SocketHub:
         """Drop the record of a room that sleeps and has no connections."""
         if roster.links or roster.inbox is not None or roster.departed or roster.jobs:
             return
+        self.activity.all_quiet(roster)
         if self.rosters.get(roster.key) is roster:  # Else a newer one has its key.
             del self.rosters[roster.key]
 
@@ -366,11 +375,14 @@ class SocketHub:
         if resumed:
             if roster.inbox is not None:
                 roster.inbox.post(Resumed(link))
+                self.activity.use(link)
         else:
             if roster.greets:
                 link.flags |= UNGREETED
                 roster.ungreeted += 1
             self._deliver(roster, Connected(link))
+            if roster.inbox is not None:
+                self.activity.use(link)
         if link.user is not None and not link.flags & UNGREETED:
             self.users.entered(link)
 
@@ -389,6 +401,7 @@ class SocketHub:
         if isinstance(output, Replaying):
             if output.end():
                 link.output = None
+                link.gone_out()
             link.attend()
 
     def leaving(self, key: str, number: int) -> Link | None:
@@ -452,6 +465,8 @@ class SocketHub:
 
     def _send_close(self, link: Link, frame: bytes, _: float = 0) -> bool:
         """Send the close frame, and begin to wait for the other side's."""
+        if link.unfinished is not None:
+            link.send_postponed()
         if link.flags & (CLOSE_SENT | GONE):
             return True
         link.flags |= CLOSE_SENT
@@ -490,6 +505,7 @@ class SocketHub:
         link.flags |= CLOSING
         self._leaving.setdefault(link.roster.key, {})[link.id] = link
         self._remove(link)
+        link.drop_postponed()
         reason = "too slow: too much is waiting to be read"
         self._send_close(link, frames.encode_close(CloseCode.TRY_AGAIN_LATER, reason))
 
@@ -546,6 +562,7 @@ class SocketHub:
             return
         link.flags |= GONE
         link.partial = None
+        link.drop_postponed()
         self._intake.gone(link)
         told = not link.flags & UNREPORTED
         if told or link.flags & SESSION:
@@ -598,7 +615,8 @@ class SocketHub:
                     link.flags ^= BINARY
             elif isinstance(message, frames.Ping):
                 answer = frames.encode_pong(message.payload)
-                if link.output is not None and not link.flags & CLOSING:
+                waits = link.output is not None or link.postponed is not None
+                if waits and not link.flags & CLOSING:
                     self._answered += 1
                     link.send_control(answer)
                     continue
@@ -663,6 +681,13 @@ class SocketHub:
                 return
             event = left
         self._received += 1
+        active = roster.active
+        if active is not None and link in active:
+            use = active[link]
+            use.last = self.now
+            use.count += 1
+        else:
+            self.activity.use(link)
         inbox = roster.inbox
         goes_on = inbox.post(event) if inbox is not None else self.deliver(roster.key, event)
         if not goes_on:
@@ -804,8 +829,12 @@ class SocketHub:
         if link.flags & (CLOSING | GONE):
             return
         self._sent += 1
-        if link.roster.jobs:
-            self._fan_out.do(link.roster, SendLater(link, frame))
+        roster = link.roster
+        active = roster.active
+        if active is not None and link in active:
+            active[link].count += 1
+        if roster.jobs:
+            self._fan_out.do(roster, SendLater(link, frame))
         else:
             link.send(frame)
 
@@ -817,6 +846,55 @@ class SocketHub:
         else:
             for frame in frames:
                 self.send_frame(link, frame)
+
+    def postpone(
+        self,
+        link: Link,
+        frame: bytes,
+        delay: float | None,
+        *,
+        key: Hashable = None,
+        done: Callable[[], object] | None = None,
+    ) -> None:
+        """Send a frame later: before whatever else is sent, when the connection becomes active, or in time.
+
+        Args:
+            link: the connection; nothing where it is closing or gone.
+            frame: what is sent.
+            delay: seconds after which it is sent at the latest. None for a connection that is slow: as soon
+                as what is under way has gone out.
+            key: takes the place of what waits with the same key; None for what nothing takes the place of.
+            done: called when it has been written, or waits as any output does. Never, if the connection
+                ends before.
+        """
+        if link.flags & (CLOSING | GONE):
+            return
+        self._sent += 1
+        entry = (frame, key, done)
+        if link.roster.jobs:
+            self._fan_out.do(link.roster, partial(self.postpone_now, link, entry, delay))
+        else:
+            self.postpone_now(link, entry, delay)
+
+    def postpone_now(self, link: Link, entry: Entry, delay: float | None, _: float = 0) -> bool:
+        """Do so, at once; where nothing is under way there is nothing to wait for."""
+        if link.flags & (CLOSE_SENT | GONE):
+            return True
+        if delay is not None and not self.activity.is_active(link):
+            self.activity.hibernate(link)  # What it is found to be: so the next use has this written.
+        self._postponements.add(link, entry, delay)
+        if delay is None and link.output is None:
+            link.send_postponed()
+        return True
+
+    def flush(self, link: Link) -> None:
+        """Write what was postponed on a connection."""
+        if link.unfinished is not None:
+            link.send_postponed()
+
+    def _hibernated(self, link: Link) -> None:
+        """A connection of an awake room is hibernated from now on."""
+        self.on_hibernated(link)
 
     async def drained(self, link: Link) -> bool:
         """Wait until nothing of what was sent to a connection waits here; False where it ended before."""
@@ -870,7 +948,7 @@ class SocketHub:
     def _ping(self, link: SocketLink) -> None:
         """Send a ping, unless something is on its way. No pong is waited for: TCP finds who is gone."""
         if link.output is None and not link.flags & (CLOSING | GONE):
-            link.send(_PING)
+            link.send_control(_PING)
 
     # The tasks.
 
@@ -884,8 +962,10 @@ class SocketHub:
         """Read and write whatever is ready, until cancelled."""
         sockets = self._sockets
         ready = self.poller.fileno()
+        current_time = trio.lowlevel.current_clock().current_time
         while True:
             await trio.lowlevel.wait_readable(ready)
+            self.now = current_time()
             pause_at = perf_counter() + TURN
             for fd, events in self.poller.poll():
                 # A record that was released earlier in this round is None here, and one
@@ -907,6 +987,7 @@ class SocketHub:
                         self._read(link, fd)
                 if perf_counter() > pause_at:
                     await trio.lowlevel.checkpoint()
+                    self.now = current_time()
                     pause_at = perf_counter() + TURN
             self._rounds += 1
 
@@ -992,6 +1073,10 @@ def _read_more(fd: int, size: int) -> bytes:
         return os.read(fd, size)
     except OSError:
         return b""  # Nothing more, or what the next read tells.
+
+
+def _nothing(_: object) -> None:
+    """Nobody is to be told."""
 
 
 def _reach(reached: trio.Event, _: float) -> bool:

@@ -34,7 +34,11 @@ class SocketLink(Link):
         return super().in_flight + unacknowledged(self.fd)
 
     def send(self, frame: bytes) -> None:
-        output = None if self.unfinished is None else self.unfinished.output
+        unfinished = self.unfinished
+        if unfinished is not None and unfinished.postponed is not None:
+            self.send_postponed(frame)
+            return
+        output = None if unfinished is None else unfinished.output
         if output is not None:
             if output.add(frame, self.roster.hub.backlog):
                 return
@@ -69,6 +73,8 @@ class SocketLink(Link):
             self._watch()
             if output.last:
                 self._shut_down()
+            else:
+                self.gone_out()
         elif output.idle:
             self._watch()
 

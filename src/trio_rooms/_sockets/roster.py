@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 import attrs
 
@@ -18,10 +18,12 @@ from trio_rooms._arguments import text
 from trio_rooms._wire import frames
 
 from .automatic import Automatic
-from .flags import CLOSING, GONE, UNGREETED, UNREPORTED
+from .flags import CLOSE_SENT, CLOSING, GONE, UNGREETED, UNREPORTED
 from .pollers import Poller
+from .postponed import Postponed
 from .standing import Change, Places, Session, sid_of
 from .unfinished import Output, Unfinished
+from .use import Use
 
 __all__ = [
     "MOST_DESCRIPTORS",
@@ -69,6 +71,8 @@ class LinkOwner(Protocol):
     """Links with a task of their own: they end with the hub."""
     users: Users
     """Who is to hear of connections that have a user."""
+    now: float
+    """Trio's time when something was last read, or a little later."""
 
     def data_received(self, link: Link, data: bytes) -> None:
         """Bytes came."""
@@ -97,6 +101,8 @@ class Link(abc.ABC):
     """
 
     __slots__ = ("attachment", "channels", "flags", "id", "roster", "session", "unfinished", "user")
+    joins: ClassVar[bool] = True
+    """Whether several frames can be sent as one piece."""
 
     def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int) -> None:
         self.id: int = number
@@ -123,7 +129,7 @@ class Link(abc.ABC):
 
     @partial.setter
     def partial(self, partial: frames.Partial | None) -> None:
-        self._keep(partial, self.output)
+        self._keep(partial, self.output, self.postponed)
 
     @property
     def output(self) -> Output | None:
@@ -133,12 +139,24 @@ class Link(abc.ABC):
 
     @output.setter
     def output(self, output: Output | None) -> None:
-        self._keep(self.partial, output)
+        self._keep(self.partial, output, self.postponed)
 
-    def _keep(self, partial: frames.Partial | None, output: Output | None) -> None:
+    @property
+    def postponed(self) -> Postponed | None:
+        """What waits for a reason to be written."""
+        unfinished = self.unfinished
+        return None if unfinished is None else unfinished.postponed
+
+    @postponed.setter
+    def postponed(self, postponed: Postponed | None) -> None:
+        self._keep(self.partial, self.output, postponed)
+
+    def _keep(
+        self, partial: frames.Partial | None, output: Output | None, postponed: Postponed | None
+    ) -> None:
         """Keep what is under way, in an object that there is only while something is."""
-        idle = partial is None and output is None
-        self.unfinished = None if idle else Unfinished(partial, output)
+        idle = partial is None and output is None and postponed is None
+        self.unfinished = None if idle else Unfinished(partial, output, postponed)
 
     @abc.abstractmethod
     def send(self, frame: bytes) -> None:
@@ -146,11 +164,45 @@ class Link(abc.ABC):
 
     def send_control(self, frame: bytes) -> None:
         """Send a control frame, however much waits; a pong before what waits, see `Output.add_control`."""
-        output = self.output
-        if output is None:
+        unfinished = self.unfinished
+        if unfinished is None:
             self.send(frame)
+        elif unfinished.output is not None:
+            unfinished.output.add_control(frame)
         else:
-            output.add_control(frame)
+            postponed, unfinished.postponed = unfinished.postponed, None
+            self.send(frame)
+            if postponed is not None:
+                self.postponed = postponed
+
+    def send_postponed(self, frame: bytes = b"") -> None:
+        """Send what was postponed, if anything was, and a frame after it; as one piece, where that can be."""
+        postponed = self.postponed
+        if postponed is None:
+            return
+        self.postponed = None
+        frames = postponed.taken(self)
+        if frame:
+            frames.append(frame)
+        if self.joins:
+            self.send(b"".join(frames))
+        else:
+            for one in frames:
+                self.send(one)
+        if not self.flags & (CLOSE_SENT | GONE):  # Else it was too slow, and got nothing of it.
+            postponed.tell()
+
+    def drop_postponed(self) -> None:
+        """Forget what was postponed: nothing is sent any more."""
+        if self.postponed is not None:
+            self.postponed.taken(self)
+            self.postponed = None
+
+    def gone_out(self) -> None:
+        """What was under way has been written: what waited for that follows."""
+        postponed = self.postponed
+        if postponed is not None and postponed.behind:
+            self.send_postponed()
 
     @abc.abstractmethod
     def send_eof(self) -> None:
@@ -274,6 +326,9 @@ class Inbox(Protocol):
     def weigh(self, size: int) -> None:
         """Hear how many bytes a message takes that is posted next, where they are many."""
 
+    def has_mail_of(self, link: Link) -> bool:
+        """Whether mail of a connection waits, or is being handled."""
+
 
 class Roster:
     """The connections of one room, and what the hub has still to do for them.
@@ -287,6 +342,7 @@ class Roster:
     """
 
     __slots__ = (
+        "active",
         "asleep_since",
         "automatic",
         "away",
@@ -312,6 +368,8 @@ class Roster:
         self.ungreeted: int = 0
         """Connections that wait to be greeted."""
         self.links: dict[int, Link] = {}
+        self.active: dict[Link, Use] | None = None
+        """Those of them that are in use, see `Activity`, whose they are to keep."""
         self.channels: dict[str, dict[int, Link]] | None = None
         self.departed: list[Disconnected] | None = None
         """Who went away while the room slept; the supervisor's to keep."""
@@ -443,6 +501,8 @@ class Roster:
         """Take a link out of the room and of its channels, whose names it keeps; False where it has left."""
         if self.links.pop(link.id, None) is None:
             return False
+        if self.active is not None:
+            self.active.pop(link, None)
         if self.resumed is not None and self.resumed.get(link.sid) is link:
             del self.resumed[link.sid]
             if not self.resumed:

@@ -46,6 +46,9 @@ class TaskLink(Link):
     def send(self, frame: bytes) -> None:
         if self._ended:
             return
+        if self.postponed is not None:
+            self.send_postponed(frame)
+            return
         output = self.output
         if output is None:
             self.output = Output(frame, 0)
@@ -105,6 +108,7 @@ class TaskLink(Link):
                 await self._transmit(part)
                 if output.sent(len(part)):
                     self.output = None
+                    self.gone_out()
             await self._finish()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._may_read.set()  # The reader finds out as well, though its room be busy sending.
@@ -136,6 +140,7 @@ class StreamLink(TaskLink):
 
     async def _read(self) -> bool:
         received = await self._stream.receive_some(_READ_SIZE)
+        self.roster.hub.now = trio.current_time()
         for start in range(0, len(received), _AT_ONCE):
             if start:
                 await self._may_read.wait()  # Whoever else is ready has its turn, and the room its say.
@@ -156,6 +161,7 @@ class WebSocketLink(TaskLink):
     """A trio-websocket connection that an application handed over."""
 
     __slots__ = ("_closed", "_socket")
+    joins = False
 
     def __init__(
         self,
@@ -181,6 +187,7 @@ class WebSocketLink(TaskLink):
             return False
         # What trio-websocket takes is its server's to limit; what a room is given is ours.
         hub = self.roster.hub
+        hub.now = trio.current_time()
         too_big = _is_too_big(message, hub.max_message_size)
         hub.message_received(self, frames.too_big(hub.max_message_size) if too_big else message)
         return True

@@ -1,4 +1,4 @@
-"""What is under way on one connection: a message that has come in part, output that has gone in part."""
+"""What is under way on one connection: a message that came in part, output that is not out or waits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final
 import trio
 
 from trio_rooms._wire import frames
+
+from .postponed import Postponed
 
 __all__ = ["Output", "Unfinished"]
 
@@ -134,10 +136,13 @@ class Output:
 
 
 class Unfinished:
-    """Both of them; a connection has one of these only while it has either."""
+    """All of it; a connection has one of these only while it has any of it."""
 
-    __slots__ = ("output", "partial")
+    __slots__ = ("output", "partial", "postponed")
 
-    def __init__(self, partial: frames.Partial | None, output: Output | None) -> None:
+    def __init__(
+        self, partial: frames.Partial | None, output: Output | None, postponed: Postponed | None = None
+    ) -> None:
         self.partial: frames.Partial | None = partial
         self.output: Output | None = output
+        self.postponed: Postponed | None = postponed

@@ -1,0 +1,195 @@
+"""Which connections are in use: the others are hibernated, and nothing is kept of their not being used.
+
+A connection is *active* while it was used within its room's ``connection_idle_timeout``, or moves more
+than ``message_threshold`` messages in an ``activity_window``, or has something under way. It is asked
+for at any moment, and is exact then. That a connection has become quiet is noticed by one deadline for
+each room that has active ones, moved as they are used; a message sets no timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from typing import Final
+
+import trio
+
+from trio_rooms._loop.deadlines import Deadline, Deadlines
+
+from .flags import REPLAYING, UNGREETED
+from .roster import Link, Roster
+from .use import Limits, Use
+
+__all__ = ["Activity"]
+
+_FEW: Final = 256
+"""Connections looked at between two turns of the event loop."""
+_LEAST: Final = 0.05
+"""Seconds between two looks at the connections of a room, at least."""
+_SHARE: Final = 16
+"""A room with many active connections looks at all of them so often in an idle timeout."""
+
+
+class _Standard:
+    """What `Room` begins with."""
+
+    connection_idle_timeout = 60.0
+    message_threshold = 10
+    activity_window = 60.0
+
+
+class _Watch:
+    """The next look at the active connections of one room."""
+
+    __slots__ = ("at", "deadline", "left", "limits", "next")
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.deadline: Deadline | None = None
+        self.at = inf
+        self.left: list[Link] = []
+        """Those that are still to be looked at in this look."""
+        self.next = inf
+        """When the first of those that were looked at may become quiet."""
+
+
+class Activity:
+    """Knows the active connections of each room, in `Roster.active`.
+
+    Args:
+        deadlines: those of the runtime.
+        quiet: called with a connection of an awake room that is hibernated from now on.
+        woken: called with a hibernated connection that is active from now on.
+    """
+
+    __slots__ = ("_deadlines", "_quiet", "_watches", "_woken", "limits")
+
+    def __init__(
+        self, deadlines: Deadlines, quiet: Callable[[Link], None], woken: Callable[[Link], None]
+    ) -> None:
+        self._deadlines = deadlines
+        self._quiet = quiet
+        self._woken = woken
+        self._watches: dict[Roster, _Watch] = {}
+        self.limits: Callable[[str], Limits] = _standard
+        """Those of a room, by its key; the runtime sets it."""
+
+    def use(self, link: Link) -> None:
+        """A connection is used: its client has sent something, or is sent what is urgent."""
+        roster, now = link.roster, trio.current_time()
+        if roster.links.get(link.id) is not link:
+            return  # It has left the room.
+        active = roster.active
+        if active is None:
+            active = roster.active = {}
+            watch = self._watches[roster] = _Watch(self.limits(roster.key))
+            self._look_at(roster, watch, now + watch.limits.connection_idle_timeout)
+        use = active.get(link)
+        if use is None:
+            active[link] = Use(now)
+            self._woken(link)
+        else:
+            use.last = now
+            use.count += 1
+
+    def is_active(self, link: Link, now: float | None = None) -> bool:
+        """Whether a connection is active at this moment.
+
+        Args:
+            link: the connection.
+            now: Trio's time, for whoever asks for many.
+        """
+        roster = link.roster
+        use = None if roster.active is None else roster.active.get(link)
+        if use is None:
+            return False
+        limits = self._watches[roster].limits
+        now = trio.current_time() if now is None else now
+        if now - use.last < limits.connection_idle_timeout:
+            return True
+        return use.rate(now, limits.activity_window) > limits.message_threshold or _is_busy(link)
+
+    def count(self, links: list[Link], channel: str | None) -> int:
+        """How many of some connections of a room are active.
+
+        Args:
+            links: all that `Roster.members` gives for the channel.
+            channel: that.
+        """
+        active = links[0].roster.active if links else None
+        if not active:
+            return 0
+        now = trio.current_time()
+        if len(links) > len(active):
+            links = [
+                link
+                for link in active
+                if not link.flags & UNGREETED and (channel is None or channel in link.channels)
+            ]
+        return sum([self.is_active(link, now) for link in links])
+
+    def hibernate(self, link: Link) -> None:
+        """Take a connection for hibernated from now on; nothing where it is so already."""
+        roster = link.roster
+        if roster.active is not None and roster.active.pop(link, None) is not None:
+            if not roster.active:
+                self.all_quiet(roster)
+            if roster.inbox is not None:
+                self._quiet(link)
+
+    def all_quiet(self, roster: Roster) -> None:
+        """All connections of a room are hibernated: it sleeps, or is forgotten."""
+        if roster.active is not None:
+            roster.active = None
+            self._deadlines.cancel(self._watches.pop(roster).deadline)
+
+    def _look_at(self, roster: Roster, watch: _Watch, when: float) -> None:
+        """Look at all active connections of a room at a time."""
+        watch.at = when
+        watch.deadline = self._deadlines.set(when, partial(self._look, roster, watch))
+
+    def _look(self, roster: Roster, watch: _Watch) -> None:
+        """Hibernate who is quiet, a few at a time."""
+        active, now, limits = roster.active, trio.current_time(), watch.limits
+        assert active is not None
+        if not watch.left:
+            watch.left, watch.next = [*active], inf
+        few, watch.left = watch.left[:_FEW], watch.left[_FEW:]
+        for link in few:
+            use = active.get(link)
+            if use is None:
+                continue  # It has left meanwhile.
+            use.settle(now, limits.activity_window)
+            until = use.quiet_at(limits)
+            if until > now:
+                watch.next = min(watch.next, until)
+            elif _is_busy(link):
+                watch.next = now
+            else:
+                self.hibernate(link)
+        if roster.active is not active:
+            return
+        if watch.left:
+            self._look_at(roster, watch, now)
+            return
+        if not active:
+            self.all_quiet(roster)
+            return
+        many = len(active) > _FEW or watch.next <= now
+        pause = max(_LEAST, limits.connection_idle_timeout / _SHARE if many else 0)
+        self._look_at(roster, watch, max(watch.next, now + pause))
+
+
+def _standard(_: str) -> Limits:
+    """What a room has that says nothing about it."""
+    return _Standard()
+
+
+def _is_busy(link: Link) -> bool:
+    """Whether something is under way on a connection, or in the hands of its room."""
+    unfinished = link.unfinished
+    if unfinished is not None and (unfinished.output is not None or unfinished.partial is not None):
+        return True
+    inbox = link.roster.inbox
+    return bool(link.flags & REPLAYING) or (inbox is not None and inbox.has_mail_of(link))

@@ -1,0 +1,146 @@
+"""Output that waits at a hibernated connection, or at one that is slow, until there is a reason to write it.
+
+It goes before anything else that is written to the connection, in one write with that; or when the
+connection becomes active; or when its time has come. Control frames overtake it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import partial
+from time import perf_counter
+from typing import Final, Protocol
+
+import trio
+
+from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.turn import TURN
+
+__all__ = ["Entry", "Postponed", "Postponements"]
+
+_MOST: Final = 256
+"""Frames that wait for one connection, at most."""
+_MOST_BYTES: Final = 64 * 1024
+"""Bytes of them, with what each takes beside its content."""
+_FRAME: Final = 64
+_FEW: Final = 16
+"""Connections written to between two looks at the clock."""
+
+Entry = tuple[bytes, Hashable, Callable[[], object] | None]
+"""A frame, what it is the newest of or None, and who is told when it is written; the same for many."""
+
+
+class Writable(Protocol):
+    """What is asked of a connection."""
+
+    postponed: Postponed | None
+
+    def send_postponed(self) -> None:
+        """Write what was postponed, if anything was."""
+
+
+class Postponed:
+    """What was postponed on one connection; there is one only while something is."""
+
+    __slots__ = ("behind", "due", "entries", "queue", "size")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.size: int = 0
+        self.behind: bool = False
+        """Whether it is written as soon as what is under way has gone out."""
+        self.due: float = 0.0
+        """When it is written at the latest, if it is in a queue."""
+        self.queue: OrderedDict[Writable, Postponed] | None = None
+
+    def put(self, entry: Entry) -> bool:
+        """Add a frame, instead of one with the same key; False where there is too much now."""
+        key, entries = entry[1], self.entries
+        if key is not None:
+            for at, one in enumerate(entries):
+                if one[1] == key:
+                    self.size -= len(one[0]) + _FRAME
+                    del entries[at]
+                    break
+        entries.append(entry)
+        self.size += len(entry[0]) + _FRAME
+        return len(entries) <= _MOST and self.size <= _MOST_BYTES
+
+    def taken(self, link: Writable) -> list[bytes]:
+        """It is written now: wait for nothing more. Returns the frames."""
+        if self.queue is not None:
+            self.queue.pop(link, None)
+            self.queue = None
+        return [entry[0] for entry in self.entries]
+
+    def tell(self) -> None:
+        """It was written: tell those who want to know."""
+        for _, _, done in self.entries:
+            if done is not None:
+                done()
+
+
+class Postponements:
+    """Has written what waited for long enough: one deadline for all that wait equally long.
+
+    Args:
+        deadlines: those of the runtime.
+    """
+
+    __slots__ = ("_deadlines", "_queues")
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._queues: dict[float, OrderedDict[Writable, Postponed]] = {}
+
+    def add(self, link: Writable, entry: Entry, delay: float | None) -> None:
+        """Postpone a frame.
+
+        Args:
+            link: the connection.
+            entry: what is written.
+            delay: seconds after which it is written at the latest; None for as soon as what is under way
+                on the connection has gone out.
+        """
+        postponed = link.postponed
+        if postponed is None:
+            postponed = link.postponed = Postponed()
+        if not postponed.put(entry):
+            link.send_postponed()
+        elif delay is None:
+            postponed.behind = True
+        else:
+            due = trio.current_time() + delay
+            if postponed.queue is None or due < postponed.due:
+                self._queue(link, postponed, delay, due)
+
+    def _queue(self, link: Writable, postponed: Postponed, delay: float, due: float) -> None:
+        """Have it written at a time, and not later."""
+        if postponed.queue is not None:
+            del postponed.queue[link]
+        queue = self._queues.get(delay)
+        if queue is None:
+            queue = self._queues[delay] = OrderedDict()
+            self._deadlines.set(due, partial(self._write, delay))
+        postponed.due, postponed.queue = due, queue
+        queue[link] = postponed
+
+    def _write(self, delay: float) -> None:
+        """Write to those whose time has come, a few at a time."""
+        queue, now, until = self._queues[delay], trio.current_time(), perf_counter() + TURN
+        while queue:
+            for _ in range(_FEW):
+                link, postponed = next(iter(queue.items()), (None, None))
+                if link is None or postponed is None or postponed.due > now:
+                    break
+                link.send_postponed()
+            else:
+                if perf_counter() < until:
+                    continue
+            break
+        if queue:
+            first = next(iter(queue.values()))
+            self._deadlines.set(max(first.due, now), partial(self._write, delay))
+        else:
+            del self._queues[delay]
