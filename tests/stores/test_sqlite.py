@@ -36,7 +36,17 @@ from trio_rooms.stores import (
     Timer,
     Verdict,
 )
-from trio_rooms.stores.sqlite import commits, database, journal, rooms, sessions, storage, timers, writer
+from trio_rooms.stores.sqlite import (
+    commits,
+    database,
+    inboxes,
+    journal,
+    rooms,
+    sessions,
+    storage,
+    timers,
+    writer,
+)
 from trio_rooms.stores.sqlite.database import FILE_NAME
 from trio_rooms.stores.sqlite.lock import DirectoryLock
 from trio_rooms.stores.sqlite.store import DiskStore
@@ -585,7 +595,7 @@ async def test_many_rows_are_read_in_a_thread(
 
 def all_statements() -> Iterator[tuple[str, str]]:
     """Every statement that is run on an open file, and its name."""
-    for module in (commits, database, journal, rooms, sessions, storage, timers):
+    for module in (commits, database, inboxes, journal, rooms, sessions, storage, timers):
         for name, value in vars(module).items():
             for number, statement in enumerate(value if isinstance(value, tuple) else (value,)):
                 if isinstance(statement, str) and re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE) ", statement):
@@ -616,13 +626,18 @@ async def test_statements_use_an_index(tmp_path: Path, name: str) -> None:
 
 RANGES = {
     "database._GIVE_UP.0": [("sessions", "INDEX sessions_until (until=?)")],
+    "inboxes._EXPIRED.0": [("messages", "INDEX messages_expires ((expires,position)>(?,?) AND expires<?)")],
+    "inboxes._INBOX.0": [("messages", "(inbox=? AND position>?)")],
+    "inboxes._SIZES.0": [("inboxes", "(user>? AND user<?)")],
     "journal._JOURNAL.0": [("journal", "(room=? AND seq>? AND seq<?)")],
     "rooms._KEYS.0": [("rooms", "(key>? AND key<?)")],
     "sessions._ENDED_SESSIONS.0": [("sessions", "INDEX sessions_over (over_in=? AND sid>?)")],
     "sessions._FEW_POSITIONS.0": [("sessions", "COVERING INDEX sessions_held (room=? AND held>?)")],
     "sessions._POSITIONS.0": [("sessions", "COVERING INDEX sessions_held (room=? AND held>?)")],
     "sessions._SESSIONS.0": [("sessions", "(room=? AND sid>?)")],
+    "sessions._SESSIONS_OF.0": [("sessions", "INDEX sessions_user (user=? AND (room,sid)>(?,?))")],
     "storage._LIST.0": [("storage", "(room=? AND name>? AND name<?)")],
+    "timers._ROOMS.0": [("rooms", "INDEX rooms_lapses (lapses>? AND lapses<?)")],
     "timers._DUE_TIMERS.0": [("timers", "INDEX timers_room (room=? AND due<?)")],
     "timers._SESSIONS.0": [("sessions", "INDEX sessions_until ((until,room,sid)>(?,?,?) AND until<?)")],
     "timers._TIMERS.0": [("timers", "(room=? AND name>? AND name<?)")],

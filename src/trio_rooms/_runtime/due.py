@@ -172,6 +172,8 @@ class Agenda:
                 pause_at = perf_counter() + TURN
             if not self._serves(one.key):
                 continue
+            if one.lapses:
+                continue
             if one.sid is not None:
                 sessions.setdefault(one.key, []).append(one.sid)
             elif one.key not in self._told:

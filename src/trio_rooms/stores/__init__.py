@@ -6,8 +6,11 @@ from .base import (
     Commit,
     Due,
     Entry,
+    InboxSize,
     LinkHalf,
+    Offer,
     Opening,
+    Post,
     RoomHalf,
     RoomHead,
     Store,
@@ -17,6 +20,7 @@ from .base import (
     StoreStatistics,
     Timer,
     Verdict,
+    Waiting,
 )
 from .memory import MemoryStore
 from .sqlite.store import DiskStore
@@ -26,9 +30,12 @@ __all__ = [
     "DiskStore",
     "Due",
     "Entry",
+    "InboxSize",
     "LinkHalf",
     "MemoryStore",
+    "Offer",
     "Opening",
+    "Post",
     "RoomHalf",
     "RoomHead",
     "Store",
@@ -38,4 +45,5 @@ __all__ = [
     "StoredSnapshot",
     "Timer",
     "Verdict",
+    "Waiting",
 ]

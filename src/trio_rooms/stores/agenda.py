@@ -9,7 +9,7 @@ import attrs
 
 __all__ = ["Agenda"]
 
-T = TypeVar("T", tuple[str, int], tuple[str, str])
+T = TypeVar("T", str, tuple[str, int], tuple[str, str], tuple[int, str])
 
 
 @attrs.define(eq=False)

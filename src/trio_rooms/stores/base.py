@@ -6,7 +6,7 @@ import abc
 import builtins
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
@@ -16,8 +16,11 @@ __all__ = [
     "Commit",
     "Due",
     "Entry",
+    "InboxSize",
     "LinkHalf",
+    "Offer",
     "Opening",
+    "Post",
     "RoomHalf",
     "RoomHead",
     "Store",
@@ -27,6 +30,7 @@ __all__ = [
     "StoredSnapshot",
     "Timer",
     "Verdict",
+    "Waiting",
     "draw_nonce",
 ]
 
@@ -77,6 +81,8 @@ class RoomHead:
     """Bytes of their bodies."""
     has_sessions: bool = False
     has_timers: bool = False
+    lapses: float | None = None
+    """When it is to be looked at whether the room may go, see `Commit.lapses`."""
 
 
 @attrs.frozen
@@ -143,6 +149,8 @@ class LinkHalf:
     """How its connection ended."""
     ended: bool = False
     """Whether it is over, and its room has not been told yet."""
+    presence: bytes = b""
+    """What the connection has set to be seen by the others."""
 
 
 @attrs.frozen
@@ -175,8 +183,55 @@ class Timer:
 
 
 @attrs.frozen
+class Post:
+    """A message for a user, to be kept in her inbox until somebody has it."""
+
+    user: str
+    id: int
+    """From 1 to 2**63 - 1, drawn by who sends it. While she has one with this id, another is not stored."""
+    body: bytes
+    expires: float
+    priority: int = 1
+    """0 for low, 1 for normal, 2 for high."""
+    room: str = ""
+    """The key of the only room whose connections get it; empty for any."""
+
+
+@attrs.frozen
+class Offer:
+    """That a message for a user is on its way to a session, until that acknowledges it or is over."""
+
+    user: str
+    key: str
+    """The room of the session."""
+    sid: int
+    seq: int
+    """Its place in the journal of that room."""
+
+
+@attrs.frozen
+class Waiting:
+    """One message in an inbox, as the store has it."""
+
+    position: int
+    """Its place: those of one user ascend in the order in which they came, and none is given out twice."""
+    post: Post
+    offer: Offer | None = None
+    """The last that was written, whether or not that session is still there."""
+
+
+@attrs.frozen
+class InboxSize:
+    """How much is in an inbox."""
+
+    count: int = 0
+    bytes: int = 0
+    """Of the bodies, and 50 for each message."""
+
+
+@attrs.frozen
 class Due:
-    """What a store has that is due: the end of a session, or a timer."""
+    """What a store has that is due: the end of a session, a timer, or a look at a room."""
 
     time: float
     key: str
@@ -184,6 +239,8 @@ class Due:
     """The session that expires, if it is one."""
     timer: str | None = None
     """The name of the timer, if it is one."""
+    lapses: bool = False
+    """Whether it is to be looked at whether the room may go, see `Commit.lapses`."""
 
 
 @attrs.frozen
@@ -212,8 +269,13 @@ class Commit:
             there is not, with this commit done, is not written.
         answered: by session, the highest id up to which its verdicts go, before new ones are added.
         timers: by name; None deletes one.
-        destroy: remove all that the store has of the room but number, nonce and epoch. Nothing else may
-            come with it.
+        destroy: remove all that the store has of the room but number, nonce and epoch. Nothing but sends
+            may come with it.
+        sends: messages for users, put into their inboxes in this order.
+        offers: by the id of a message in an inbox, to which session it is on its way now. One of a message
+            that is not in that inbox, with this commit done, is not written.
+        lapses: when it is to be looked at whether the room may go; None leaves that as it is, 0 takes it
+            away.
         nonce: tells this commit from every other that might have its number; from 1 to 2**63 - 1, and by
             itself another for each commit that is made.
     """
@@ -234,23 +296,26 @@ class Commit:
     answered: Mapping[int, int] = _NOTHING
     timers: Mapping[str, Timer | None] = _NOTHING
     destroy: bool = False
+    sends: tuple[Post, ...] = ()
+    offers: Mapping[int, Offer] = _NOTHING
+    lapses: float | None = None
     nonce: int = attrs.field(factory=draw_nonce, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         """Have mappings of its own: whoever made it may change theirs, and a store keep these."""
-        if self.writes or self.sessions or self.links or self.answered or self.timers:
+        if self.writes or self.sessions or self.links or self.answered or self.timers or self.offers:
             for name in _MAPPINGS:
                 mapping = getattr(self, name)
                 if mapping:
                     object.__setattr__(self, name, dict(mapping))
 
 
-_MAPPINGS: Final = ("writes", "sessions", "links", "answered", "timers")
+_MAPPINGS: Final = ("writes", "sessions", "links", "answered", "timers", "offers")
 
 
 @attrs.frozen
 class StoreStatistics:
-    """What a store has done since it was opened."""
+    """What a store has done since it was opened. Posts and settlements are counted as commits are."""
 
     commits: int
     """Commits that became durable, or were so already."""
@@ -265,6 +330,9 @@ class StoreStatistics:
 class Store(abc.ABC):
     """Keeps, for each room, two generations of its snapshot, its storage, journal, sessions and timers.
 
+    And for each user an inbox: messages that nobody has acknowledged yet. They belong to no room, and stay
+    when one is destroyed that has sent them, or whose connections are the only ones to get them.
+
     A store is an async context manager and serves one runtime at a time. Keys are
     ``"name/id"`` with any characters in the id, names in a room's storage any string; one with
     half a surrogate pair cannot be encoded and is a ValueError. Used while it is not open, a
@@ -272,8 +340,8 @@ class Store(abc.ABC):
     can be opened again.
 
     Every async method is a checkpoint, also where nothing has to be waited for; one that raises
-    may not be. A cancelled read has read nothing. What a cancellation does to `open`, `aclose`
-    and `commit` is said there.
+    may not be. A cancelled read has read nothing. What a cancellation does to `open`, `aclose`,
+    `commit`, `post` and `settle` is said there.
 
     Every store passes ``trio_rooms.testing.StoreConformance``.
     """
@@ -434,18 +502,94 @@ class Store(abc.ABC):
     async def due(self, now: float, limit: int, *, after: Due | None = None) -> builtins.list[Due]:
         """What is due at ``now`` or before, the longest first, at most ``limit``.
 
-        Sessions without a connection that expire and are not over, and timers; found by index. With
-        ``math.inf`` and 1 it tells what is due next.
+        Sessions without a connection that expire and are not over, timers, and rooms that lapse; found by
+        index. With ``math.inf`` and 1 it tells what is due next.
 
         Args:
             now: when.
             limit: at most so many.
             after: only what comes behind this, to go through all a page at a time. Of what has the same
-                time the order is any, but fixed. It need not be due any more; where its room is gone, what
-                has the same time may come again. One without session and timer comes behind all of its time.
+                time sessions come before timers, those before rooms, and within each the order is any,
+                but fixed. It need not be due any more; where its room is gone, what has the same time may
+                come again. One that is neither session, timer nor room comes behind all of its time.
 
         Raises:
             StoreError: it cannot be read.
+        """
+
+    @abc.abstractmethod
+    async def post(self, posts: Sequence[Post]) -> dict[str, InboxSize]:
+        """Put messages into inboxes, in this order: all of them, or none.
+
+        As a commit they are handed over before the first checkpoint, and durable at the end; a cancelled
+        caller only stops waiting. What is handed over for one user, in posts, commits and settlements,
+        takes effect in that order.
+
+        Returns:
+            By user, how much is in her inbox now.
+
+        Raises:
+            StaleWrite, StoreFull, StoreReadOnly: nothing was written. The first, if the store has been
+                opened for writing since it was opened here.
+            StoreError: whether they were written is not known. The same ones may be sent again: what is
+                there already is not stored twice.
+            ValueError, TypeError: no store can keep one of them; nothing was handed over.
+        """
+
+    @abc.abstractmethod
+    async def settle(self, user: str, ids: Collection[int]) -> None:
+        """Remove messages from an inbox by their ids; those that are not there do not matter.
+
+        It is handed over as a `post` is, and raises as that does.
+        """
+
+    @abc.abstractmethod
+    async def inbox(self, user: str, *, after: int = 0, limit: int | None = None) -> builtins.list[Waiting]:
+        """The messages in an inbox by their places, those above ``after``, at most ``limit``.
+
+        Raises:
+            StoreError: one of them cannot be read; the message names the user.
+        """
+
+    @abc.abstractmethod
+    async def inbox_size(self, user: str) -> InboxSize:
+        """How much is in an inbox; it is kept, not counted."""
+
+    @abc.abstractmethod
+    async def inboxes(
+        self, *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[tuple[str, InboxSize]]:
+        """The inboxes that have a message in them, with their users, ordered and limited as in `list`."""
+
+    @abc.abstractmethod
+    async def expired(
+        self, now: float, limit: int, *, after: tuple[float, str, int] | None = None
+    ) -> builtins.list[Waiting]:
+        """Messages of all inboxes that have expired at ``now``, the longest first, at most ``limit``.
+
+        They are found by index, and stay until they are settled. With ``math.inf`` and 1 it tells what
+        expires next.
+
+        Args:
+            now: those whose time is this or before.
+            limit: at most so many.
+            after: ``expires``, user and position of one that need not be there any more: only what comes
+                behind it.
+        """
+
+    @abc.abstractmethod
+    async def sessions_of(
+        self, user: str, *, after: tuple[str, int] = ("", 0), limit: int | None = None
+    ) -> builtins.list[tuple[str, StoredSession]]:
+        """The sessions of a user in all rooms, with their keys, found by index.
+
+        The order of rooms is any, but fixed; within one they come by their ids.
+
+        Args:
+            user: whose.
+            after: key and id of one that need not be there any more: only those behind it. Where its
+                room is gone, some may come again.
+            limit: at most so many.
         """
 
     @abc.abstractmethod

@@ -6,17 +6,22 @@ bytes may compare them as they are, and a prefix is a range of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from trio_rooms._arguments import whole
 from trio_rooms.errors import StaleWrite
 
-from .base import Commit
+from .base import Commit, Post
 
 __all__ = [
     "MOST_ENDED",
     "MOST_ENTRIES",
+    "OVERHEAD",
     "check_commit",
     "check_epoch",
+    "check_ids",
     "check_limit",
+    "check_posts",
     "check_same",
     "encode",
     "encoded_range",
@@ -27,6 +32,8 @@ MOST_ENDED = 10_000
 """Rooms of which a store remembers nothing but the number, see `Store.load`."""
 MOST_ENTRIES = 1000
 """Entries of a journal that are read at once."""
+OVERHEAD = 50
+"""Bytes that a message in an inbox counts beside its body: about what its row has around that."""
 _INTEGERS = 2**63
 """What whole numbers stay below: the integers that SQLite and CBOR readers elsewhere can hold."""
 _SID = "the id of a session"
@@ -102,6 +109,12 @@ def check_commit(commit: Commit) -> None:
             _check_bytes(commit, f"the content of the timer {name!r}", timer.content)
             if timer.due is not None and not -_LATEST < timer.due < _LATEST:
                 raise _no_time(commit, f"the time of the timer {name!r}", timer.due)
+    if commit.sends:
+        check_posts(commit.sends)
+    if commit.offers:
+        _check_offers(commit)
+    if commit.lapses is not None and not -_LATEST < commit.lapses < _LATEST:
+        raise _no_time(commit, "when it is looked at whether it may go", commit.lapses)
     if commit.destroy and (
         commit.document is not None
         or commit.writes
@@ -113,6 +126,8 @@ def check_commit(commit: Commit) -> None:
         or commit.verdicts
         or commit.answered
         or commit.timers
+        or commit.offers
+        or commit.lapses is not None
     ):
         msg = f"room {commit.key}: a commit that destroys a room cannot write to it; make two commits of it"
         raise ValueError(msg)
@@ -173,6 +188,7 @@ def _check_sessions(commit: Commit) -> None:
             if not 0 <= value < _INTEGERS:
                 raise _out_of_range(commit, f"the connection or the position of session {sid}", value, 0)
         _check_bytes(commit, f"how the connection of session {sid} ended", link.left)
+        _check_bytes(commit, f"the presence of session {sid}", link.presence)
         if link.until is not None and not -_LATEST < link.until < _LATEST:
             raise _no_time(commit, f"the end of session {sid}", link.until)
     for sid, id_ in commit.answered.items():
@@ -187,6 +203,47 @@ def _check_sessions(commit: Commit) -> None:
             raise _out_of_range(commit, f"an id of session {verdict.sid}", verdict.id)
         if type(verdict.content) is not bytes:
             _check_bytes(commit, f"verdict {verdict.id} of session {verdict.sid}", verdict.content)
+
+
+def _check_offers(commit: Commit) -> None:
+    for id_, offer in commit.offers.items():
+        encode(offer.user)
+        encode(offer.key)
+        for what, value in (("message", id_), ("session", offer.sid), ("entry", offer.seq)):
+            if not 0 < value < _INTEGERS:
+                raise _out_of_range(commit, f"the {what} of an offer", value)
+
+
+def check_posts(posts: Iterable[Post]) -> None:
+    """Refuse messages for users that no store can keep.
+
+    Raises:
+        ValueError: a user or a room cannot be encoded, or a number is out of range.
+        TypeError: a body is not ``bytes``, or a user or room no string.
+    """
+    for post in posts:
+        encode(post.user)
+        encode(post.room)
+        if not 0 < post.id < _INTEGERS:
+            msg = f"the id of a message for user {post.user} is from 1 to 2**63 - 1, not {post.id}"
+            raise ValueError(msg)
+        if type(post.body) is not bytes:
+            msg = f"the body of message {post.id} for user {post.user} must be bytes, not {post.body!r:.100}"
+            raise TypeError(msg)
+        if not (-_LATEST < post.expires < _LATEST and post.priority in {0, 1, 2}):
+            msg = (
+                f"message {post.id} for user {post.user} expires at a finite number of seconds and has the "
+                f"priority 0, 1 or 2, not {post.expires} and {post.priority}"
+            )
+            raise ValueError(msg)
+
+
+def check_ids(ids: Iterable[int]) -> None:
+    """Refuse what cannot be the id of a message with ValueError."""
+    for id_ in ids:
+        if not 0 < id_ < _INTEGERS:
+            msg = f"the id of a message is from 1 to 2**63 - 1, not {id_}"
+            raise ValueError(msg)
 
 
 def check_epoch(commit: Commit, epoch: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 import trio
@@ -18,7 +18,9 @@ from .base import (
     Commit,
     Due,
     Entry,
+    InboxSize,
     LinkHalf,
+    Post,
     RoomHead,
     Store,
     StoredRoom,
@@ -26,17 +28,21 @@ from .base import (
     StoredSnapshot,
     StoreStatistics,
     Timer,
+    Waiting,
 )
 from .checks import (
     MOST_ENDED,
     MOST_ENTRIES,
     check_commit,
     check_epoch,
+    check_ids,
     check_limit,
+    check_posts,
     check_same,
     encode,
     is_next,
 )
+from .inboxes import Inboxes
 
 __all__ = ["MemoryStore"]
 
@@ -58,6 +64,7 @@ class _Stored:
     sessions: dict[int, StoredSession] = attrs.field(factory=dict)
     verdicts: dict[int, dict[int, bytes]] = attrs.field(factory=dict)
     timers: dict[str, Timer] = attrs.field(factory=dict)
+    lapses: float | None = None
 
     def head(self) -> RoomHead:
         return RoomHead(
@@ -71,6 +78,7 @@ class _Stored:
             self.entry_bytes,
             bool(self.sessions),
             bool(self.timers),
+            self.lapses,
         )
 
     @property
@@ -94,6 +102,11 @@ class MemoryStore(Store):
     """When sessions expire, by room and id."""
     _due_timers: Agenda[tuple[str, str]] = attrs.field(factory=Agenda, init=False)
     """When timers are due, by room and name."""
+    _due_rooms: Agenda[str] = attrs.field(factory=Agenda, init=False)
+    """When rooms lapse."""
+    _of_users: dict[str, set[tuple[str, int]]] = attrs.field(factory=dict, init=False)
+    """Rooms and ids of the sessions of users."""
+    _inboxes: Inboxes = attrs.field(factory=Inboxes, init=False)
     _wall: WallClock = attrs.field(factory=WallClock, init=False)
     _epoch: int = attrs.field(default=0, init=False)
     _opened: bool = attrs.field(default=False, init=False)
@@ -263,23 +276,94 @@ class MemoryStore(Store):
         check_limit(limit)
         sessions: tuple[float, tuple[str, int]] | float = -math.inf
         timers: tuple[float, tuple[str, str]] | float = -math.inf
+        rooms: tuple[float, str] | float = -math.inf
         if after is not None:
-            sessions = timers = after.time
+            sessions = timers = rooms = after.time
+            # Of its own time all timers come behind a session, and all rooms behind these.
+            before = math.nextafter(after.time, -math.inf)
             if after.sid is not None:
-                # Of its own time all timers come behind it.
-                sessions = (after.time, (after.key, after.sid))
-                timers = math.nextafter(after.time, -math.inf)
+                sessions, timers, rooms = (after.time, (after.key, after.sid)), before, before
             elif after.timer is not None:
-                timers = (after.time, (after.key, after.timer))
+                timers, rooms = (after.time, (after.key, after.timer)), before
+            elif after.lapses:
+                rooms = (after.time, after.key)
         found = [
             Due(time, key, sid=sid) for time, (key, sid) in self._due_sessions.first(now, limit, sessions)
         ]
         found += [
             Due(time, key, timer=name) for time, (key, name) in self._due_timers.first(now, limit, timers)
         ]
+        found += [Due(time, key, lapses=True) for time, key in self._due_rooms.first(now, limit, rooms)]
         found.sort(key=lambda one: one.time)
         await trio.lowlevel.checkpoint()
         return found[:limit]
+
+    async def post(self, posts: Sequence[Post]) -> dict[str, InboxSize]:
+        """See `Store.post`."""
+        self._check_open()
+        check_posts(posts)
+        sizes = self._inboxes.post(posts)
+        self._commits += 1
+        await trio.lowlevel.checkpoint()
+        return sizes
+
+    async def settle(self, user: str, ids: Collection[int]) -> None:
+        """See `Store.settle`."""
+        self._check_open()
+        encode(user)
+        check_ids(ids)
+        self._inboxes.settle(user, ids)
+        self._commits += 1
+        await trio.lowlevel.checkpoint()
+
+    async def inbox(self, user: str, *, after: int = 0, limit: int | None = None) -> builtins.list[Waiting]:
+        """See `Store.inbox`."""
+        self._check_open()
+        encode(user)
+        check_limit(limit)
+        found = self._inboxes.inbox(user, after, limit)
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def inbox_size(self, user: str) -> InboxSize:
+        """See `Store.inbox_size`."""
+        self._check_open()
+        encode(user)
+        size = self._inboxes.size(user)
+        await trio.lowlevel.checkpoint()
+        return size
+
+    async def inboxes(
+        self, *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[tuple[str, InboxSize]]:
+        """See `Store.inboxes`."""
+        self._check_open()
+        found = self._inboxes.sizes(_select(self._inboxes.users(), "", after, limit))
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def expired(
+        self, now: float, limit: int, *, after: tuple[float, str, int] | None = None
+    ) -> builtins.list[Waiting]:
+        """See `Store.expired`."""
+        self._check_open()
+        check_limit(limit)
+        found = self._inboxes.expired(now, limit, after)
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def sessions_of(
+        self, user: str, *, after: tuple[str, int] = ("", 0), limit: int | None = None
+    ) -> builtins.list[tuple[str, StoredSession]]:
+        """See `Store.sessions_of`."""
+        self._check_open()
+        encode(user)
+        encode(after[0])
+        check_limit(limit)
+        behind = sorted(one for one in self._of_users.get(user, ()) if one > after)
+        found = [(key, self._rooms[key].sessions[sid]) for key, sid in behind[:limit]]
+        await trio.lowlevel.checkpoint()
+        return found
 
     def statistics(self) -> StoreStatistics:
         """What the store has done since it was opened; each commit is a transaction of its own."""
@@ -302,8 +386,9 @@ class MemoryStore(Store):
             return
         stored.number, stored.nonce, stored.epoch = commit.number, commit.nonce, commit.epoch
         if commit.destroy:
-            for sid in stored.sessions:
+            for sid, session in stored.sessions.items():
                 self._due_sessions.set((key, sid), None)
+                self._note_user(key, session, None)
             for name in stored.timers:
                 self._due_timers.set((key, name), None)
             stored = _Stored(commit.number, commit.nonce, commit.epoch)
@@ -323,10 +408,18 @@ class MemoryStore(Store):
             else:
                 stored.timers[name] = timer
             self._due_timers.set((key, name), None if timer is None else timer.due)
+        if commit.sends:
+            self._inboxes.post(commit.sends)
+        if commit.offers:
+            self._inboxes.offer(commit.offers)
+        if commit.lapses is not None:
+            stored.lapses = commit.lapses or None
         self._ended.pop(key, None)
         if not stored.empty:
             self._rooms[key] = stored
+            self._due_rooms.set(key, stored.lapses)
             return
+        self._due_rooms.set(key, None)
         self._rooms.pop(key, None)
         self._ended[key] = (stored.number, stored.nonce, stored.epoch)
         if len(self._ended) > MOST_ENDED:
@@ -337,7 +430,7 @@ class MemoryStore(Store):
         for sid, half in commit.sessions.items():
             there = sessions.get(sid)
             if half is None:
-                sessions.pop(sid, None)
+                self._note_user(key, sessions.pop(sid, None), None)
                 stored.verdicts.pop(sid, None)
                 self._due_sessions.set((key, sid), None)
             elif there is not None:
@@ -345,8 +438,11 @@ class MemoryStore(Store):
                 last = max(half.last, there.room.last)
                 room = attrs.evolve(half, opening=opening, last=last)
                 sessions[sid] = attrs.evolve(there, room=room)
+                if half.opening is not None:
+                    self._note_user(key, there, sessions[sid])
             elif half.opening is not None:
                 sessions[sid] = StoredSession(sid, half, LinkHalf(0, None))
+                self._note_user(key, None, sessions[sid])
         for sid, link in commit.links.items():
             there = sessions.get(sid)
             if there is not None:
@@ -363,6 +459,17 @@ class MemoryStore(Store):
         stored.sessions[session.sid] = session
         link = session.link
         self._due_sessions.set((key, session.sid), None if link.ended else link.until)
+
+    def _note_user(self, key: str, before: StoredSession | None, now: StoredSession | None) -> None:
+        """Have the session of a user found by that."""
+        for session in (before, now):
+            opening = None if session is None else session.room.opening
+            if session is None or opening is None or opening.user is None:
+                continue
+            sessions = self._of_users.setdefault(opening.user, set())
+            (sessions.add if session is now else sessions.discard)((key, session.sid))
+            if not sessions:
+                del self._of_users[opening.user]
 
     def _check_open(self) -> None:
         if not self._opened:

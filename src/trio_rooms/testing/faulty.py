@@ -5,10 +5,12 @@ from __future__ import annotations
 import builtins
 import contextlib
 from collections import deque
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
 
 import attrs
+import outcome
 import trio
 
 from trio_rooms.errors import StoreClosed, StoreError
@@ -16,6 +18,8 @@ from trio_rooms.stores.base import (
     Commit,
     Due,
     Entry,
+    InboxSize,
+    Post,
     RoomHead,
     Store,
     StoredRoom,
@@ -23,17 +27,22 @@ from trio_rooms.stores.base import (
     StoredSnapshot,
     StoreStatistics,
     Timer,
+    Waiting,
 )
-from trio_rooms.stores.checks import check_commit
+from trio_rooms.stores.checks import check_commit, check_ids, check_posts, encode
 
 __all__ = ["Call", "FaultyStore", "Gate"]
 
 # fmt: off
 Operation = Literal[
     "open", "aclose", "load", "head", "commit", "get", "list", "keys", "session", "sessions", "positions",
-    "verdicts", "journal", "timers", "due_timers", "timer", "due",
+    "verdicts", "journal", "timers", "due_timers", "timer", "due", "post", "settle", "inbox", "inbox_size",
+    "inboxes", "expired", "sessions_of",
 ]
 # fmt: on
+T = TypeVar("T")
+_INBOXES = ""
+"""Under what, instead of a room, what goes to inboxes keeps its order."""
 
 
 @attrs.frozen
@@ -42,15 +51,20 @@ class Call:
 
     operation: Operation
     key: str = ""
-    """The room; for ``keys`` the prefix, for ``due`` nothing."""
+    """The room; for ``keys`` the prefix; for inboxes the user; nothing for what is of all."""
     commit: Commit | None = None
+    posts: tuple[Post, ...] = ()
+    """Of a ``post``, with the user of the first as its key."""
+    ids: tuple[int, ...] = ()
+    """Of a ``settle``."""
 
 
 @attrs.define(eq=False)
 class Gate:
-    """Holds the loads, reads or commits that arrive at it, in order, until they are let go.
+    """Holds what arrives at it, in order, until it is let go.
 
-    Made by `FaultyStore.hold_loads`, `FaultyStore.hold_reads` and `FaultyStore.hold_commits`.
+    Made by `FaultyStore.hold_loads`, `FaultyStore.hold_reads`, `FaultyStore.hold_commits`,
+    `FaultyStore.hold_posts` and `FaultyStore.hold_settles`.
     """
 
     _key: str | None = None
@@ -83,9 +97,9 @@ class Gate:
         while self._held:
             self._held.popleft().set()
 
-    def _enter(self, key: str) -> trio.Event | None:
-        """What a load, read or commit of a room waits for; None if the gate does not hold it."""
-        if self._released or self._key not in {None, key}:
+    def _enter(self, *keys: str) -> trio.Event | None:
+        """What something of these rooms or users waits for; None if the gate does not hold it."""
+        if self._released or self._key not in {None, *keys}:
             return None
         passed = trio.Event()
         self._held.append(passed)
@@ -102,7 +116,7 @@ class Gate:
 
 @attrs.define(eq=False)
 class _Fault:
-    """An error that the next loads, reads or commits raise, and for how many of them."""
+    """An error that the next of what is asked raise, and for how many of them."""
 
     error: Callable[[], BaseException]
     times: int
@@ -118,7 +132,9 @@ class FaultyStore(Store):
     `commit`, is carried out even if its caller is cancelled, and commits of one room keep
     their order, however long each takes; so `aclose` waits for gates to be released. All
     that happens to a load, read or commit (delay, gate, failure) is decided when it is asked for.
-    A load is a `load` or a `head`, a read is any other question but `keys`.
+    A load is a `load` or a `head`, a read is any other question but `keys`. Posts and settlements are
+    handed over as commits are, and keep their order among themselves. Where the key of a room is asked
+    for, a question about an inbox has its user.
     Time is Trio's, so ``MockClock`` works. Example::
 
         store = FaultyStore(MemoryStore())
@@ -130,7 +146,7 @@ class FaultyStore(Store):
 
     Args:
         store: the store that does the work; opened and closed with this one.
-        delay: seconds that each load and commit takes before it is done; may be changed.
+        delay: seconds that each load, commit, post and settlement takes before it is done; may be changed.
     """
 
     store: Store
@@ -140,11 +156,15 @@ class FaultyStore(Store):
     _load_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
     _read_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
     _commit_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
+    _post_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
+    _settle_gates: builtins.list[Gate] = attrs.field(factory=list, init=False)
     _load_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
     _read_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
     _commit_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
+    _post_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
+    _settle_faults: builtins.list[_Fault] = attrs.field(factory=list, init=False)
     _last: dict[str, trio.Event] = attrs.field(factory=dict, init=False)
-    """By room, the end of the commit that was handed over last."""
+    """By room, the end of the commit that was handed over last, and of the last post or settlement."""
     _damaged: set[tuple[str, int | str]] = attrs.field(factory=set, init=False)
     """Keys of rooms, with the generation or the name that cannot be read."""
     _opened: bool = attrs.field(default=False, init=False)
@@ -165,6 +185,18 @@ class FaultyStore(Store):
         """A gate at which commits stop before they are applied: those of one room, or all."""
         gate = Gate(key)
         self._commit_gates.append(gate)
+        return gate
+
+    def hold_posts(self, user: str | None = None) -> Gate:
+        """A gate at which posts stop before they are applied: those for one user, or all."""
+        gate = Gate(user)
+        self._post_gates.append(gate)
+        return gate
+
+    def hold_settles(self, user: str | None = None) -> Gate:
+        """A gate at which settlements stop before they are applied: those of one user, or all."""
+        gate = Gate(user)
+        self._settle_gates.append(gate)
         return gate
 
     def fail_loads(
@@ -203,6 +235,28 @@ class FaultyStore(Store):
                 anything was applied.
         """
         self._commit_faults.append(_Fault(_maker(error), times, key, applied))
+
+    def fail_posts(
+        self,
+        error: BaseException | Callable[[], BaseException],
+        times: int = 1,
+        *,
+        user: str | None = None,
+        applied: bool = False,
+    ) -> None:
+        """Make the next posts, for one user or for any, raise ``error``; arguments as for `fail_commits`."""
+        self._post_faults.append(_Fault(_maker(error), times, user, applied))
+
+    def fail_settles(
+        self,
+        error: BaseException | Callable[[], BaseException],
+        times: int = 1,
+        *,
+        user: str | None = None,
+        applied: bool = False,
+    ) -> None:
+        """Make the next settlements, of one user or of any, raise ``error``; as `fail_posts`."""
+        self._settle_faults.append(_Fault(_maker(error), times, user, applied))
 
     def damage_snapshot(self, key: str, generation: int) -> None:
         """Give one generation of a room from now on as a store gives what it cannot read any more."""
@@ -288,25 +342,40 @@ class FaultyStore(Store):
         self._check_open()
         check_commit(commit)
         self.calls.append(Call("commit", commit.key, commit))
-        key = commit.key
-        before = self._last.get(key)
-        passes = [passed for gate in self._commit_gates if (passed := gate._enter(key)) is not None]
-        fault = _take(self._commit_faults, key)
+        await self._write(
+            commit.key,
+            (commit.key,),
+            self._commit_gates,
+            self._commit_faults,
+            partial(self.store.commit, commit),
+        )
+
+    async def _write(
+        self,
+        order: str,
+        keys: Collection[str],
+        gates: builtins.list[Gate],
+        faults: builtins.list[_Fault],
+        do: Callable[[], Awaitable[T]],
+    ) -> T:
+        """Have something written that was handed over, in its order, whoever waits for that."""
+        before = self._last.get(order)
+        passes = [passed for gate in gates if (passed := gate._enter(*keys)) is not None]
+        fault = _take(faults, *keys)
         if before is None and not passes and fault is None and not self.delay:
-            await self.store.commit(commit)
-            return
-        self._last[key] = end = trio.Event()
-        job = _Job(commit, self.delay, before, passes, fault, end)
-        # A task that no caller's scope can cancel: the commit is carried out whoever waits.
-        trio.lowlevel.spawn_system_task(self._carry_out, job, name=f"FaultyStore commit {key}")
+            return await do()
+        self._last[order] = end = trio.Event()
+        job = _Job(order, do, self.delay, before, passes, fault, end)
+        # A task that no caller's scope can cancel: it is carried out whoever waits.
+        trio.lowlevel.spawn_system_task(self._carry_out, job, name=f"FaultyStore {order}")
         await end.wait()
-        error, job.error = job.error, None
+        ended, job.outcome = job.outcome, None
+        assert ended is not None
         try:
-            if error is not None:
-                raise error
+            return ended.unwrap()
         finally:
-            # Its traceback holds this frame, which would hold it: a cycle around the caller.
-            del error
+            # An error's traceback holds this frame, which would hold it: a cycle around the caller.
+            del ended
 
     async def get(self, key: str, name: str) -> bytes | None:
         """See `Store.get`."""
@@ -381,12 +450,65 @@ class FaultyStore(Store):
         await self._read("due", "")
         return await self.store.due(now, limit, after=after)
 
+    async def post(self, posts: Sequence[Post]) -> dict[str, InboxSize]:
+        """See `Store.post`."""
+        self._check_open()
+        check_posts(posts)
+        posts = tuple(posts)
+        users = tuple(dict.fromkeys(post.user for post in posts))
+        self.calls.append(Call("post", users[0] if users else "", posts=posts))
+        return await self._write(
+            _INBOXES, users, self._post_gates, self._post_faults, partial(self.store.post, posts)
+        )
+
+    async def settle(self, user: str, ids: Collection[int]) -> None:
+        """See `Store.settle`."""
+        self._check_open()
+        encode(user)
+        check_ids(ids)
+        ids = tuple(ids)
+        self.calls.append(Call("settle", user, ids=ids))
+        await self._write(
+            _INBOXES, (user,), self._settle_gates, self._settle_faults, partial(self.store.settle, user, ids)
+        )
+
+    async def inbox(self, user: str, *, after: int = 0, limit: int | None = None) -> builtins.list[Waiting]:
+        """See `Store.inbox`."""
+        await self._read("inbox", user)
+        return await self.store.inbox(user, after=after, limit=limit)
+
+    async def inbox_size(self, user: str) -> InboxSize:
+        """See `Store.inbox_size`."""
+        await self._read("inbox_size", user)
+        return await self.store.inbox_size(user)
+
+    async def inboxes(
+        self, *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[tuple[str, InboxSize]]:
+        """See `Store.inboxes`."""
+        await self._read("inboxes", "")
+        return await self.store.inboxes(after=after, limit=limit)
+
+    async def expired(
+        self, now: float, limit: int, *, after: tuple[float, str, int] | None = None
+    ) -> builtins.list[Waiting]:
+        """See `Store.expired`."""
+        await self._read("expired", "")
+        return await self.store.expired(now, limit, after=after)
+
+    async def sessions_of(
+        self, user: str, *, after: tuple[str, int] = ("", 0), limit: int | None = None
+    ) -> builtins.list[tuple[str, StoredSession]]:
+        """See `Store.sessions_of`."""
+        await self._read("sessions_of", user)
+        return await self.store.sessions_of(user, after=after, limit=limit)
+
     def statistics(self) -> StoreStatistics:
         """Those of the store below: it does not know of what is held or failed here."""
         return self.store.statistics()
 
-    async def _carry_out(self, job: _Job) -> None:
-        """Commit when all before it is done, and tell the caller how it ended."""
+    async def _carry_out(self, job: _Job[Any]) -> None:
+        """Write when all before it is done, and tell the caller how it ended."""
         try:
             if job.before is not None:
                 await job.before.wait()
@@ -395,18 +517,19 @@ class FaultyStore(Store):
             await trio.sleep(job.delay)
             if job.fault is not None and not job.fault.applied:
                 raise job.fault.error()  # noqa: TRY301 - the handler below is what brings it to the caller
-            await self.store.commit(job.commit)
+            result = await job.do()
             if job.fault is not None:
                 raise job.fault.error()  # noqa: TRY301
+            job.outcome = outcome.Value(result)
         except trio.Cancelled:
             # The run ends: as in a crash, nobody will ask for the outcome.
             raise
         except BaseException as exc:  # noqa: BLE001 - it is the caller's, not this task's
-            job.error = exc
+            job.outcome = outcome.Error(exc)
         finally:
             job.end.set()
-            if self._last.get(job.commit.key) is job.end:
-                del self._last[job.commit.key]
+            if self._last.get(job.order) is job.end:
+                del self._last[job.order]
 
     def _check_intact(self, key: str, names: builtins.list[str]) -> None:
         """Raise StoreError if one of these values is to be damaged."""
@@ -423,16 +546,17 @@ class FaultyStore(Store):
 
 
 @attrs.define(eq=False)
-class _Job:
-    """A commit that cannot be passed on at once."""
+class _Job(Generic[T]):
+    """Something to be written that cannot be passed on at once."""
 
-    commit: Commit
+    order: str
+    do: Callable[[], Awaitable[T]]
     delay: float
     before: trio.Event | None
     passes: list[trio.Event]
     fault: _Fault | None
     end: trio.Event
-    error: BaseException | None = None
+    outcome: outcome.Outcome[T] | None = None
 
 
 def _maker(error: BaseException | Callable[[], BaseException]) -> Callable[[], BaseException]:
@@ -440,10 +564,10 @@ def _maker(error: BaseException | Callable[[], BaseException]) -> Callable[[], B
     return (lambda: error) if isinstance(error, BaseException) else error
 
 
-def _take(faults: list[_Fault], key: str) -> _Fault | None:
-    """The first fault that is meant for a room, of which one time is used up."""
+def _take(faults: list[_Fault], *keys: str) -> _Fault | None:
+    """The first fault that is meant for one of these rooms or users, of which one time is used up."""
     for fault in faults:
-        if fault.key in {None, key}:
+        if fault.key in {None, *keys}:
             fault.times -= 1
             if fault.times <= 0:
                 faults.remove(fault)

@@ -10,6 +10,7 @@ import sqlite3
 from trio_rooms.stores.base import Commit, Opening, RoomHalf
 from trio_rooms.stores.checks import check_epoch, check_same, encode, is_next
 
+from . import inboxes
 from .rooms import read_head
 from .rows import damaged
 
@@ -59,7 +60,7 @@ _SESSION = (
     "UPDATE sessions SET last_id = max(last_id, ?), attachment = ?, channels = ? WHERE room = ? AND sid = ?"
 )
 _LINK = """
-UPDATE sessions SET link = ?, until = ?, pos = ?, departure = ?, over_in = ?, held = ?
+UPDATE sessions SET link = ?, until = ?, pos = ?, departure = ?, over_in = ?, held = ?, presence = ?
 WHERE room = ? AND sid = ?
 """
 _CLOSE_SESSION = "DELETE FROM sessions WHERE room = ? AND sid = ?"
@@ -69,6 +70,7 @@ _VERDICT = "INSERT OR REPLACE INTO verdicts (room, sid, id, content) VALUES (?, 
 _IS_THERE = "SELECT 1 FROM sessions WHERE room = ? AND sid = ?"
 _TIMER = "INSERT OR REPLACE INTO timers (room, name, due, content) VALUES (?, ?, ?, ?)"
 _NO_TIMER = "DELETE FROM timers WHERE room = ? AND name = ?"
+_LAPSES = "UPDATE rooms SET lapses = ? WHERE id = ?"
 _HAS_ANYTHING = """
 SELECT EXISTS (SELECT 1 FROM storage WHERE room = :room) OR EXISTS (SELECT 1 FROM journal WHERE room = :room)
 OR EXISTS (SELECT 1 FROM sessions WHERE room = :room) OR EXISTS (SELECT 1 FROM timers WHERE room = :room)
@@ -115,6 +117,8 @@ def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
     if not is_next(commit, number, others[0]):
         check_same(commit, read_head(connection, key).nonce)
         return False
+    if commit.sends:
+        inboxes.post(connection, commit.sends)
     if commit.destroy:
         _end(connection, commit, key, room)
         return True
@@ -158,6 +162,10 @@ def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
                 execute(_NO_TIMER, (room, encode(name)))
             else:
                 execute(_TIMER, (room, encode(name), timer.due, timer.content))
+    if commit.offers:
+        inboxes.offer(connection, commit.offers)
+    if commit.lapses is not None:
+        execute(_LAPSES, (commit.lapses or None, room))
     if document is None and newest is None and not execute(_HAS_ANYTHING, {"room": room}).fetchone()[0]:
         _end(connection, commit, key, room)
         return True
@@ -198,7 +206,9 @@ def _write_sessions(connection: sqlite3.Connection, commit: Commit, room: int) -
         for sid, link in commit.links.items():
             over_in = room if link.ended else 0
             held = 0 if link.until is None or link.ended else link.pos
-            links.append((link.link, link.until, link.pos, link.left, over_in, held, room, sid))
+            links.append(
+                (link.link, link.until, link.pos, link.left, over_in, held, link.presence, room, sid)
+            )
         connection.executemany(_LINK, links)
     if commit.answered:
         connection.executemany(_ANSWERED, [(room, sid, id_) for sid, id_ in commit.answered.items()])

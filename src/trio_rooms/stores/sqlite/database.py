@@ -98,9 +98,41 @@ _STEPS = (
         "CREATE INDEX timers_room ON timers (room, due) WHERE due IS NOT NULL",
         "PRAGMA user_version = 3",
     ),
+    # Messages for users. The place of one is counted over all users, in store, so that it is never given
+    # out again; how much an inbox has is kept beside its user. What is offered lies before the body, so
+    # that it is read without that. Rooms that lapse are found by an index that has no others, and so are
+    # sessions of users.
+    (
+        "ALTER TABLE store ADD COLUMN posted INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE rooms ADD COLUMN lapses REAL",
+        "CREATE INDEX rooms_lapses ON rooms (lapses) WHERE lapses IS NOT NULL",
+        "ALTER TABLE sessions ADD COLUMN presence BLOB NOT NULL DEFAULT x''",
+        "CREATE INDEX sessions_user ON sessions (user) WHERE user IS NOT NULL",
+        """
+        CREATE TABLE inboxes
+        (id INTEGER PRIMARY KEY, user BLOB NOT NULL UNIQUE, count INTEGER NOT NULL, bytes INTEGER NOT NULL)
+        """,
+        """
+        CREATE TABLE messages
+        (inbox INTEGER NOT NULL, position INTEGER NOT NULL, id INTEGER NOT NULL, expires REAL NOT NULL,
+        priority INTEGER NOT NULL, room BLOB NOT NULL, offer_key BLOB, offer_sid INTEGER, offer_seq INTEGER,
+        body BLOB NOT NULL, PRIMARY KEY (inbox, position)) WITHOUT ROWID
+        """,
+        "CREATE UNIQUE INDEX messages_id ON messages (inbox, id)",
+        "CREATE INDEX messages_expires ON messages (expires, position)",
+        "PRAGMA user_version = 4",
+    ),
 )
 _VERSION = len(_STEPS)
 _NONE = "0 AS nonce, 0 AS epoch"
+_NO_INBOXES = (
+    "CREATE TEMP VIEW inboxes AS SELECT 0 AS id, x'' AS user, 0 AS count, 0 AS bytes WHERE 0",
+    """
+    CREATE TEMP VIEW messages AS
+    SELECT 0 AS inbox, 0 AS position, 0 AS id, 0.0 AS expires, 0 AS priority, x'' AS room,
+    x'' AS offer_key, 0 AS offer_sid, 0 AS offer_seq, x'' AS body WHERE 0
+    """,
+)
 _NO_MORE = (
     f"CREATE TEMP VIEW snapshots AS SELECT id, generation, document, {_NONE} FROM main.snapshots",
     """
@@ -110,15 +142,16 @@ _NO_MORE = (
     """
     CREATE TEMP VIEW sessions AS
     SELECT 0 AS room, 0 AS sid, 0 AS last_id, x'' AS attachment, x'' AS channels, x'' AS token, x'' AS user,
-    0 AS start, 0.0 AS span, 0 AS link, 0.0 AS until, 0 AS pos, 0 AS held, x'' AS departure, 0 AS over_in
-    WHERE 0
+    0 AS start, 0.0 AS span, 0 AS link, 0.0 AS until, 0 AS pos, 0 AS held, x'' AS departure, 0 AS over_in,
+    x'' AS presence WHERE 0
     """,
     "CREATE TEMP VIEW verdicts AS SELECT 0 AS room, 0 AS sid, 0 AS id, x'' AS content WHERE 0",
     "CREATE TEMP VIEW timers AS SELECT 0 AS room, x'' AS name, 0.0 AS due, x'' AS content WHERE 0",
+    *_NO_INBOXES,
 )
 _ZEROS = (
     f"{_NONE}, 0 AS seq, 0 AS before_block, 0 AS floor, 0 AS entries, 0 AS bytes, "
-    "0 AS had_sessions, 0 AS had_timers"
+    "0 AS had_sessions, 0 AS had_timers, NULL AS lapses"
 )
 # What shows a reader a file of a former version, which it cannot bring up to date, as one of this version:
 # names are looked up among the temporary views first.
@@ -132,6 +165,11 @@ _VIEWS = {
         f"CREATE TEMP VIEW rooms AS SELECT id, key, number, {_ZEROS} FROM main.rooms",
         f"CREATE TEMP VIEW ended AS SELECT key, number, {_NONE} FROM main.ended",
         *_NO_MORE,
+    ),
+    3: (
+        "CREATE TEMP VIEW rooms AS SELECT *, NULL AS lapses FROM main.rooms",
+        "CREATE TEMP VIEW sessions AS SELECT *, x'' AS presence FROM main.sessions",
+        *_NO_INBOXES,
     ),
 }
 # Every session that has a connection, by index: whoever held the connections is no more.

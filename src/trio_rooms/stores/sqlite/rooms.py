@@ -29,14 +29,14 @@ coalesce(bytes - (SELECT journal.bytes FROM journal WHERE room = rooms.id
 ORDER BY journal.seq LIMIT 1), 0) || ',' ||
 EXISTS (SELECT 1 FROM sessions WHERE room = rooms.id) || ',' ||
 EXISTS (SELECT 1 FROM timers WHERE room = rooms.id) END,
-even.generation, odd.generation, rooms.id
+even.generation, odd.generation, rooms.id, lapses
 """
 _FROM = """
 FROM rooms LEFT JOIN snapshots AS even ON even.id = 2 * rooms.id
 LEFT JOIN snapshots AS odd ON odd.id = 2 * rooms.id + 1
 WHERE key = ?
 """
-_ENDED_COLUMNS = "number, nonce, epoch, NULL, NULL, NULL, NULL"
+_ENDED_COLUMNS = "number, nonce, epoch, NULL, NULL, NULL, NULL, NULL"
 _HEAD = f"SELECT {_HEAD_COLUMNS} {_FROM} UNION ALL SELECT {_ENDED_COLUMNS} FROM ended WHERE key = ?"
 # SQLite answers length() of a blob from the row's header, without loading the blob.
 _ROOM = f"""
@@ -67,7 +67,7 @@ def _head(key: bytes, row: Sequence[Any]) -> RoomHead:
     Raises:
         StoreError: one of them is damaged.
     """
-    number, nonce, epoch, rest, even, odd, _ = row[:7]
+    number, nonce, epoch, rest, even, odd, _, lapses = row[:8]
     try:
         # What is no whole number is refused by this, and what is negative seen.
         all_bits = number | nonce | epoch
@@ -77,12 +77,16 @@ def _head(key: bytes, row: Sequence[Any]) -> RoomHead:
         if odd is not None:
             all_bits |= odd
             number = max(number, odd)
-        if all_bits >= 0:
+        if all_bits >= 0 and (lapses is None or type(lapses) is float):
             if rest is None:
-                return RoomHead(number, nonce, epoch)
+                if lapses is None:
+                    return RoomHead(number, nonce, epoch)
+                return RoomHead(number, nonce, epoch, lapses=lapses)
             seq, before, floor, entries, size, sessions, timers = map(int, rest.split(b","))
             return RoomHead(
-                number, nonce, epoch, seq, before, floor, entries, size, bool(sessions), bool(timers)
+                *(number, nonce, epoch, seq, before, floor, entries, size),
+                *(bool(sessions), bool(timers)),
+                lapses,
             )
     except (TypeError, ValueError):
         pass
@@ -99,7 +103,7 @@ def _damage(key: bytes, row: Sequence[Any]) -> StoreError:
     ):
         if not isinstance(found, int) or found < 0:
             return damaged(key, what, found)
-    return damaged(key, "its head", row[1:4])
+    return damaged(key, "its head", (*row[1:4], row[7]))
 
 
 def read_room(connection: sqlite3.Connection, key: bytes, most_bytes: int) -> StoredRoom:
@@ -120,7 +124,7 @@ def read_room(connection: sqlite3.Connection, key: bytes, most_bytes: int) -> St
     if row is None:
         return StoredRoom(_NEVER, ())
     head = _head(key, row)
-    even, odd, room, even_document, odd_document = row[4:]
+    even, odd, room, _, even_document, odd_document = row[4:]
     newest = before = None
     if even is not None:
         newest = _snapshot(even, even_document, 2 * room, most_bytes)
@@ -147,7 +151,7 @@ def _read_piece_by_piece(connection: sqlite3.Connection, key: bytes) -> list[Any
     head = connection.execute(_HEAD, (key, key)).fetchone()
     if head is None:
         return None
-    even, odd, room = head[4:]
+    even, odd, room = head[4:7]
     return [
         *head,
         None if even is None else _read_document(connection, 2 * room),

@@ -9,19 +9,19 @@ from typing import Any
 
 from trio_rooms.stores.base import LinkHalf, Opening, RoomHalf, StoredSession
 
-from .rows import UNLIMITED, TooLarge, check_row
+from .rows import UNLIMITED, TooLarge, check_row, damaged
 
-__all__ = ["read_positions", "read_session", "read_sessions", "read_verdicts"]
+__all__ = ["read_positions", "read_session", "read_sessions", "read_sessions_of", "read_verdicts"]
 
 # One of whose blobs is larger than what may be read has a NULL as its channels.
 _COLUMNS = """
 sid, last_id, attachment,
-CASE WHEN coalesce(length(attachment), 0) + length(channels) <= :most THEN channels END,
-token, user, start, span, link, until, pos, departure, over_in
+CASE WHEN coalesce(length(attachment), 0) + length(channels) + length(presence) <= :most THEN channels END,
+token, user, start, span, link, until, pos, departure, over_in, presence
 """
 _TYPES = (
     *(int, int, (bytes, NoneType), bytes, bytes, (bytes, NoneType), int, float),
-    *(int, (float, NoneType), int, bytes, int),
+    *(int, (float, NoneType), int, bytes, int, bytes),
 )
 _OF_ROOM = "room = (SELECT id FROM rooms WHERE key = :key)"
 _SESSION = f"SELECT {_COLUMNS} FROM sessions WHERE {_OF_ROOM} AND sid = :sid"
@@ -30,6 +30,12 @@ _ENDED_SESSIONS = (
     f"SELECT {_COLUMNS} FROM sessions WHERE over_in = (SELECT id FROM rooms WHERE key = :key) "
     "AND over_in > 0 AND sid > :after ORDER BY sid LIMIT :limit"
 )
+# Joined crosswise: SQLite then reads those of the user first. The index ends with the primary key.
+_SESSIONS_OF = f"""
+SELECT key, {_COLUMNS} FROM sessions CROSS JOIN rooms ON rooms.id = room
+WHERE user = :user AND (room, sid) > (coalesce((SELECT id FROM rooms WHERE key = :key), 0), :after)
+ORDER BY room, sid LIMIT :limit
+"""
 _FEW_POSITIONS = f"SELECT held, 1 FROM sessions WHERE {_OF_ROOM} AND held > 0 ORDER BY held LIMIT :limit"
 _POSITIONS = f"SELECT held, count(*) FROM sessions WHERE {_OF_ROOM} AND held > 0 GROUP BY held"
 _VERDICTS = f"""
@@ -66,17 +72,18 @@ def read_sessions(
         for row in rows:
             session = _session(key, row, most_bytes)
             if most_bytes < UNLIMITED:
-                most_bytes -= len(session.room.attachment or b"") + len(session.room.channels)
+                most_bytes -= _size(session)
             found.append(session)
     return found
 
 
 def _session(key: bytes, row: tuple[Any, ...], most_bytes: int) -> StoredSession:
-    sid, last, attachment, channels, token, user, start, window, link, until, pos, left, ended = row
+    sid, last, attachment, channels, token, user, start, window = row[:8]
+    link, until, pos, left, ended, presence = row[8:]
     if channels is None and most_bytes < UNLIMITED:
         raise TooLarge
     check_row(key, f"session {sid}", row, _TYPES)
-    if most_bytes < len(attachment or b"") + len(channels):
+    if most_bytes < len(attachment or b"") + len(channels) + len(presence):
         raise TooLarge
     try:
         name = None if user is None else user.decode()
@@ -86,8 +93,37 @@ def _session(key: bytes, row: tuple[Any, ...], most_bytes: int) -> StoredSession
     return StoredSession(
         sid,
         RoomHalf(last, attachment, channels, Opening(token, name, start, window)),
-        LinkHalf(link, until, pos, left, bool(ended)),
+        LinkHalf(link, until, pos, left, bool(ended), presence),
     )
+
+
+def _size(session: StoredSession) -> int:
+    """Bytes of what may be large of a session."""
+    return len(session.room.attachment or b"") + len(session.room.channels) + len(session.link.presence)
+
+
+def read_sessions_of(
+    connection: sqlite3.Connection, user: bytes, after: tuple[bytes, int], limit: int, most_bytes: int
+) -> list[tuple[str, StoredSession]]:
+    """Sessions of a user in all rooms, with their keys, at most ``limit``, behind a key and an id.
+
+    Raises:
+        TooLarge: they have more than ``most_bytes`` together.
+        StoreError: one of them is damaged.
+    """
+    found = []
+    key, sid = after
+    wanted = {"user": user, "key": key, "after": sid, "limit": limit, "most": most_bytes}
+    with contextlib.closing(connection.execute(_SESSIONS_OF, wanted)) as rows:
+        for key, *row in rows:
+            session = _session(key, tuple(row), most_bytes)
+            if most_bytes < UNLIMITED:
+                most_bytes -= _size(session)
+            try:
+                found.append((key.decode(), session))
+            except UnicodeDecodeError:
+                raise damaged(key, "its key", key) from None
+    return found
 
 
 def read_positions(connection: sqlite3.Connection, key: bytes, limit: int) -> dict[int, int]:

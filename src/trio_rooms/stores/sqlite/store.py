@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import math
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,16 +21,19 @@ from trio_rooms.stores.base import (
     Commit,
     Due,
     Entry,
+    InboxSize,
+    Post,
     RoomHead,
     Store,
     StoredRoom,
     StoredSession,
     StoreStatistics,
     Timer,
+    Waiting,
 )
-from trio_rooms.stores.checks import check_limit, encode, encoded_range
+from trio_rooms.stores.checks import check_ids, check_limit, check_posts, encode, encoded_range
 
-from . import journal, rooms, sessions, storage, timers
+from . import inboxes, journal, rooms, sessions, storage, timers
 from .database import FILE_NAME, connect, connect_read_only, prepare, read_epoch
 from .faults import explain
 from .files import OpenFiles
@@ -116,7 +121,7 @@ class DiskStore(Store):
         self._opened = opened
         if opened.write_connection is not None:
             assert opened.files is not None
-            self._writer = DiskWriter(self._file, opened.write_connection, opened.files)
+            self._writer = DiskWriter(self._file, opened.write_connection, opened.epoch, opened.files)
 
     async def aclose(self) -> None:
         """Write what was handed over, then give the directory back, cancelled or not.
@@ -147,11 +152,7 @@ class DiskStore(Store):
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`. A commit that fails after its caller was cancelled is logged."""
-        self._get_opened()
-        if self._writer is None:
-            msg = f"{self._path} was opened with read_only=True; nothing of this was written"
-            raise StoreReadOnly(msg)
-        await self._writer.commit(commit)
+        await self._get_writer().commit(commit)
 
     async def get(self, key: str, name: str) -> bytes | None:
         """See `Store.get`."""
@@ -262,6 +263,68 @@ class DiskStore(Store):
             limit, lambda connection, _, rows: timers.read_due(connection, now, rows, after)
         )
 
+    async def post(self, posts: Sequence[Post]) -> dict[str, InboxSize]:
+        """See `Store.post`."""
+        writer = self._get_writer()
+        check_posts(posts)
+        size = sum(len(post.body) for post in posts)
+        return await writer.act(partial(inboxes.post, posts=tuple(posts)), size)
+
+    async def settle(self, user: str, ids: Collection[int]) -> None:
+        """See `Store.settle`."""
+        writer = self._get_writer()
+        encode(user)
+        check_ids(ids)
+        await writer.act(partial(inboxes.settle, user=user, ids=tuple(ids)), 0)
+
+    async def inbox(self, user: str, *, after: int = 0, limit: int | None = None) -> builtins.list[Waiting]:
+        """See `Store.inbox`."""
+        encoded = encode(user)
+        return await self._read_rows(
+            limit,
+            lambda connection, most_bytes, rows: inboxes.read_inbox(
+                connection, encoded, after, rows, most_bytes
+            ),
+        )
+
+    async def inbox_size(self, user: str) -> InboxSize:
+        """See `Store.inbox_size`."""
+        encoded = encode(user)
+        return await self._read(lambda connection, *_: inboxes.read_size(connection, encoded))
+
+    async def inboxes(
+        self, *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[tuple[str, InboxSize]]:
+        """See `Store.inboxes`."""
+        within = encoded_range("", after)
+        return await self._read_rows(
+            limit, lambda connection, _, rows: inboxes.read_sizes(connection, within, rows)
+        )
+
+    async def expired(
+        self, now: float, limit: int, *, after: tuple[float, str, int] | None = None
+    ) -> builtins.list[Waiting]:
+        """See `Store.expired`."""
+        behind = (-math.inf, 0) if after is None else (after[0], after[2])
+        return await self._read_rows(
+            limit,
+            lambda connection, most_bytes, rows: inboxes.read_expired(
+                connection, now, behind, rows, most_bytes
+            ),
+        )
+
+    async def sessions_of(
+        self, user: str, *, after: tuple[str, int] = ("", 0), limit: int | None = None
+    ) -> builtins.list[tuple[str, StoredSession]]:
+        """See `Store.sessions_of`."""
+        encoded, behind = encode(user), (encode(after[0]), after[1])
+        return await self._read_rows(
+            limit,
+            lambda connection, most_bytes, rows: sessions.read_sessions_of(
+                connection, encoded, behind, rows, most_bytes
+            ),
+        )
+
     def statistics(self) -> StoreStatistics:
         """What the store has done since it was opened; all 0 before that."""
         if self._writer is None:
@@ -277,6 +340,14 @@ class DiskStore(Store):
             msg = f"this DiskStore on {self._path} is not open; use it inside 'async with store:'"
             raise StoreClosed(msg)
         return self._opened
+
+    def _get_writer(self) -> DiskWriter:
+        """What writes, or the error for why nothing does."""
+        self._get_opened()
+        if self._writer is None:
+            msg = f"{self._path} was opened with read_only=True; nothing of this was written"
+            raise StoreReadOnly(msg)
+        return self._writer
 
     async def _read_rows(
         self, limit: int | None, read: Callable[[sqlite3.Connection, int, int], builtins.list[T]]

@@ -35,6 +35,10 @@ SELECT due, key, name FROM timers CROSS JOIN rooms ON rooms.id = room
 WHERE due <= :now AND (due, room, name) > (:time, {_ROOM}, :which)
 ORDER BY due, room, name LIMIT :limit
 """
+_ROOMS = f"""
+SELECT lapses, key FROM rooms WHERE lapses <= :now AND (lapses, id) > (:time, {_ROOM})
+ORDER BY lapses, id LIMIT :limit
+"""
 _BEFORE, _BEHIND = -1, 2**63 - 1
 """No room has these numbers."""
 
@@ -97,18 +101,21 @@ def read_due(connection: sqlite3.Connection, now: float, limit: int, after: Due 
     Raises:
         StoreError: some of it is damaged.
     """
-    # Of one moment sessions come before timers.
-    behind: dict[str, Any] = {"now": now, "limit": limit, "key": b"", "time": -math.inf}
-    sessions = timers = {**behind, "room": _BEFORE, "which": 0}
+    # Of one moment sessions come before timers, and those before rooms.
+    start: dict[str, Any] = {"now": now, "limit": limit, "key": b"", "time": -math.inf, "which": 0}
+    before = {**start, "room": _BEFORE}
+    sessions = timers = lapsing = before
     if after is not None:
-        behind["time"] = after.time
-        sessions = timers = {**behind, "room": _BEHIND, "which": 0}
-        key = after.key.encode()
+        before["time"] = after.time
+        behind = {**before, "room": _BEHIND}
+        here = {**before, "key": after.key.encode(), "room": 0}
+        sessions = timers = lapsing = behind
         if after.sid is not None:
-            sessions = {**behind, "key": key, "room": 0, "which": after.sid}
-            timers = {**behind, "room": _BEFORE, "which": 0}
+            sessions, timers, lapsing = {**here, "which": after.sid}, before, before
         elif after.timer is not None:
-            timers = {**behind, "key": key, "room": 0, "which": after.timer.encode()}
+            timers, lapsing = {**here, "which": after.timer.encode()}, before
+        elif after.lapses:
+            lapsing = here
     found = []
     for time, key, sid in connection.execute(_SESSIONS, sessions).fetchall():
         check_row(key, "when a session ends", (time, sid), (float, int))
@@ -116,5 +123,8 @@ def read_due(connection: sqlite3.Connection, now: float, limit: int, after: Due 
     for time, key, name in connection.execute(_TIMERS_OF_ALL, timers).fetchall():
         check_row(key, "when a timer is due", (time, name), (float, bytes))
         found.append(Due(time, _decoded(key, key), timer=_decoded(key, name)))
+    for time, key in connection.execute(_ROOMS, lapsing).fetchall():
+        check_row(key, "when it lapses", (time,), (float,))
+        found.append(Due(time, _decoded(key, key), lapses=True))
     found.sort(key=lambda one: one.time)
     return found[:limit]

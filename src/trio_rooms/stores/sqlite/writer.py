@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 import outcome
@@ -25,6 +26,7 @@ from .files import OpenFiles
 
 __all__ = ["DiskWriter"]
 
+T = TypeVar("T")
 _log = logging.getLogger("trio_rooms.store")
 
 _TOLD_AT_ONCE = 64
@@ -33,12 +35,15 @@ _TOLD_AT_ONCE = 64
 
 @attrs.define(eq=False)
 class _Pending:
-    """A commit on its way to the disk, and who waits for it."""
+    """A commit, or something else, on its way to the disk, and who waits for it."""
 
-    commit: Commit
+    commit: Commit | None
     size: int
     error: StoreError | None = None
     task: trio.lowlevel.Task | None = None
+    act: Callable[[sqlite3.Connection], object] | None = None
+    """What is written if it is no commit, and what its result is."""
+    result: Any = None
 
 
 @attrs.define(eq=False)
@@ -48,11 +53,13 @@ class DiskWriter:
     Args:
         path: the database file.
         connection: one that nobody else uses; the writer closes it.
+        epoch: that of the store.
         files: what it writes to, to be looked at after each transaction.
     """
 
     _path: Path
     _connection: sqlite3.Connection | None
+    _epoch: int
     _files: OpenFiles
     _ended: dict[bytes, None] = attrs.field(factory=dict, init=False)
     """The rooms that have ended since the opening, in that order, as many as the file remembers."""
@@ -79,7 +86,22 @@ class DiskWriter:
             size += sum(len(name) + len(value or b"") for name, value in commit.writes.items())
         if commit.entries:
             size += sum(len(entry.body) for entry in commit.entries)
-        pending = _Pending(commit, size, task=trio.lowlevel.current_task())
+        await self._hand_over(_Pending(commit, size, task=trio.lowlevel.current_task()))
+
+    async def act(self, act: Callable[[sqlite3.Connection], T], size: int) -> T:
+        """Hand over something that belongs to no room, then wait until it is durable.
+
+        Args:
+            act: writes it in the transaction that is open, perhaps more than once; a StoreError or a
+                sqlite3.Error of it is what becomes of it. What it returns is returned here.
+            size: how many bytes it is about to write.
+        """
+        pending = _Pending(None, size, task=trio.lowlevel.current_task(), act=act)
+        await self._hand_over(pending)
+        result: T = pending.result
+        return result
+
+    async def _hand_over(self, pending: _Pending) -> None:
         self._pending += 1
         self._queue.put(pending)
 
@@ -148,7 +170,11 @@ class DiskWriter:
                 for pending in group:
                     pending.error = None
                     try:
-                        if commits.write(self._connection, pending.commit, epoch):
+                        if pending.commit is None:
+                            self._check_epoch(epoch)
+                            assert pending.act is not None
+                            pending.result = pending.act(self._connection)
+                        elif commits.write(self._connection, pending.commit, epoch):
                             self._remember_ended(self._connection, encode(pending.commit.key))
                     except StaleWrite as exc:
                         pending.error = exc
@@ -161,6 +187,15 @@ class DiskWriter:
         if any(pending.error is None for pending in group):
             self._files.check()
             self._written += 1
+
+    def _check_epoch(self, epoch: int) -> None:
+        """Refuse what is of no room where the file has another epoch than the store."""
+        if epoch != self._epoch:
+            msg = (
+                f"{self._path} has epoch {epoch}, this store {self._epoch}: it was opened for writing "
+                "since, and whoever did that is the only one to write now"
+            )
+            raise StaleWrite(msg)
 
     def _remember_ended(self, connection: sqlite3.Connection, key: bytes) -> None:
         """Let the file forget the number of the room that ended first, where it has enough of them."""

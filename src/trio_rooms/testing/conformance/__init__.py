@@ -8,6 +8,7 @@ from __future__ import annotations
 from .commits import Commits
 from .durability import Durability
 from .ends import Ends
+from .inboxes import Inboxes
 from .journal import Journal
 from .sessions import Sessions
 from .storage import Storage
@@ -17,7 +18,7 @@ from .uses import Uses
 __all__ = ["StoreConformance"]
 
 
-class StoreConformance(Storage, Commits, Ends, Durability, Journal, Sessions, Timers, Uses):
+class StoreConformance(Storage, Commits, Ends, Durability, Journal, Sessions, Timers, Inboxes, Uses):
     """The suite that every store passes; subclass it with a fixture ``store``.
 
     The fixture returns a store that is empty and not open. With pytest and pytest-trio

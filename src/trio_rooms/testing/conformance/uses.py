@@ -11,7 +11,18 @@ import trio
 import trio.testing
 
 from trio_rooms.errors import StoreClosed, StoreInUse
-from trio_rooms.stores.base import Commit, Entry, LinkHalf, Opening, RoomHalf, Store, Timer, Verdict
+from trio_rooms.stores.base import (
+    Commit,
+    Entry,
+    LinkHalf,
+    Offer,
+    Opening,
+    Post,
+    RoomHalf,
+    Store,
+    Timer,
+    Verdict,
+)
 
 from .support import HALF_A_PAIR, OPENED, following, put, raises, sent
 
@@ -67,6 +78,17 @@ class Uses:
             lambda: store.timers("chat/1", HALF_A_PAIR),
             lambda: store.timer("chat/1", HALF_A_PAIR),
             lambda: store.due(1, -1),
+            *(lambda post=post: store.post([POST, post]) for post in BAD_POSTS),
+            lambda: store.settle(HALF_A_PAIR, [1]),
+            lambda: store.settle("ana", [0]),
+            lambda: store.settle("ana", [2**63]),
+            lambda: store.inbox(HALF_A_PAIR),
+            lambda: store.inbox("ana", limit=-1),
+            lambda: store.inbox_size(HALF_A_PAIR),
+            lambda: store.inboxes(after=HALF_A_PAIR),
+            lambda: store.expired(1, -1),
+            lambda: store.sessions_of(HALF_A_PAIR),
+            lambda: store.sessions_of("ana", after=(HALF_A_PAIR, 0)),
             *(lambda commit=commit: store.commit(following(store, 1, **commit)) for commit in BAD),
         ]
         async with store:
@@ -80,7 +102,10 @@ class Uses:
             for commit in TEXT:
                 with raises(TypeError):
                     await store.commit(following(store, 1, **commit))
+            with raises(TypeError):
+                await store.post([POST, attrs.evolve(POST, body="text")])  # type: ignore[arg-type]
             assert await store.keys() == []
+            assert await store.inboxes() == []
 
     async def test_every_operation_is_a_checkpoint(self, store: Store) -> None:
         """Each operation lets other tasks run, and can be cancelled."""
@@ -121,8 +146,28 @@ def _everything(store: Store, commit: Commit) -> list[Callable[[], Awaitable[obj
         lambda: store.due_timers("chat/1", 1e9, 10),
         lambda: store.timer("chat/1", "a"),
         lambda: store.due(1e9, 10),
+        lambda: store.post([POST]),
+        lambda: store.settle("ana", [1]),
+        lambda: store.inbox("ana"),
+        lambda: store.inbox_size("ana"),
+        store.inboxes,
+        lambda: store.expired(1e9, 10),
+        lambda: store.sessions_of("ana"),
         lambda: store.commit(commit),
     ]
+
+
+POST = Post("ana", 1, b"", 1.0)
+BAD_POSTS = (
+    attrs.evolve(POST, user=HALF_A_PAIR),
+    attrs.evolve(POST, room=HALF_A_PAIR),
+    attrs.evolve(POST, id=0),
+    attrs.evolve(POST, id=2**63),
+    attrs.evolve(POST, expires=math.inf),
+    attrs.evolve(POST, expires=math.nan),
+    attrs.evolve(POST, priority=3),
+)
+"""What no store can keep for a user."""
 
 
 BAD: tuple[dict[str, Any], ...] = (
@@ -156,6 +201,13 @@ BAD: tuple[dict[str, Any], ...] = (
     {"timers": {HALF_A_PAIR: None}},
     {"timers": {"a": Timer(math.inf, b"")}},
     {"timers": {"a": Timer(math.nan, b"")}},
+    *({"sends": (POST, post)} for post in BAD_POSTS),
+    {"offers": {0: Offer("ana", "chat/1", 1, 1)}},
+    {"offers": {1: Offer(HALF_A_PAIR, "chat/1", 1, 1)}},
+    {"offers": {1: Offer("ana", HALF_A_PAIR, 1, 1)}},
+    {"offers": {1: Offer("ana", "chat/1", 0, 1)}},
+    {"offers": {1: Offer("ana", "chat/1", 1, 2**63)}},
+    {"lapses": math.inf},
     *(
         {"destroy": True, **commit}
         for commit in (
@@ -167,6 +219,8 @@ BAD: tuple[dict[str, Any], ...] = (
             {"verdicts": (Verdict(1, 1, b""),)},
             {"answered": {1: 1}},
             {"timers": {"a": None}},
+            {"offers": {1: Offer("ana", "chat/1", 1, 1)}},
+            {"lapses": 0.0},
         )
     ),
 )
@@ -178,6 +232,8 @@ TEXT: tuple[dict[str, Any], ...] = (
     {"sessions": {1: RoomHalf(0, "text", b"")}},  # type: ignore[arg-type]
     {"sessions": {1: attrs.evolve(OPENED, opening=Opening("text", None, 0, 1.0))}},  # type: ignore[arg-type]
     {"links": {1: LinkHalf(0, None, 0, "text")}},  # type: ignore[arg-type]
+    {"links": {1: LinkHalf(0, None, presence="text")}},  # type: ignore[arg-type]
+    {"sends": (attrs.evolve(POST, body="text"),)},  # type: ignore[arg-type]
     {"verdicts": (Verdict(1, 1, "text"),)},  # type: ignore[arg-type]
     {"timers": {"a": Timer(None, "text")}},  # type: ignore[arg-type]
 )
