@@ -48,6 +48,8 @@ __all__ = ["Rooms", "RoomsStatistics", "open_rooms"]
 
 _UNSET: Final = object()
 _LAST_PORT: Final = 65535
+_PRESENCE: Final = 30.0
+"""Seconds between two pings where it is shown who is here; who only seems to be is found in two of these."""
 _PATIENCE: Final = 1.0
 """Seconds for a client that is let in and told to leave in the same moment."""
 
@@ -132,8 +134,9 @@ class Rooms:
             max_connections: connections from which on new ones get 503; None for any number.
             handshake_timeout: seconds for a client's request, and again for `Room.authenticate`.
             ping_interval: seconds in which each client is sent one ping, whether its room sleeps or is
-                awake, more than 0; None for none. It is for all clients of these rooms that came in by
-                `serve`; where it is called more than once, the shortest holds.
+                awake, more than 0; who has sent nothing by the next one is lost. None for none, or for
+                one in 30 s where a room has presence. It is for all clients of these rooms that came in
+                by `serve`; where it is called more than once, the shortest holds.
             task_status: is told the `Address` when clients can connect.
 
         Raises:
@@ -466,6 +469,8 @@ def open_rooms(
     )
     supervisor = Supervisor(definitions, hub, used, deadlines, max_awake, app)
     hub.deliver = supervisor.deliver
+    if any(definition.presence for definition in definitions.values()):
+        hub.ping_every(_PRESENCE)
     runtime = Runtime(deadlines, hub, supervisor, used, stop_timeout, close_timeout)
     return _Opened(Rooms(definitions, runtime), runtime, thresholds(gc_thresholds))
 

@@ -115,6 +115,12 @@ class Life:
         """A client pings."""
         self._say(frame(PING, b"x" * 100) * self.chance.randrange(1, 100))
 
+    def is_pinged(self) -> None:
+        """Its turn has come to be asked for a sign of life, soon after the last time."""
+        link = self._link()
+        if not link.flags & RELEASED:
+            self.made.hub._ping(link)
+
     def client_closes(self) -> None:
         """A client begins or answers a closing handshake, and may go on talking."""
         self._say(
@@ -230,6 +236,7 @@ class Life:
             self.violation, self.client_vanishes, self.client_reads, self.room_closes, self.room_is_no_more,
             self.room_greets, self.room_speaks, self.room_speaks, self.room_speaks_to_all, self.room_is_slow,
             self.room_has_caught_up, self.time_passes, self.session_is_resumed, self.session_has_caught_up,
+            self.is_pinged,
         ]  # fmt: skip
         for _ in range(3):
             await self.step(self.connect)

@@ -1,4 +1,4 @@
-"""The ten flags of a connection, as data: who sets each, and which may stand together.
+"""The flags of a connection, as data: who sets each, and which may stand together.
 
 A record has one small integer for all of them, and for its subprotocol. The hub and the links set
 the flags where the table says, and nowhere else; tests hold every record of the hub against it.
@@ -21,6 +21,7 @@ __all__ = [
     "GONE",
     "OVER",
     "PAUSED",
+    "PINGED",
     "RELEASED",
     "REPLAYING",
     "RULES",
@@ -65,6 +66,8 @@ OVER: Final = 1 << 16
 """Its session ends with it: one of the two sides meant that."""
 UNWELCOMED: Final = 1 << 17
 """It has a session, and its client has not been told what it could come back with."""
+PINGED: Final = 1 << 18
+"""It was asked for a sign of life, or has output that does not move, and nothing came of it since."""
 
 
 def opening_flags(subprotocols: Sequence[str], chosen: str | None, *, binary: bool) -> int:
@@ -106,6 +109,7 @@ RULES: Final = MappingProxyType(
         SESSION: Rule("whoever lets it into its room; cleared where the session ends or goes on elsewhere"),
         REPLAYING: Rule("who resumes it; cleared by SocketHub.let_go"),
         UNWELCOMED: Rule("who begins its session; cleared with the welcome"),
+        PINGED: Rule("SocketHub._ping; cleared by whatever is read, or with the last of its output"),
         OVER: Rule("SocketHub.close, the other side's close frame, who refuses it"),
         UNGREETED: Rule("SocketHub.enter, where the room greets; one with a session keeps it when it leaves"),
         UNREPORTED: Rule("SocketHub.close(report=False), SocketHub.close_room", needs=CLOSING | GONE),

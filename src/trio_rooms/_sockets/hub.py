@@ -38,6 +38,7 @@ from .flags import (
     GONE,
     OVER,
     PAUSED,
+    PINGED,
     RELEASED,
     REPLAYING,
     SESSION,
@@ -80,7 +81,7 @@ _JOINED: Final = 64 * 1024
 """Bytes of answers from which on they are not kept for the end of a read, to be written at once."""
 _WEIGHED: Final = 1024
 """Characters or bytes of a message that is counted with its bytes, too, while it waits for its room."""
-_SPECIAL: Final = CLOSING | SESSION
+_SPECIAL: Final = CLOSING | SESSION | PINGED
 """Flags of connections of which a message needs a second look."""
 _LONGEST_ACK: Final = 256
 """Characters or bytes of a message that may be an acknowledgement alone."""
@@ -584,8 +585,10 @@ class SocketHub:
 
     def data_received(self, link: Link, data: bytes) -> None:
         """Bytes came from a connection: hand on the messages in them, and answer what needs no room."""
-        if link.flags & DISCARD_INPUT:
-            return
+        if link.flags & (DISCARD_INPUT | PINGED):
+            link.flags &= ~PINGED
+            if link.flags & DISCARD_INPUT:
+                return
         began = perf_counter()
         unfinished = link.unfinished
         partial = None if unfinished is None else unfinished.partial
@@ -669,8 +672,11 @@ class SocketHub:
             began: when the work on what came with it began, by `perf_counter`, if anything did.
         """
         flags = link.flags
-        if flags & _SPECIAL and (flags & CLOSING or self._is_acknowledgement(link, message)):
-            return
+        if flags & _SPECIAL:
+            if flags & PINGED:
+                flags = link.flags = flags & ~PINGED
+            if flags & CLOSING or (flags & SESSION and self._is_acknowledgement(link, message)):
+                return
         if (type(message) is bytes) is not (flags & BINARY == BINARY):
             link.flags = flags ^ BINARY
         roster = link.roster
@@ -936,18 +942,41 @@ class SocketHub:
         self._fan_out.do(roster, broadcast)
 
     def ping_every(self, seconds: float) -> None:
-        """Send each socket a ping once in so many seconds; of several wishes the shortest time holds."""
+        """Send each socket a ping once in so many seconds, and give up who does nothing for as long.
+
+        Of several wishes the shortest time holds.
+        """
         if self._pings is not None:
             if self._pings.seconds <= seconds:
                 return
             self._pings.stop()
+            for link in self._sockets:
+                if link is not None:
+                    link.flags &= ~PINGED  # Whose turn comes early now has had no time to answer.
         self._pings = Rounds(self._deadlines, self._sockets, seconds, self._ping)
         if self._open:
             self._pings.go()
 
     def _ping(self, link: SocketLink) -> None:
-        """Send a ping, unless something is on its way. No pong is waited for: TCP finds who is gone."""
-        if link.output is None and not link.flags & (CLOSING | GONE):
+        """Send a ping, unless something is on its way, and give up who has done nothing since the last time.
+
+        To answer is as good as to send anything, or to take some of what is on its way.
+        """
+        flags, output = link.flags, link.output
+        if flags & (CLOSING | GONE) or (output is not None and output.idle):
+            return  # The one has a deadline of its own, the other waits for us.
+        if flags & PAUSED:
+            link.flags &= ~PINGED  # What it has sent is not read.
+            return
+        still = output is None or not link.moves
+        if still and flags & PINGED:
+            self._read(link, link.fd)  # Where the event loop stood still, the answer may be here.
+            if link.flags & PINGED:
+                self.connection_lost(link)
+            if link.flags & (CLOSING | GONE):
+                return
+        link.flags |= PINGED
+        if link.output is None:
             link.send_control(_PING)
 
     # The tasks.

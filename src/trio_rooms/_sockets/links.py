@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 
-from .flags import PAUSED, RELEASED
+from .flags import PAUSED, PINGED, RELEASED
 from .pollers import READ, WRITE
 from .roster import MOST_DESCRIPTORS, Link
 from .tcp import unacknowledged
@@ -28,6 +28,12 @@ class SocketLink(Link):
     def fd(self) -> int:
         """The descriptor; not this socket's any more once it is `RELEASED`."""
         return self.id & MOST_DESCRIPTORS
+
+    @property
+    def moves(self) -> bool:
+        """Whether some of what waits has arrived since it was last asked."""
+        output = self.output
+        return output is not None and output.moved(unacknowledged(self.fd))
 
     @property
     def in_flight(self) -> int:
@@ -70,6 +76,7 @@ class SocketLink(Link):
             sent = output.size  # As above: reading tells that it is broken.
         if output.sent(sent):
             self.output = None
+            self.flags &= ~PINGED
             self._watch()
             if output.last:
                 self._shut_down()

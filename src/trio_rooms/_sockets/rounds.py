@@ -60,7 +60,8 @@ class Rounds:
     def _wait(self) -> None:
         """Go on after the part of the round's time that the next few take."""
         pause = self.seconds / max(-(-len(self._sockets) // _FEW), 1)
-        self._due = max(self._due + pause, trio.current_time())  # Who was late once makes up for it.
+        # Who was late once makes up for it, and still leaves time between two visits.
+        self._due = max(self._due + pause, trio.current_time() + pause / 2)
         self._deadline = self._deadlines.set(self._due, self._step)
 
     def _step(self) -> None:

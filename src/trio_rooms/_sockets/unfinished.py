@@ -27,7 +27,7 @@ class Output:
     larger than the limit, however fast the client reads.
     """
 
-    __slots__ = ("_emptied", "_frames", "_offset", "_placed", "_pong", "last", "size")
+    __slots__ = ("_emptied", "_frames", "_offset", "_placed", "_pong", "_seen", "_went", "last", "size")
 
     def __init__(self, frame: bytes, offset: int) -> None:
         self._frames = deque((frame,))
@@ -36,6 +36,10 @@ class Output:
         self._placed: bytes | None = None
         """The pong that was last put among the frames; it may be sent by now."""
         self._emptied: trio.Event | None = None
+        self._went = 0
+        """Bytes that the kernel has taken of it."""
+        self._seen = -1 << 62
+        """Those of them that had arrived at the last look."""
         self.size: int = len(frame) - offset
         """Bytes that are left to send."""
         self.last: bool = False
@@ -114,6 +118,7 @@ class Output:
     def sent(self, count: int) -> bool:
         """Take note of what was written; True when nothing is left."""
         self.size -= count
+        self._went += count
         count += self._offset
         while self._frames and count >= len(self._frames[0]):
             count -= len(self._frames.popleft())
@@ -122,6 +127,15 @@ class Output:
             return False
         self.tell()
         return True
+
+    def moved(self, unacknowledged: int) -> bool:
+        """Whether more of it has arrived at the other side than at the last look, or this is the first.
+
+        Args:
+            unacknowledged: bytes that the kernel was given, and that have not arrived.
+        """
+        before, self._seen = self._seen, self._went - unacknowledged
+        return self._seen > before
 
     async def emptied(self) -> None:
         """Wait until all of it is sent, or nobody waits for that any more."""
