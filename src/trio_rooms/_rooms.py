@@ -25,6 +25,7 @@ from ._room.users import User
 from ._runtime.registrar import Resumption
 from ._runtime.runtime import Runtime
 from ._runtime.supervisor import Supervisor, SupervisorStatistics
+from ._server.admin import Admin
 from ._server.admission import (
     Admission,
     ConnectRequest,
@@ -113,6 +114,7 @@ class Rooms:
         max_connections: int | None = None,
         handshake_timeout: float = 10.0,
         ping_interval: float | None = None,
+        admin_token: str | None = None,
         task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen for clients, until cancelled or the rooms close.
@@ -137,6 +139,8 @@ class Rooms:
                 awake, more than 0; who has sent nothing by the next one is lost. None for none, or for
                 one in 30 s where a room has presence. It is for all clients of these rooms that came in
                 by `serve`; where it is called more than once, the shortest holds.
+            admin_token: what other processes show to send over HTTP to rooms and users, 32 characters or
+                more without spaces; None for no such requests.
             task_status: is told the `Address` when clients can connect.
 
         Raises:
@@ -158,6 +162,8 @@ class Rooms:
         if ping_interval is not None and not number("ping_interval", ping_interval):
             msg = "ping_interval is more than 0 seconds; None for no pings"
             raise ValueError(msg)
+        handles = self._supervisor.handles
+        admin = None if admin_token is None else Admin(admin_token, self._definitions, handles)
         server = Server(
             self._definitions,
             self._hub,
@@ -172,6 +178,7 @@ class Rooms:
             origins,
             max_connections,
             handshake_timeout,
+            admin,
         )
         if ping_interval is not None:
             self._hub.ping_every(ping_interval)

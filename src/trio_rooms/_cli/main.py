@@ -17,6 +17,7 @@ from trio_rooms.errors import RoomsError
 
 from .failures import CommandFailed, UsageError
 from .inspect import inspect
+from .send import send
 from .serve import serve
 
 __all__ = ["main"]
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"trio-rooms {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_serve(commands)
+    _add_send(commands)
     _add_inspect(commands)
     return parser
 
@@ -99,6 +101,18 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         type=_seconds,
         help="seconds until a change is saved at the latest",
     )
+    parser.add_argument(
+        "--connection-idle-timeout",
+        metavar="S",
+        type=_seconds,
+        help="seconds without use after which a connection hibernates",
+    )
+    parser.add_argument(
+        "--flush-after",
+        metavar="S",
+        type=_seconds,
+        help="seconds that a message of low priority waits for a hibernated connection at the latest",
+    )
     parser.add_argument("--max-awake", metavar="N", type=_count, help="rooms that may be awake at once")
     parser.add_argument(
         "--max-message-size",
@@ -113,6 +127,47 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         type=_seconds,
         default=0.0,
         help="seconds in which each client is sent a ping; 0 for no pings (%(default)s)",
+    )
+    parser.add_argument(
+        "--admin-token-file",
+        metavar="FILE",
+        type=_file,
+        help="let other processes send over HTTP that have the token in this file, of 32 characters or more",
+    )
+
+
+def _add_send(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "send",
+        help="send an event to a user or a room of a running server",
+        description="Send an event to a user or to a room, through a server that was given the same token. "
+        "Prints what has become of it.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=send, fail=parser.error)
+    parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
+    parser.add_argument("event", metavar="EVENT", help="the event's name")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="?", default="null", help="what it says, in JSON (null)"
+    )
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--user", metavar="NAME", help="to a user, wherever she is; waits where she is not")
+    whom.add_argument("--room", metavar="ROOM/ID", help="to all connections of a room, as chat/lobby")
+    parser.add_argument("--channel", metavar="NAME", help="with --room: only to those in this channel")
+    parser.add_argument(
+        "--reliable", action="store_true", help="with --room: until each client has acknowledged it"
+    )
+    parser.add_argument(
+        "--priority",
+        choices=("high", "normal", "low"),
+        help="with --user: what waits, and what wakes (normal)",
+    )
+    parser.add_argument(
+        "--ttl", metavar="S", type=_seconds, help="with --user: seconds for which it waits (86400)"
+    )
+    parser.add_argument("--volatile", action="store_true", help="only to who is there and not slow")
+    parser.add_argument(
+        "--token-file", metavar="FILE", type=_file, required=True, help="what serve has as --admin-token-file"
     )
 
 
@@ -151,6 +206,13 @@ def _host(text: str) -> str:
 def _folder(text: str) -> Path:
     if not text:
         msg = "it is empty; for the current folder give ."
+        raise argparse.ArgumentTypeError(msg)
+    return Path(text)
+
+
+def _file(text: str) -> Path:
+    if not text:
+        msg = "it is empty; give the path of a file"
         raise argparse.ArgumentTypeError(msg)
     return Path(text)
 

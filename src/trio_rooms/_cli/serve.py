@@ -14,6 +14,7 @@ from trio_rooms._run import log_to_stderr, run
 from trio_rooms.stores.sqlite.store import DiskStore
 
 from .loading import find_rooms
+from .tokens import read_token
 
 __all__ = ["serve"]
 
@@ -24,20 +25,27 @@ def serve(options: argparse.Namespace) -> int:
     """Run the command until it is told to stop; returns the exit status.
 
     Raises:
-        UsageError: there are no rooms where they should be.
-        CommandFailed: their module cannot be imported.
+        UsageError: there are no rooms where they should be, or no token that could be one.
+        CommandFailed: their module cannot be imported, or the token not be read.
         RoomsError: nobody may listen there, the store cannot be opened, or another failure of the runtime.
     """
     log_to_stderr()
+    token = None if options.admin_token_file is None else read_token(options.admin_token_file)
     rooms = find_rooms(options.target)
     for room in rooms:
-        room.configure(idle_timeout=options.idle_timeout, snapshot_interval=options.snapshot_interval)
+        room.configure(
+            idle_timeout=options.idle_timeout,
+            snapshot_interval=options.snapshot_interval,
+            connection_idle_timeout=options.connection_idle_timeout,
+            flush_after=options.flush_after,
+        )
     run(
         rooms,
         partial(_announce, options),
         host=options.host,
         port=options.port,
         ping_interval=options.ping_interval or None,
+        admin_token=token,
         store=None if options.data is None else DiskStore(options.data),
         max_awake=options.max_awake,
         max_message_size=options.max_message_size,

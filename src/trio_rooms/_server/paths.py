@@ -52,6 +52,10 @@ class Paths:
         self._definitions = definitions
         self._pattern = re.compile(escaped)
 
+    def fits(self, path: str) -> bool:
+        """Whether a path is that of a room by its form, whichever room that may be."""
+        return self._pattern.fullmatch(path) is not None
+
     def room(self, path: str) -> tuple[Definition, str]:
         """The definition and the key of the room that a path names.
 

@@ -24,6 +24,7 @@ from trio_rooms._runtime.registrar import Registrar, Resumption
 from trio_rooms._sockets.acceptor import Acceptor, Newcomer
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.listeners import open_listeners
+from trio_rooms._wire.content import CONTINUE, BadContentError, ContentReader
 from trio_rooms._wire.frames import encode_close
 from trio_rooms._wire.handshake import (
     METHODS,
@@ -37,6 +38,7 @@ from trio_rooms._wire.handshake import (
 )
 from trio_rooms.errors import Refused, StoreError, UnknownRoom
 
+from .admin import MOST_CONTENT, Admin, Errand, problem
 from .admission import (
     Admission,
     ConnectRequest,
@@ -57,6 +59,11 @@ _LINGER: Final = 1.0
 """Seconds that a client that was turned away may go on sending before it is cut off."""
 _ABSOLUTE: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)
 """What a request's target may begin with (RFC 6455, 4.2.1)."""
+
+_READ: Final = 16 * 1024
+"""Bytes of a request's body read at a time: in the smallest chunks no more than 30 ms of work."""
+_MOST_ERRANDS: Final = 32
+"""Requests whose body is read or that are carried out at once: 32 MiB of bodies, and what is in them."""
 
 _STOPPING: Final = Response.text(503, "the server is going away", Retry_After="5")
 _TOO_MANY: Final = Response.text(503, "too many connections", Retry_After="5")
@@ -112,6 +119,7 @@ class Server:
         origins: who may send browsers here, see `check_origins`; None for anybody.
         max_connections: sockets from which on new ones are refused, open or not; None for any number.
         handshake_timeout: seconds for a client to send its request, and again for `authenticate`.
+        admin: answers other processes; None for a server that does not.
     """
 
     definitions: Mapping[str, Definition]
@@ -127,6 +135,7 @@ class Server:
     origins: Collection[str] | None = None
     max_connections: int | None = None
     handshake_timeout: float = 10.0
+    admin: Admin | None = None
     address: Address | None = attrs.field(init=False, default=None)
     """Where it listens, once it does."""
     _paths: Paths = attrs.field(init=False)
@@ -138,6 +147,9 @@ class Server:
     """Of these, those to whom their last is being sent, and since when; the first first."""
     _leaving: dict[trio.CancelScope, None] = attrs.field(init=False, factory=dict)
     """Those who have been sent it, and have only to leave."""
+    _errands: trio.Semaphore = attrs.field(init=False, factory=lambda: trio.Semaphore(_MOST_ERRANDS))
+    _acting: set[int] = attrs.field(init=False, factory=set)
+    """Descriptors of those for whom something is being done, which is to be done and told to its end."""
     _opened: int = attrs.field(init=False, default=0)
     _refused: int = attrs.field(init=False, default=0)
 
@@ -179,12 +191,15 @@ class Server:
                     if definition.public:
                         path = self._paths.form.replace("{room}", definition.name).replace("{id}", "ID")
                         logger.info("room %s is at %s%s", definition.name, self.address, path)
+                if self.admin is not None:
+                    logger.info("other processes may send over HTTP at %s", self.address)
                 task_status.started(self.address)
                 await trio.sleep_forever()
         finally:
             self._acceptor.dispose()
-            for scope in self._attending.values():
-                scope.cancel()
+            for fd, scope in self._attending.items():
+                if fd not in self._acting:
+                    scope.cancel()
             for listener in listeners:
                 listener.close()
 
@@ -199,6 +214,9 @@ class Server:
                 last, refused = self._last(request, wanted), wanted.status >= 400
                 self._start(newcomer, self._respond, last, refused)
                 return
+            if isinstance(wanted, Errand):
+                self._start(newcomer, self._carry_out, newcomer, request, wanted)
+                return
             definition, key = wanted
             _, query = _path_and_query(request)
             if definition.authenticate is not None or "resume=" in query:
@@ -210,10 +228,13 @@ class Server:
             if self.hub.unwatch(newcomer.fd):
                 os.close(newcomer.fd)
 
-    def _wanted(self, head: Head) -> Response | tuple[Definition, str]:
-        """The room that a client asks to be let into, or what it is answered."""
+    def _wanted(self, head: Head) -> Response | Errand | tuple[Definition, str]:
+        """The room that a client asks to be let into, what is to be done for it, or what it is answered."""
         path, _ = _path_and_query(head)
         if not head.wants_websocket:
+            asked = None if self.admin is None else self.admin.asked(head.method, path, head.headers)
+            if asked is not None:
+                return asked
             page = self._pages.answer(head.method, path, head.headers)
             if page is not None:
                 return page
@@ -283,6 +304,7 @@ class Server:
         """A newcomer's socket is not its task's any more, if it has one."""
         if self._attending.pop(newcomer.fd, None) is not None:
             self.hub.elsewhere -= 1
+            self._acting.discard(newcomer.fd)
 
     async def _authenticate(
         self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, definition: Definition, key: str
@@ -331,6 +353,53 @@ class Server:
             last = Response.text(500, "the room could not decide whether to let you in").encode(time())
         self._refused += 1
         await self._part_with(client, last)
+
+    async def _carry_out(
+        self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, errand: Errand
+    ) -> None:
+        """Do what another process asks for, and tell it what has become of it."""
+        answer = problem(503, "the server is going away; nothing was done", Retry_After="5")
+        try:
+            with self._timeout(self.handshake_timeout) as scope:
+                await self._errands.acquire()
+            if scope.cancelled_caught:
+                answer = problem(503, "too many requests at once; nothing was done", Retry_After="5")
+            else:
+                try:
+                    body = await self._content(client, head) if errand.reads else b""
+                    self._acting.add(newcomer.fd)
+                    answer = problem(503, "the server is going away; whether it was done is not known")
+                    answer = await errand.carry_out(body)
+                except BadContentError as error:
+                    answer = problem(error.status, error.text)
+                finally:
+                    self._errands.release()
+        except trio.Cancelled:
+            with contextlib.suppress(OSError):
+                os.write(client.fileno(), answer.encode(time()))
+            raise
+        await self._respond(client, self._last(head, answer), answer.status >= 400)
+
+    async def _content(self, client: trio.socket.SocketType, head: Head) -> bytes:
+        """The body of a request.
+
+        Raises:
+            BadContentError: it is too large, malformed, or does not come in time.
+            OSError: the client has left.
+        """
+        reader = ContentReader(head, MOST_CONTENT)
+        content = reader.feed(head.rest)
+        with self._timeout(self.handshake_timeout):
+            if content is None and reader.waits:
+                await trio.SocketStream(client).send_all(CONTINUE)
+            while content is None:
+                data = await client.recv(_READ)
+                if not data:
+                    raise reader.end()
+                content = reader.feed(data)
+        if content is None:
+            raise BadContentError(408, f"the body did not come within {self.handshake_timeout:g} s")
+        return content
 
     def _refusal(self, head: Head, definition: Definition, refused: Refused) -> bytes:
         """What a client gets that is refused: a response, or a WebSocket that is closed at once."""

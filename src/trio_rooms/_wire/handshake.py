@@ -15,10 +15,12 @@ import re
 from collections.abc import Collection, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import h11
+
+from trio_rooms._values.json_codec import encode
 
 from .frames import encode_close
 
@@ -66,6 +68,13 @@ class Response:
         line = text or HTTPStatus(status).phrase
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return cls(status, f"{line}\n".encode(), named)
+
+    @classmethod
+    def json(cls, status: int, content: Any, **headers: str) -> Response:
+        """Something in JSON that nobody caches; header names with ``_`` for ``-``."""
+        named = {"Cache-Control": "no-store"}
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return cls(status, encode(content) + b"\n", named, kind="application/json")
 
     def encode(self, now: float, *, head_only: bool = False) -> bytes:
         """The bytes of the response.
