@@ -176,7 +176,8 @@ class Admin:
         if not volatile and is_reliable(definition, reliable):
             return _counts(await handle.emit_durably(event, data, channel=channel))
         await trio.lowlevel.checkpoint()
-        return _counts(handle.emit(event, data, channel=channel, reliable=reliable, volatile=volatile))
+        options: dict[str, Any] = {"volatile": True} if volatile else {}
+        return _counts(handle.emit(event, data, channel=channel, reliable=reliable, **options))
 
     async def _send(self, quoted: str, body: bytes) -> Response:
         """Send an event to a user, wherever she is."""
@@ -287,8 +288,10 @@ def _refuse(text: str) -> NoReturn:
     raise _BadBody(text)
 
 
-def _counts(sent: Sent) -> Response:
+def _counts(sent: Sent | int) -> Response:
     """What has become of something that was sent."""
+    if not isinstance(sent, Sent):
+        sent = Sent(active=sent)
     counts = attrs.asdict(sent)
     del counts["outbox"]  # That is for handlers alone.
     return Response.json(200, counts)
