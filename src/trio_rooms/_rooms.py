@@ -331,6 +331,8 @@ class Rooms:
         """Let a connection into its room, and serve it until it ends or the rooms close."""
         resumed = False
         link.user = admitted.user
+        if admitted.presence and link.roster.presence is not None:
+            link.roster.presence.given(link.id, admitted.presence)
         if subprotocol is not None and not definition.plain:
             found: Resumption | str = ""
             if admitted.token is not None:

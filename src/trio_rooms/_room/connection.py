@@ -11,6 +11,8 @@ from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.audience import Audience
 from trio_rooms._state.codec import decode_value, encode_value
 from trio_rooms._state.rows import present
+from trio_rooms._users.presence import encode_presence, presence_of
+from trio_rooms._values.cbor import decode_sent
 from trio_rooms._wire import envelope
 from trio_rooms._wire.envelope import Body
 from trio_rooms._wire.frames import encode_message
@@ -99,6 +101,39 @@ class Connection:
         link.attachment = self._encoded = encoded
         if not isinstance(value, _UNCHANGING):
             self._shared.edited.add(self)  # Who has assigned it has it, and may edit it still.
+
+    @property
+    def user(self) -> str | None:
+        """Who its client is: the user of `Admitted`, or None."""
+        return self._link.user
+
+    @property
+    def presence(self) -> dict[str, Any] | None:
+        """What all that are in the room are shown of it, beside its user; None where nothing was set.
+
+        A dict with strings as keys, at most 1 KiB of CBOR. What is got is a copy: to change it, assign
+        another. It is told within a moment, also where what else a handler does waits until it is durable,
+        or is undone. It stays as long as the connection, or its session; None takes it away. In the list
+        of what is here, ``"status"`` is ``"online"``, unless something else is set here.
+
+        Raises:
+            TypeError: set in a room without ``presence=True``, or to what is no such dict.
+            ValueError: set to more than 1 KiB, or to something that has no form in JSON or in CBOR.
+            StaleContext: set when the room has fallen asleep or crashed since.
+        """
+        presence = presence_of(self.link.roster)
+        encoded = b"" if presence is None else presence.value(self.link.sid)
+        value: dict[str, Any] | None = decode_sent(encoded) if encoded else None
+        return value
+
+    @presence.setter
+    def presence(self, value: Mapping[str, Any] | None) -> None:
+        shared, link = self._shared, self.link
+        encoded = encode_presence(shared.definition, value)
+        self._check_life("no presence can be set")
+        presence = presence_of(link.roster)
+        if presence is not None:
+            presence.set(link, encoded, shared.record)
 
     @property
     def subprotocol(self) -> str | None:

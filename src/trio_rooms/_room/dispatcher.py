@@ -594,7 +594,8 @@ def disconnect_of(mail: Disconnected | Dropped) -> Disconnect:
     encoded = mail.link.attachment
     attachment = None if encoded is None else decode_value(encoded)
     # A plain number, that a state can keep; the library's own codes are members of an enum.
-    return Disconnect(format(mail.link.sid, "x"), attachment, int(mail.code), mail.reason, mail.clean)
+    id_, user = format(mail.link.sid, "x"), mail.link.user
+    return Disconnect(id_, attachment, int(mail.code), mail.reason, mail.clean, user)
 
 
 def _number_of(message: str | bytes) -> int | None:

@@ -43,7 +43,8 @@ async def recall(shared: Shared) -> list[Disconnected]:
             telling.add(sid)
             membership = Membership.decode(row.room.channels)
             met = membership.since is not None
-            link = Remnant(sid, shared.roster, row.room.attachment, membership.channels, met=met)
+            user = None if row.room.opening is None else row.room.opening.user
+            link = Remnant(sid, shared.roster, row.room.attachment, membership.channels, user, met=met)
             ended.append(Disconnected(link, *decode_left(row.link.left)))
     return ended
 

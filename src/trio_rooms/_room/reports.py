@@ -20,6 +20,8 @@ class Disconnect:
     reason: str
     clean: bool
     """Whether the closing handshake was completed."""
+    user: str | None = None
+    """Who its client was, see `Admitted`."""
 
 
 @attrs.frozen
@@ -33,7 +35,8 @@ class WakeReport:
     """Seconds of sleep by the monotonic clock; None when it slept in another process,
     crashed, or slept without connections."""
     disconnects: tuple[Disconnect, ...]
-    """Who went away while it slept, as long as somebody stayed, the last 1,000 of them.
+    """Who went away while it slept, as long as somebody stayed, the last 1,000 of them: connections, and
+    sessions that are over.
 
     Each also goes to `Room.on_disconnect`, which hears of every one.
     """

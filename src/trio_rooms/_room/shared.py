@@ -148,4 +148,7 @@ class Shared:
 
 def roster_of(hub: SocketHub, definition: Definition, key: str) -> Roster:
     """The connections of a room, awake or asleep; the hub forgets the record when nobody needs it."""
-    return hub.roster(key, definition.automatic, greets=definition.on_connect is not None)
+    roster = hub.roster(key, definition.automatic, greets=definition.on_connect is not None)
+    if definition.presence and roster.presence is None:
+        roster.presence = hub.new_presence(roster, sessions=definition.resume_window > 0)
+    return roster

@@ -30,6 +30,7 @@ from trio_rooms._state.audience import Membership
 from trio_rooms._state.record import Record
 from trio_rooms._state.rows import decode_left, deleted, encode_left, half_of, membership_of
 from trio_rooms._state.sessions import Session, Token
+from trio_rooms._users.presence import presence_of, sound
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms._wire.envelope import welcome
 from trio_rooms.errors import RoomsError, StoreError
@@ -179,7 +180,8 @@ class Registrar:
         opening = attrs.evolve(opening, start=start)
         session = record.sessions.know(link.id, Session(opening=opening))
         record.delta.sessions[link.id] = partial(half_of, record, link)
-        record.delta.links[link.id] = LinkHalf(link.id, None, start + 1)
+        half = LinkHalf(link.id, None, start + 1, presence=_value(link.roster, link.id))
+        record.delta.links[link.id] = half
         record.after(partial(_opened, session))
         record.want()
         return start
@@ -291,6 +293,7 @@ class Registrar:
         old = self._present(roster.key, row)
         membership, pos = self._standing(record, row, old)
         since = journal.since(resumption.seq, membership, pos)
+        shown = sound(row.link.presence) if old is None else _value(old.roster, sid)
         if old is None or old.session is None:
             link.attachment, link.channels = row.room.attachment, membership.channels
             standing = Unsettled(sid, pos, 0, membership.changes, journal.serial)
@@ -301,7 +304,11 @@ class Registrar:
             self._take_from(record, roster, old)
         link.session = journal.back(standing, since)
         link.flags |= SESSION | REPLAYING
-        record.outside(partial(self._note_link, record, sid, LinkHalf(link.id, None, since + 1)))
+        if roster.presence is not None:
+            roster.presence.given(link.id, b"")
+            roster.presence.given(sid, shown)
+        half = LinkHalf(link.id, None, since + 1, presence=shown)
+        record.outside(partial(self._note_link, record, sid, half))
         output = self._hub.hold(link)
         greeting = welcome(sid, resumption.token, resumption.seq, durable=resumption.durable, resumed=True)
         output.feed(greeting.frame(binary=link.flags & BINARY == BINARY))
@@ -327,7 +334,8 @@ class Registrar:
         old.session = old.sid
 
     def _note_link(self, record: Record, sid: int, half: LinkHalf) -> None:
-        record.delta.links[sid] = half
+        presence = presence_of(self._hub.rosters.get(record.key))
+        record.delta.links[sid] = half if presence is None else presence.as_it_is(sid, half)
 
     # What happens on a connection.
 
@@ -359,8 +367,13 @@ class Registrar:
         assert record.journal is not None
         link.session = record.journal.depart(link.session)
         record.away += 1
-        half = LinkHalf(0, until, link.session.pos, encode_left(event))
+        shown = _value(link.roster, link.sid)
+        half = LinkHalf(0, until, link.session.pos, encode_left(event), presence=shown)
         self._write(record, link, half)
+        presence = presence_of(self._hub.rosters.get(record.key))
+        if presence is not None:
+            presence.given(link.sid, shown)
+            presence.dropped(link, half)
         if record.away > _MOST_AWAY and record.key not in self._crowded:
             self._crowded.add(record.key)
             self._spawn(self._thin_out, record.key)
@@ -415,7 +428,8 @@ class Registrar:
                 roster = self._roster(record.key)
             membership = Membership.decode(row.room.channels)
             told = membership.since is not None
-            link = Remnant(row.sid, roster, row.room.attachment, membership.channels, met=told)
+            user = None if row.room.opening is None else row.room.opening.user
+            link = Remnant(row.sid, roster, row.room.attachment, membership.channels, user, met=told)
         else:
             link.session = record.journal.settle(record.journal.depart(link.session))
             if link.flags & GONE:
@@ -432,6 +446,9 @@ class Registrar:
     def _over(self, record: Record, event: Disconnected, half: LinkHalf, *, told: bool) -> None:
         """A session is over, and counts nowhere any more; its room hears of it when it is awake."""
         sid, roster = event.link.sid, event.link.roster
+        presence = presence_of(roster)
+        if presence is not None:
+            presence.ended(event.link)
         listens = told and self._definition(record.key).on_disconnect is not None
         if roster.inbox is not None:
             record.outside(partial(self._note_link, record, sid, half))
@@ -494,6 +511,12 @@ class Registrar:
         finally:
             self._crowded.discard(key)
             record.unpin()
+
+
+def _value(roster: Roster, sid: int) -> bytes:
+    """What a connection or a session has set, for those in its room to see."""
+    presence = presence_of(roster)
+    return b"" if presence is None else presence.value(sid)
 
 
 def _opened(session: Session) -> None:

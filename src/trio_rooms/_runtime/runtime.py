@@ -15,6 +15,7 @@ from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import first_error
 from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._users.presence import Presences
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.stores.base import Store
 
@@ -75,6 +76,10 @@ class Runtime:
         hub.sessions = self.registrar
         hub.users = supervisor.users
         hub.activity.limits = lambda key: supervisor.definitions[split_key(key)[0]]
+        self.presences: Presences = Presences(
+            hub, deadlines, supervisor.record, self.spawn, supervisor.users.of
+        )
+        hub.new_presence = self.presences.new
         self.listening: set[trio.CancelScope] = set()
         """Those of the servers: they end as soon as the stop begins."""
         self.left_behind: tuple[str, ...] = ()
@@ -179,7 +184,7 @@ class Runtime:
         """Begin to stop; nothing where it has begun."""
         if self._code is None:
             self._code = (code, reason)
-            self.registrar.stopping = True
+            self.registrar.stopping = self.presences.stopped = True
             self.supervisor.refuse_newcomers()
             for scope in self.listening:
                 scope.cancel()

@@ -17,6 +17,7 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.groups import alone, parted
 from trio_rooms._room.connection import encode_attachment
 from trio_rooms._sockets.flags import opening_flags
+from trio_rooms._users.presence import encode_presence
 from trio_rooms._wire.envelope import SUBPROTOCOLS
 from trio_rooms._wire.handshake import offered_subprotocols
 from trio_rooms.errors import AttachmentError, Refused
@@ -76,6 +77,9 @@ class Admitted:
     """What is known of the connection."""
     user: str | None = None
     """Who the client is. A session may be resumed by the same user only, whoever has its token."""
+    presence: Mapping[str, Any] | None = None
+    """What those in the room are shown of the connection, see `Connection.presence`. One that goes on with
+    a session keeps what that has set."""
 
 
 @attrs.frozen
@@ -85,6 +89,8 @@ class Admission:
     attachment: bytes | None = None
     """What is known of its connection, in CBOR."""
     user: str | None = None
+    presence: bytes = b""
+    """What is shown of it, in CBOR."""
     token: str | None = None
     """What it wants to resume its session with, if it wants that."""
     seq: int = 0
@@ -92,7 +98,10 @@ class Admission:
 
 
 def admission(
-    query: Mapping[str, str], attachment: bytes | None = None, user: str | None = None
+    query: Mapping[str, str],
+    attachment: bytes | None = None,
+    user: str | None = None,
+    presence: bytes = b"",
 ) -> Admission:
     """A client that is let in, and may want to go on with a session.
 
@@ -100,11 +109,12 @@ def admission(
         query: of its request; ``resume`` and ``seq`` are what it asks for.
         attachment: in CBOR.
         user: who it is.
+        presence: what is shown of it, in CBOR.
     """
     seq = query.get("seq", "")
     # More digits than any seq has are no number that anybody was given.
     number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) <= _LONGEST_SEQ else 0
-    return Admission(attachment, user, query.get("resume"), number)
+    return Admission(attachment, user, presence, query.get("resume"), number)
 
 
 def parameters(query: str) -> dict[str, str]:
@@ -129,6 +139,7 @@ async def authenticate(definition: Definition, request: ConnectRequest) -> Admis
     Raises:
         Refused: it does not; also where that came out of a nursery as a group of one.
         AttachmentError: what it returned cannot be an attachment.
+        TypeError, ValueError: or no presence.
         Exception: the hook raised.
     """
     await trio.lowlevel.checkpoint()
@@ -138,14 +149,16 @@ async def authenticate(definition: Definition, request: ConnectRequest) -> Admis
         attachment = await definition.authenticate(request)
     except BaseException as error:  # noqa: BLE001 (raised again, as one)
         raise _plainly(request.key, error)  # noqa: B904 (nearly always it is the same)
-    user = None
+    user, presence = None, b""
     if isinstance(attachment, Admitted):
-        attachment, user = attachment.attachment, attachment.user
+        admitted, attachment, user = attachment, attachment.attachment, attachment.user
         if user is not None:
             text("the user of Admitted", user)
+        if admitted.presence is not None:
+            presence = encode_presence(definition, admitted.presence)
     try:
         encoded = encode_attachment(request.key, attachment, definition.attachment_limit)
-        return admission(request.query, encoded, user)
+        return admission(request.query, encoded, user, presence)
     except AttachmentError as error:
         error.add_note("it is what @room.authenticate returned")
         raise

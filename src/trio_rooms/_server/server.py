@@ -267,7 +267,16 @@ class Server:
         self._opened += 1
         self._attended(newcomer)
         roster = roster_of(self.hub, definition, key)
-        link = self.hub.park(roster, newcomer.fd, admission.attachment, flags, opening, begin, admission.user)
+        link = self.hub.park(
+            roster,
+            newcomer.fd,
+            admission.attachment,
+            flags,
+            opening,
+            begin,
+            admission.user,
+            admission.presence,
+        )
         if head.rest:
             self.hub.data_received(link, head.rest)
 

@@ -57,6 +57,7 @@ from .roster import (
     Disconnected,
     Link,
     PassOn,
+    Presence,
     Resumed,
     Roster,
     SocketEvent,
@@ -171,6 +172,9 @@ class SocketHub:
         """The runtime sets it, too."""
         self.users: Users
         """And this; it is asked for connections that have a user alone."""
+        self.new_presence: Callable[..., Presence]
+        """Makes what tells who is in a room; given its roster, and whether it has ``sessions``. The
+        runtime's to set."""
         self.elsewhere: int = 0
         """Sockets that came, and that neither are watched nor belong to a room: a task has each of them."""
         self.guests: set[Link] = set()
@@ -326,6 +330,7 @@ class SocketHub:
         opening: bytes = b"",
         begin: Callable[[Link], bool] | None = None,
         user: str | None = None,
+        presence: bytes = b"",
     ) -> SocketLink:
         """Take a connected, non-blocking socket; it belongs to the hub from here on.
 
@@ -337,6 +342,7 @@ class SocketHub:
             opening: what is sent before all else.
             begin: gives it its session, and sends the first message; returns whether it had it before.
             user: who its client is.
+            presence: what those in its room are shown of it, as CBOR.
 
         Raises:
             OSError: it cannot be watched, and is closed.
@@ -350,6 +356,8 @@ class SocketHub:
                 raise
         link = self._sockets[fd] = SocketLink(self.new_id(fd), roster, attachment, flags)
         link.user = user
+        if presence and roster.presence is not None:
+            roster.presence.given(link.id, presence)
         if opening:
             link.send(opening)
         resumed = begin is not None and begin(link)
@@ -384,8 +392,11 @@ class SocketHub:
             self._deliver(roster, Connected(link))
             if roster.inbox is not None:
                 self.activity.use(link)
-        if link.user is not None and not link.flags & UNGREETED:
-            self.users.entered(link)
+        if not link.flags & UNGREETED:
+            if link.user is not None:
+                self.users.entered(link)
+            if roster.presence is not None:
+                roster.presence.entered(link)
 
     def hold(self, link: Link) -> Replaying:
         """Let all that is sent to a connection wait until `let_go`, but for what is fed to this."""
@@ -453,6 +464,8 @@ class SocketHub:
         links = list(roster.links.values())
         leaving = self._leaving.pop(roster.key, {}).values()
         if ended:
+            if roster.presence is not None:
+                roster.presence.over()
             roster.resumed = roster.away = None
             for link in (*links, *leaving):
                 link.session = None
@@ -538,7 +551,10 @@ class SocketHub:
 
     def _remove(self, link: Link) -> None:
         """Take a link out of its room; once for each."""
-        if link.roster.remove(link):
+        roster, met = link.roster, not link.flags & UNGREETED
+        if roster.remove(link):
+            if roster.presence is not None:
+                roster.presence.left(link, met=met)
             self._open -= 1
             self._closing += 1
             if link.user is not None:
@@ -940,6 +956,14 @@ class SocketHub:
         """Write a message to those that it is for, behind what its room has still to send."""
         self._sent += len(broadcast.links)
         self._fan_out.do(roster, broadcast)
+
+    def work(self, roster: Roster, job: Callable[[float], bool]) -> None:
+        """Do a piece of output of a room, behind what it has still to send, see `FanOut.do`."""
+        self._fan_out.do(roster, job)
+
+    def note_sent(self, count: int) -> None:
+        """So many messages were sent by such a piece."""
+        self._sent += count
 
     def ping_every(self, seconds: float) -> None:
         """Send each socket a ping once in so many seconds, and give up who does nothing for as long.

@@ -34,6 +34,7 @@ __all__ = [
     "Link",
     "LinkOwner",
     "PassOn",
+    "Presence",
     "Remnant",
     "Resumed",
     "Roster",
@@ -237,10 +238,18 @@ class Remnant(Link):
     __slots__ = ()
 
     def __init__(
-        self, sid: int, roster: Roster, attachment: bytes | None, channels: tuple[str, ...], *, met: bool
+        self,
+        sid: int,
+        roster: Roster,
+        attachment: bytes | None,
+        channels: tuple[str, ...],
+        user: str | None,
+        *,
+        met: bool,
     ) -> None:
         super().__init__(sid, roster, attachment, CLOSING | GONE | (0 if met else UNREPORTED))
         self.channels = channels
+        self.user = user
         self.session = sid
 
     def send(self, frame: bytes) -> None:
@@ -330,6 +339,25 @@ class Inbox(Protocol):
         """Whether mail of a connection waits, or is being handled."""
 
 
+class Presence(Protocol):
+    """Whoever tells the connections of a room who else is there."""
+
+    def entered(self, link: Link) -> None:
+        """A connection is in the room and was greeted; or a session was that is away."""
+
+    def left(self, link: Link, *, met: bool) -> None:
+        """A connection has left the room; ``met`` is whether it was greeted."""
+
+    def taken_back(self, link: Link) -> None:
+        """A connection, or a session that is away, waits once more to be greeted."""
+
+    def given(self, sid: int, value: bytes) -> None:
+        """What a connection that is about to enter has set, or its session before; nothing for nothing."""
+
+    def over(self) -> None:
+        """All sessions of the room end; those whose connections are there go on without one."""
+
+
 class Roster:
     """The connections of one room, and what the hub has still to do for them.
 
@@ -356,6 +384,7 @@ class Roster:
         "key",
         "links",
         "paused",
+        "presence",
         "resumed",
         "ungreeted",
     )
@@ -386,6 +415,8 @@ class Roster:
         the room is awake."""
         self.journal: Places | None = None
         """Where the sessions stand; the record's, while there is one."""
+        self.presence: Presence | None = None
+        """Tells who is here, where the room wants that."""
         self.asleep_since: float | None = None
         """When it fell asleep, on Trio's clock, if that was in this process; the supervisor's to set."""
 
@@ -420,6 +451,8 @@ class Roster:
             self.ungreeted -= inside
             if inside and link.user is not None:
                 self.hub.users.entered(link)
+            if self.presence is not None:
+                self.presence.entered(link)
 
     def ungreeted_again(self, link: Link) -> None:
         """What was said to a connection was taken back: it waits once more to be greeted."""
@@ -431,6 +464,8 @@ class Roster:
             self.ungreeted += inside
             if inside and link.user is not None:
                 self.hub.users.left(link)
+            if self.presence is not None:
+                self.presence.taken_back(link)
 
     def restore(
         self, link: Link, attachment: bytes | None, channels: tuple[str, ...], changes: tuple[Change, ...]

@@ -445,6 +445,10 @@ class Record:
         """Sessions that are over, as far as that is not in the store yet."""
         return [sid for delta in self._deltas() for sid, half in delta.links.items() if half.ended]
 
+    def unwritten_links(self) -> list[int]:
+        """Sessions of whose connections something is not in the store yet."""
+        return [*dict.fromkeys(sid for delta in self._deltas() for sid in delta.links)]
+
     def is_deleted(self, sid: int) -> bool:
         """Whether a session is gone, as far as that is not in the store yet."""
         return any(delta.sessions.get(sid) is deleted for delta in self._deltas())

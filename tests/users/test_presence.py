@@ -1,0 +1,183 @@
+"""Who is in a room, as its connections are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trio_rooms import Admitted, ConnectRequest, Context, Room, open_rooms
+from trio_rooms.client.users import PRESENCE, attend
+from trio_rooms.testing import MemoryClient, connect
+
+JSON = ["trio-rooms.v1.json"]
+CBOR = ["trio-rooms.v1.cbor"]
+
+
+async def _admit(request: ConnectRequest) -> Admitted:
+    device = request.query.get("device")
+    return Admitted(user=request.query.get("user"), presence=None if device is None else {"device": device})
+
+
+async def _set(ctx: Context[Any], data: Any) -> Any:
+    ctx.connection.presence = data
+    return ctx.connection.presence
+
+
+async def _tried(ctx: Context[Any]) -> str:
+    try:
+        ctx.connection.presence = ctx.app
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+async def _people(ctx: Context[Any]) -> list[str]:
+    return [*ctx.room.users]
+
+
+def lobby(**options: Any) -> Room[Any]:
+    """A room that tells who is there."""
+    options.setdefault("presence", True)
+    room: Room[Any] = Room("lobby", **options)
+    room.authenticate(_admit)
+    room.on("set")(_set)
+    room.on("tried")(_tried)
+    room.on("people")(_people)
+    return room
+
+
+class People:
+    """What one client is told."""
+
+    def __init__(self, client: MemoryClient) -> None:
+        self.client = client
+        self.users: dict[str, list[dict[str, Any]]] = {}
+        self.told: list[dict[str, Any]] = []
+
+    async def hear(self) -> dict[str, Any]:
+        """The next that it is told of who is here."""
+        while (message := await self.client.receive()).get("event") != PRESENCE:
+            pass
+        data: dict[str, Any] = message["data"]
+        self.told.append(data)
+        attend(self.users, data)
+        return data
+
+    async def quiet(self) -> bool:
+        """Whether it is told nothing for a second."""
+        with trio.move_on_after(1):
+            await self.hear()
+            return False
+        return True
+
+
+ONLINE = {"status": "online"}
+
+
+async def test_the_whole_comes_first_and_then_what_changes(autojump_clock: MockClock) -> None:
+    """Who comes is told who is here, the others are told of her, and of her end."""
+    async with open_rooms([lobby()]) as rooms, connect(rooms, "lobby/a", query="user=ana") as first:
+        ana = People(first)
+        assert await ana.hear() == {"users": {"ana": [ONLINE]}}
+        async with connect(rooms, "lobby/a", query="user=bob&device=d1") as second:
+            bob = People(second)
+            here = {"ana": [ONLINE], "bob": [{"status": "online", "device": "d1"}]}
+            assert await bob.hear() == {"users": here}
+            assert await ana.hear() == {"changes": {"bob": here["bob"]}}
+            assert ana.users == bob.users == here
+            assert await ana.quiet()
+            assert await bob.quiet()
+        assert await ana.hear() == {"changes": {"bob": []}}
+        assert ana.users == {"ana": [ONLINE]}
+
+
+async def test_several_devices_are_one_user(autojump_clock: MockClock) -> None:
+    """Each connection is an entry of its user, in the order in which they came; what is set is in it."""
+    async with (
+        open_rooms([lobby()]) as rooms,
+        connect(rooms, "lobby/a", query="user=bob") as other,
+        connect(rooms, "lobby/a", query="user=ana&device=d1") as first,
+        connect(rooms, "lobby/a", query="user=ana&device=d2") as second,
+    ):
+        bob = People(other)
+        await bob.hear()
+        assert bob.users["ana"] == [{"status": "online", "device": one} for one in ("d1", "d2")]
+        assert await second.ask("set", {"status": "busy", "at": [1, 2]}) == {"status": "busy", "at": [1, 2]}
+        assert await bob.hear() == {
+            "changes": {"ana": [{"status": "online", "device": "d1"}, {"status": "busy", "at": [1, 2]}]}
+        }
+        assert await first.ask("set", None) is None
+        await bob.hear()
+        assert bob.users["ana"] == [ONLINE, {"status": "busy", "at": [1, 2]}]
+        await first.drop()
+        await bob.hear()
+        assert bob.users["ana"] == [{"status": "busy", "at": [1, 2]}]
+
+
+async def test_who_has_no_name_is_told_and_not_shown(autojump_clock: MockClock) -> None:
+    """Connections without a user see who is here; alike in JSON and in CBOR."""
+    async with (
+        open_rooms([lobby()]) as rooms,
+        connect(rooms, "lobby/a", subprotocols=CBOR) as nobody,
+        connect(rooms, "lobby/a", query="user=ana", subprotocols=JSON),
+    ):
+        people = People(nobody)
+        await people.hear()
+        assert people.users == {"ana": [ONLINE]}
+        assert await nobody.ask("set", {"a": 1}) == {"a": 1}
+        assert await people.quiet()
+
+
+async def test_a_room_that_did_not_ask_tells_nobody(autojump_clock: MockClock) -> None:
+    """Without presence=True there is none, and what sets one is told so."""
+    async with (
+        open_rooms([lobby(presence=False)], app={"a": 1}) as rooms,
+        connect(rooms, "lobby/a", query="user=ana") as ana,
+    ):
+        assert await People(ana).quiet()
+        assert "presence=True" in await ana.ask("tried")
+        with pytest.raises(TypeError, match="presence=True"):
+            async with connect(rooms, "lobby/a", query="user=ana&device=d1"):
+                pass
+
+
+@pytest.mark.parametrize("value", [["a"], {1: 2}, {"a": "x" * 1030}, {"a": object}])
+async def test_what_cannot_be_shown_is_refused(value: Any, autojump_clock: MockClock) -> None:
+    """A presence is a small dict, with strings as keys, that has a form for clients."""
+    async with (
+        open_rooms([lobby()], app=value) as rooms,
+        connect(rooms, "lobby/a", query="user=ana") as ana,
+    ):
+        assert await ana.ask("tried")
+        await People(ana).hear()
+
+
+async def test_a_dropped_session_is_away_until_its_window_ends(autojump_clock: MockClock) -> None:
+    """It keeps what it has set; who comes back has it, and who does not is gone. Nobody is woken."""
+    async with (
+        open_rooms([lobby(resume_window=30, idle_timeout=5)]) as rooms,
+        connect(rooms, "lobby/a", query="user=bob") as other,
+    ):
+        bob = People(other)
+        await bob.hear()
+        async with connect(rooms, "lobby/a", query="user=ana&device=d1", subprotocols=JSON) as ana:
+            await People(ana).hear()
+            await bob.hear()
+            await trio.sleep(10)
+            wakes = rooms.statistics().supervisor.wakes
+            await ana.drop()
+            assert await bob.hear() == {"changes": {"ana": [{"device": "d1", "status": "away"}]}}
+            async with connect(rooms, "lobby/a", query="user=ana&device=d2", resume=ana) as again:
+                back = People(again)
+                here = {"bob": [ONLINE], "ana": [{"status": "online", "device": "d1"}]}
+                assert await back.hear() == {"users": here}
+                assert await bob.hear() == {"changes": {"ana": here["ana"]}}
+                await again.drop()
+            await bob.hear()
+            began = trio.current_time()
+            assert await bob.hear() == {"changes": {"ana": []}}
+            assert 29 < trio.current_time() - began < 32
+            assert rooms.statistics().supervisor.wakes == wakes
