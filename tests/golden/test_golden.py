@@ -30,14 +30,19 @@ from trio_rooms.stores import (
     DiskStore,
     Due,
     Entry,
+    InboxSize,
     LinkHalf,
+    Offer,
     Opening,
+    Post,
     RoomHalf,
     RoomHead,
     Store,
+    StoredSession,
     StoredSnapshot,
     Timer,
     Verdict,
+    Waiting,
 )
 
 GOLDEN = Path(__file__).parent
@@ -82,6 +87,25 @@ EVERYTHING = Commit(
     nonce=2**62 + 1,
 )
 
+USERS = Commit(
+    "chat/users",
+    1,
+    4,
+    None,
+    {"a": cbor2.dumps(1)},
+    sessions={5: RoomHalf(0, None, b"", Opening(b"", "zoë", 0, 60.0))},
+    links={5: LinkHalf(0, 3e9, 4, presence=b"\xa1aa\x01")},
+    sends=(Post("zoë", 2**63 - 1, b"", 3e9 + 0.123456, 0), Post("", 7, bytes(5000), -1.0)),
+    offers={7: Offer("zoë", "chat/users", 5, 2**60)},
+    lapses=4e9 + 0.123456,
+    nonce=2**62 + 2,
+)
+POSTED = (
+    Waiting(1, Post("zoë", 7, b"body", 3e9, 2, "chat/users"), USERS.offers[7]),
+    Waiting(2, Post("zoë", 8, b"another", 2e9)),
+)
+"""What was posted before that, to whom and where it is."""
+
 STORES: dict[str, dict[str, Kept]] = {
     "store-1": {
         "chat/damaged": Kept(3, {3: None, 2: {"n": 2}}),
@@ -117,12 +141,13 @@ STORES: dict[str, dict[str, Kept]] = {
         "chat/stored": Kept(3, {}, {"only": "this", "new": "that"}),
     },
 }
-EPOCHS = {"store-1": 2, "store-2": 2, "store-3": 3}
+STORES["store-4"] = {**STORES["store-3"], "chat/users": Kept(1, {}, {"a": 1}, USERS)}
+EPOCHS = {"store-1": 2, "store-2": 2, "store-3": 3, "store-4": 4}
 """How often it had been opened."""
-ENDED = {"store-1": 0, "store-2": 2, "store-3": 2}
+ENDED = {"store-1": 0, "store-2": 2, "store-3": 2, "store-4": 2}
 """The number of the room chat/ended, of which nothing else is left."""
 NONCES = {"chat/ended": 2**61, "chat/large": 2**62, "chat/lobby": 2**61 + 1, "chat/stored": 2**61 + 2}
-"""Those of the commits of the last opening of store-3; of what came before there is none."""
+"""Those of the commits of the third opening, and for what has ended of the last; before there were none."""
 
 
 @pytest.fixture(params=STORES)
@@ -160,6 +185,9 @@ async def check_rooms(store: Store, rooms: dict[str, Kept]) -> None:
         for name, value in kept.storage.items():
             assert cbor2.loads(await store.get(key, name) or b"") == value
         head = await store.head(key)
+        if kept.commit is USERS:
+            await check_users(store)
+            continue
         if kept.commit is not None:
             await check_rest(store, kept.commit)
             continue
@@ -179,6 +207,11 @@ async def check_rooms(store: Store, rooms: dict[str, Kept]) -> None:
         assert not any(nothing)
     if "chat/everything" not in rooms:
         assert await store.due(math.inf, 9) == []
+    if "chat/users" not in rooms:
+        assert await store.inboxes() == []
+        assert await store.inbox("zoë") == []
+        assert await store.expired(math.inf, 9) == []
+        assert not [key for key, _ in await store.sessions_of("") if key != "chat/everything"]
     assert await loaded(store, "chat/nobody") == (0, ())
 
 
@@ -206,6 +239,20 @@ async def check_rest(store: Store, commit: Commit) -> None:
     assert Due(2e9, key, sid=1) in await store.due(2e9, 9)
 
 
+async def check_users(store: Store) -> None:
+    """What was written of users, their inboxes, and what comes with that."""
+    key, far = USERS.key, USERS.lapses
+    assert await store.head(key) == RoomHead(1, USERS.nonce, 4, has_sessions=True, lapses=far)
+    assert await store.session(key, 5) == StoredSession(5, USERS.sessions[5], USERS.links[5])  # type: ignore[arg-type]
+    assert (key, 5) in [(of, one.sid) for of, one in await store.sessions_of("zoë")]
+    sent = [Waiting(4, USERS.sends[0]), Waiting(5, USERS.sends[1])]
+    assert await store.inbox("zoë") == [*POSTED, sent[0]]
+    assert await store.inbox("") == sent[1:]
+    assert await store.inboxes() == [("", InboxSize(1, 5050)), ("zoë", InboxSize(3, 161))]
+    assert await store.expired(math.inf, 9) == [sent[1], POSTED[1], POSTED[0], sent[0]]
+    assert (await store.due(math.inf, 99))[-1] == Due(4e9 + 0.123456, key, lapses=True)
+
+
 async def test_a_directory_is_brought_up_to_date(name: str, directory: Path) -> None:
     """A data directory of any version has everything once it is opened for writing, and again after that."""
     for epoch in (EPOCHS[name] + 1, EPOCHS[name] + 2):
@@ -225,7 +272,8 @@ async def test_a_directory_is_read_as_it_is(name: str, directory: Path) -> None:
         assert store.epoch == EPOCHS[name]
         await check_rooms(store, STORES[name])
         assert await loaded(store, "chat/ended") == (ENDED[name], ())
-        assert (await store.head("chat/ended")).nonce == (NONCES["chat/ended"] if name == "store-3" else 0)
+        nonce = NONCES["chat/ended"] if name in {"store-3", "store-4"} else 0
+        assert (await store.head("chat/ended")).nonce == nonce
     assert file.read_bytes() == before == (GOLDEN / name / "rooms.sqlite3").read_bytes()
 
 

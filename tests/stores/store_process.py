@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from trio_rooms.errors import StoreError, StoreFull, StoreReadOnly
-from trio_rooms.stores import Commit, Entry, LinkHalf, Opening, RoomHalf, Timer, Verdict
+from trio_rooms.stores import Commit, Entry, LinkHalf, Opening, Post, RoomHalf, Timer, Verdict
 from trio_rooms.stores.sqlite.store import DiskStore
 
 NOBODY = 65534
@@ -66,8 +66,10 @@ async def commit(directory: Path) -> None:
                 verdicts=(Verdict(1, number, document),),
                 answered={1: max(number - 3, 0)},
                 timers={"t": Timer(float(number), document)},
+                sends=(Post(key, number, document, 1.0),),
             )
             await store.commit(commit)
+            await store.settle(key, range(max(number - 2, 1), number))
             say(key, number)
 
     async with DiskStore(directory) as store, trio.open_nursery() as nursery:

@@ -20,8 +20,8 @@ from .rows import UNLIMITED, TooLarge
 
 __all__ = ["offer", "post", "read_expired", "read_inbox", "read_size", "read_sizes", "settle"]
 
-_POSTED = "SELECT posted FROM store WHERE rowid = 1"
-_COUNT_UP = "UPDATE store SET posted = ? WHERE rowid = 1"
+_POSTED = "SELECT posted FROM store"
+_COUNT_UP = "UPDATE store SET posted = ?"
 _FIND = "SELECT id, count, bytes FROM inboxes WHERE user = ?"
 _BEGIN = "INSERT INTO inboxes (user, count, bytes) VALUES (?, 0, 0)"
 _KEEP = "UPDATE inboxes SET count = ?, bytes = ? WHERE id = ?"
@@ -34,8 +34,8 @@ _OFFER = """
 UPDATE messages SET offer_key = ?, offer_sid = ?, offer_seq = ?
 WHERE inbox = (SELECT id FROM inboxes WHERE user = ?) AND id = ?
 """
-_LOOK = "SELECT position, length(body) FROM messages WHERE inbox = ? AND id = ?"
-_TAKE = "DELETE FROM messages WHERE inbox = ? AND position = ?"
+_LOOK = "SELECT length(body) FROM messages WHERE inbox = ? AND id = ?"
+_TAKE = "DELETE FROM messages WHERE inbox = ? AND id = ?"
 
 # One whose body is larger than what may be read has a NULL as that.
 _COLUMNS = """
@@ -65,7 +65,8 @@ def post(connection: sqlite3.Connection, posts: Iterable[Post]) -> dict[str, Inb
     """Put messages in; gives how much each of their users has then.
 
     Raises:
-        sqlite3.Error: the transaction has to be rolled back.
+        StoreError: how much is in one of them is damaged; the transaction has to be rolled back.
+        sqlite3.Error: the same.
     """
     execute = connection.execute
     (posted,) = execute(_POSTED).fetchone()
@@ -83,9 +84,21 @@ def post(connection: sqlite3.Connection, posts: Iterable[Post]) -> dict[str, Inb
     return {user: InboxSize(count, size) for user, (_, count, size) in inboxes.items()}
 
 
+def _find(connection: sqlite3.Connection, user: bytes) -> tuple[int, int, int] | None:
+    """The number of an inbox, and how much is in it; None where there is none.
+
+    Raises:
+        StoreError: how much is damaged; the transaction has to be rolled back.
+    """
+    found: tuple[int, Any, Any] | None = connection.execute(_FIND, (user,)).fetchone()
+    if found is not None and not (isinstance(found[1], int) and isinstance(found[2], int)):
+        raise _damaged(user, "how much waits", found[1:])
+    return found
+
+
 def _find_or_begin(connection: sqlite3.Connection, user: str) -> tuple[int, int, int]:
     encoded = encode(user)
-    found: tuple[int, int, int] | None = connection.execute(_FIND, (encoded,)).fetchone()
+    found = _find(connection, encoded)
     if found is not None:
         return found
     inbox = connection.execute(_BEGIN, (encoded,)).lastrowid
@@ -105,22 +118,23 @@ def settle(connection: sqlite3.Connection, user: str, ids: Collection[int]) -> N
     """Remove messages; what is not there is passed over.
 
     Raises:
-        sqlite3.Error: the transaction has to be rolled back.
+        StoreError: how much is in it is damaged; the transaction has to be rolled back.
+        sqlite3.Error: the same.
     """
     execute = connection.execute
-    found = execute(_FIND, (encode(user),)).fetchone()
+    found = _find(connection, encode(user))
     if found is None:
         return
-    inbox, count, size = before = found
+    inbox, count, size = found
     for id_ in ids:
         row = execute(_LOOK, (inbox, id_)).fetchone()
         if row is not None:
-            execute(_TAKE, (inbox, row[0]))
+            execute(_TAKE, (inbox, id_))
             count -= 1
-            size -= row[1] + OVERHEAD
+            size -= row[0] + OVERHEAD
     if not count:
         execute(_END, (inbox,))
-    elif count != before[1]:
+    elif count != found[1]:
         execute(_KEEP, (count, size, inbox))
 
 
@@ -152,11 +166,13 @@ def _read(
     with contextlib.closing(connection.execute(statement, {**wanted, "most": most_bytes})) as rows:
         for *row, user in rows:
             body = row[-1]
-            if most_bytes < UNLIMITED:
-                if body is None or len(body) > most_bytes:
-                    raise TooLarge
-                most_bytes -= len(body)
+            if body is None and most_bytes < UNLIMITED:
+                raise TooLarge
             found.append(_waiting(user, row))
+            if most_bytes < UNLIMITED:
+                most_bytes -= len(body)
+                if most_bytes < 0:
+                    raise TooLarge
     return found
 
 
@@ -212,5 +228,5 @@ def _damaged(user: object, what: str, found: object) -> StoreError:
     name = user.decode(errors="backslashreplace") if isinstance(user, bytes) else repr(user)
     return StoreError(
         f"the inbox of user {name}: {what} is damaged: it is {found!r:.100} of type "
-        f"{type(found).__name__}; restore the file from a backup, or settle the message"
+        f"{type(found).__name__}; restore the file from a backup"
     )
