@@ -169,9 +169,8 @@ def test_other_processes_send_as_told(tmp_path: Path, require: Callable[..., str
     require("curl")
     pytest.importorskip("httpx")
     text = HTTP.read_text().replace("\\\n", "")
-    made, served, paid, asked = re.findall(
-        r"^    (umask .*|trio-rooms serve .*|curl .*)$", text, re.MULTILINE
-    )
+    lines = re.findall(r"^    (umask .*|trio-rooms .*|curl .*)$", text, re.MULTILINE)
+    made, served, paid, asked, *sent = lines
     (program,) = code_of(HTTP)
     for file in ("chat.py", "chat.html"):
         (tmp_path / file).write_bytes((ROOT / "examples" / file).read_bytes())
@@ -195,6 +194,9 @@ def test_other_processes_send_as_told(tmp_path: Path, require: Callable[..., str
             user = {"user": "ana", "connections": 0, "rooms": [], "waiting": 1}
             assert json.loads(printed("sh", "-c", asked)) == user
             assert printed(sys.executable, "-c", program) == f"{counts}\n"
+            for line, stored in zip(sent, (1, 0), strict=True):
+                command = line.replace("trio-rooms", "python -m trio_rooms")
+                assert json.loads(printed("sh", "-c", command)) == counts | {"stored": stored}
         finally:
             process.kill()
 

@@ -89,7 +89,9 @@ def test_module() -> None:
     assert done.stdout == f"trio-rooms {trio_rooms.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["inspect", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["serve", "--help"], ["send", "--help"], ["inspect", "--help"]]
+)
 def test_help(run: Run, arguments: list[str]) -> None:
     """``--help`` says how it is called."""
     done = run(*arguments)
@@ -193,6 +195,8 @@ def test_bad_definition(run: Run, tmp_path: Path, content: str, told: str) -> No
         *(("--port", value) for value in ("-1", "65536", "http", "", "8000.0", "1e3", "\u0663")),
         *(("--idle-timeout", value) for value in ("-1", "nan", "soon", "")),
         *(("--snapshot-interval", value) for value in ("-0.1", "nan", "1s")),
+        *((f"--{name}", "-1") for name in ("connection-idle-timeout", "flush-after")),
+        ("--admin-token-file", ""),
         *(("--max-awake", value) for value in ("0", "-1", "1.5", "inf")),
         *(("--max-message-size", value) for value in ("0", "-1", "1MB")),
         ("--host", ""),

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 import trio
 
-from tests.raw import TEXT, Client, Served, frame, serving, soon
+from tests.raw import TEXT, Client, Served, frame, request, serving, soon
 from trio_rooms import Admitted, ConnectRequest, Context, MemoryStore, Room
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms.testing import FaultyStore
@@ -385,6 +385,18 @@ async def test_a_body_that_does_not_come() -> None:
             await client.send(sent[:-1])
         await soon(lambda: served.rooms.statistics().servers[0].handshaking == 0)
         assert served.rooms.statistics().hub.sockets == 0
+
+
+async def test_where_clients_have_the_same_paths() -> None:
+    """Who wants a WebSocket is a client; and where no other has a place, processes still have one."""
+    options = {"prefix": "/rooms", "max_connections": 1}
+    async with admin(**options) as served, served.client("/rooms/chat/x?user=ana") as ana:
+        shown = await done(served, ask("/rooms/chat/x"))
+        assert (shown["connections"], shown["users"]) == (1, ["ana"])
+        assert (await served.ask(request("/rooms/chat/x")))[0] == 503
+        assert (await served.ask(request("/rooms/chat/x", Upgrade=None)))[0] == 401
+        await done(served, ask("/rooms/chat/x/emit", {"event": "x"}))
+        assert (await said(ana))["event"] == "x"
 
 
 async def test_many_at_once() -> None:

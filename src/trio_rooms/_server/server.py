@@ -192,7 +192,7 @@ class Server:
                         path = self._paths.form.replace("{room}", definition.name).replace("{id}", "ID")
                         logger.info("room %s is at %s%s", definition.name, self.address, path)
                 if self.admin is not None:
-                    logger.info("other processes may send over HTTP at %s", self.address)
+                    logger.info("other processes may send at http%s", self.address.url.removeprefix("ws"))
                 task_status.started(self.address)
                 await trio.sleep_forever()
         finally:
