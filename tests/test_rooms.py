@@ -117,7 +117,7 @@ async def test_a_handle_neither_makes_nor_wakes_a_room(autojump_clock: MockClock
         room = rooms.get("total", "x")
         assert room.info().stage is Stage.ASLEEP
         assert await room.peek() is None
-        assert room.emit("notice", 1) == 0
+        assert room.emit("notice", 1).reached == 0
         assert await store.keys() == []
         assert rooms.statistics().supervisor.wakes == 0
 

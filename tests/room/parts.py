@@ -26,6 +26,7 @@ from trio_rooms._room.saver import Saver
 from trio_rooms._room.shared import Shared
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.flags import CLOSING, DISMISSED, GONE, UNREPORTED
+from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.record import Record
 from trio_rooms._wire.frames import decode_message
@@ -69,12 +70,11 @@ class Wire:
         message: Message,
         channel: str | None = None,
         exclude: frozenset[int] = frozenset(),
-    ) -> int:
+        manner: Manner | None = None,
+    ) -> None:
         """Send it to each."""
-        links = roster.members(channel, exclude)
-        for link in links:
+        for link in roster.members(channel, exclude):
             self.send(link, message)
-        return len(links)
 
     def send_frames(self, link: Link, frames: list[bytes]) -> None:
         """Note each."""

@@ -837,8 +837,8 @@ async def test_attachments_and_channels_survive_hibernation(autojump_clock: Mock
             assert await client.receive() == {"ack": number, "data": {"visits": number}}
             await until_asleep(room)
         assert room.info().channels == ("red",)
-        assert room.emit("notice", 1, channel="red") == 1
-        assert room.emit("notice", 2, channel="blue") == 0
+        assert room.emit("notice", 1, channel="red").reached == 1
+        assert room.emit("notice", 2, channel="blue").reached == 0
         assert await client.receive() == {"event": "notice", "data": 1}
         assert room.info().stage is Stage.ASLEEP
 
@@ -975,15 +975,15 @@ async def test_nothing_reaches_a_connection_before_its_on_connect(autojump_clock
         room = rooms.get("greeting", "x")
         async with connect(rooms, "greeting/x") as first, connect(rooms, "greeting/x") as second:
             await gate.wait_arrived()
-            assert room.emit("too early") == 0
+            assert room.emit("too early").reached == 0
             gate.release()
             await journal.entered.wait()
-            assert room.emit("for the first") == 1
+            assert room.emit("for the first").reached == 1
             journal.gate.set()
             assert [await first.receive(), await first.receive()] == [
                 {"event": "for the first", "data": None},
                 {"event": "hello", "data": 1},
             ]
             assert await second.receive() == {"event": "hello", "data": 2}
-            assert room.emit("for both") == 2
+            assert room.emit("for both").reached == 2
             assert (await second.receive())["event"] == "for both"

@@ -290,7 +290,7 @@ async def test_who_comes_to_a_room_that_ends_as_it_wakes_is_in_the_new_one(autoj
             journal.destroys = ["wake"]
             async with connect(rooms, "hall/x") as new:
                 assert await new.ask("add") == 1
-                assert room.emit("hello") == 1
+                assert room.emit("hello").reached == 1
                 assert await new.receive() == {"event": "hello", "data": None}
             with pytest.raises(trio.EndOfChannel):
                 await old.receive()

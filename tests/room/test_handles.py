@@ -13,6 +13,8 @@ from trio_rooms import AskTimeout, Context, Room, RoomHandle, RoomInfo, Rooms, S
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail
 from trio_rooms._sockets.fanout import Message
+from trio_rooms._sockets.manner import Manner
+from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
 from trio_rooms._wire.envelope import Body
@@ -76,15 +78,12 @@ class Elsewhere:
         key: str,
         body: Body,
         channel: str | None,
-        done: Callable[[], None] | None,
+        manner: Manner | None,
+        done: Callable[[Sent], None] | None,
         refused: Callable[[RoomsError], None] | None,
-    ) -> int:
+    ) -> Sent:
         """Never asked."""
         raise NotImplementedError
-
-    def reached(self, key: str, channel: str | None) -> int:
-        """Nobody."""
-        return 0
 
     def record(self, key: str) -> Record:
         """Of no use here."""
@@ -99,10 +98,10 @@ class Elsewhere:
         self.handed.append(("info", key, None))
         return RoomInfo(key, Stage.AWAKE, 1, (), 0, ())
 
-    def emit(self, key: str, message: Message, channel: str | None) -> int:
+    def emit(self, key: str, message: Message, channel: str | None, manner: Manner | None = None) -> Sent:
         """Note it."""
         self.handed.append(("emit", key, channel))
-        return 42
+        return Sent(parked=42)
 
 
 def elsewhere(rooms: Rooms, placement: Elsewhere) -> RoomHandle:
@@ -125,7 +124,7 @@ async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock
         assert await room.ask("keep", (1, 2)) == [1, 2]
         assert await room.hibernate() is True
         await room.destroy()
-        assert room.emit("kept", channel="red") == 42
+        assert room.emit("kept", channel="red") == Sent(parked=42)
         assert room.info().stage is Stage.AWAKE
         room.cancel("x")
         assert await room.cancel_durably("x")

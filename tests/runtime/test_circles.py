@@ -287,7 +287,7 @@ async def tell(ctx: Context[dict[str, int]], way: list[str]) -> str:
     handle = ctx.rooms.get(*first.split("/"))
     if rest:
         return str(await handle.ask("tell", rest))
-    return str(await handle.emit_durably("told"))
+    return str((await handle.emit_durably("told")).reached)
 
 
 @loose.on("tell in one piece", durable=True)

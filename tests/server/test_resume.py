@@ -536,8 +536,8 @@ async def test_while_a_room_sleeps_its_sessions_come_and_go(
         client.seq = 0  # As if it had not arrived.
         await lose(client)
         await trio.sleep(5)
-        assert handle.emit("said", "outside", reliable=True) == 1
-        assert await handle.emit_durably("said", "durably") == 1
+        assert handle.emit("said", "outside", reliable=True).reached == 1
+        assert (await handle.emit_durably("said", "durably")).reached == 1
         async with back(rooms, client) as again:
             assert resumed(again, client)
             texts = [(message["data"], message["seq"]) for message in await again.receive_many(3)]

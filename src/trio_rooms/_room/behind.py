@@ -9,6 +9,8 @@ from functools import partial
 import attrs
 
 from trio_rooms._sockets.fanout import Message
+from trio_rooms._sockets.manner import Manner
+from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.gate import Gate
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
@@ -52,34 +54,28 @@ class Behind:
         """See `Placement`."""
         return self._placement.awaiting(key, answer)
 
-    def emit(self, key: str, message: Message, channel: str | None) -> int:
-        """See `Placement`; whom it goes to is decided when it is done, and this is what it would be now."""
+    def emit(self, key: str, message: Message, channel: str | None, manner: Manner | None = None) -> Sent:
+        """See `Placement`; whom it goes to is decided when it is done."""
         size = len(message.frame(binary=True))  # What cannot be sent is an error now.
-        self._gate.add(partial(self._emit, key, message, channel), size)
-        return self._placement.reached(key, channel)
-
-    def _emit(self, key: str, message: Message, channel: str | None) -> None:
-        """Do it."""
-        self._placement.emit(key, message, channel)
+        job = partial(self._placement.emit, key, message, channel, manner)
+        self._gate.add(partial(_forget_result, job), size)
+        return Sent(outbox=1)
 
     def emit_reliably(
         self,
         key: str,
         body: Body,
         channel: str | None,
-        done: Callable[[], None] | None,
+        manner: Manner | None,
+        done: Callable[[Sent], None] | None,
         refused: Callable[[RoomsError], None] | None,
-    ) -> int:
+    ) -> Sent:
         """See `Placement`; it is done as `emit` is, but for who waits until it is, who would for ever."""
         if done is not None:
-            return self._placement.emit_reliably(key, body, channel, done, refused)
-        job = partial(self._placement.emit_reliably, key, body, channel, done, refused)
+            return self._placement.emit_reliably(key, body, channel, manner, done, refused)
+        job = partial(self._placement.emit_reliably, key, body, channel, manner, done, refused)
         self._gate.add(partial(_forget_result, job), len(body.cbor) + len(body.json))
-        return self._placement.reached(key, channel)
-
-    def reached(self, key: str, channel: str | None) -> int:
-        """See `Placement`."""
-        return self._placement.reached(key, channel)
+        return Sent(outbox=1)
 
     def record(self, key: str) -> Record:
         """See `Placement`."""

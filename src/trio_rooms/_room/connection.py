@@ -18,7 +18,7 @@ from trio_rooms._wire.envelope import Body
 from trio_rooms._wire.frames import encode_message
 from trio_rooms.errors import AttachmentError, ConnectionGone, RoomsError, StaleContext
 
-from .reliably import is_reliable
+from .reliably import is_reliable, manner_of
 from .shared import Shared
 
 __all__ = ["Connection", "Connections", "encode_attachment"]
@@ -174,7 +174,14 @@ class Connection:
             link.roster.leave(link, channel)
 
     def emit(
-        self, event: str, data: Any = None, *, reliable: bool | None = None, unconfirmed: bool = False
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        reliable: bool | None = None,
+        unconfirmed: bool = False,
+        volatile: bool = False,
+        coalesce: str | None = None,
     ) -> None:
         """Send an event to this connection; nothing happens where it is closed, unless it is `reliable`.
 
@@ -183,14 +190,23 @@ class Connection:
             data: what it says.
             reliable: as `LiveRoom.emit`. A client that may come back to its session gets it then.
             unconfirmed: as `LiveRoom.emit`.
+            volatile: drop it, if something that was sent before is still on its way, or nobody is there.
+            coalesce: as `LiveRoom.emit`; the name alone counts here, whoever's message is handled.
 
         Raises:
-            TypeError, ValueError: the data cannot be encoded; nothing was sent.
+            TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded;
+                nothing was sent.
         """
         shared = self._shared
         if shared.plain:
             shared.definition.refuse_events()
         link, output = self._link, shared.output
+        if volatile or coalesce is not None:
+            manner = manner_of(0.0, reliable, volatile=volatile, coalesce=coalesce)
+            assert manner is not None
+            out = shared.hub if unconfirmed else output
+            out.send_in(self.link, envelope.event(event, data), manner)
+            return
         if reliable or unconfirmed or link.session is not None:
             if unconfirmed and reliable:
                 msg = "what is sent unconfirmed cannot be sent reliably"

@@ -15,6 +15,8 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import make_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.fanout import PlainMessage
+from trio_rooms._sockets.manner import Manner
+from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.gate import Gate
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
@@ -32,7 +34,7 @@ from .answers import Answer, own
 from .behind import Behind
 from .mail import Ask, Destroy, Hibernate
 from .placement import Placement, RoomInfo
-from .reliably import is_reliable
+from .reliably import is_reliable, manner_of
 from .schedules import WALL, Schedule, Wanted, schedules_of, wanted
 from .users import User
 
@@ -122,8 +124,15 @@ class RoomHandle:
         answer.fail(AskTimeout(self.key, event, timeout))
 
     def emit(
-        self, event: str, data: Any = None, *, channel: str | None = None, reliable: bool | None = None
-    ) -> int:
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        channel: str | None = None,
+        reliable: bool | None = None,
+        volatile: bool = False,
+        coalesce: str | None = None,
+    ) -> Sent:
         """Send an event to all connections of the room, or to those in a channel; wakes nobody.
 
         Args:
@@ -132,22 +141,44 @@ class RoomHandle:
             channel: to whom; None for all.
             reliable: as `LiveRoom.emit`. It goes out when it is durable, unless the room is awake and has
                 ``durability="snapshot"``; where it cannot be written that is logged. `emit_durably` waits.
+            volatile: as `LiveRoom.emit`.
+            coalesce: as `LiveRoom.emit`; the name alone counts here, and what handlers send does not.
 
         Returns:
-            How many connections it goes to now.
+            What becomes of it, a count of connections each. `Sent.stored` is 1 where it is kept for a session
+            that is away, if that is known without reading the store.
 
         Raises:
             TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded.
+        """
+        manner = self._manner(channel, reliable, volatile=volatile, coalesce=coalesce)
+        lasting = not volatile and coalesce is None and is_reliable(self._definition, reliable)
+        if lasting:
+            body = Body.of(event, data)
+            return self._placement.emit_reliably(self.key, body, channel, manner, None, None)
+        return self._placement.emit(self.key, envelope.event(event, data), channel, manner)
+
+    def _manner(
+        self,
+        channel: str | None,
+        reliable: bool | None,
+        *,
+        volatile: bool = False,
+        coalesce: str | None = None,
+    ) -> Manner | None:
+        """How something is sent to many.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it should be.
         """
         if self._definition.plain:
             self._definition.refuse_events()
         if channel is not None:
             text("channel", channel)
-        if is_reliable(self._definition, reliable):
-            return self._placement.emit_reliably(self.key, Body.of(event, data), channel, None, None)
-        return self._placement.emit(self.key, envelope.event(event, data), channel)
+        window = self._definition.batch_window
+        return manner_of(window, reliable, volatile=volatile, coalesce=coalesce)
 
-    async def emit_durably(self, event: str, data: Any = None, *, channel: str | None = None) -> int:
+    async def emit_durably(self, event: str, data: Any = None, *, channel: str | None = None) -> Sent:
         """Send an event reliably, as `emit` does, and return when it is durable.
 
         In a handler whose effects wait until they are durable this one does not, as with `ask`: it is
@@ -156,7 +187,7 @@ class RoomHandle:
         A cancelled caller stops waiting; it is sent all the same.
 
         Returns:
-            How many connections it was to go to at the call, as `emit` does.
+            What became of it, as of `emit`; whether it is kept for a session that is away is known here.
 
         Raises:
             TypeError, ValueError: as `emit`.
@@ -166,23 +197,20 @@ class RoomHandle:
             AskCircle: as `ask`, where the room's effects wait until they are durable: its handler has to
                 end first. A handler emits in its own room with ``ctx.room.emit``.
         """
-        if self._definition.plain:
-            self._definition.refuse_events()
-        if channel is not None:
-            text("channel", channel)
+        manner = self._manner(channel, reliable=True)
         is_reliable(self._definition, reliable=True)
         answer = Answer()
 
         def refused(error: RoomsError) -> None:
             answer.fail(own(error))
 
-        done = partial(answer.succeed, None)
+        body = Body.of(event, data)
         with self._placement.awaiting(self.key, answer):
-            reached = self._placement.emit_reliably(self.key, Body.of(event, data), channel, done, refused)
-            await answer.wait()
-        return reached
+            self._placement.emit_reliably(self.key, body, channel, manner, answer.succeed, refused)
+            sent: Sent = await answer.wait()
+            return sent
 
-    def send(self, message: str | bytes, *, channel: str | None = None) -> int:
+    def send(self, message: str | bytes, *, channel: str | None = None) -> Sent:
         """Send a message as it is to all connections of a plain room, or of a channel; wakes nobody."""
         if not self._definition.plain:
             self._definition.refuse_messages()

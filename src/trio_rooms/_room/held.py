@@ -10,6 +10,7 @@ from trio_rooms._sockets.fanout import Broadcast, Message
 from trio_rooms._sockets.flags import BINARY, CLOSING, DISMISSED, GONE
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.joined import Send, Spread
+from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.gate import Gate
 from trio_rooms._wire.frames import encode_close
@@ -54,6 +55,12 @@ class Held:
         else:
             gate.add(Send(self._hub, link, frame), len(frame) + _JOB)
 
+    def send_in(self, link: Link, message: Message, manner: Manner) -> None:
+        """See `Output`."""
+        if not link.flags & (CLOSING | GONE):
+            frame = message.frame(binary=link.flags & BINARY == BINARY)
+            self._gate.add(partial(self._hub.send_frame_in, link, frame, manner), len(frame) + _JOB)
+
     async def drained(self, link: Link) -> bool:
         """See `Output`; a handler's own waits for its end, so it waits for what went out before alone."""
         living = self._gate.living
@@ -69,17 +76,17 @@ class Held:
         message: Message,
         channel: str | None = None,
         exclude: frozenset[int] = frozenset(),
-    ) -> int:
+        manner: Manner | None = None,
+    ) -> None:
         """See `Output`."""
         links = roster.members(channel, exclude)
-        if len(links) == 1:
+        if len(links) == 1 and manner is None:
             self.send(links[0], message)
         elif links:
-            broadcast = Broadcast(links, message)
+            broadcast = Broadcast(links, message, manner)
             self._gate.add(Spread(self._hub, roster, broadcast), broadcast.size + _JOB)
         else:
             message.frame(binary=True)  # What cannot be sent is an error also where nobody listens.
-        return len(links)
 
     def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
         """See `Output`."""

@@ -21,9 +21,9 @@ from trio_rooms._wire.envelope import Body
 from .background import Background
 from .connection import Connection, Connections
 from .idleness import Idleness
-from .mail import Destroy
+from .mail import Destroy, link_of
 from .mailbox import Mailbox
-from .reliably import is_reliable
+from .reliably import is_reliable, manner_of
 from .schedules import WALL, Schedule, schedules_of, wanted
 from .shared import Shared
 from .storage import Storage
@@ -136,8 +136,13 @@ class LiveRoom:
         exclude: Connection | Iterable[Connection] = (),
         reliable: bool | None = None,
         unconfirmed: bool = False,
+        volatile: bool = False,
+        coalesce: str | None = None,
     ) -> None:
         """Send an event to every connection, or to those in a channel, except some.
+
+        It is written to each at once. Where the room has a ``batch_window``, it waits for so long at those
+        that are hibernated, and goes there in one write with what else was sent meanwhile.
 
         Args:
             event: its name.
@@ -151,6 +156,12 @@ class LiveRoom:
                 what `Room` says.
             unconfirmed: send it at once, where what a handler does waits until it is durable: before all
                 that waits, and whatever becomes of that. It cannot be reliable.
+            volatile: drop it for who is slow, so that something that was sent before is still on its way
+                there, and for who is away. It is not reliable, whatever `Room` says.
+            coalesce: a name for what this is the newest of, such as ``"cursor"``. While it waits, at a
+                connection that is slow or for the end of a ``batch_window``, the next with this name from
+                the same sender takes its place. The sender is the user of the connection whose message is
+                handled, or that connection where it has none; else the room. It is not reliable either.
 
         Raises:
             TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded;
@@ -163,6 +174,13 @@ class LiveRoom:
         if unconfirmed and reliable:
             msg = "what is sent unconfirmed cannot be sent reliably"
             raise ValueError(msg)
+        manner = None
+        window = shared.definition.batch_window
+        if volatile or window or coalesce is not None:
+            sender = None if coalesce is None else self._sender()
+            manner = manner_of(window, reliable, volatile=volatile, coalesce=coalesce, sender=sender)
+            if volatile or coalesce is not None:
+                reliable = False
         if is_reliable(shared.definition, reliable) and not unconfirmed:
             shared.check_life("nothing can be sent to the room")
             if channel is not None:
@@ -170,13 +188,21 @@ class LiveRoom:
             left_out = _several(exclude)
             links = shared.roster.members(channel, _ids(left_out))
             excluded = frozenset(connection.link.sid for connection in left_out)
-            shared.emit(Body.of(event, data), Audience(None, channel, excluded), links)
+            shared.emit(Body.of(event, data), Audience(None, channel, excluded), links, manner)
             return
         output = shared.output
         if unconfirmed:
             shared.check_life("nothing can be sent to the room")
             output = shared.hub
-        output.broadcast(shared.roster, envelope.event(event, data), channel, _ids(exclude))
+        output.broadcast(shared.roster, envelope.event(event, data), channel, _ids(exclude), manner)
+
+    def _sender(self) -> str | int | None:
+        """Whose message is handled: a user, a connection without one, or nobody's."""
+        mail = self._mailbox.current
+        link = None if mail is None or self._background.has_current_task else link_of(mail)
+        if link is None:
+            return None
+        return link.sid if link.user is None else link.user
 
     def send(
         self,

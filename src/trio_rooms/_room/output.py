@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NoReturn, Protocol
 
 from trio_rooms._sockets.fanout import Message
+from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms.errors import StaleContext
 
@@ -23,14 +24,18 @@ class Output(Protocol):
     def send_frame(self, link: Link, frame: bytes) -> None:
         """Send what is the same for all clients to one connection, as `send` does."""
 
+    def send_in(self, link: Link, message: Message, manner: Manner) -> None:
+        """Send to one connection, in a manner of its own."""
+
     def broadcast(
         self,
         roster: Roster,
         message: Message,
         channel: str | None = None,
         exclude: frozenset[int] = frozenset(),
-    ) -> int:
-        """Send to all connections, or those of a channel, but those with some ids; returns to how many."""
+        manner: Manner | None = None,
+    ) -> None:
+        """Send to all connections, or those of a channel, but those with some ids."""
 
     async def drained(self, link: Link) -> bool:
         """Wait until nothing of what was sent to a connection waits here; False where it ended before."""
@@ -64,6 +69,10 @@ class Farewell:
     def send_frame(self, link: Link, frame: bytes) -> None:
         """See `Output`."""
         self._output.send_frame(link, frame)
+
+    def send_in(self, link: Link, message: Message, manner: Manner) -> None:
+        """See `Output`."""
+        self._output.send_in(link, message, manner)
 
     async def drained(self, link: Link) -> bool:
         """See `Output`."""

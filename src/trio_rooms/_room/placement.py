@@ -9,6 +9,8 @@ from typing import Protocol
 import attrs
 
 from trio_rooms._sockets.fanout import Message
+from trio_rooms._sockets.manner import Manner
+from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
 from trio_rooms._wire.envelope import Body
@@ -69,29 +71,39 @@ class Placement(Protocol):
                 the handler that the task works for.
         """
 
-    def emit(self, key: str, message: Message, channel: str | None) -> int:
-        """Send to all connections of a room, or of a channel, and wake nobody; returns to how many."""
+    def emit(self, key: str, message: Message, channel: str | None, manner: Manner | None = None) -> Sent:
+        """Send to all connections of a room, or of a channel, and wake nobody.
+
+        Args:
+            key: the room.
+            message: what is sent.
+            channel: to whom; None for all.
+            manner: how, unless it is written to each at once.
+        """
 
     def emit_reliably(
         self,
         key: str,
         body: Body,
         channel: str | None,
-        done: Callable[[], None] | None,
+        manner: Manner | None,
+        done: Callable[[Sent], None] | None,
         refused: Callable[[RoomsError], None] | None,
-    ) -> int:
-        """Put an event into a room's journal and send it, wake nobody; returns to how many it goes now.
+    ) -> Sent:
+        """Put an event into a room's journal and send it, and wake nobody.
 
         Args:
             key: the room, which has sessions.
             body: the event.
             channel: to whom; None for all.
-            done: called when it is durable.
+            manner: how, unless it is written to each at once.
+            done: called when it is durable, with what became of it.
             refused: called instead where it cannot be written.
-        """
 
-    def reached(self, key: str, channel: str | None) -> int:
-        """To how many connections `emit` would send now."""
+        Returns:
+            What becomes of it, as far as it is known now. Whether a session is away for which it is kept, is
+            not where nothing of the room has been read.
+        """
 
     def record(self, key: str) -> Record:
         """What the store has of a room, and what is on its way there: that of an awake room, or a new one.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final
 
 import trio
 
+from trio_rooms._arguments import text
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.wall import WallClock
 from trio_rooms._sockets.fanout import ReliableBroadcast
 from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._sockets.standing import Unsettled
 from trio_rooms._state.audience import Audience
@@ -17,7 +20,7 @@ from trio_rooms._state.record import Record
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms._wire.envelope import Body, Reliable
 
-__all__ = ["is_reliable", "keep"]
+__all__ = ["is_reliable", "keep", "manner_of"]
 
 _WALL: Final = WallClock()
 
@@ -34,8 +37,48 @@ def is_reliable(definition: Definition, reliable: bool | None) -> bool:
     return definition.reliable if reliable is None else reliable
 
 
+def manner_of(
+    window: float,
+    reliable: bool | None,
+    *,
+    volatile: bool,
+    coalesce: str | None,
+    sender: Hashable = None,
+) -> Manner | None:
+    """How something is sent that an application sends.
+
+    Args:
+        window: seconds for which it waits at hibernated connections.
+        reliable: what `is_reliable` is asked with.
+        volatile: whether it is dropped for who is slow or away.
+        coalesce: of what it is the newest of its sender; None for nothing.
+        sender: who that is.
+
+    Returns:
+        None where it is written to everybody at once.
+
+    Raises:
+        TypeError, ValueError: what is sent cannot be all of that.
+    """
+    if coalesce is not None:
+        text("coalesce", coalesce)
+    if reliable and (volatile or coalesce is not None):
+        what = "volatile" if volatile else "coalesced"
+        msg = f"what is {what} cannot be sent reliably: who is away or slow does not get all of it"
+        raise ValueError(msg)
+    if not (volatile or window or coalesce is not None):
+        return None
+    return Manner(volatile=volatile, key=None if coalesce is None else (sender, coalesce), window=window)
+
+
 def keep(
-    record: Record, roster: Roster, hub: SocketHub, body: Body, audience: Audience, links: list[Link]
+    record: Record,
+    roster: Roster,
+    hub: SocketHub,
+    body: Body,
+    audience: Audience,
+    links: list[Link],
+    manner: Manner | None = None,
 ) -> ReliableBroadcast:
     """Put an event into the journal, as part of what is written next; returns what is to be sent.
 
@@ -46,6 +89,7 @@ def keep(
         body: the event.
         audience: whom it is for.
         links: those of them that are there.
+        manner: how it is sent to them, see `manner_of`.
 
     Raises:
         TypeError, ValueError: it cannot be encoded; nothing is kept.
@@ -62,4 +106,4 @@ def keep(
                 hub.close(
                     link, CloseCode.TRY_AGAIN_LATER, "too far behind: what was sent is not acknowledged"
                 )
-    return ReliableBroadcast(links, Reliable(body, seq), seq, journal)
+    return ReliableBroadcast(links, Reliable(body, seq), seq, journal, manner)

@@ -10,6 +10,7 @@ import trio
 from trio_rooms._definition.definition import Definition, Handler
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.joined import Spread
+from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.audience import Audience
 from trio_rooms._state.gate import Gate
@@ -124,16 +125,17 @@ class Shared:
                 changes = () if journal is None or link.session is None else journal.changes(link.session)
                 before[link] = (link.attachment, link.channels, changes)
 
-    def emit(self, body: Body, audience: Audience, links: list[Link]) -> None:
+    def emit(self, body: Body, audience: Audience, links: list[Link], manner: Manner | None = None) -> None:
         """Send something reliably.
 
         Args:
             body: what.
             audience: to whom.
             links: those of them that are here.
+            manner: how, see `manner_of`.
         """
         record, roster, hub, gate = self.record, self.roster, self.hub, self.gate
-        broadcast = keep(record, roster, hub, body, audience, links)
+        broadcast = keep(record, roster, hub, body, audience, links, manner)
         if gate is None:
             hub.spread(roster, broadcast)
             record.want()

@@ -30,7 +30,9 @@ from trio_rooms._room.shared import Shared, roster_of
 from trio_rooms._sockets.fanout import Broadcast, Message
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.joined import Spread
-from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Resumed
+from trio_rooms._sockets.manner import Manner
+from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, Resumed
+from trio_rooms._sockets.sent import Sent
 from trio_rooms._sockets.standing import Unsettled
 from trio_rooms._state.audience import Audience
 from trio_rooms._state.plans import Plan
@@ -235,25 +237,21 @@ class Supervisor:
             finally:
                 self._awaited.discard(answer)
 
-    def emit(self, key: str, message: Message, channel: str | None) -> int:
+    def emit(self, key: str, message: Message, channel: str | None, manner: Manner | None = None) -> Sent:
         """See `Placement`."""
         roster = self._hub.rosters.get(key)
-        if roster is None:
+        links = [] if roster is None else roster.members(channel)
+        if roster is None or not links:
             message.frame(binary=True)  # What cannot be sent is an error also where nobody listens.
-            return 0
+            return Sent()
+        broadcast, sent = Broadcast(links, message, manner), self._hub.counted(links, channel, manner)
         record = self._records.get(key)
         if record is None or record.gate is None or record.gate.empty:
-            return self._hub.broadcast(roster, message, channel)
-        links = roster.members(channel)
-        broadcast = Broadcast(links, message)
-        # Behind what the room's handlers have sent before, and whatever becomes of that.
-        record.outside(lambda: record.after(Spread(self._hub, roster, broadcast)))
-        return len(links)
-
-    def reached(self, key: str, channel: str | None) -> int:
-        """See `Placement`."""
-        roster = self._hub.rosters.get(key)
-        return 0 if roster is None else len(roster.members(channel))
+            self._hub.spread(roster, broadcast)
+        else:
+            # Behind what the room's handlers have sent before, and whatever becomes of that.
+            record.outside(lambda: record.after(Spread(self._hub, roster, broadcast)))
+        return sent
 
     def record(self, key: str) -> Record:
         """See `Placement`."""
@@ -312,23 +310,39 @@ class Supervisor:
         key: str,
         body: Body,
         channel: str | None,
-        done: Callable[[], None] | None,
+        manner: Manner | None,
+        done: Callable[[Sent], None] | None,
         refused: Callable[[RoomsError], None] | None,
-    ) -> int:
+    ) -> Sent:
         """See `Placement`."""
-        record = self.record(key)
+        record, roster = self.record(key), self._hub.rosters.get(key)
         told = refused or partial(_log_unsent, key)
-        record.when_known(lambda: record.outside(partial(self._put, record, body, channel, done), told))
-        return self.reached(key, channel)
+        sent = self._counted(record, [] if roster is None else roster.members(channel), channel, manner)
+        put = partial(self._put, record, body, channel, manner, done)
+        record.when_known(lambda: record.outside(put, told))
+        return sent
 
-    def _put(self, record: Record, body: Body, channel: str | None, done: Callable[[], None] | None) -> None:
+    def _counted(self, record: Record, links: list[Link], channel: str | None, manner: Manner | None) -> Sent:
+        """What becomes of something that is sent reliably now."""
+        sent = self._hub.counted(links, channel, manner)
+        return attrs.evolve(sent, stored=1) if record.away else sent
+
+    def _put(
+        self,
+        record: Record,
+        body: Body,
+        channel: str | None,
+        manner: Manner | None,
+        done: Callable[[Sent], None] | None,
+    ) -> None:
         """Put an event into a journal, and send it when it is durable, or now if nothing waits for that."""
-        roster = self._hub.rosters.get(record.key)
+        roster, sent = self._hub.rosters.get(record.key), Sent()
         if roster is None and record.away:
             roster = roster_of(self._hub, self._definition(record.key), record.key)
         if roster is not None and (roster.links or record.away):
             links = roster.members(channel)
-            broadcast = keep(record, roster, self._hub, body, Audience(channel=channel), links)
+            broadcast = keep(record, roster, self._hub, body, Audience(channel=channel), links, manner)
+            sent = self._counted(record, links, channel, manner)
             send = Spread(self._hub, roster, broadcast)
             if record.gate is None and roster.inbox is not None:
                 send()
@@ -336,7 +350,7 @@ class Supervisor:
                 record.after(send)
             self._hub.forget(roster)
         if done is not None:
-            record.after(done)
+            record.after(partial(done, sent))
 
     def session_ended(self, key: str) -> None:
         """A session of a room that sleeps is over, and it would hear of that: wake it if that is worth it."""

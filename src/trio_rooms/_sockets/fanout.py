@@ -14,6 +14,7 @@ from trio_rooms._loop.turn import TURN
 from trio_rooms._wire.frames import encode_message
 
 from .flags import BINARY, CLOSE_SENT, GONE, REPLAYING
+from .manner import Manner
 from .roster import Link, Roster
 from .standing import Places
 
@@ -95,29 +96,40 @@ class FanOut:
 class SendLater:
     """One frame for one connection, behind what its room has still to send."""
 
-    __slots__ = ("_frame", "_link")
+    __slots__ = ("_frame", "_link", "_manner")
 
-    def __init__(self, link: Link, frame: bytes) -> None:
+    def __init__(self, link: Link, frame: bytes, manner: Manner | None = None) -> None:
         self._link = link
         self._frame = frame
+        self._manner = manner
 
     def __call__(self, _: float) -> bool:
-        if not self._link.flags & (CLOSE_SENT | GONE):
-            self._link.send(self._frame)
+        link = self._link
+        if link.flags & (CLOSE_SENT | GONE):
+            return True
+        if self._manner is None:
+            link.send(self._frame)
+        else:
+            link.roster.hub.offer(link, self._frame, self._manner)
         return True
 
 
 class Broadcast:
     """One message on its way to many.
 
+    Args:
+        links: whom it is for.
+        message: what they get.
+        manner: how, unless it is written to each at once.
+
     Raises:
         TypeError, ValueError: it has no form in a kind that one of them is spoken to in; nothing
             was sent.
     """
 
-    __slots__ = ("_at", "_binary", "_text", "links", "size")
+    __slots__ = ("_at", "_binary", "_manner", "_text", "links", "size")
 
-    def __init__(self, links: list[Link], message: Message) -> None:
+    def __init__(self, links: list[Link], message: Message, manner: Manner | None = None) -> None:
         kinds = {link.flags & BINARY for link in links}
         # Who changes its kind from now on gets the kind that there is.
         text = message.frame(binary=False) if 0 in kinds else b""
@@ -125,13 +137,14 @@ class Broadcast:
         self.links: list[Link] = links
         self._text = text or binary
         self._binary = binary or text
+        self._manner = manner
         self._at = 0
         self.size: int = len(text) + len(binary)
         """Bytes of the forms that it has."""
 
     def take_few(self) -> list[tuple[Link, bytes]] | None:
         """Whom it goes to, with the form for each, where these are few; it is theirs to be sent then."""
-        if len(self.links) > _CHUNK:
+        if len(self.links) > _CHUNK or self._manner is not None:
             return None
         text, binary = self._text, self._binary
         return [
@@ -141,12 +154,16 @@ class Broadcast:
         ]
 
     def __call__(self, until: float) -> bool:
-        links, text, binary = self.links, self._text, self._binary
+        links, text, binary, manner = self.links, self._text, self._binary, self._manner
         while self._at < len(links):
             for link in links[self._at : self._at + _CHUNK]:
                 flags = link.flags
-                if not flags & (CLOSE_SENT | GONE):
+                if flags & (CLOSE_SENT | GONE):
+                    continue
+                if manner is None:
                     link.send(binary if flags & BINARY else text)
+                else:
+                    link.roster.hub.offer(link, binary if flags & BINARY else text, manner)
             self._at += _CHUNK
             if perf_counter() > until:
                 break
@@ -163,12 +180,15 @@ class ReliableBroadcast(Broadcast):
         message: what they get.
         seq: its place.
         journal: the room's.
+        manner: how; it is dropped for nobody.
     """
 
     __slots__ = ("_journal", "_seq")
 
-    def __init__(self, links: list[Link], message: Message, seq: int, journal: Places) -> None:
-        super().__init__(links, message)
+    def __init__(
+        self, links: list[Link], message: Message, seq: int, journal: Places, manner: Manner | None = None
+    ) -> None:
+        super().__init__(links, message, manner)
         self._seq = seq
         self._journal = journal
 
@@ -185,15 +205,19 @@ class ReliableBroadcast(Broadcast):
         return few
 
     def __call__(self, until: float) -> bool:
-        links, text, binary = self.links, self._text, self._binary
+        links, text, binary, manner = self.links, self._text, self._binary, self._manner
         stand, seq = self._journal.stand, self._seq
         while self._at < len(links):
             for link in links[self._at : self._at + _CHUNK]:
                 flags = link.flags
-                if not flags & (CLOSE_SENT | GONE | REPLAYING):
-                    if link.session is not None:
-                        link.session = stand(link.session, seq)
+                if flags & (CLOSE_SENT | GONE | REPLAYING):
+                    continue
+                if link.session is not None:
+                    link.session = stand(link.session, seq)
+                if manner is None:
                     link.send(binary if flags & BINARY else text)
+                else:
+                    link.roster.hub.offer(link, binary if flags & BINARY else text, manner)
             self._at += _CHUNK
             if perf_counter() > until:
                 break

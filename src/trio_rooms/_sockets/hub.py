@@ -47,6 +47,7 @@ from .flags import (
 )
 from .intake import SMALL, Intake
 from .links import SocketLink
+from .manner import Manner
 from .pollers import MOST_EVENTS, READ, WRITE, Poller, new_poller
 from .postponed import Entry, Postponements
 from .relays import MOST_BEHIND, Rates, Relay
@@ -64,6 +65,7 @@ from .roster import (
     Users,
 )
 from .rounds import Rounds
+from .sent import Sent
 from .standing import acknowledge
 from .tcp import has_vanished
 
@@ -118,6 +120,8 @@ class HubStatistics:
     """Messages that went on from one connection to the others of its room, without the room."""
     relays_dropped: int
     """Those that did not: their connection sent too many, or too much waits for the others already."""
+    dropped: int
+    """Messages that were not sent to a connection that is slow, as they were volatile."""
     closes: Mapping[int, int]
     """Connections that this side closed, by the code that they were closed with."""
 
@@ -201,6 +205,7 @@ class SocketHub:
         self._sent = 0
         self._relayed = 0
         self._relays_dropped = 0
+        self._dropped = 0
         self._read_size = _READ_SIZE
         self._rounds = 0
         """Answers of the poller that were worked off."""
@@ -226,6 +231,7 @@ class SocketHub:
             self._sent,
             self._relayed,
             self._relays_dropped,
+            self._dropped,
             dict(self.closes.counts),
         )
 
@@ -909,6 +915,45 @@ class SocketHub:
             link.send_postponed()
         return True
 
+    def offer(self, link: Link, frame: bytes, manner: Manner) -> None:
+        """See `LinkOwner`."""
+        unfinished = link.unfinished
+        if unfinished is not None and unfinished.output is not None:
+            if manner.volatile:
+                self._sent -= 1
+                self._dropped += 1
+                return
+            if manner.key is not None:
+                self.postpone_now(link, manner.entry(frame), None)
+                return
+        elif manner.window and not self.activity.is_active(link):
+            self.postpone_now(link, manner.entry(frame), manner.window)
+            return
+        if unfinished is not None and unfinished.postponed is not None:
+            unfinished.postponed.forget(manner.key)
+        link.send(frame)
+
+    def counted(self, links: list[Link], channel: str | None, manner: Manner | None = None) -> Sent:
+        """What becomes of a message to some connections of a room, if it is sent now.
+
+        Args:
+            links: all that `Roster.members` gives for the channel.
+            channel: that.
+            manner: how it is sent.
+        """
+        dropped = 0
+        if manner is not None and manner.volatile:
+            everybody = len(links)
+            links = [link for link in links if link.output is None]
+            dropped = everybody - len(links)
+            active = sum([self.activity.is_active(link) for link in links])
+        else:
+            active = self.activity.count(links, channel)
+        hibernated = len(links) - active
+        if manner is not None and manner.window:
+            return Sent(active=active, queued=hibernated, dropped=dropped)
+        return Sent(active=active, parked=hibernated, dropped=dropped)
+
     def flush(self, link: Link) -> None:
         """Write what was postponed on a connection."""
         if link.unfinished is not None:
@@ -924,6 +969,7 @@ class SocketHub:
             reached = trio.Event()
             self._fan_out.do(link.roster, partial(_reach, reached))
             await reached.wait()
+        self.flush(link)
         output = link.output
         if output is None or link.flags & (CLOSING | GONE):
             await trio.lowlevel.checkpoint()
@@ -931,14 +977,25 @@ class SocketHub:
             await output.emptied()
         return not link.flags & (CLOSING | GONE)
 
+    def send_in(self, link: Link, message: Message, manner: Manner) -> None:
+        """Send to one connection, in a manner of its own; nothing where it is closing or gone."""
+        self.send_frame_in(link, message.frame(binary=link.flags & BINARY == BINARY), manner)
+
+    def send_frame_in(self, link: Link, frame: bytes, manner: Manner) -> None:
+        """The same, with a frame in the kind that the client is spoken to in."""
+        if not link.flags & (CLOSING | GONE):
+            self._sent += 1
+            self._fan_out.do(link.roster, SendLater(link, frame, manner))
+
     def broadcast(
         self,
         roster: Roster,
         message: Message,
         channel: str | None = None,
         exclude: frozenset[int] = frozenset(),
-    ) -> int:
-        """Send to all connections of a room or of one channel but those with some ids; returns to how many.
+        manner: Manner | None = None,
+    ) -> None:
+        """Send to all connections of a room or of one channel but those with some ids.
 
         The frame is encoded once. What takes long is written in slices, in order.
 
@@ -947,10 +1004,9 @@ class SocketHub:
         """
         links = roster.members(channel, exclude)
         if links:
-            self.spread(roster, Broadcast(links, message))
+            self.spread(roster, Broadcast(links, message, manner))
         else:
             message.frame(binary=True)  # What cannot be sent is an error also where nobody listens.
-        return len(links)
 
     def spread(self, roster: Roster, broadcast: Broadcast) -> None:
         """Write a message to those that it is for, behind what its room has still to send."""

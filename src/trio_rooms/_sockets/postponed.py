@@ -56,16 +56,21 @@ class Postponed:
 
     def put(self, entry: Entry) -> bool:
         """Add a frame, instead of one with the same key; False where there is too much now."""
-        key, entries = entry[1], self.entries
-        if key is not None:
-            for at, one in enumerate(entries):
-                if one[1] == key:
-                    self.size -= len(one[0]) + _FRAME
-                    del entries[at]
-                    break
+        entries = self.entries
+        self.forget(entry[1])
         entries.append(entry)
         self.size += len(entry[0]) + _FRAME
         return len(entries) <= _MOST and self.size <= _MOST_BYTES
+
+    def forget(self, key: Hashable) -> None:
+        """Something newer is sent than what has this key; nothing where that is None."""
+        if key is None:
+            return
+        for at, one in enumerate(self.entries):
+            if one[1] == key:
+                self.size -= len(one[0]) + _FRAME
+                del self.entries[at]
+                return
 
     def taken(self, link: Writable) -> list[bytes]:
         """It is written now: wait for nothing more. Returns the frames."""

@@ -19,6 +19,7 @@ from trio_rooms._wire import frames
 
 from .automatic import Automatic
 from .flags import CLOSE_SENT, CLOSING, GONE, UNGREETED, UNREPORTED
+from .manner import Manner
 from .pollers import Poller
 from .postponed import Postponed
 from .standing import Change, Places, Session, sid_of
@@ -74,6 +75,9 @@ class LinkOwner(Protocol):
     """Who is to hear of connections that have a user."""
     now: float
     """Trio's time when something was last read, or a little later."""
+
+    def offer(self, link: Link, frame: bytes, manner: Manner) -> None:
+        """Send a message to a connection, now or later, or not, as it is to be sent."""
 
     def data_received(self, link: Link, data: bytes) -> None:
         """Bytes came."""
