@@ -63,6 +63,11 @@ class Elsewhere:
         self.handed.append(("deliver_soon", key, type(mail)))
         mail.answer.succeed(True)
 
+    async def people(self, key: str) -> tuple[str, ...]:
+        """Note it, and say who is there."""
+        self.handed.append(("people", key, None))
+        return ("ana",)
+
     def waiting(self, key: str, answer: Answer) -> contextlib.AbstractContextManager[None]:
         """Nobody waits for long."""
         return contextlib.nullcontext()
@@ -126,6 +131,7 @@ async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock
         await room.destroy()
         assert room.emit("kept", channel="red") == Sent(parked=42)
         assert room.info().stage is Stage.AWAKE
+        assert await room.users() == ("ana",)
         room.cancel("x")
         assert await room.cancel_durably("x")
         assert placement.handed == [
@@ -134,6 +140,7 @@ async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock
             ("deliver", "shelf/x", Destroy),
             ("emit", "shelf/x", "red"),
             ("info", "shelf/x", None),
+            ("people", "shelf/x", None),
             ("reschedule", "shelf/x", True),
             ("reschedule", "shelf/x", False),
         ]

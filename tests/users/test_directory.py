@@ -45,7 +45,7 @@ async def test_a_user_is_where_her_connections_are(autojump_clock: MockClock) ->
             assert ana.connections == 3
             assert ana.rooms == ("hall/b", "lobby/a")
             hall = rooms.get("hall", "b")
-            assert hall.users == ("ana", "bob")
+            assert await hall.users() == ("ana", "bob")
             assert hall.user("ana").connections == 1
             assert not rooms.get("hall", "c").user("ana").online
             assert await first.ask("asked", "ana") == ["hall/b", "lobby/a"]

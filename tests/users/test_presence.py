@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_rooms import Admitted, ConnectRequest, Context, Room, open_rooms
+from trio_rooms import Admitted, ConnectRequest, Context, MemoryStore, Room, Rooms, WakeReport, open_rooms
 from trio_rooms.client.users import PRESENCE, attend
 from trio_rooms.testing import MemoryClient, connect
 
@@ -181,3 +181,92 @@ async def test_a_dropped_session_is_away_until_its_window_ends(autojump_clock: M
             assert await bob.hear() == {"changes": {"ana": []}}
             assert 29 < trio.current_time() - began < 32
             assert rooms.statistics().supervisor.wakes == wakes
+
+
+async def test_who_left_a_sleeping_room_is_in_its_report(autojump_clock: MockClock) -> None:
+    """The others are told at once, from the lot; the room when it wakes, of sessions that are over, too."""
+    room = lobby(resume_window=30, idle_timeout=5, state=list)
+    room.on_wake(_report)
+    room.on("reports")(_reports)
+    async with open_rooms([room]) as rooms, connect(rooms, "lobby/a", query="user=ana") as first:
+        ana = People(first)
+        await ana.hear()
+        assert await first.ask("reports") == []
+        async with (
+            connect(rooms, "lobby/a", query="user=bob", subprotocols=JSON) as bob,
+            connect(rooms, "lobby/a", query="user=cid", subprotocols=JSON) as cid,
+            connect(rooms, "lobby/a", query="user=dan", subprotocols=JSON) as dan,
+            connect(rooms, "lobby/a", query="user=eva") as eva,
+        ):
+            for client in (bob, cid, dan, eva):
+                await People(client).hear()
+            await ana.hear()
+            await trio.sleep(10)
+            await bob.hang_up()
+            await eva.drop()
+            await cid.drop()
+            await ana.hear()
+            assert [*ana.users] == ["ana", "cid", "dan"]
+            assert await rooms.get("lobby", "a").users() == ("ana", "cid", "dan")
+            assert ana.users["cid"] == [{"status": "away"}]
+            await trio.sleep(40)
+            await ana.hear()
+            assert [*ana.users] == ["ana", "dan"]
+            assert await first.ask("reports") == [["bob", "eva", "cid"]]
+
+
+async def _report(ctx: Context[list[Any]], report: WakeReport) -> None:
+    ctx.state.append([one.user for one in report.disconnects])
+
+
+async def _reports(ctx: Context[list[Any]]) -> list[Any]:
+    return ctx.state
+
+
+@pytest.mark.parametrize("durability", ["snapshot", "commit"])
+async def test_it_is_right_after_a_restart(durability: str, autojump_clock: MockClock) -> None:
+    """Who was there when the process ended is away, with what she had set, until her time is over."""
+    store = MemoryStore()
+    room = lobby(resume_window=30, durability=durability)
+    async with trio.open_nursery() as nursery:
+        async with open_rooms([room], store=store) as rooms:
+            clients = []
+            for user in ("ana", "bob", "cid"):
+                client = await enter(nursery, rooms, f"user={user}&device={user[0]}")
+                await People(client).hear()
+                clients.append(client)
+            ana, bob, cid = clients
+            await bob.ask("set", {"status": "busy"})
+            await cid.drop()
+            await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    async with open_rooms([room], store=store) as rooms:
+        assert await rooms.get("lobby", "a").users() == ("ana", "bob", "cid")
+        assert rooms.statistics().supervisor.awake == 0
+        async with connect(rooms, "lobby/a", resume=ana, query="user=ana&device=other") as again:
+            people = People(again)
+            assert await people.hear() == {
+                "users": {
+                    "ana": [{"status": "online", "device": "a"}],
+                    "bob": [{"status": "away"}],
+                    "cid": [{"status": "away", "device": "c"}],
+                }
+            }
+            assert await again.ask("people") == ["ana", "bob", "cid"]
+            async with connect(rooms, "lobby/a", resume=bob, query="user=bob") as back:
+                assert await people.hear() == {"changes": {"bob": [{"status": "busy"}]}}
+                await People(back).hear()
+            assert await people.hear() == {"changes": {"bob": []}}
+            assert await people.hear() == {"changes": {"cid": []}}
+
+
+async def enter(nursery: trio.Nursery, rooms: Rooms, query: str) -> MemoryClient:
+    """A client in the room with a session, until its connection ends."""
+
+    async def stay(task_status: trio.TaskStatus[MemoryClient]) -> None:
+        async with connect(rooms, "lobby/a", query=query, subprotocols=JSON) as client:
+            task_status.started(client)
+            await trio.sleep_forever()
+
+    client: MemoryClient = await nursery.start(stay)
+    return client

@@ -18,6 +18,7 @@ from trio_rooms._loop.turn import TURN
 from trio_rooms._sockets.flags import CLOSING, DISMISSED, GONE, UNGREETED
 from trio_rooms._sockets.roster import Disconnected
 from trio_rooms._state.gate import Gate
+from trio_rooms._users.presence import presence_of
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import (
     NotSaved,
@@ -424,6 +425,9 @@ class Actor:
             self.members.own,
         )
         loaded = await self.saver.load()
+        presence = presence_of(roster)
+        if presence is not None:
+            await presence.known()
         self.shared.over = False
         departed, roster.departed = roster.departed or [], None
         record = self.saver.record

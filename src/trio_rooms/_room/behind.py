@@ -88,6 +88,10 @@ class Behind:
         else:
             self._placement.reschedule(key, plan)
 
+    async def people(self, key: str) -> tuple[str, ...]:
+        """See `Placement`."""
+        return await self._placement.people(key)
+
     def info(self, key: str) -> RoomInfo:
         """See `Placement`."""
         return self._placement.info(key)

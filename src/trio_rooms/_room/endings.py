@@ -12,11 +12,11 @@ from trio_rooms._wire.close_codes import CloseCode
 
 from .shared import Shared
 
-__all__ = ["end_all", "recall"]
+__all__ = ["MOST_TOLD", "end_all", "recall"]
 
 logger = logging.getLogger("trio_rooms")
 
-_MOST: Final = 1000
+MOST_TOLD: Final = 1000
 """Sessions that a room hears of in one go."""
 
 
@@ -34,8 +34,8 @@ async def recall(shared: Shared) -> list[Disconnected]:
         for sid in record.ended_unwritten()
         if sid not in telling and (row := (await record.row(sid))[0]) is not None
     }
-    stored = await record.page(0, _MOST + len(telling), ended=True)
-    record.more_ended = len(stored) == _MOST + len(telling)
+    stored = await record.page(0, MOST_TOLD + len(telling), ended=True)
+    record.more_ended = len(stored) == MOST_TOLD + len(telling)
     rows = {row.sid: row for row in stored} | pending
     ended = []
     for sid, row in sorted(rows.items()):
@@ -59,7 +59,7 @@ async def end_all(shared: Shared) -> None:
     logger.error("room %s: its sessions end, since its state is older than what they were told", shared.key)
     shared.hub.close_room(shared.roster, CloseCode.RESTART, "the room has lost what it told", ended=True)
     after = 0
-    while rows := await record.page(after, _MOST):
+    while rows := await record.page(after, MOST_TOLD):
         after = rows[-1].sid
         for row in rows:
             delta.sessions[row.sid] = deleted

@@ -57,10 +57,13 @@ class RoomHandle:
     _sender: Record | None = None
     """Of the room whose handler has this, if what that does waits until it is durable."""
 
-    @property
-    def users(self) -> tuple[str, ...]:
-        """Who has a connection in the room now that was greeted, by name; wakes nobody."""
-        return self._directory.people(self.key)
+    async def users(self) -> tuple[str, ...]:
+        """Who is here, by name, see `LiveRoom.users`; wakes nobody. A checkpoint.
+
+        Raises:
+            StoreError: it cannot be read who is away.
+        """
+        return await self._placement.people(self.key)
 
     def user(self, name: str) -> User:
         """A user as far as she is in this room: what is sent to her reaches her connections here alone.

@@ -15,6 +15,7 @@ from trio_rooms._sockets.roster import Link
 from trio_rooms._state.audience import Audience
 from trio_rooms._state.record import Record
 from trio_rooms._state.timers import Missed
+from trio_rooms._users.presence import people_of
 from trio_rooms._wire import envelope
 from trio_rooms._wire.envelope import Body
 
@@ -104,13 +105,15 @@ class LiveRoom:
 
     @property
     def users(self) -> tuple[str, ...]:
-        """Who has a connection in the room now that was greeted, by name.
+        """Who is here, by name: who has a connection in the room that was greeted.
+
+        In a room with ``presence=True`` also who is away: has a session that is not over.
 
         Raises:
             StaleContext: the room has fallen asleep since.
         """
         self._shared.check_life("its users cannot be looked at")
-        return self._shared.program.rooms.get(self.name, self.id).users
+        return people_of(self._shared.roster)
 
     def user(self, name: str) -> User:
         """A user as far as she is in this room: what is sent to her reaches her connections here alone.

@@ -121,5 +121,12 @@ class Placement(Protocol):
                 in turn, it must not.
         """
 
+    async def people(self, key: str) -> tuple[str, ...]:
+        """Who is in a room, see `LiveRoom.users`; wakes nobody.
+
+        Raises:
+            StoreError: it cannot be read who is away.
+        """
+
     def info(self, key: str) -> RoomInfo:
         """A room as it is now; wakes nobody."""

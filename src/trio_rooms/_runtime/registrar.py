@@ -20,6 +20,7 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.wall import WallClock
+from trio_rooms._room.endings import MOST_TOLD
 from trio_rooms._room.shared import roster_of
 from trio_rooms._sockets.flags import BINARY, CLOSING, GONE, OVER, REPLAYING, SESSION, UNREPORTED, UNWELCOMED
 from trio_rooms._sockets.hub import SocketHub
@@ -343,6 +344,8 @@ class Registrar:
         """See `trio_rooms._sockets.hub.Sessions`."""
         link = event.link
         roster = link.roster
+        if roster.inbox is None and not roster.links and self._definition(roster.key).on_disconnect is None:
+            roster.departed = None  # Nobody stays, so nobody is told of those who left before.
         if self.stopping and (not told or roster.inbox is None):
             return  # Its time begins when the store is opened again.
         record = self._record(roster.key)
@@ -458,6 +461,8 @@ class Registrar:
             record.outside(partial(self._note_link, record, sid, half))
             self._ended(record.key)
         else:
+            if told and roster.links and self._definition(record.key).on_wake is not None:
+                del roster.note_departure(event)[:-MOST_TOLD]
             record.outside(partial(self._note_deleted, record, sid))
             record.sessions.forget(sid)
 

@@ -38,6 +38,7 @@ from trio_rooms._state.audience import Audience
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
 from trio_rooms._users.directory import Directory
+from trio_rooms._users.presence import people_of, presence_of
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms._wire.envelope import Body
 from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, SnapshotError, StoreError
@@ -380,6 +381,24 @@ class Supervisor:
         task = room_task_of(trio.lowlevel.current_task(), self._nursery)
         # The name is that of a room; the runtime's own tasks, which ask nothing, have others.
         return nullcontext() if task is None else self._circles.waiting(task.name, key, answer)
+
+    async def people(self, key: str) -> tuple[str, ...]:
+        """See `Placement`."""
+        await trio.lowlevel.checkpoint()
+        if not self._definition(key).presence:
+            return people_of(self._hub.rosters.get(key))
+        while True:
+            roster = roster_of(self._hub, self._definition(key), key)
+            presence = presence_of(roster)
+            assert presence is not None
+            try:
+                await presence.known()
+                if (
+                    self._hub.rosters.get(key) is roster
+                ):  # Else everybody has left meanwhile, and others have come.
+                    return people_of(roster)
+            finally:
+                self._hub.forget(roster)
 
     def info(self, key: str) -> RoomInfo:
         """See `Placement`."""

@@ -199,14 +199,14 @@ class Admin:
     async def _room(self, path: str, _body: bytes) -> Response:
         """A room as it is now; wakes nobody."""
         _, key = self._rooms.room(path)
-        await trio.lowlevel.checkpoint()
         handle = self._handles.get(*split_key(key))
+        users = await handle.users()
         info = handle.info()
         shown = {
             "key": key,
             "stage": info.stage.value,
             "connections": info.connections,
-            "users": list(handle.users),
+            "users": list(users),
         }
         return Response.json(200, shown)
 

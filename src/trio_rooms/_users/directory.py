@@ -10,14 +10,14 @@ import trio
 from trio_rooms._definition.definition import Definition
 from trio_rooms._sockets.flags import CLOSING, GONE, UNGREETED
 from trio_rooms._sockets.hub import SocketHub
-from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._sockets.roster import Link
 from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.record import Record
 from trio_rooms._wire.envelope import event
 
 from .message import Message
 
-__all__ = ["Directory", "people_of"]
+__all__ = ["Directory"]
 
 
 class Directory:
@@ -58,10 +58,6 @@ class Directory:
     def acknowledged(self, link: Link, seq: int) -> None:
         """See `trio_rooms._sockets.roster.Users`."""
 
-    def people(self, key: str) -> tuple[str, ...]:
-        """The users with a connection in a room that was greeted, by name."""
-        return people_of(self._hub.rosters.get(key))
-
     def of(self, user: str, room: str = "") -> Iterator[Link]:
         """The connections of a user, or those in one room, by its key; a copy."""
         there = self.links.get(user, ())
@@ -101,15 +97,3 @@ class Directory:
 
 def _nothing(_: object) -> None:
     """Nobody waits."""
-
-
-def people_of(roster: Roster | None) -> tuple[str, ...]:
-    """The users with a connection in a room that was greeted, by name."""
-    if roster is None:
-        return ()
-    names = {
-        link.user
-        for link in roster.links.values()
-        if link.user is not None and not link.flags & (CLOSING | GONE | UNGREETED)
-    }
-    return tuple(sorted(names))

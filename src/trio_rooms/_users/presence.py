@@ -29,10 +29,12 @@ from trio_rooms.stores.base import LinkHalf, StoredSession
 
 from .telling import Telling
 
-__all__ = ["Presence", "Presences", "encode_presence", "presence_of", "sound"]
+__all__ = ["Presence", "Presences", "encode_presence", "people_of", "presence_of", "sound"]
 
 logger = logging.getLogger("trio_rooms")
 
+_NOT_HERE: Final = CLOSING | GONE | UNGREETED
+"""Flags of connections that are not here, or not yet."""
 _MOST_BYTES: Final = 1024
 """Bytes of CBOR that a connection may set: all that are in the room get it, and each one that comes."""
 _WINDOW: Final = 0.05
@@ -84,6 +86,22 @@ def sound(encoded: bytes) -> bytes:
         logger.error("a presence in the store is damaged: %s", error)  # noqa: TRY400
         return b""
     return encoded if isinstance(value, dict) else b""
+
+
+def people_of(roster: Roster | None) -> tuple[str, ...]:
+    """The users with a connection in a room that was greeted, by name; in one with presence also who is away.
+
+    `Presence.known` waits until that is known.
+    """
+    if roster is None:
+        return ()
+    names = {
+        link.user for link in roster.links.values() if link.user is not None and not link.flags & _NOT_HERE
+    }
+    presence = presence_of(roster)
+    if presence is not None:
+        names.update(presence.away_users())
+    return tuple(sorted(names))
 
 
 def presence_of(roster: Roster | None) -> Presence | None:
@@ -317,7 +335,7 @@ class Presence:
     def entries(self, user: str) -> list[dict[str, Any]]:
         """What there is of a user now, in the order in which it came; empty where she is not here."""
         links = self._shared.links(user, self._roster.key)
-        found = [(link.sid, False) for link in links if not link.flags & (UNGREETED | CLOSING | GONE)]
+        found = [(link.sid, False) for link in links if not link.flags & _NOT_HERE]
         found += [(sid, True) for sid, away in self._away.get(user, {}).items() if away.met]
         found.sort()
         return [self._entry(sid, away=away) for sid, away in found]
