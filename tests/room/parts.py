@@ -129,6 +129,7 @@ class Parts:
         self.background = Background(
             key, self.mailbox, self.members.settle_quietly, self.idleness, self.record
         )
+        self.members.background = self.background
         self.saver = Saver(
             self.shared,
             self.mailbox,

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import math
+import weakref
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from tests.room.parts import Parts, wired
 from tests.sockets.bench import Line
-from trio_rooms import AttachmentError, Room, StaleContext
+from trio_rooms import AttachmentError, Context, Room, StaleContext, open_rooms
+from trio_rooms._sockets.use import Use
 from trio_rooms._state.codec import decode_value, encode_value
+from trio_rooms.testing import connect
 
 LIMIT = 100
 TOO_MUCH = "x" * LIMIT
@@ -129,3 +136,141 @@ async def test_views_and_edits_are_forgotten_together() -> None:
         after = parts.members.connection(line)
         assert after is not before
         assert after.attachment == kept(line) == ["kept"]
+
+
+def in_use(line: Line) -> None:
+    """A connection is not hibernated."""
+    line.roster.active = {line: Use(0.0), **(line.roster.active or {})}
+
+
+async def test_of_a_hibernated_connection_nothing_is_kept() -> None:
+    """Its context, its view and its attachment go, and what was edited is kept first."""
+    async with wired(small_room()) as parts:
+        line = with_attachment(parts, ["kept"])
+        in_use(line)
+        view = parts.members.context_for(line).connection
+        view.attachment.append("edited")
+        seen = weakref.ref(view)
+        del view
+        parts.members.park(line, handling=False)
+        assert seen() is None
+        assert not parts.members.contexts
+        assert not parts.members.edited
+        assert kept(line) == parts.members.context_for(line).connection.attachment == ["kept", "edited"]
+        parts.members.park(parts.line(), handling=False)
+
+
+async def test_a_view_that_somebody_holds_is_found_again() -> None:
+    """By whatever way, so that there are never two, and each edit through it is kept."""
+    async with wired(small_room()) as parts:
+        line = with_attachment(parts, [1])
+        in_use(line)
+        view = parts.members.connection(line)
+        parts.members.settle()
+        parts.members.park(line, handling=False)
+        line.roster.active = None
+        assert parts.members.connection(line) is view
+        assert [*parts.live.connections] == [view]
+        attachment = view.attachment
+        parts.members.settle()
+        attachment.append(2)
+        await parts.members.settle_all()
+        assert kept(line) == [1, 2]
+        assert parts.members.context_for(line).connection is view
+        parts.members.park(line, handling=False)
+        context = parts.members.forget(line)
+        assert context is not None
+        assert context.connection is view
+        assert parts.members.connection(line) is not view
+        held = parts.members.connection(line)
+        parts.members.clear()
+        with pytest.raises(StaleContext):
+            held.attachment = []
+
+
+async def test_what_may_be_edited_still_is_not_parked() -> None:
+    """The running handler settles it; a task may hold the attachment alone, and edit it later."""
+    async with wired(small_room()) as parts:
+        line, plain = with_attachment(parts, []), with_attachment(parts, "unchanging")
+        attachment = parts.members.connection(line).attachment
+        in_use(line)
+        in_use(plain)
+        parts.members.context_for(line)
+        assert parts.members.context_for(plain).connection.attachment == "unchanging"
+        attachment.append(1)
+        parts.members.park(line, handling=True)
+        parts.members.settle()
+        assert kept(line) == [1]
+        done = trio.Event()
+        parts.background.start(done.wait, (), None, keep_awake=False)
+        for one in (line, plain):
+            parts.members.park(one, handling=False)
+        assert line.id in parts.members.contexts
+        assert plain.id not in parts.members.contexts
+        attachment.append(2)
+        await parts.members.settle_all()
+        assert kept(line) == [1, 2]
+        done.set()
+        await trio.testing.wait_all_tasks_blocked()
+        parts.members.park(line, handling=False)
+        assert not parts.members.contexts
+
+
+async def test_whoever_goes_through_all_connections_keeps_none_that_is_hibernated() -> None:
+    """Nor does it wake one: each is made anew, with what was edited."""
+    async with wired(small_room()) as parts:
+        lines = [with_attachment(parts, [number]) for number in range(3)]
+        in_use(lines[0])
+        for connection in parts.live.connections:
+            connection.attachment.append("seen")
+        del connection
+        assert len(parts.members.edited) == 3
+        parts.members.settle()
+        assert {*parts.members.contexts} == {lines[0].id}
+        assert not parts.members._held
+        assert [connection.attachment[1:] for connection in parts.live.connections] == [["seen"]] * 3
+
+
+room: Room[None] = Room("room", idle_timeout=math.inf, connection_idle_timeout=10)
+HELD: list[Context[None]] = []
+
+
+@room.on("join")
+async def join(ctx: Context[None], data: list[str]) -> int:
+    """Say who one is, and how many messages one has sent."""
+    attachment = ctx.connection.attachment
+    attachment.extend(data)
+    if data == ["hold"]:
+        HELD.append(ctx)
+    return len(attachment)
+
+
+@room.on("same")
+async def same(ctx: Context[None]) -> bool:
+    """Whether the view is the one that was held."""
+    return ctx.connection is HELD[0].connection and next(iter(ctx.room.connections)) is ctx.connection
+
+
+async def test_an_awake_room_keeps_nothing_of_who_is_quiet(autojump_clock: MockClock) -> None:
+    """A connection is gone from its memory after the idle timeout, and goes on where it was."""
+    async with open_rooms([room]) as rooms, AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(connect(rooms, "room/x", attachment=[number]))
+            for number in range(3)
+        ]
+        for client in clients:
+            assert await client.ask("join", ["once"]) == 2
+        actor = rooms._supervisor.actor("room/x")
+        assert actor is not None
+        assert len(actor.members.contexts) == 3
+        await clients[0].ask("join", ["hold"])
+        await trio.sleep(9)
+        assert await clients[1].ask("join", ["twice"]) == 3
+        await trio.sleep(9)
+        assert len(actor.members.contexts) == 1
+        await trio.sleep(9)
+        assert not actor.members.contexts
+        assert await clients[2].ask("join", ["twice"]) == 3
+        assert await clients[0].ask("same")
+        assert await clients[0].ask("join", ["last"]) == 4
+        HELD.clear()

@@ -16,7 +16,7 @@ from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import parted
 from trio_rooms._loop.turn import TURN
 from trio_rooms._sockets.flags import CLOSING, DISMISSED, GONE, UNGREETED
-from trio_rooms._sockets.roster import Disconnected
+from trio_rooms._sockets.roster import Disconnected, Link
 from trio_rooms._state.gate import Gate
 from trio_rooms._users.presence import presence_of
 from trio_rooms._wire.close_codes import CloseCode
@@ -143,6 +143,7 @@ class Actor:
         self.background: Background = Background(
             shared.key, self.mailbox, self.members.settle_quietly, self.idleness, record
         )
+        self.members.background = self.background
         self.saver: Saver = Saver(shared, self.mailbox, self.idleness, self.background, deadlines, spawn)
         live = LiveRoom(
             shared,
@@ -196,6 +197,10 @@ class Actor:
     def quiet(self) -> bool:
         """Whether it could be sent to sleep now."""
         return self.mailbox.waiter is not None and not self.idleness.holds and not self.mailbox.mail
+
+    def park(self, link: Link) -> None:
+        """One of its connections is hibernated."""
+        self.members.park(link, handling=self.mailbox.current is not None)
 
     def info(self) -> ActorInfo:
         """What it does now."""

@@ -33,7 +33,7 @@ _UNCHANGING: Final = (str, bytes, int, float, type(None))
 class Connection:
     """A handler's view of one socket, made when it is first touched and dropped at hibernation."""
 
-    __slots__ = ("_attachment", "_encoded", "_link", "_shared")
+    __slots__ = ("__weakref__", "_attachment", "_encoded", "_link", "_shared")
 
     def __init__(self, shared: Shared, link: Link) -> None:
         self._shared = shared

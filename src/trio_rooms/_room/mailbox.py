@@ -96,14 +96,10 @@ class Mailbox:
     def busy_with(self, link: Link) -> bool:
         """Whether something that a connection sent may still wait, be handled, or be at the gate.
 
-        Where much waits, and at the gate, it is not looked whose it is.
+        Where much waits, or something at the gate, it is not looked whose it is.
         """
-        if self._turns is not None or len(self.mail) > _SHORT:
-            return True
-        if self.current is not None and link_of(self.current) is link:
-            return True
         gate = None if self._record is None else self._record.gate
-        return any(link_of(mail) is link for mail in self.mail) or not (gate is None or gate.empty)
+        return len(self.mail) > _SHORT or self.has_mail_of(link) or (gate is not None and not gate.empty)
 
     def weigh(self, size: int) -> None:
         """A message of so many bytes is about to be posted; for those that are large."""

@@ -173,6 +173,12 @@ class Supervisor:
             self._watch.hanging(),
         )
 
+    def hibernated(self, link: Link) -> None:
+        """A connection of an awake room is hibernated."""
+        actor = self._actors.get(link.roster.key)
+        if actor is not None:
+            actor.park(link)
+
     def is_awake(self, key: str) -> bool:
         """Whether a room is in memory, so that nothing has to be loaded for its mail."""
         actor = self._actors.get(key)
