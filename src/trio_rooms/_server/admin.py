@@ -176,8 +176,7 @@ class Admin:
         if not volatile and is_reliable(definition, reliable):
             return _counts(await handle.emit_durably(event, data, channel=channel))
         await trio.lowlevel.checkpoint()
-        options: dict[str, Any] = {"volatile": True} if volatile else {}
-        return _counts(handle.emit(event, data, channel=channel, reliable=reliable, **options))
+        return _counts(handle.emit(event, data, channel=channel, reliable=reliable, volatile=volatile))
 
     async def _send(self, quoted: str, body: bytes) -> Response:
         """Send an event to a user, wherever she is."""
@@ -288,10 +287,8 @@ def _refuse(text: str) -> NoReturn:
     raise _BadBody(text)
 
 
-def _counts(sent: Sent | int) -> Response:
+def _counts(sent: Sent) -> Response:
     """What has become of something that was sent."""
-    if not isinstance(sent, Sent):
-        sent = Sent(active=sent)
     counts = attrs.asdict(sent)
     del counts["outbox"]  # That is for handlers alone.
     return Response.json(200, counts)
