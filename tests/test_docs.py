@@ -172,7 +172,7 @@ def test_other_processes_send_as_told(tmp_path: Path, require: Callable[..., str
     lines = re.findall(r"^    (umask .*|trio-rooms .*|curl .*)$", text, re.MULTILINE)
     made, served, paid, asked, *sent = lines
     (program,) = code_of(HTTP)
-    for file in ("chat.py", "chat.html"):
+    for file in ("presence.py", "presence.html"):
         (tmp_path / file).write_bytes((ROOT / "examples" / file).read_bytes())
 
     def printed(*command: str) -> str:
