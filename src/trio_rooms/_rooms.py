@@ -38,6 +38,7 @@ from ._server.admission import (
 from ._server.server import Address, Server, ServerStatistics
 from ._sockets.hub import HubStatistics, SocketHub
 from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
+from ._users.office import UsersStatistics
 from ._wire.close_codes import CloseCode
 from ._wire.frames import encode_close
 from ._wire.handshake import REFUSAL, visible_code
@@ -63,6 +64,7 @@ class RoomsStatistics:
     supervisor: SupervisorStatistics
     store: StoreStatistics
     servers: tuple[ServerStatistics, ...]
+    users: UsersStatistics
 
 
 class Rooms:
@@ -359,6 +361,7 @@ class Rooms:
             self._supervisor.statistics(),
             self._store.statistics(),
             tuple(server.own_statistics() for server in self._servers),
+            self._supervisor.users.statistics(),
         )
 
     async def aclose(

@@ -41,6 +41,25 @@ class Line(Link):
         """Nothing."""
 
 
+class Nobody:
+    """Hears of the connections of users, and does nothing."""
+
+    def entered(self, link: Link) -> None:
+        """It has come."""
+
+    def left(self, link: Link) -> None:
+        """It is gone."""
+
+    def acknowledged(self, link: Link, seq: int) -> None:
+        """It has something."""
+
+    def session_over(self, key: str, sid: int) -> None:
+        """A session is over."""
+
+    def all_over(self, key: str) -> None:
+        """All are."""
+
+
 class Bench:
     """A hub whose rooms are a list, with socket pairs for clients."""
 
@@ -53,6 +72,7 @@ class Bench:
         self.hub = SocketHub(self.deadlines, max_message_size=1 << 20, backlog=backlog, close_timeout=5)
         self.hub.deliver = self._deliver
         self.hub.sessions = self
+        self.hub.users = Nobody()
 
     def _deliver(self, key: str, mail: SocketEvent) -> bool:
         self.mail.append((key, mail))

@@ -11,7 +11,18 @@ from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, P
 
 from .answers import Answer
 
-__all__ = ["LIFECYCLE", "Alarm", "Ask", "Destroy", "Hibernate", "Mail", "SaveFailed", "cause_of", "link_of"]
+__all__ = [
+    "LIFECYCLE",
+    "Alarm",
+    "Ask",
+    "Destroy",
+    "Hibernate",
+    "Mail",
+    "Rouse",
+    "SaveFailed",
+    "cause_of",
+    "link_of",
+]
 
 
 def _nothing(*_: object) -> None:
@@ -42,6 +53,11 @@ class Destroy:
 
 
 @attrs.frozen
+class Rouse:
+    """Something of high priority was sent to one of its users, and the room wants to be awake then."""
+
+
+@attrs.frozen
 class SaveFailed:
     """The room's state could not be saved; its on_error is to hear of it."""
 
@@ -62,7 +78,7 @@ LIFECYCLE: Final = (Connected, Disconnected, Dropped, Resumed)
 """Mail that tells what has happened to a connection, whatever becomes of the room."""
 
 _OF_CONNECTIONS: Final = (*LIFECYCLE, PassOn)
-Mail = Alarm | SocketEvent | Ask | Hibernate | Destroy | SaveFailed
+Mail = Alarm | SocketEvent | Ask | Hibernate | Destroy | Rouse | SaveFailed
 
 
 def link_of(mail: Mail) -> Link | None:
@@ -82,5 +98,6 @@ def cause_of(mail: Mail) -> str:
         Ask: "ask",
         Destroy: "destroy",
         Alarm: "schedule",
+        Rouse: "priority",
     }
     return causes.get(type(mail), "message")

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Final
-
-import trio
 
 from trio_rooms._arguments import text
 from trio_rooms._definition.definition import Definition
-from trio_rooms._loop.wall import WallClock
 from trio_rooms._sockets.fanout import ReliableBroadcast
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.roster import Link, Roster
-from trio_rooms._sockets.standing import Unsettled
+from trio_rooms._state import kept
 from trio_rooms._state.audience import Audience
 from trio_rooms._state.record import Record
-from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms._wire.envelope import Body, Reliable
 
 __all__ = ["is_reliable", "keep", "manner_of"]
-
-_WALL: Final = WallClock()
 
 
 def is_reliable(definition: Definition, reliable: bool | None) -> bool:
@@ -94,16 +87,6 @@ def keep(
     Raises:
         TypeError, ValueError: it cannot be encoded; nothing is kept.
     """
-    journal = record.journal
-    assert journal is not None
-    seq = record.append(audience.encode(), body.cbor, _WALL.now())
-    now, floor = trio.current_time(), journal.floor
-    while bound := journal.over_bound(now):
-        record.delta.trim = max(record.delta.trim, bound)
-    if journal.floor > floor:
-        for link in [*roster.links.values()]:
-            if type(link.session) is Unsettled and link.session.pos <= journal.floor:
-                hub.close(
-                    link, CloseCode.TRY_AGAIN_LATER, "too far behind: what was sent is not acknowledged"
-                )
-    return ReliableBroadcast(links, Reliable(body, seq), seq, journal, manner)
+    seq = kept.keep(record, roster, hub, body, audience)
+    assert record.journal is not None
+    return ReliableBroadcast(links, Reliable(body, seq), seq, record.journal, manner)

@@ -12,7 +12,6 @@ from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.record import Record
 from trio_rooms._users.directory import Directory
 from trio_rooms._users.message import Message, Priority
-from trio_rooms.errors import RoomsError
 
 from .answers import Answer, own
 
@@ -91,11 +90,11 @@ class User:
         """
         message = Message.of(self.name, self._room, event, data, priority, ttl, volatile=volatile)
         if self._sender is not None and self._sender.gate is not None:
-            self._directory.send_behind(self._sender, message)
+            self._directory.office.send_behind(self._sender, message)
             return Sent(outbox=1)
-        await self._directory.room_for(message)
-        answer = Answer()
-        self._directory.send(message, answer.succeed, partial(_fail, answer))
+        office, answer = self._directory.office, Answer()
+        await office.room_for(self.name)
+        office.send(message, answer.succeed, partial(_fail, answer))
         if answer.settled:
             await trio.lowlevel.checkpoint()
         sent: Sent = await answer.wait()
@@ -107,9 +106,9 @@ class User:
         Raises:
             StoreError: it cannot be read.
         """
-        return await self._directory.waiting(self.name)
+        return await self._directory.office.waiting(self.name)
 
 
-def _fail(answer: Answer, error: RoomsError) -> None:
+def _fail(answer: Answer, error: Exception) -> None:
     """Tell a caller why its message is lost."""
     answer.fail(own(error))

@@ -158,6 +158,8 @@ class Registrar:
         def without() -> None:
             """It has no session: all else it can do."""
             link.flags &= ~SESSION
+            if link.session is not None:
+                self._hub.users.session_over(record.key, link.sid)
             greeting = welcome(link.id, reason=reason)
             self._welcome(link, output, greeting.frame(binary=link.flags & BINARY == BINARY))
 
@@ -449,6 +451,7 @@ class Registrar:
     def _over(self, record: Record, event: Disconnected, half: LinkHalf, *, told: bool) -> None:
         """A session is over, and counts nowhere any more; its room hears of it when it is awake."""
         sid, roster = event.link.sid, event.link.roster
+        self._hub.users.session_over(record.key, sid)
         presence = presence_of(roster)
         if presence is not None:
             presence.ended(event.link)

@@ -23,7 +23,7 @@ from trio_rooms._room.answers import Answer
 from trio_rooms._room.dispatcher import refuse
 from trio_rooms._room.handles import Handles, Program
 from trio_rooms._room.lifecycle import Stage, Step
-from trio_rooms._room.mail import Alarm, Ask, Destroy, Hibernate, Mail, cause_of
+from trio_rooms._room.mail import Alarm, Ask, Destroy, Hibernate, Mail, Rouse, cause_of
 from trio_rooms._room.placement import RoomInfo
 from trio_rooms._room.reliably import keep
 from trio_rooms._room.shared import Shared, roster_of
@@ -31,7 +31,7 @@ from trio_rooms._sockets.fanout import Broadcast, Message
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.joined import Spread
 from trio_rooms._sockets.manner import Manner
-from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, Resumed
+from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, Resumed, Roster
 from trio_rooms._sockets.sent import Sent
 from trio_rooms._sockets.standing import Unsettled
 from trio_rooms._state.audience import Audience
@@ -126,7 +126,7 @@ class Supervisor:
         self._circles = Circles()
         self._watch = Watch(deadlines)
         self._watch_actor = self._watch.add  # Bound once, and not for each room.
-        self.users: Directory = Directory(hub, self._definition)
+        self.users: Directory = Directory(hub, store, self, self._spawn, deadlines)
         """Who is connected where."""
         self.handles: Handles = Handles(definitions, self, store, deadlines, self.users)
         """How its rooms are reached."""
@@ -199,9 +199,18 @@ class Supervisor:
             return actor.stage
         return Stage.FAILED if self._restarts.given_up(key) else Stage.ASLEEP
 
-    def _definition(self, key: str) -> Definition:
+    def definition(self, key: str) -> Definition:
         """What the application wrote about a room."""
         return self.definitions[split_key(key)[0]]
+
+    def roster(self, key: str) -> Roster:
+        """The connections of a room, awake or asleep; the hub forgets it where nobody needs it."""
+        return roster_of(self._hub, self.definition(key), key)
+
+    def rouse(self, key: str) -> None:
+        """Wake a room for a message of high priority to one of its users; nothing where it is awake."""
+        if key not in self._actors:
+            self.deliver(key, Rouse())
 
     # Placement. Called by the program, too, and Ctrl-C must not leave a room half begun.
 
@@ -236,7 +245,7 @@ class Supervisor:
         if self._closed:
             raise RoomsClosed(_CLOSING)
         record = self._records.get(key)
-        gated = self._definition(key).gated or (record is not None and record.gate is not None)
+        gated = self.definition(key).gated or (record is not None and record.gate is not None)
         with self.waiting(key, answer) if gated else nullcontext():
             self._awaited.add(answer)
             try:
@@ -266,7 +275,7 @@ class Supervisor:
         if record is None:
             record = self._records[key] = Record(
                 key,
-                self._definition(key),
+                self.definition(key),
                 self._store,
                 self._spawn,
                 self._forget_record,
@@ -345,7 +354,7 @@ class Supervisor:
         """Put an event into a journal, and send it when it is durable, or now if nothing waits for that."""
         roster, sent = self._hub.rosters.get(record.key), Sent()
         if roster is None and record.away:
-            roster = roster_of(self._hub, self._definition(record.key), record.key)
+            roster = roster_of(self._hub, self.definition(record.key), record.key)
         if roster is not None and (roster.links or record.away):
             links = roster.members(channel)
             broadcast = keep(record, roster, self._hub, body, Audience(channel=channel), links, manner)
@@ -361,7 +370,7 @@ class Supervisor:
 
     def session_ended(self, key: str) -> None:
         """A session of a room that sleeps is over, and it would hear of that: wake it if that is worth it."""
-        definition, record = self._definition(key), self._records.get(key)
+        definition, record = self.definition(key), self._records.get(key)
         roster = self._hub.rosters.get(key)
         ended = self._over[key] = self._over.get(key, 0) + 1
         somebody = (roster is not None and roster.links) or (record is not None and record.away > 0)
@@ -391,10 +400,10 @@ class Supervisor:
     async def people(self, key: str) -> tuple[str, ...]:
         """See `Placement`."""
         await trio.lowlevel.checkpoint()
-        if not self._definition(key).presence:
+        if not self.definition(key).presence:
             return people_of(self._hub.rosters.get(key))
         while True:
-            roster = roster_of(self._hub, self._definition(key), key)
+            roster = roster_of(self._hub, self.definition(key), key)
             presence = presence_of(roster)
             assert presence is not None
             try:
@@ -431,7 +440,7 @@ class Supervisor:
             self._note_departure(key, mail)
         elif isinstance(mail, Dropped | Resumed):
             pass  # Nobody is woken for it.
-        elif isinstance(mail, Connected) and self._definition(key).on_connect is None:
+        elif isinstance(mail, Connected) and self.definition(key).on_connect is None:
             pass  # Nobody would hear of it.
         elif isinstance(mail, Hibernate):
             mail.answer.succeed(True)
@@ -442,7 +451,7 @@ class Supervisor:
                 mail.answer.fail(RoomsClosed(_CLOSING))
         elif self._restarts.given_up(key):
             failure = RoomFailed(key, "it crashed too often and is left alone for a while")
-            definition = self._definition(key)
+            definition = self.definition(key)
             roster = roster_of(self._hub, definition, key)
             record = self.record(key)
             refuse(Shared(definition, roster, self._hub, self._program, record), mail, failure)
@@ -465,7 +474,7 @@ class Supervisor:
 
     def _note_departure(self, key: str, mail: Disconnected) -> None:
         """Remember who left a sleeping room, or wake it where nobody else may ever do so."""
-        definition, roster = self._definition(key), mail.link.roster
+        definition, roster = self.definition(key), mail.link.roster
         listens = definition.on_disconnect is not None
         if listens or definition.on_wake is not None:
             noted = roster.note_departure(mail)
@@ -496,7 +505,7 @@ class Supervisor:
     def _new_actor(self, key: str, cause: str) -> Actor:
         """An actor that is in no table yet, with the record that its room has or a new one."""
         assert self._nursery is not None
-        definition = self._definition(key)
+        definition = self.definition(key)
         roster, record = roster_of(self._hub, definition, key), self.record(key)
         roster.journal = record.journal
         return Actor(
@@ -698,6 +707,7 @@ class Supervisor:
             # What came for rooms that sleep is written as well. Nobody tells of each that is.
             while any(record.unsettled for record in self._records.values()):  # noqa: ASYNC110
                 await trio.sleep(_SETTLING)
+            await self.users.office.rest()
 
     async def kill(self, until: float) -> None:
         """Cancel the rooms that have not come to rest, and save them as they are then.
@@ -727,6 +737,7 @@ class Supervisor:
         for record in self._records.values():
             record.abandon()
         self._closed = True
+        self.users.office.close()
         for answer in self._awaited:
             answer.fail(RoomsClosed("the rooms have closed, and what became of this is not known"))
         self._at_rest = _nothing

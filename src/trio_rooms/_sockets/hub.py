@@ -473,6 +473,7 @@ class SocketHub:
             if roster.presence is not None:
                 roster.presence.over()
             roster.resumed = roster.away = None
+            self.users.all_over(roster.key)
             for link in (*links, *leaving):
                 link.session = None
                 link.flags &= ~SESSION

@@ -59,6 +59,12 @@ class Users(Protocol):
     def acknowledged(self, link: Link, seq: int) -> None:
         """The client of one with a session has everything up to a place in its room's journal."""
 
+    def session_over(self, key: str, sid: int) -> None:
+        """A session is no more."""
+
+    def all_over(self, key: str) -> None:
+        """All sessions of a room are no more."""
+
 
 class LinkOwner(Protocol):
     """What a link asks of whoever holds it: the hub."""

@@ -51,6 +51,9 @@ def sid_of(session: int | Unsettled) -> int:
 class Places(Protocol):
     """What a connection asks of its room's journal, see `trio_rooms._state.journal.Journal`."""
 
+    released: int
+    """The highest up to which all was sent to whoever is there."""
+
     def stand(self, session: int | Unsettled, seq: int) -> Unsettled:
         """A session was sent the entry at ``seq``."""
 

@@ -9,7 +9,7 @@ import attrs
 from trio_rooms._sockets.roster import Link
 from trio_rooms._sockets.standing import Change
 from trio_rooms.errors import RoomsError
-from trio_rooms.stores.base import Entry, LinkHalf, RoomHalf, Timer
+from trio_rooms.stores.base import Entry, LinkHalf, Offer, Post, RoomHalf, Timer
 
 __all__ = ["Before", "Cut", "Delta", "Half"]
 
@@ -56,6 +56,12 @@ class Delta:
     answered: dict[int, int] = attrs.field(factory=dict)
     """By session, up to which id its client has all answers."""
     timers: dict[str, Timer | None] = attrs.field(factory=dict)
+    sends: list[Post] = attrs.field(factory=list)
+    """Messages for users, in order."""
+    offers: dict[int, Offer] = attrs.field(factory=dict)
+    """By its id, to which session of the room a message for a user is on its way."""
+    lapses: float | None = None
+    """When it is looked at whether the room may go; 0 for never, None for what was written before."""
     before_edits: dict[Link, Before] = attrs.field(factory=dict)
     """Where there is a gate, what the connections were that were edited; see `undo`. It is not written."""
     after: list[Callable[[], None]] = attrs.field(factory=list)
@@ -76,6 +82,7 @@ class Delta:
             or self.sessions
             or self.links
             or self.timers
+            or self.sends
             or self.after
             or self.trims
         )
@@ -98,6 +105,9 @@ class Delta:
             refused={**earlier.refused, **self.refused},
             answered=_highest(earlier.answered, self.answered),
             timers={**earlier.timers, **self.timers},
+            sends=[*earlier.sends, *self.sends],
+            offers={**earlier.offers, **self.offers},
+            lapses=earlier.lapses if self.lapses is None else self.lapses,
             before_edits={**self.before_edits, **earlier.before_edits},
             after=[*earlier.after, *self.after],
             failed=[*earlier.failed, *self.failed],

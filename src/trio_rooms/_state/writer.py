@@ -209,6 +209,9 @@ class Writer:
             delta.answered,
             delta.timers,
             destroy,
+            sends=tuple(delta.sends),
+            offers=delta.offers,
+            lapses=delta.lapses,
             # Those under one number follow on each other, so that any number of them is a range.
             nonce=self.doubtful.stop or draw_nonce(),
         )

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
-import trio
-
-from trio_rooms._definition.definition import Definition
-from trio_rooms._sockets.flags import CLOSING, GONE, UNGREETED
+from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Link
-from trio_rooms._sockets.sent import Sent
-from trio_rooms._state.record import Record
-from trio_rooms._wire.envelope import event
+from trio_rooms.stores.base import Store
 
-from .message import Message
+from .courier import Around
+from .office import Office, UsersStatistics
 
 __all__ = ["Directory"]
 
 
 class Directory:
-    """The connections of each user that is connected; derived from what exists, and never counted."""
+    """The connections of each user that is connected; derived from what exists, and never counted.
 
-    __slots__ = ("_definition", "_hub", "links")
+    Args:
+        hub: has the connections.
+        store: has the inboxes.
+        around: has the rooms.
+        spawn: starts a task of the runtime.
+        deadlines: those of the runtime.
+    """
 
-    def __init__(self, hub: SocketHub, definition: Callable[[str], Definition]) -> None:
-        self._hub = hub
-        self._definition = definition
+    __slots__ = ("links", "office")
+
+    def __init__(
+        self,
+        hub: SocketHub,
+        store: Store,
+        around: Around,
+        spawn: Callable[[Callable[..., Coroutine[Any, Any, None]]], None],
+        deadlines: Deadlines,
+    ) -> None:
         self.links: dict[str, Link | tuple[Link, ...]] = {}
         """By user: a tuple only where there are several, since most have one."""
+        self.office: Office = Office(self.of, hub, store, around, spawn, deadlines)
+        """What is sent to them."""
+
+    def statistics(self) -> UsersStatistics:
+        """How many there are, and what they have been sent."""
+        return self.office.statistics(len(self.links))
+
+    # See `trio_rooms._sockets.roster.Users`.
 
     def entered(self, link: Link) -> None:
         """A connection of a user is in its room from now on, and has been greeted if its room greets."""
@@ -43,6 +60,7 @@ class Directory:
                 self.links[user] = (there, link)
         elif link not in there:
             self.links[user] = (*there, link)
+        self.office.entered(link)
 
     def left(self, link: Link) -> None:
         """A connection of a user has left its room, or waits to be greeted again; it need not be here."""
@@ -54,46 +72,28 @@ class Directory:
         elif isinstance(there, tuple) and link in there:
             rest = tuple(one for one in there if one is not link)
             self.links[user] = rest[0] if len(rest) == 1 else rest
+        self.office.left(link)
 
     def acknowledged(self, link: Link, seq: int) -> None:
-        """See `trio_rooms._sockets.roster.Users`."""
+        """The client of one with a session has everything up to a place in its room's journal."""
+        self.office.acknowledged(link, seq)
 
-    def of(self, user: str, room: str = "") -> Iterator[Link]:
-        """The connections of a user, or those in one room, by its key; a copy."""
+    def session_over(self, key: str, sid: int) -> None:
+        """A session is no more."""
+        self.office.session_over(key, sid)
+
+    def all_over(self, key: str) -> None:
+        """All sessions of a room are no more."""
+        self.office.all_over(key)
+
+    # Who is where.
+
+    def links_of(self, user: str) -> tuple[Link, ...]:
+        """The connections of a user."""
         there = self.links.get(user, ())
-        links = (there,) if isinstance(there, Link) else there
+        return (there,) if isinstance(there, Link) else there
+
+    def of(self, user: str, room: str) -> Iterator[Link]:
+        """The same, or only those in one room, by its key."""
+        links = self.links_of(user)
         return iter(links) if not room else (link for link in links if link.roster.key == room)
-
-    # What is sent to them.
-
-    async def room_for(self, message: Message) -> None:
-        """Wait until a message may be handed over; not a checkpoint where it may be now."""
-
-    def send(
-        self, message: Message, done: Callable[[Sent], None], refused: Callable[[Exception], None]
-    ) -> None:
-        """Send something to a user; it is told what became of it."""
-        links = [link for link in self.of(message.user, message.room) if self._may_get(link)]
-        if not links and not message.volatile:
-            refused(NotImplementedError("inboxes"))
-            return
-        for link in links:
-            self._hub.send(link, event(*message.content))
-        done(Sent(active=len(links), dropped=0 if links else 1))
-
-    def send_behind(self, sender: Record, message: Message) -> None:
-        """The same from a handler whose effects wait until they are durable."""
-        sender.after(partial(self.send, message, _nothing, _nothing))
-
-    async def waiting(self, user: str) -> int:  # noqa: ARG002
-        """How many messages are in an inbox."""
-        await trio.lowlevel.checkpoint()
-        return 0
-
-    def _may_get(self, link: Link) -> bool:
-        """Whether messages for its user go to a connection."""
-        return not link.flags & (CLOSING | GONE | UNGREETED) and not self._definition(link.roster.key).plain
-
-
-def _nothing(_: object) -> None:
-    """Nobody waits."""

@@ -8,17 +8,21 @@ import attrs
 
 from trio_rooms._arguments import number, text
 from trio_rooms._loop.wall import WallClock
-from trio_rooms._values.cbor import decode_sent
 from trio_rooms._wire.envelope import Body
-from trio_rooms.stores.base import draw_nonce
+from trio_rooms._wire.frames import encode_binary, encode_text
+from trio_rooms.stores.base import Post, draw_nonce
 
-__all__ = ["HIGH", "LOW", "NORMAL", "Message", "Priority", "check_user"]
+__all__ = ["EACH", "HIGH", "LOW", "MOST_BYTES", "NORMAL", "Message", "Priority", "check_user"]
 
 LOW: Final = 0
 NORMAL: Final = 1
 HIGH: Final = 2
 Priority = Literal["high", "normal", "low"]
 _PRIORITIES: Final[dict[str, int]] = {"low": LOW, "normal": NORMAL, "high": HIGH}
+MOST_BYTES: Final = 1024 * 1024
+"""Bytes that an inbox keeps."""
+EACH: Final = 50
+"""Bytes that a message counts with there beside its body."""
 _LONGEST_LIFE: Final = 30 * 86400.0
 """Seconds that a message waits at most."""
 _LONGEST_NAME: Final = 256
@@ -55,13 +59,29 @@ class Message:
         if not 0 < number("ttl", ttl) <= _LONGEST_LIFE:
             msg = f"ttl is more than 0 seconds and at most 30 days, not {ttl}"
             raise ValueError(msg)
-        return cls(user, Body.of(event, data), known, _WALL.now() + ttl, bool(volatile), room)
+        body = Body.of(event, data)
+        if len(body.cbor) > MOST_BYTES - EACH:
+            most = MOST_BYTES - EACH
+            msg = f"a message for a user has at most {most:,} bytes in CBOR, not {len(body.cbor):,}"
+            raise ValueError(msg)
+        return cls(user, body, known, _WALL.now() + ttl, bool(volatile), room)
 
-    @property
-    def content(self) -> tuple[str, Any]:
-        """The event and its data."""
-        content = decode_sent(self.body.cbor)
-        return content["event"], content["data"]
+    @classmethod
+    def stored(cls, post: Post) -> Message:
+        """One that was in an inbox.
+
+        Raises:
+            Exception: its body is none of this library's.
+        """
+        return cls(post.user, Body.decode(post.body), post.priority, post.expires, False, post.room, post.id)
+
+    def post(self) -> Post:
+        """As an inbox keeps it."""
+        return Post(self.user, self.id, self.body.cbor, self.expires, self.priority, self.room)
+
+    def frame(self, *, binary: bool) -> bytes:
+        """The whole frame, in CBOR or in JSON, for who does not acknowledge it."""
+        return encode_binary(self.body.cbor) if binary else encode_text(self.body.json)
 
     @property
     def size(self) -> int:

@@ -1,0 +1,105 @@
+"""Removing messages from inboxes that somebody has, or that nobody is to get any more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, Final
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_rooms.errors import StoreClosed, StoreError
+from trio_rooms.stores.base import Store
+
+__all__ = ["Settling"]
+
+logger = logging.getLogger("trio_rooms")
+
+_AT_ONCE: Final = 64
+"""Users whose messages are removed at a time."""
+_FIRST: Final = 0.1
+_LAST: Final = 5.0
+"""Seconds after which it is tried again where the store fails, doubled each time."""
+
+
+class Settling:
+    """Has messages removed soon, all that come meanwhile together; until that is durable, it knows them.
+
+    Args:
+        store: where the inboxes are.
+        spawn: starts a task of the runtime.
+        emptied: called when nothing is left to be removed.
+    """
+
+    __slots__ = ("_emptied", "_going", "_ids", "_running", "_spawn", "_store")
+
+    def __init__(
+        self,
+        store: Store,
+        spawn: Callable[[Callable[..., Coroutine[Any, Any, None]]], None],
+        emptied: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._spawn = spawn
+        self._emptied = emptied
+        self._ids: dict[str, set[int]] = {}
+        """By user, what is to be removed and not on its way yet."""
+        self._going: dict[str, set[int]] = {}
+        """What is on its way."""
+        self._running = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether all is removed."""
+        return not (self._ids or self._going)
+
+    def add(self, user: str, ids: Iterable[int]) -> None:
+        """Remove some messages."""
+        self._ids.setdefault(user, set()).update(ids)
+        if not self._running:
+            self._running = True
+            self._spawn(self._run)
+
+    def has(self, user: str, number: int) -> bool:
+        """Whether a message counts as removed, and may be there still."""
+        return number in self._ids.get(user, ()) or number in self._going.get(user, ())
+
+    def count(self, user: str) -> int:
+        """How many such messages there are."""
+        return len(self._ids.get(user, ())) + len(self._going.get(user, ()))
+
+    @enable_ki_protection
+    async def _run(self) -> None:
+        """Remove what there is, until nothing is left."""
+        pause = _FIRST
+        try:
+            while self._ids:
+                users = list(self._ids)[:_AT_ONCE]
+                for user in users:
+                    self._going[user] = self._ids.pop(user)
+                failures: list[StoreError] = []
+                async with trio.open_nursery() as nursery:
+                    for user in users:
+                        nursery.start_soon(partial(self._remove, user, failures))
+                if not failures:
+                    pause = _FIRST
+                    continue
+                if isinstance(failures[0], StoreClosed):
+                    return
+                if pause == _FIRST:
+                    logger.error("what users have got cannot be removed from their inboxes: %s", failures[0])
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LAST)
+        finally:
+            self._running = False
+            self._emptied()
+
+    async def _remove(self, user: str, failures: list[StoreError]) -> None:
+        try:
+            await self._store.settle(user, tuple(self._going[user]))
+        except StoreError as error:
+            failures.append(error)
+            self._ids.setdefault(user, set()).update(self._going[user])
+        del self._going[user]
