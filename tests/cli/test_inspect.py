@@ -22,7 +22,7 @@ from trio_rooms._cli.main import main
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.snapshot import Snapshot
 from trio_rooms._state.timers import Scheduled
-from trio_rooms.stores import Commit, Entry, LinkHalf, Opening, RoomHalf, Timer
+from trio_rooms.stores import Commit, Entry, LinkHalf, Opening, Post, RoomHalf, Timer
 
 RICH: dict[Any, Any] = {
     "text": 'quoted "Ä" \x1b[31m \x9b \u202e',
@@ -155,6 +155,15 @@ def test_table_of_many(inspect: Inspect, tmp_path: Path) -> None:
     lines = inspect(tmp_path).splitlines()
     assert [line.split()[-1] for line in lines[1:-1]] == keys
     assert lines[-1] == "500 rooms"
+
+
+def test_what_waits_for_users(inspect: Inspect, tmp_path: Path) -> None:
+    """Below the table: how many messages for how many users; nothing where none waits."""
+    posts = tuple(Post(f"user {number % 1200}", number + 1, b"", 1e10) for number in range(2345))
+    write(tmp_path, Commit("many/1", 1, 1, writes={"a": b"\xf6"}, sends=posts[:1]))
+    assert inspect(tmp_path).splitlines()[-2:] == ["1 room", "1 message waiting for 1 user"]
+    write(tmp_path, Commit("many/2", 1, 2, sends=posts[1:]))
+    assert inspect(tmp_path).splitlines()[-2:] == ["1 room", "2,345 messages waiting for 1,200 users"]
 
 
 def test_empty_store(inspect: Inspect, tmp_path: Path) -> None:

@@ -22,8 +22,11 @@ from trio_rooms.stores import memory
 from trio_rooms.stores.base import (
     Commit,
     Entry,
+    InboxSize,
     LinkHalf,
+    Offer,
     Opening,
+    Post,
     RoomHalf,
     RoomHead,
     Store,
@@ -115,8 +118,13 @@ LINK_HALVES = st.builds(
     st.integers(0, 9),
     BLOBS,
     st.integers(0, 4).map(lambda n: n == 4),
+    BLOBS,
 )
 NAMES = st.sampled_from(("", "x", "x%"))
+USERS = ("ana", "\u00e9", "")
+IDS = st.integers(1, 5)
+POSTS = st.builds(Post, st.sampled_from(USERS), IDS, BLOBS, TIMES, st.integers(0, 2), st.sampled_from(KEYS))
+OFFERS = st.builds(Offer, st.sampled_from(USERS), st.sampled_from(KEYS), SIDS, IDS)
 
 
 @attrs.frozen
@@ -132,12 +140,16 @@ class Step:
     fields: dict[str, Any]
     destroy: bool
     again: bool
+    posts: list[Post]
+    """What is posted after it."""
+    settled: dict[str, set[int]]
+    """What is settled after that."""
 
     def commit(self, head: RoomHead, epoch: int) -> Commit:
         """What it is in a store where the head of its room is this."""
         number = max(head.number + self.ahead, 1)
         if self.destroy:
-            return Commit(self.key, number, epoch, destroy=True)
+            return Commit(self.key, number, epoch, destroy=True, sends=self.fields["sends"])
         seqs = [max(seq, 1) for seq in itertools.accumulate(self.gaps, initial=head.seq)][1:]
         entries = tuple(Entry(seq, b"all", bytes(seq % 5), float(seq)) for seq in sorted(set(seqs)))
         seq = entries[-1].seq + self.lower % 2 if entries else 0
@@ -166,20 +178,41 @@ STEPS = st.builds(
             "verdicts": st.lists(st.builds(Verdict, SIDS, st.integers(1, 4), BLOBS), max_size=3).map(tuple),
             "answered": at_most(2, SIDS, st.integers(0, 4)),
             "timers": at_most(2, NAMES, st.none() | st.builds(Timer, st.none() | TIMES, BLOBS)),
+            "sends": st.just(()) | st.lists(POSTS, max_size=3).map(tuple),
+            "offers": at_most(2, IDS, OFFERS),
+            "lapses": st.none() | st.none() | TIMES,
         }
     ),
     st.integers(0, 15).map(lambda n: n == 15),
     st.integers(0, 9).map(lambda n: n == 9),
+    st.just([]) | st.lists(POSTS, max_size=3),
+    at_most(2, st.sampled_from(USERS), st.sets(IDS, max_size=3)),
 )
 
 
 async def content(store: Store) -> dict[str, object]:
     """All that a store has."""
     all_due = await store.due(math.inf, 1000)
+    expired = await store.expired(math.inf, 1000)
     found: dict[str, object] = {
         "due": sorted(map(repr, all_due)),
         "times": [(one.time, one.timer is None) for one in all_due],
         "keys": await store.keys(),
+        "inboxes": await store.inboxes(),
+        "expired": expired,
+        "some": [
+            await store.expired(2.0, 3, after=(one.post.expires, one.post.user, one.position))
+            for one in expired[1:2]
+        ],
+        "users": [
+            (
+                await store.inbox(user),
+                await store.inbox(user, after=2, limit=2),
+                await store.inbox_size(user),
+                sorted(map(repr, await store.sessions_of(user))),
+            )
+            for user in USERS
+        ],
     }
     for key in KEYS:
         assert (await store.load(key)).head == await store.head(key)
@@ -202,7 +235,7 @@ async def content(store: Store) -> dict[str, object]:
 def test_disk_and_memory_agree_about_all(
     lives: list[list[Step]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever becomes of journals, sessions and timers, also from one opening to the next."""
+    """Whatever becomes of journals, sessions, timers and inboxes, also from one opening to the next."""
 
     async def refused(store: Store, commit: Commit) -> bool:
         try:
@@ -224,6 +257,10 @@ def test_disk_and_memory_agree_about_all(
                     event(outcome := f"refused: {await refused(memory, commit)}")
                     assert outcome == f"refused: {await refused(disk, commit)}"
                     last[step.key] = commit
+                    assert await disk.post(step.posts) == await memory.post(step.posts)
+                    for user, ids in step.settled.items():
+                        await disk.settle(user, ids)
+                        await memory.settle(user, ids)
                     assert await content(disk) == await content(memory)
 
     # The time of day stands still, so that both give the same times as they are opened.
@@ -358,6 +395,9 @@ async def test_reads_are_held_and_fail_as_told() -> None:
             "timers": lambda: store.timers("chat/1"),
             "due_timers": lambda: store.due_timers("chat/1", 1, 1),
             "timer": lambda: store.timer("chat/1", "a"),
+            "inbox": lambda: store.inbox("chat/1"),
+            "inbox_size": lambda: store.inbox_size("chat/1"),
+            "sessions_of": lambda: store.sessions_of("chat/1"),
         }
         for name, read in reads.items():
             store.fail_reads(StoreError(name))
@@ -366,9 +406,15 @@ async def test_reads_are_held_and_fail_as_told() -> None:
                 await read()
             await read()
             store._read_faults.clear()
-        store.fail_reads(StoreError("due"))
-        with pytest.raises(StoreError, match="due"):
-            await store.due(1, 1)
+        of_all: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.due(1, 1),
+            store.inboxes,
+            lambda: store.expired(1, 1),
+        ]
+        for read in of_all:
+            store.fail_reads(StoreError("of all"))
+            with pytest.raises(StoreError, match="of all"):
+                await read()
         store.fail_reads(StoreError("not these"))
         await store.head("chat/1")
         await store.load("chat/1")
@@ -402,6 +448,55 @@ async def test_a_crash_before_or_after_a_commit_was_applied(applied: bool) -> No
         with pytest.raises(StoreError, match="crash"):
             await store.commit(Commit("chat/1", 1, 1, b"one"))
         assert (await store.head("chat/1")).number == applied
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_posts_and_settlements_fail_as_told(applied: bool) -> None:
+    """Those of one user or of any, before or after they were applied; settlements apart from posts."""
+    mail = [Post("ana", 1, b"", 1.0), Post("bo", 1, b"", 1.0)]
+    async with FaultyStore(MemoryStore()) as store:
+        store.fail_posts(StoreError("posts"), user="bo", applied=applied)
+        store.fail_settles(StoreFull("settlements"), 2, applied=applied)
+        await store.post(mail[:1])
+        with pytest.raises(StoreError, match="posts"):
+            await store.post(mail)
+        assert len(await store.inbox("bo")) == applied
+        assert await store.post(mail) == {"ana": InboxSize(1, 50), "bo": InboxSize(1, 50)}
+        for _ in range(2):
+            with pytest.raises(StoreFull, match="settlements"):
+                await store.settle("ana", [1])
+            assert len(await store.inbox("ana")) == (not applied)
+        await store.settle("ana", [1])
+        assert await store.inbox("ana") == []
+        assert store.calls[1] == Call("post", "ana", posts=tuple(mail[:1]))
+        assert [(one.key, one.ids) for one in store.calls if one.operation == "settle"] == [("ana", (1,))] * 3
+
+
+async def test_held_posts_keep_their_order() -> None:
+    """They are handed over before they are held, whoever is cancelled, and closing waits for them."""
+    memory = MemoryStore()
+    store = FaultyStore(memory)
+    async with trio.open_nursery() as nursery:
+        await store.open()
+        posts, settles = store.hold_posts("ana"), store.hold_settles("bo")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await store.post([Post("bo", 1, b"", 1.0), Post("ana", 1, b"", 1.0)])
+        nursery.start_soon(store.settle, "bo", [1])
+        await settles.wait_arrived()
+        nursery.start_soon(store.post, [Post("bo", 2, b"", 1.0)])
+        await trio.testing.wait_all_tasks_blocked()
+        assert posts.arrived == 1
+        nursery.start_soon(store.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await memory.inbox("bo") == []
+        posts.release()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [one.post.id for one in await memory.inbox("bo")] == [1]
+        settles.release()
+        await trio.testing.wait_all_tasks_blocked()
+    async with memory:
+        assert [one.post.id for one in await memory.inbox("bo")] == [2]
 
 
 async def test_delays_are_time_of_trio(autojump_clock: trio.testing.MockClock) -> None:

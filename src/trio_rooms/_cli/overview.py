@@ -23,6 +23,7 @@ from .stored import (
     sessions_of,
     storage_of,
     timers_of,
+    waiting_in,
 )
 
 __all__ = ["describe_room", "list_rooms"]
@@ -77,7 +78,7 @@ def _counted(count: int, one: str) -> str:
 
 
 async def list_rooms(store: Store, write: Callable[[str], object]) -> None:
-    """Write a table of all rooms, line by line, however many there are."""
+    """Write a table of all rooms, line by line, however many there are, and what waits for users."""
     write(f"{'VERSION':>7}  {'GENERATION':>10}  {'BYTES':>11}  {'STORAGE':>7}  KEY")
     count = 0
     async with aclosing(all_keys(store)) as keys:
@@ -85,6 +86,9 @@ async def list_rooms(store: Store, write: Callable[[str], object]) -> None:
             count += 1
             write(await _line(store, key))
     write(_counted(count, "room"))
+    messages, users = await waiting_in(store)
+    if messages:
+        write(f"{_counted(messages, 'message')} waiting for {_counted(users, 'user')}")
 
 
 async def _line(store: Store, key: str) -> str:

@@ -29,10 +29,13 @@ __all__ = [
     "sessions_of",
     "storage_of",
     "timers_of",
+    "waiting_in",
 ]
 
 _PAGE: Final = 64
 """Rooms, and values, sessions or timers of one, that are in memory at a time."""
+_PAGE_OF_USERS: Final = 1000
+"""The same for users: of each there is only how much waits."""
 
 
 def check_key(key: str) -> str:
@@ -93,6 +96,17 @@ async def timers_of(store: Store, key: str) -> AsyncGenerator[tuple[str, Timer],
         for timer in timers:
             yield timer
         last = timers[-1][0]
+
+
+async def waiting_in(store: Store) -> tuple[int, int]:
+    """How many messages wait for how many users; read a page of users at a time, and no message."""
+    messages = users = 0
+    last: str | None = None
+    while inboxes := await store.inboxes(after=last, limit=_PAGE_OF_USERS):
+        users += len(inboxes)
+        messages += sum(size.count for _, size in inboxes)
+        last = inboxes[-1][0]
+    return messages, users
 
 
 @attrs.frozen
