@@ -1,4 +1,4 @@
-"""The chat example's page in a real browser."""
+"""The pages of the examples in a real browser."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ class Window:
             self._driver.switch_to.window(self._handle)
         return self._driver
 
+    def close(self) -> None:
+        """Close it, and have another in front."""
+        self.show().close()
+        self._driver.switch_to.window(self._driver.window_handles[0])
+
     def find(self, selector: str) -> WebElement:
         return self.show().find_element(By.CSS_SELECTOR, selector)
 
@@ -66,6 +71,12 @@ def two_windows(driver: webdriver.Chrome, address: str) -> tuple[Window, Window]
     bob = Window(driver)
     bob.enter("Bob")
     return ada, bob
+
+
+def assert_no_complaints(browser: Any) -> None:
+    """A lost connection is all that the browser may complain about."""
+    complaints = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [one for one in complaints if "ERR_CONNECTION_REFUSED" not in one] == []
 
 
 def test_chat(serve: Serve, browser: webdriver.Chrome, tmp_path: Path) -> None:
@@ -104,10 +115,7 @@ def test_chat(serve: Serve, browser: webdriver.Chrome, tmp_path: Path) -> None:
         assert window.lines() == said
     bob.say("Back again.")
     ada.wait_for("#lines", "Back again.")
-    # A lost connection is all that the browser may complain about.
-    untyped: Any = browser
-    complaints = [entry["message"] for entry in untyped.get_log("browser") if entry["level"] == "SEVERE"]
-    assert [one for one in complaints if "ERR_CONNECTION_REFUSED" not in one] == []
+    assert_no_complaints(browser)
 
 
 def test_other_room(serve: Serve, browser: webdriver.Chrome) -> None:
@@ -140,6 +148,79 @@ def test_counter(serve: Serve, browser: webdriver.Chrome) -> None:
     first.wait_for("#value", "10")
     first.find("button[data-amount='-1']").click()
     second.wait_for("#value", "9")
+
+
+def test_presence(serve: Serve, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """Who is here, where they point, who writes; and what is written to who is not there waits for her."""
+    data = tmp_path / "data"
+    served = serve("examples/presence.py", "--data", data)
+    address = f"http://127.0.0.1:{served.port}"
+
+    def come(name: str, device: str) -> Window:
+        if "http" in browser.current_url:
+            browser.switch_to.new_window("window")
+        browser.get(f"{address}/?user={name}&device={device}#garden")
+        window = Window(browser)
+        window.wait_for("#state", "connected")
+        return window
+
+    def whisper(window: Window, to: str, text: str) -> None:
+        field = window.find("#to")
+        field.clear()
+        field.send_keys(to)
+        window.say(text)
+        window.wait_for("#lines li:last-child", "waits for them")
+
+    ana, bob, cat = come("ana", "laptop"), come("bob", "desk"), come("cat", "tablet")
+    for window in (ana, bob, cat):
+        window.wait_for("#count", "3 people")
+        window.wait_for("#people", "tablet: online")
+    ana.find("#status").send_keys("busy")
+    bob.wait_for("#people", "laptop: busy")
+
+    ana.show()
+    webdriver.ActionChains(browser).move_to_element(ana.find("#board")).perform()
+    bob.wait_for("#board", "ana")
+    ana.find("#text").send_keys("Hel")
+    cat.wait_for("#people", "is writing")
+    ana.find("#text").send_keys("lo.", Keys.ENTER)
+    bob.wait_for("#lines", "Hello.")
+    cat.wait_for("#lines", "Hello.")
+    assert "is writing" not in cat.find("#people").text
+
+    cat.close()
+    ana.wait_for("#count", "2 people")
+    ana.wait_for("#people", "not here")
+    whisper(ana, "cat", "When you are back,")
+    whisper(ana, "cat", "call me.")
+
+    served.process.kill()
+    served.process.wait(TIMEOUT)
+    ana.wait_for("#state", "lost")
+    ana.find("#to").clear()
+    ana.say("Where did it go?")
+    ana.wait_for("#lines", "waits for the connection")
+    served = serve("examples/presence.py", "--data", data, "--port", str(served.port))
+    for window in (ana, bob):
+        window.wait_for("#state", "connected")
+        window.wait_for("#count", "2 people")
+    bob.wait_for("#lines", "Where did it go?")
+    ana.wait_for("#lines li:last-child", "said")
+    bob.wait_for("#people", "laptop: busy")
+    whisper(bob, "cat", NASTY)
+
+    cat = come("cat", "tablet")
+    cat.wait_for("#lines", "onerror")
+    assert cat.lines() == ["When you are back,", "call me.", NASTY]
+    assert not cat.show().find_elements(By.CSS_SELECTOR, "#lines img, #lines b")
+    for window in (ana, bob):
+        window.wait_for("#count", "3 people")
+    cat.show().refresh()  # What came was acknowledged as the page went, and so it was delivered.
+    cat.wait_for("#count", "3 people")
+    ana.say("Good.")
+    cat.wait_for("#lines", "Good.")
+    assert cat.lines() == ["Good."]
+    assert_no_complaints(browser)
 
 
 GUARDED = """
@@ -210,6 +291,4 @@ def test_ledger(serve: Serve, browser: webdriver.Chrome, tmp_path: Path) -> None
         window.wait_for("#balance", "23")
         window.wait_for("#count", "3 entries")
         window.wait_for("#state", "connected")
-    untyped: Any = browser
-    complaints = [entry["message"] for entry in untyped.get_log("browser") if entry["level"] == "SEVERE"]
-    assert [one for one in complaints if "ERR_CONNECTION_REFUSED" not in one] == []
+    assert_no_complaints(browser)

@@ -42,6 +42,11 @@ async def users_are(room: RemoteRoom, **users: Any) -> None:
         await heard(room, "rooms.presence")
 
 
+async def heard_all(room: RemoteRoom, count: int) -> list[str]:
+    """What was whispered next."""
+    return [(await heard(room, "whispered"))["text"] for _ in range(count)]
+
+
 @pytest.mark.parametrize("user", ["", "a b", "a/b", "ana\n", "é", "x" * 65])
 async def test_who_has_no_name_is_refused(presence: Served, user: str) -> None:
     """With 401, before there is a WebSocket."""
@@ -101,3 +106,43 @@ async def test_what_reaches_whom(presence: Served) -> None:
             ):
                 with pytest.raises(AskFailed, match=message):
                     await ana.ask("whisper", data)
+
+
+async def test_what_is_whispered_to_who_is_away(presence: Served) -> None:
+    """It waits, and comes once, in order, in whichever room she is next."""
+    with trio.fail_after(TIMEOUT):
+        async with connect_room(f"{presence.url}/presence/here?user=ana") as ana:
+            texts = ["one", "two", "three"]
+            for text in texts:
+                assert await ana.ask("whisper", {"to": "cat", "text": text}) == {**NOBODY, "stored": 1}
+            async with connect_room(f"{presence.url}/presence/elsewhere?user=cat") as cat:
+                assert await heard_all(cat, 3) == texts
+            async with connect_room(f"{presence.url}/presence/here?user=cat") as cat:
+                await ana.ask("say", {"text": "Is that all?"})
+                assert {(await anext(cat)).name for _ in range(2)} == {"rooms.presence", "said"}
+
+
+async def test_what_waits_at_who_does_nothing(serve: Serve) -> None:
+    """By the options: when a connection is hibernated, and for how long low priority waits there."""
+    served = serve(PRESENCE, "--connection-idle-timeout", "0.1", "--flush-after", "0.2")
+    url = f"{served.url}/presence/rest"
+    with trio.fail_after(TIMEOUT):
+        async with (
+            connect_room(f"{url}?user=ana") as ana,
+            connect_room(f"{url}?user=bob") as bob,
+        ):
+            texts: list[str] = []
+
+            async def whisper(priority: str) -> Any:
+                texts.append(f"{priority} {len(texts)}")
+                return await ana.ask("whisper", {"to": "bob", "text": texts[-1], "priority": priority})
+
+            await users_are(ana, ana=[entry(None)], bob=[entry(None)])
+            while await whisper("low") == {**NOBODY, "active": 1}:
+                await trio.sleep(0.15)  # It is in use; each message that it moves counts, so ask seldom.
+            assert await heard_all(bob, len(texts)) == texts  # After the time that it may wait.
+            texts.clear()
+            assert await whisper("low") == {**NOBODY, "queued": 1}
+            assert await whisper("high") == {**NOBODY, "parked": 1}
+            assert await whisper("low") == {**NOBODY, "active": 1}
+            assert await heard_all(bob, 3) == texts
