@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from trio_websocket import open_websocket_url
 
 import trio_rooms._room.lifecycle
 from trio_rooms import Room
+from trio_rooms._cli.main import main
 from trio_rooms._definition.signatures import HOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,40 +165,42 @@ def test_the_readme_is_embedded(readme_folder: Path) -> None:
     assert '{"value": 2}' in shown.stdout
 
 
-@pytest.mark.skip(reason="what is sent to who is away does not wait yet")
-def test_other_processes_send_as_told(tmp_path: Path, require: Callable[..., str]) -> None:
+def test_other_processes_send_as_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    require: Callable[..., str],
+) -> None:
     """The commands, curl's lines and httpx's program of the page do with the example what the page says."""
     require("curl")
     pytest.importorskip("httpx")
     text = HTTP.read_text().replace("\\\n", "")
     lines = re.findall(r"^    (umask .*|trio-rooms .*|curl .*)$", text, re.MULTILINE)
-    made, served, paid, asked, *sent = lines
+    make, serve, pay, ask, *send = lines
     (program,) = code_of(HTTP)
+    monkeypatch.chdir(tmp_path)
     for file in ("presence.py", "presence.html"):
-        (tmp_path / file).write_bytes((ROOT / "examples" / file).read_bytes())
-
-    def printed(*command: str) -> str:
-        own = [part.replace("python ", f"{sys.executable} ").replace("8000", port) for part in command]
-        return subprocess.run(
-            own, cwd=tmp_path, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-
-    port = "0"
-    printed("sh", "-c", made)
-    arguments = [sys.executable, "-m", "trio_rooms", *served.split()[1:], "--port", port]
+        Path(file).write_bytes((ROOT / "examples" / file).read_bytes())
+    subprocess.run(["sh", "-c", make.replace("python ", f"{sys.executable} ")], check=True)
+    arguments = [sys.executable, "-m", "trio_rooms", *serve.split()[1:], "--port", "0"]
     with subprocess.Popen(
-        arguments, cwd=tmp_path, env=ENVIRONMENT, stdout=-1, stderr=subprocess.DEVNULL, text=True
+        arguments, env=ENVIRONMENT, stdout=-1, stderr=subprocess.DEVNULL, text=True
     ) as process:
         try:
             port = first_line(process).rpartition(":")[2].strip()
-            counts = {"active": 0, "parked": 0, "queued": 0, "stored": 0, "dropped": 0}
-            assert json.loads(printed("sh", "-c", paid)) == counts | {"stored": 1}
-            user = {"user": "ana", "connections": 0, "rooms": [], "waiting": 1}
-            assert json.loads(printed("sh", "-c", asked)) == user
-            assert printed(sys.executable, "-c", program) == f"{counts}\n"
-            for line, stored in zip(sent, (1, 0), strict=True):
-                command = line.replace("trio-rooms", "python -m trio_rooms")
-                assert json.loads(printed("sh", "-c", command)) == counts | {"stored": stored}
+
+            def answer(line: str) -> Any:
+                shell = ["sh", "-c", line.replace("8000", port)]
+                return json.loads(subprocess.run(shell, check=True, capture_output=True).stdout)
+
+            sent = {"active": 0, "parked": 0, "queued": 0, "stored": 0, "dropped": 0}
+            assert answer(pay) == sent | {"stored": 1}
+            assert answer(ask) == {"user": "ana", "connections": 0, "rooms": [], "waiting": 1}
+            exec(compile(program.replace("8000", port), HTTP.name, "exec", dont_inherit=True), {})  # noqa: S102
+            assert capsys.readouterr().out == f"{sent}\n"
+            for line, stored in zip(send, (1, 0), strict=True):
+                assert main(shlex.split(line.replace("8000", port))[1:]) == 0
+                assert json.loads(capsys.readouterr().out) == sent | {"stored": stored}
         finally:
             process.kill()
 

@@ -274,13 +274,12 @@ async def test_a_room_is_reached() -> None:
         assert served.rooms.statistics().supervisor.wakes == 1
 
 
-@pytest.mark.skip(reason="what is sent to who is away does not wait yet")
 async def test_a_user_is_reached() -> None:
     """Wherever she is; and where she is not, it waits until she comes."""
     async with admin() as served:
         path = "/users/%C3%A9%2F."
         assert await done(served, ask(path)) == {"user": "é/.", "connections": 0, "rooms": [], "waiting": 0}
-        first = {"event": "first", "priority": "low", "ttl": 60, "volatile": False}
+        first = {"event": "first", "priority": "normal", "ttl": 60, "volatile": False}
         assert await done(served, ask(f"{path}/send", first)) == NONE | {"stored": 1}
         assert await done(served, ask(f"{path}/send", {"event": "gone", "volatile": True})) == NONE | {
             "dropped": 1
