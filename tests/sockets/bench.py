@@ -14,7 +14,7 @@ from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.links import SocketLink
 from trio_rooms._sockets.roster import Disconnected, Link, SocketEvent
 
-__all__ = ["Bench", "Line", "bench", "ready", "soon"]
+__all__ = ["Bench", "Line", "bench", "ready", "soon", "writes"]
 
 
 class Line(Link):
@@ -87,10 +87,16 @@ class Bench:
         """Nothing is kept for sessions."""
 
     def client(
-        self, key: str = "a/b", flags: int = 0, *, greets: bool = False, buffer: int | None = None
+        self,
+        key: str = "a/b",
+        flags: int = 0,
+        *,
+        greets: bool = False,
+        buffer: int | None = None,
+        kind: socket.SocketKind = socket.SOCK_STREAM,
     ) -> tuple[socket.socket, SocketLink]:
-        """A client, and its record in the hub."""
-        ours, theirs = socket.socketpair()
+        """A client, and its record in the hub; of a ``SOCK_SEQPACKET`` it reads what was one write."""
+        ours, theirs = socket.socketpair(type=kind)
         if buffer is not None:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         theirs.setblocking(False)
@@ -123,6 +129,15 @@ async def soon(true: Callable[[], object]) -> None:
             return
         await trio.lowlevel.checkpoint()
     pytest.fail("it did not come to pass")
+
+
+def writes(client: socket.socket) -> list[bytes]:
+    """What a client of the kind ``SOCK_SEQPACKET`` can read now, each write by itself."""
+    received: list[bytes] = []
+    with contextlib.suppress(BlockingIOError):
+        while data := client.recv(1 << 20):
+            received.append(data)
+    return received
 
 
 def ready(client: socket.socket, most: int = 1 << 62) -> bytes:

@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import partial
+from math import inf
 from sys import getsizeof
 from time import perf_counter
 from typing import Final, Protocol
@@ -1066,6 +1067,7 @@ class SocketHub:
         """Watch the sockets, for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fan_out.run)
+            nursery.start_soon(self._postponements.run)
             await self._watch()
 
     async def _watch(self) -> None:
@@ -1076,8 +1078,9 @@ class SocketHub:
         while True:
             await trio.lowlevel.wait_readable(ready)
             self.now = current_time()
-            pause_at = perf_counter() + TURN
-            for fd, events in self.poller.poll():
+            polled = self.poller.poll()
+            pause_at = perf_counter() + TURN if len(polled) > 1 else inf
+            for fd, events in polled:
                 # A record that was released earlier in this round is None here, and one
                 # that took over its number finds nothing to read.
                 link = sockets[fd]
@@ -1095,7 +1098,7 @@ class SocketHub:
                             self.connection_lost(link)  # Reset: what it had sent must not come in now.
                     elif events & ~WRITE:
                         self._read(link, fd)
-                if perf_counter() > pause_at:
+                if pause_at is not inf and perf_counter() > pause_at:
                     await trio.lowlevel.checkpoint()
                     self.now = current_time()
                     pause_at = perf_counter() + TURN

@@ -6,13 +6,14 @@ connection becomes active; or when its time has come. Control frames overtake it
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from functools import partial
 from time import perf_counter
 from typing import Final, Protocol
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.turn import TURN
@@ -93,10 +94,13 @@ class Postponements:
         deadlines: those of the runtime.
     """
 
-    __slots__ = ("_deadlines", "_queues")
+    __slots__ = ("_deadlines", "_due", "_more", "_queues")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
+        self._due: deque[float] = deque()
+        """The delays of those that are being written."""
+        self._more = trio.Event()
         self._queues: dict[float, OrderedDict[Writable, Postponed]] = {}
 
     def add(self, link: Writable, entry: Entry, delay: float | None) -> None:
@@ -127,25 +131,41 @@ class Postponements:
         queue = self._queues.get(delay)
         if queue is None:
             queue = self._queues[delay] = OrderedDict()
-            self._deadlines.set(due, partial(self._write, delay))
+            self._deadlines.set(due, partial(self._is_due, delay))
         postponed.due, postponed.queue = due, queue
         queue[link] = postponed
 
-    def _write(self, delay: float) -> None:
-        """Write to those whose time has come, a few at a time."""
-        queue, now, until = self._queues[delay], trio.current_time(), perf_counter() + TURN
-        while queue:
-            for _ in range(_FEW):
-                link, postponed = next(iter(queue.items()), (None, None))
-                if link is None or postponed is None or postponed.due > now:
-                    break
-                link.send_postponed()
+    def _is_due(self, delay: float) -> None:
+        """The first of a queue has waited for long enough."""
+        self._due.append(delay)
+        self._more.set()
+
+    @enable_ki_protection
+    async def run(self) -> None:
+        """Write to those whose time has come, until cancelled."""
+        while True:
+            if not self._due:
+                self._more = trio.Event()
+                await self._more.wait()
+            delay = self._due.popleft()
+            if self._write(self._queues[delay]):
+                del self._queues[delay]
+            elif (first := next(iter(self._queues[delay].values())).due) > trio.current_time():
+                self._deadlines.set(first, partial(self._is_due, delay))
             else:
-                if perf_counter() < until:
-                    continue
-            break
-        if queue:
-            first = next(iter(queue.values()))
-            self._deadlines.set(max(first.due, now), partial(self._write, delay))
-        else:
-            del self._queues[delay]
+                self._due.append(delay)
+            await trio.lowlevel.checkpoint()
+
+    def _write(self, queue: OrderedDict[Writable, Postponed]) -> bool:
+        """Write to some of a queue; whether it is empty then."""
+        now, until = trio.current_time(), perf_counter() + TURN
+        written = 0
+        while queue:
+            link, postponed = next(iter(queue.items()))
+            if postponed.due > now:
+                return False
+            link.send_postponed()
+            written += 1
+            if written % _FEW == 0 and perf_counter() > until:
+                break
+        return not queue
