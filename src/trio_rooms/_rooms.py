@@ -37,6 +37,7 @@ from ._server.admission import (
 )
 from ._server.server import Address, Server, ServerStatistics
 from ._sockets.hub import HubStatistics, SocketHub
+from ._sockets.roster import Link
 from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
 from ._users.office import UsersStatistics
 from ._wire.close_codes import CloseCode
@@ -333,8 +334,6 @@ class Rooms:
         """Let a connection into its room, and serve it until it ends or the rooms close."""
         resumed = False
         link.user = admitted.user
-        if admitted.presence and link.roster.presence is not None:
-            link.roster.presence.given(link.id, admitted.presence)
         if subprotocol is not None and not definition.plain:
             found: Resumption | str = ""
             if admitted.token is not None:
@@ -343,10 +342,13 @@ class Rooms:
             try:
                 # The room may have been forgotten meanwhile, and begun anew.
                 link.roster = roster_of(self._hub, definition, link.roster.key)
+                _show(link, admitted)
                 resumed = self._registrar.beginning(admitted.user, found)(link)
             finally:
                 if isinstance(found, Resumption):
                     found.record.unpin()
+        else:
+            _show(link, admitted)
         self._hub.enter(link, resumed=resumed)
         task_status.started(subprotocol)
         try:
@@ -398,6 +400,12 @@ class Rooms:
         if self._runtime.stopping is not None:
             msg = "the rooms are closing, nothing new is taken"
             raise RoomsClosed(msg)
+
+
+def _show(link: Link, admitted: Admission) -> None:
+    """What the others in the room are to see of a connection that is about to enter."""
+    if admitted.presence and link.roster.presence is not None:
+        link.roster.presence.given(link.id, admitted.presence)
 
 
 async def _close(websocket: trio_websocket.WebSocketConnection, code: int, reason: str) -> None:

@@ -259,8 +259,12 @@ class Presence:
         self._see(link.sid)
         if link.user is None:
             self._values.pop(link.sid, None)  # Nobody is shown it; its row has it.
-        else:
-            self._away.setdefault(link.user, {})[link.sid] = _Away(half, not link.flags & UNGREETED)
+            return
+        there, met = self._away.setdefault(link.user, {}), not link.flags & UNGREETED
+        if link.sid not in there and met:  # It left a room that everybody had left, and others have come.
+            self._change(link.user)
+            self._go()
+        there[link.sid] = _Away(half, met)
 
     def ended(self, link: Link) -> None:
         """A session is over."""
@@ -365,6 +369,9 @@ class Presence:
             self._seen = set()
             self._begin()
         await unknown.wait()
+        if self._known is not None:
+            msg = f"room {self._roster.key}: it cannot be read who is away"
+            raise StoreError(msg)
 
     def _begin(self) -> None:
         """The record knows how many sessions are away."""
@@ -386,7 +393,9 @@ class Presence:
                 except StoreClosed:
                     return
                 except StoreError as error:
-                    logger.error("room %s: who is away cannot be read: %s", record.key, error)  # noqa: TRY400
+                    logger.error("room %s: it cannot be read who is away: %s", record.key, error)  # noqa: TRY400
+                    unknown, self._known = self._known, trio.Event()
+                    unknown.set()  # Who waits tries again, or does not.
                     await trio.sleep(_RETRY)
                 else:
                     self._learned()
