@@ -89,10 +89,10 @@ class User:
             RoomsClosed: the rooms have closed, or have before that was known.
         """
         message = Message.of(self.name, self._room, event, data, priority, ttl, volatile=volatile)
-        if self._sender is not None and self._sender.gate is not None:
-            self._directory.office.send_behind(self._sender, message)
-            return Sent(outbox=1)
         office, answer = self._directory.office, Answer()
+        if self._sender is not None and self._sender.gate is not None:
+            office.send_behind(self._sender, message)
+            return Sent(outbox=1)
         await office.room_for(self.name)
         office.send(message, answer.succeed, partial(_fail, answer))
         if answer.settled:

@@ -20,6 +20,7 @@ from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.stores.base import Store
 
 from .due import Agenda
+from .janitor import Janitor
 from .registrar import Registrar
 from .supervisor import Supervisor
 
@@ -109,6 +110,9 @@ class Runtime:
             self.spawn,
         )
         supervisor.noted = self._agenda.noted
+        office = supervisor.users.office
+        self._janitor = Janitor(store, office.expire, office.settling.removed)
+        office.noted = self._janitor.noted
 
     # The block.
 
@@ -217,6 +221,7 @@ class Runtime:
         code, reason = self._code
         hub, supervisor = self.hub, self.supervisor
         self._agenda.stop()
+        self._janitor.stop()
         hub.stop_reading()
         asleep = [roster for roster in hub.rosters.values() if supervisor.actor(roster.key) is None]
         self.spawn(hub.close_rooms, asleep, code, reason)
@@ -272,6 +277,7 @@ class Runtime:
                     self.spawn(task)
                 await trio.lowlevel.checkpoint()  # Until each has begun.
                 self.spawn(self._agenda.run)
+                self.spawn(self._janitor.run)
                 self._started.set()
                 await trio.sleep_forever()
         finally:

@@ -112,8 +112,12 @@ class Office:
         self._queue: deque[str] = deque()
         self._workers = 0
         self._readers = trio.CapacityLimiter(_MOST_READERS)
+        self._endings = 0
+        """How many sessions have ended, or rooms with theirs."""
         self._coming: set[int] = set()
         """Messages that rooms have put into inboxes, or are about to, and that come here next."""
+        self.noted: Callable[[float], None] = _nothing
+        """Told when something that is in an inbox expires; the runtime sets it."""
         self._closed = False
         self._at_rest: trio.Event | None = None
         self._sent = self._delivered = self._stored = self._expired = self._dropped = self._given_back = 0
@@ -246,10 +250,12 @@ class Office:
 
     def session_over(self, key: str, sid: int) -> None:
         """A session is no more: what it has not acknowledged is given back."""
+        self._endings += 1
         self._take_back(self.offers.over(key, sid))
 
     def all_over(self, key: str) -> None:
         """All sessions of a room are no more."""
+        self._endings += 1
         self._take_back(self.offers.all_over(key))
 
     def _take_back(self, outs: list[Out]) -> None:
@@ -351,6 +357,8 @@ class Office:
             return items
         try:
             size = (await self.inboxes.post(posts))[user] if posts else await self._store.inbox_size(user)
+            if items:
+                self.noted(min(item.message.expires for item in items))
             if not self.inboxes.over(size):
                 return items
             gone = set(await self.inboxes.surplus(user, self._stays))
@@ -366,7 +374,8 @@ class Office:
                     item.refused(failure)
             return kept
         self._dropped += len(gone)
-        self.settling.add(user, gone)
+        if gone:
+            self.settling.add(user, gone)
         kept = []
         for item in items:
             if item.message.id in gone:
@@ -412,6 +421,7 @@ class Office:
         pending.look = False
         lookers, pending.lookers = pending.lookers, []
         fresh = {item.message.id: item for item in items}
+        live: dict[tuple[str, int, int], bool] = {}
         after = 0
         try:
             async with self._readers:
@@ -422,7 +432,7 @@ class Office:
                         if item is not None:
                             item.done(self._deliver(item.message))
                         elif row.post.id not in self._coming:
-                            await self._offer_one(row, lookers)
+                            await self._offer_one(row, lookers, live)
                     if len(rows) < _PAGE:
                         break
                     after = rows[-1].position
@@ -433,8 +443,15 @@ class Office:
             self._deadlines.set(trio.current_time() + _AGAIN, partial(self._look_again, user))
         return [*fresh.values()]
 
-    async def _offer_one(self, row: Waiting, lookers: list[Link]) -> None:
+    async def _offer_one(
+        self, row: Waiting, lookers: list[Link], live: dict[tuple[str, int, int], bool]
+    ) -> None:
         """Offer a message that waits to one connection, unless it is on its way already.
+
+        Args:
+            row: the message.
+            lookers: connections that have come, the first of which gets it.
+            live: what is known of sessions that have been looked up for this inbox.
 
         Raises:
             StoreError: whether it is cannot be read.
@@ -445,9 +462,13 @@ class Office:
         if post.expires <= self._wall.now():
             self._expire(post.user, post.id)
             return
-        if row.offer is not None and await self._goes_on(row.offer):
-            self._adopt(row.offer, post.id)
-            return
+        if row.offer is not None:
+            place = row.offer.key, row.offer.sid, self._endings  # What has ended since may be this.
+            if place not in live:
+                live[place] = await self._goes_on(row.offer)
+            if live[place]:
+                self._adopt(row.offer, post.id)
+                return
         links = self._recipients(post.user, post.room)
         if not links:
             return
@@ -458,6 +479,26 @@ class Office:
             return
         chosen = next((link for link in lookers if link in links), links[-1])
         self._courier.hand(message, [chosen], self.offers.out(post.user, post.id))
+
+    async def expire(self, row: Waiting) -> bool:
+        """Remove a message whose time is over, unless somebody has it who may still acknowledge it.
+
+        Returns:
+            Whether it is gone, or soon will be.
+
+        Raises:
+            StoreError: whether somebody has it cannot be read.
+        """
+        post = row.post
+        if self.settling.has(post.user, post.id):
+            return True
+        if self.offers.is_out(post.user, post.id) or (
+            row.offer is not None and await self._goes_on(row.offer)
+        ):
+            return False
+        if not self.offers.is_out(post.user, post.id):
+            self._expire(post.user, post.id)
+        return True
 
     async def _goes_on(self, offer: Offer) -> bool:
         """Whether a session that a message was offered to is not over, so that it may have it, or get it."""

@@ -33,7 +33,7 @@ class Settling:
         emptied: called when nothing is left to be removed.
     """
 
-    __slots__ = ("_emptied", "_going", "_ids", "_running", "_spawn", "_store")
+    __slots__ = ("_emptied", "_fewer", "_going", "_ids", "_running", "_spawn", "_store")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Settling:
         self._going: dict[str, set[int]] = {}
         """What is on its way."""
         self._running = False
+        self._fewer: trio.Event | None = None
 
     @property
     def empty(self) -> bool:
@@ -70,6 +71,18 @@ class Settling:
         """How many such messages there are."""
         return len(self._ids.get(user, ())) + len(self._going.get(user, ()))
 
+    async def removed(self) -> None:
+        """Wait until all that there was is removed, or cannot be now; no checkpoint where nothing was."""
+        if self._running:
+            if self._fewer is None:
+                self._fewer = trio.Event()
+            await self._fewer.wait()
+
+    def _tell(self) -> None:
+        fewer, self._fewer = self._fewer, None
+        if fewer is not None:
+            fewer.set()
+
     @enable_ki_protection
     async def _run(self) -> None:
         """Remove what there is, until nothing is left."""
@@ -86,6 +99,7 @@ class Settling:
                 if not failures:
                     pause = _FIRST
                     continue
+                self._tell()
                 if isinstance(failures[0], StoreClosed):
                     return
                 if pause == _FIRST:
@@ -94,6 +108,7 @@ class Settling:
                 pause = min(2 * pause, _LAST)
         finally:
             self._running = False
+            self._tell()
             self._emptied()
 
     async def _remove(self, user: str, failures: list[StoreError]) -> None:
