@@ -45,7 +45,7 @@ class Window:
     def wait_for(self, selector: str, text: str) -> None:
         """Wait until an element has a text in it."""
         driver = self.show()
-        WebDriverWait(driver, TIMEOUT, ignored_exceptions=()).until(
+        WebDriverWait(driver, TIMEOUT, 0.05, ignored_exceptions=()).until(
             lambda _: text in (self.find(selector).text), f"{selector} never said {text!r}"
         )
 

@@ -112,11 +112,12 @@ async def test_what_is_whispered_to_who_is_away(presence: Served) -> None:
     """It waits, and comes once, in order, in whichever room she is next."""
     with trio.fail_after(TIMEOUT):
         async with connect_room(f"{presence.url}/presence/here?user=ana") as ana:
-            texts = ["one", "two", "three"]
+            texts = ["low", "normal", "high", "low"]
             for text in texts:
-                assert await ana.ask("whisper", {"to": "cat", "text": text}) == {**NOBODY, "stored": 1}
+                whisper = {"to": "cat", "text": text, "priority": text}
+                assert await ana.ask("whisper", whisper) == {**NOBODY, "stored": 1}
             async with connect_room(f"{presence.url}/presence/elsewhere?user=cat") as cat:
-                assert await heard_all(cat, 3) == texts
+                assert await heard_all(cat, 4) == texts
             async with connect_room(f"{presence.url}/presence/here?user=cat") as cat:
                 await ana.ask("say", {"text": "Is that all?"})
                 assert {(await anext(cat)).name for _ in range(2)} == {"rooms.presence", "said"}
