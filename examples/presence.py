@@ -7,7 +7,10 @@ several windows, with several names or with the same: that is one person with se
 somebody, close their window, write again, and open it again. Leave it alone for 20 seconds, and the room
 sleeps; for a minute, and the connections are hibernated: what is written to them then goes by its priority.
 
-Nothing here counts who is connected, or keeps a message: the room has no state at all.
+Nothing here counts who is connected, or keeps a message: the room has no state at all. With
+``--admin-token-file FILE`` other processes may send, too, and the page shows what is called ``notice``::
+
+    trio-rooms send http://127.0.0.1:8000 --user ana notice '{"text": "Dinner is ready."}' --token-file FILE
 
 On the wire, in JSON or CBOR, at ``ws://127.0.0.1:8000/presence/lobby?user=ana&device=phone``::
 
