@@ -192,11 +192,12 @@ async def test_behind_a_gate_the_rest_is_not_known_yet(autojump_clock: MockClock
 
 async def test_what_becomes_of_a_message_of_a_plain_room(autojump_clock: MockClock) -> None:
     """The same counts; what is sent to a room without anybody reached nobody."""
-    plain: Room[None] = Room("plain", connection_idle_timeout=IDLE)
+    plain: Room[None] = Room("plain", batch_window=WINDOW)
 
     @plain.on_message
     async def on_message(ctx: Context[None], message: str | bytes) -> None:
         ctx.connection.join("red")
+        ctx.room.send(message)
 
     async with (
         open_rooms([plain]) as rooms,
@@ -206,9 +207,12 @@ async def test_what_becomes_of_a_message_of_a_plain_room(autojump_clock: MockClo
         handle = rooms.get("plain", "x")
         await one.send("hello")
         await trio.testing.wait_all_tasks_blocked()
-        assert handle.send("a") == Sent(active=1, parked=1)
+        began = trio.current_time()
+        assert handle.send("a") == Sent(active=1, queued=1)
         assert handle.send("b", channel="red") == Sent(active=1)
         assert handle.send("c", channel="blue") == Sent()
         assert rooms.get("plain", "y").send("d") == Sent()
-        assert await one.receive_many(2) == ["a", "b"]
-        assert await other.receive() == "a"
+        assert await one.receive_many(3) == ["hello", "a", "b"]
+        assert trio.current_time() == began
+        assert await other.receive_many(2) == ["hello", "a"]
+        assert trio.current_time() == pytest.approx(began + WINDOW)

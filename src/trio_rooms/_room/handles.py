@@ -219,7 +219,9 @@ class RoomHandle:
             self._definition.refuse_messages()
         if channel is not None:
             text("channel", channel)
-        return self._placement.emit(self.key, PlainMessage(message), channel)
+        window = self._definition.batch_window
+        manner = manner_of(window)
+        return self._placement.emit(self.key, PlainMessage(message), channel, manner)
 
     def info(self) -> RoomInfo:
         """The room as it is now; wakes nobody."""

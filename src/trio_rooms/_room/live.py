@@ -218,7 +218,11 @@ class LiveRoom:
         shared = self._shared
         if not shared.plain:
             shared.definition.refuse_messages()
-        shared.output.broadcast(shared.roster, PlainMessage(message), channel, _ids(exclude))
+        manner = None
+        window = shared.definition.batch_window
+        if window:
+            manner = manner_of(window)
+        shared.output.broadcast(shared.roster, PlainMessage(message), channel, _ids(exclude), manner)
 
     def schedule(
         self,

@@ -32,10 +32,10 @@ def is_reliable(definition: Definition, reliable: bool | None) -> bool:
 
 def manner_of(
     window: float,
-    reliable: bool | None,
+    reliable: bool | None = None,
     *,
-    volatile: bool,
-    coalesce: str | None,
+    volatile: bool = False,
+    coalesce: str | None = None,
     sender: Hashable = None,
 ) -> Manner | None:
     """How something is sent that an application sends.
