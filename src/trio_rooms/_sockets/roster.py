@@ -380,13 +380,13 @@ class Roster:
     """
 
     __slots__ = (
+        "_greeting",
         "active",
         "asleep_since",
         "automatic",
         "away",
         "channels",
         "departed",
-        "greets",
         "hub",
         "inbox",
         "jobs",
@@ -396,16 +396,15 @@ class Roster:
         "paused",
         "presence",
         "resumed",
-        "ungreeted",
     )
 
     def __init__(self, hub: LinkOwner, key: str, automatic: Automatic | None, *, greets: bool) -> None:
         self.hub: LinkOwner = hub
         self.key: str = key
         self.automatic: Automatic | None = automatic
-        self.greets: bool = greets
-        self.ungreeted: int = 0
-        """Connections that wait to be greeted."""
+        self._greeting = int(greets)
+        """Whether it greets, and twice as many as wait to be greeted: with one field less there is room for
+        another in the memory that a record takes."""
         self.links: dict[int, Link] = {}
         self.active: dict[Link, Use] | None = None
         """Those of them that are in use, see `Activity`, whose they are to keep."""
@@ -429,6 +428,20 @@ class Roster:
         """Tells who is here, where the room wants that."""
         self.asleep_since: float | None = None
         """When it fell asleep, on Trio's clock, if that was in this process; the supervisor's to set."""
+
+    @property
+    def greets(self) -> bool:
+        """Whether the room has something to say to a connection before anything else is said to it."""
+        return self._greeting & 1 == 1
+
+    @property
+    def ungreeted(self) -> int:
+        """Connections that wait to be greeted."""
+        return self._greeting >> 1
+
+    @ungreeted.setter
+    def ungreeted(self, count: int) -> None:
+        self._greeting = count << 1 | self._greeting & 1
 
     def resume_reading(self, link: Link | None = None) -> None:
         """Read again from those who were too fast for the room, or from one of them."""
@@ -583,6 +596,6 @@ class Roster:
         links = list(group.values())
         if exclude:
             links = [link for link in links if link.id not in exclude]
-        if self.ungreeted:
+        if self._greeting > 1:
             links = [link for link in links if not link.flags & UNGREETED]
         return links
