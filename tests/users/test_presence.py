@@ -10,7 +10,8 @@ from trio.testing import MockClock
 
 from trio_rooms import Admitted, ConnectRequest, Context, MemoryStore, Room, Rooms, WakeReport, open_rooms
 from trio_rooms.client.users import PRESENCE, attend
-from trio_rooms.testing import MemoryClient, connect
+from trio_rooms.errors import StoreError, StoreFull
+from trio_rooms.testing import FaultyStore, MemoryClient, connect
 
 JSON = ["trio-rooms.v1.json"]
 CBOR = ["trio-rooms.v1.cbor"]
@@ -270,3 +271,187 @@ async def enter(nursery: trio.Nursery, rooms: Rooms, query: str) -> MemoryClient
 
     client: MemoryClient = await nursery.start(stay)
     return client
+
+
+# Connections that have not been greeted, and those whose greeting is taken back.
+
+
+async def _slowly(ctx: Context[Any]) -> None:
+    await ctx.app.greeting(ctx.connection.user)
+
+
+class Doorman:
+    """Says how long on_connect takes."""
+
+    def __init__(self) -> None:
+        self.waits: set[str | None] = set()
+        self.greeted: list[str | None] = []
+        self.go_on = trio.Event()
+
+    async def greeting(self, user: str | None) -> None:
+        """Greet somebody."""
+        if user in self.waits:
+            await self.go_on.wait()
+        self.greeted.append(user)
+
+
+def greeting_lobby(**options: Any) -> Room[Any]:
+    """A room whose on_connect does what a `Doorman` says."""
+    room = lobby(state=list, **options)
+    room.on_connect(_slowly)
+    return room
+
+
+async def test_a_greeting_that_is_taken_back_is_told(autojump_clock: MockClock) -> None:
+    """What is not durable is no secret here; if it is undone, she is gone, until she is greeted again."""
+    store = FaultyStore(MemoryStore())
+    room: Room[Any] = lobby(state=list, durability="commit")
+    room.on_connect(_count)
+    async with open_rooms([room], store=store) as rooms, connect(rooms, "lobby/a", query="user=ana") as first:
+        ana = People(first)
+        await ana.hear()
+        await first.ask("people")
+        store.fail_commits(StoreFull("no room"))
+        gate = store.hold_commits()
+        async with connect(rooms, "lobby/a", query="user=bob&device=d1") as second:
+            assert await ana.hear() == {"changes": {"bob": [{"status": "online", "device": "d1"}]}}
+            bob = People(second)
+            await bob.hear()
+            gate.release()
+            assert await ana.hear() == {"changes": {"bob": []}}
+            assert await ana.hear() == {"changes": {"bob": [{"status": "online", "device": "d1"}]}}
+            assert "users" in await bob.hear()
+            assert bob.users == ana.users
+
+
+async def _count(ctx: Context[list[Any]]) -> None:
+    ctx.state.append(ctx.connection.user)
+
+
+async def test_who_drops_before_she_is_greeted_was_not_here(autojump_clock: MockClock) -> None:
+    """A session that is away is shown from when its on_connect begins, and to nobody before."""
+    app = Doorman()
+    app.waits = {"bob"}
+    async with (
+        open_rooms([greeting_lobby()], app=app) as rooms,
+        connect(rooms, "lobby/a", query="user=ana") as first,
+    ):
+        ana = People(first)
+        await ana.hear()
+        async with (
+            connect(rooms, "lobby/a", query="user=bob", subprotocols=JSON) as bob,
+            connect(rooms, "lobby/a", query="user=cid", subprotocols=JSON) as cid,
+        ):
+            await ana.hear()
+            assert [*ana.users] == ["ana", "bob"]
+            await cid.drop()
+            assert await ana.quiet()
+            app.go_on.set()
+            assert await ana.hear() == {"changes": {"cid": [{"status": "away"}]}}
+            await bob.drop()
+            await ana.hear()
+            assert ana.users["bob"] == ana.users["cid"] == [{"status": "away"}]
+
+
+async def test_who_closes_is_away_meanwhile(autojump_clock: MockClock) -> None:
+    """A session whose connection is closed for a while is not gone, also where nobody answers the close."""
+    room = lobby()
+    room.on("part")(_part)
+    async with (
+        open_rooms([room], close_timeout=100) as rooms,
+        connect(rooms, "lobby/a", query="user=ana") as first,
+    ):
+        ana = People(first)
+        await ana.hear()
+        async with connect(rooms, "lobby/a", query="user=bob", subprotocols=JSON) as bob:
+            await People(bob).hear()
+            await ana.hear()
+            await bob.emit("part", 1012)
+            assert await ana.hear() == {"changes": {"bob": [{"status": "away"}]}}
+            assert rooms.statistics().hub.closing == 1
+            assert await ana.quiet()
+
+
+async def _part(ctx: Context[Any], code: int) -> None:
+    ctx.connection.close(code)
+
+
+async def test_a_room_that_destroys_itself_has_nobody_who_is_away(autojump_clock: MockClock) -> None:
+    """Its sessions are over; who comes, and is in the new one, sees nothing of them."""
+    room = greeting_lobby(idle_timeout=5)
+    room.on_wake(_destroy)
+    async with open_rooms([room], app=Doorman()) as rooms:
+        async with connect(rooms, "lobby/a", query="user=bob", subprotocols=JSON) as bob:
+            await People(bob).hear()
+            await bob.drop()
+        await trio.sleep(10)
+        assert await rooms.get("lobby", "a").users() == ("bob",)
+        async with connect(rooms, "lobby/a", query="user=ana&device=d1") as first:
+            ana = People(first)
+            assert await ana.hear() == {"users": {"ana": [{"status": "online", "device": "d1"}]}}
+            assert await ana.quiet()
+
+
+async def _destroy(ctx: Context[Any]) -> None:
+    assert ctx.room.users == ("bob",)
+    ctx.room.destroy()
+
+
+class Slow(MemoryStore):
+    """A store that fails to read sessions once, and then takes long to give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults = 0
+        self.given = trio.Event()
+        self.given.set()
+
+    async def sessions(self, *asked: Any, **options: Any) -> list[Any]:
+        """As they are when they are asked for."""
+        if self.faults:
+            self.faults -= 1
+            raise StoreError("not now")
+        rows = await super().sessions(*asked, **options)
+        await self.given.wait()
+        return rows
+
+
+async def test_what_happens_while_it_is_read_who_is_away(autojump_clock: MockClock) -> None:
+    """Who comes back, or has ended, in that time is not taken for away; who comes waits for the whole."""
+    store = Slow()
+    room = lobby(resume_window=30)
+    async with trio.open_nursery() as nursery:
+        async with open_rooms([room], store=store) as rooms:
+            clients = [await enter(nursery, rooms, f"user={user}") for user in ("ana", "bob", "cid")]
+            for client in clients:
+                await People(client).hear()
+            await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    store.faults, store.given = 2, trio.Event()
+    async with trio.open_nursery() as nursery:
+        async with open_rooms([room], store=store) as rooms:
+            handle = rooms.get("lobby", "a")
+            with pytest.raises(StoreError):
+                await handle.users()
+            dan = People(await enter(nursery, rooms, "user=dan"))
+            assert await dan.quiet()
+            await trio.sleep(10)
+            nursery.start_soon(_come_back, rooms, "ana", clients[0])
+            nursery.start_soon(_come_back, rooms, "bob", clients[1])
+            await trio.sleep(1)
+            assert await dan.quiet()
+            store.given.set()
+            await dan.hear()
+            assert dan.users == {
+                "ana": [ONLINE],
+                "bob": [ONLINE],
+                "cid": [{"status": "away"}],
+                "dan": [ONLINE],
+            }
+            assert await handle.users() == ("ana", "bob", "cid", "dan")
+        nursery.cancel_scope.cancel()
+
+
+async def _come_back(rooms: Rooms, user: str, client: MemoryClient) -> None:
+    async with connect(rooms, "lobby/a", query={"user": user}, resume=client):
+        await trio.sleep_forever()
