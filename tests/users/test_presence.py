@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from time import perf_counter
 from typing import Any
 
+import attrs
+import cbor2
 import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.raw import TEXT
 from trio_rooms import Admitted, ConnectRequest, Context, MemoryStore, Room, Rooms, WakeReport, open_rooms
+from trio_rooms._room.shared import roster_of
+from trio_rooms._sockets.flags import BINARY, RELEASED
+from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._users import telling
+from trio_rooms._users.presence import presence_of
+from trio_rooms._users.telling import Telling
+from trio_rooms._wire.frames import encode_binary, encode_text
 from trio_rooms.client.users import PRESENCE, attend
 from trio_rooms.errors import StoreError, StoreFull
 from trio_rooms.testing import FaultyStore, MemoryClient, connect
@@ -455,3 +472,231 @@ async def test_what_happens_while_it_is_read_who_is_away(autojump_clock: MockClo
 async def _come_back(rooms: Rooms, user: str, client: MemoryClient) -> None:
     async with connect(rooms, "lobby/a", query={"user": user}, resume=client):
         await trio.sleep_forever()
+
+
+async def test_who_was_never_greeted_is_not_away(autojump_clock: MockClock) -> None:
+    """A session of a process that was killed before its on_connect began has never been here."""
+    store, app = MemoryStore(), Doorman()
+    app.waits = {"bob"}
+    room = greeting_lobby(resume_window=30)
+    async with trio.open_nursery() as nursery:
+        async with open_rooms([room], store=store, app=app) as rooms:
+            for user in ("ana", "bob", "cid"):
+                await enter(nursery, rooms, f"user={user}")
+                await trio.sleep(2)
+            left = copy.deepcopy(store)
+            await left.aclose()
+            app.go_on.set()
+        nursery.cancel_scope.cancel()
+    async with open_rooms([room], store=left, app=app) as rooms:
+        assert len(await left.sessions("lobby/a")) == 3
+        assert await rooms.get("lobby", "a").users() == ("ana", "bob")
+
+
+# Many at once.
+
+
+class Ear(Link):
+    """A connection that keeps what it is sent."""
+
+    __slots__ = ("heard",)
+
+    def __init__(self, hub: SocketHub, roster: Roster, user: str | None, flags: int = 0) -> None:
+        super().__init__(hub.new_id(), roster, None, flags)
+        self.user = user
+        self.heard: list[bytes] = []
+
+    def send(self, frame: bytes) -> None:
+        """Keep it."""
+        self.heard.append(frame)
+
+    def send_control(self, frame: bytes) -> None:
+        """It is closed, and gone at once."""
+        self.roster.hub.connection_lost(self)
+
+    def send_eof(self) -> None:
+        """There is nobody."""
+
+    def abort(self) -> None:
+        """It is over."""
+        if not self.flags & RELEASED:
+            self.roster.hub.release(self)
+
+    def attend(self) -> None:
+        """There is nothing to write."""
+
+    def pause_reading(self) -> None:
+        """There is nothing to read."""
+
+    def resume_reading(self) -> None:
+        """There is nothing to read."""
+
+
+@attrs.define(eq=False)
+class Crowd:
+    """Many connections of one room, without sockets."""
+
+    rooms: Rooms
+    roster: Roster = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.roster = roster_of(self.rooms._hub, self.rooms._definitions["lobby"], "lobby/a")
+
+    def come(self, users: Iterable[str | None], flags: int = 0) -> list[Ear]:
+        """So many connections at once."""
+        ears = [Ear(self.rooms._hub, self.roster, user, flags) for user in users]
+        for ear in ears:
+            self.rooms._hub.enter(ear)
+        return ears
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How long each frame is that was encoded to tell of presence."""
+    sizes: list[int] = []
+
+    def count(encode: Callable[[bytes], bytes], content: bytes) -> bytes:
+        sizes.append(len(content))
+        return encode(content)
+
+    monkeypatch.setattr(telling, "encode_text", partial(count, encode_text))
+    monkeypatch.setattr(telling, "encode_binary", partial(count, encode_binary))
+    return sizes
+
+
+def said(frame: bytes) -> dict[str, Any]:
+    """What a frame of the server says."""
+    payload = frame[2:] if frame[1] < 126 else frame[4:] if frame[1] == 126 else frame[10:]
+    message = json.loads(payload) if frame[0] & 15 == TEXT else cbor2.loads(payload)
+    assert message["event"] == PRESENCE
+    data: dict[str, Any] = message["data"]
+    return data
+
+
+async def test_ten_thousand_who_come_cost_one_encoding(autojump_clock: MockClock, encoded: list[int]) -> None:
+    """The whole is encoded once for each kind, however many come at once, a few users at a time."""
+    names = [f"user {number}" for number in range(10_000)]
+    async with open_rooms([lobby()]) as rooms:
+        crowd = Crowd(rooms)
+        held: list[float] = []
+        work = Telling.__call__
+
+        def watched(self: Telling, until: float) -> bool:
+            began = perf_counter()
+            try:
+                return work(self, until)
+            finally:
+                held.append(perf_counter() - began)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Telling, "__call__", watched)
+            ears = crowd.come(names[:5_000]) + crowd.come(names[5_000:], BINARY)
+            await trio.sleep(0.2)
+        assert len(encoded) == 2
+        assert len(held) > 2, "it was not done in slices"
+        frames = {id(ear.heard[0]): ear.heard[0] for ear in ears}
+        assert all(len(ear.heard) == 1 for ear in ears)
+        assert len(frames) == 2
+        for frame in frames.values():
+            assert said(frame) == {"users": {name: [ONLINE] for name in names}}
+        await trio.sleep(20)
+        encoded.clear()
+        (more,) = crowd.come(["ana"])
+        await trio.sleep(0.2)
+        assert len(said(more.heard[0])["users"]) == 10_001
+        assert all(said(ear.heard[-1]) == {"changes": {"ana": [ONLINE]}} for ear in (ears[0], ears[-1]))
+        assert len(encoded) == 3
+
+
+async def test_a_storm_takes_a_tenth_of_the_time(
+    autojump_clock: MockClock, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes long is told less often; who comes and goes in between is told once, or never."""
+    ticks = itertools.count()
+    monkeypatch.setattr(telling, "perf_counter", lambda: next(ticks) * 0.01)
+    async with open_rooms([lobby()]) as rooms:
+        crowd = Crowd(rooms)
+        (ear,) = crowd.come(["ana"])
+        for _ in range(1000):
+            await trio.sleep(0.01)
+            for gone in crowd.come(["bob"]):
+                rooms._hub.connection_lost(gone)
+        await trio.sleep(10)
+        took = next(ticks) * 0.01
+        assert 0.01 < took < 0.15 * 20
+        assert len(ear.heard) < 60
+        assert said(ear.heard[-1]) == {"changes": {"bob": []}}
+        assert crowd.roster.presence is not None
+
+
+async def test_who_comes_while_others_are_told_is_told_the_whole_first(
+    autojump_clock: MockClock, encoded: list[int]
+) -> None:
+    """What waits behind other output of the room does not reach those who come meanwhile."""
+    async with open_rooms([lobby()]) as rooms:
+        crowd = Crowd(rooms)
+        (ana,) = crowd.come(["ana"])
+        await trio.sleep(1)
+        came: list[Ear] = []
+        calls = itertools.count()
+
+        def long(_: float) -> bool:
+            called = next(calls)
+            if called == 10:
+                came.extend(crowd.come(["cid"]))
+            return called == 20
+
+        # At the moment at which bob is told of, and before him.
+        rooms._runtime.deadlines.set(trio.current_time() + 0.05, partial(rooms._hub.work, crowd.roster, long))
+        crowd.come(["bob"])
+        await trio.sleep(1)
+        assert next(calls) == 21
+        assert [*said(came[0].heard[0])["users"]] == ["ana", "bob", "cid"]
+        assert [[*said(frame)["changes"]] for frame in ana.heard[1:]] == [["bob"], ["cid"]]
+
+
+async def test_a_storm_of_clients_that_come_back_ends_as_it_began(autojump_clock: MockClock) -> None:
+    """Who comes back again and again is one entry, and nothing is left of the connections before."""
+    async with (
+        open_rooms([lobby(resume_window=5)]) as rooms,
+        connect(rooms, "lobby/a", query="user=ana") as first,
+    ):
+        ana = People(first)
+        await ana.hear()
+        async with trio.open_nursery() as nursery:
+            clients = [await enter(nursery, rooms, f"user={number}&device=d") for number in range(15)]
+            for client in clients:
+                await People(client).hear()
+            for _ in range(3):
+                clients = [await _again(nursery, rooms, str(n), one) for n, one in enumerate(clients)]
+                await trio.sleep(0.02)
+            while len(ana.users) < 16:
+                await ana.hear()
+            while not await ana.quiet():
+                pass
+            assert all(
+                ana.users[str(number)] == [{"status": "online", "device": "d"}] for number in range(15)
+            )
+            assert len(ana.users) == 16
+            nursery.cancel_scope.cancel()
+        await trio.sleep(10)
+        while not await ana.quiet():
+            pass
+        assert ana.users == {"ana": [ONLINE]}
+        presence = presence_of(rooms._hub.rosters["lobby/a"])
+        assert presence is not None
+        assert not any((presence._away, presence._values, presence._changed, presence._joined))
+
+
+async def _again(nursery: trio.Nursery, rooms: Rooms, user: str, before: MemoryClient) -> MemoryClient:
+    """Another connection of a client that has been told its session."""
+
+    async def stay(task_status: trio.TaskStatus[MemoryClient]) -> None:
+        async with connect(rooms, "lobby/a", query={"user": user}, resume=before) as client:
+            task_status.started(client)
+            await trio.sleep_forever()
+
+    client: MemoryClient = await nursery.start(stay)
+    while client.welcome is None:
+        await client.receive()
+    return client
