@@ -677,6 +677,10 @@ class Actor:
 
     async def _destroy(self, mail: Destroy) -> bool:
         """Delete the room and end it; False where it could not be deleted and goes on."""
+        if mail.lapsed and self._is_wanted():
+            if mail.answer is not None:
+                mail.answer.succeed(False)
+            return False
         on_destroy = self.shared.definition.on_destroy
         if on_destroy is not None:
             await self._run_hook("on_destroy", on_destroy)
@@ -710,6 +714,17 @@ class Actor:
             mail.answer.succeed(None)
         self._answer_asked(asleep)
         return True
+
+    def _is_wanted(self) -> bool:
+        """Whether somebody is in the room, or may come back to it, or something is to be done."""
+        record = self.saver.record
+        return bool(
+            self.shared.roster.links
+            or record.away
+            or self.mailbox.mail
+            or self.idleness.holds
+            or record.busy_later
+        )
 
     def _begin_outside_again(self, gate: Gate) -> None:
         """What came from outside while the room was deleted is of the next one."""

@@ -50,6 +50,8 @@ class Destroy:
     """The room is to be destroyed: the program asks for it and waits, or one of its own handlers does."""
 
     answer: Answer | None
+    lapsed: bool = False
+    """Whether only if nobody is in it, and nothing is to be done: the answer is False where it goes on."""
 
 
 @attrs.frozen

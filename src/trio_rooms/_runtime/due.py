@@ -57,6 +57,7 @@ class Agenda:
         awake: whether a room is awake, so that mail wakes nobody.
         tell: hands an alarm to a room.
         expire: ends sessions of a room, and returns whether that is durable; else it is tried again later.
+        lapse: lets a room go that nobody is in, or finds out that somebody is; and returns the same.
         spawn: starts a task of the runtime.
     """
 
@@ -65,6 +66,7 @@ class Agenda:
     _awake: Callable[[str], bool]
     _tell: Callable[[str, Alarm], object]
     _expire: Callable[[str, list[int]], Awaitable[bool]]
+    _lapse: Callable[[str], Awaitable[bool]]
     _spawn: Callable[..., None]
     _wall: WallClock = attrs.field(init=False, factory=WallClock)
     _next: float = attrs.field(init=False, default=-math.inf)
@@ -78,6 +80,7 @@ class Agenda:
     _told: set[str] = attrs.field(init=False, factory=set)
     """Rooms that have an alarm which is not over."""
     _expiring: set[str] = attrs.field(init=False, factory=set)
+    _lapsing: set[str] = attrs.field(init=False, factory=set)
     _fewer: trio.Event | None = attrs.field(init=False, default=None)
     """Set when one of these sets has become smaller, while somebody waits for that."""
     _stopped: bool = attrs.field(init=False, default=False)
@@ -173,8 +176,8 @@ class Agenda:
             if not self._serves(one.key):
                 continue
             if one.lapses:
-                continue
-            if one.sid is not None:
+                await self._look_at(one.key)
+            elif one.sid is not None:
                 sessions.setdefault(one.key, []).append(one.sid)
             elif one.key not in self._told:
                 await self._alarm(one.key)
@@ -229,7 +232,25 @@ class Agenda:
             self._expiring.discard(key)
             self._is_less()
 
-    # What both have.
+    # Rooms that nobody is in.
+
+    async def _look_at(self, key: str) -> None:
+        """Have a room looked at, as soon as not too many are."""
+        while not self._stopped and len(self._lapsing) >= _MOST_WAKING:
+            await self._less()
+        if not self._stopped and key not in self._lapsing:
+            self._lapsing.add(key)
+            self._spawn(self._let_lapse, key)
+
+    async def _let_lapse(self, key: str) -> None:
+        try:
+            if not await self._lapse(key):
+                self._tell_again()
+        finally:
+            self._lapsing.discard(key)
+            self._is_less()
+
+    # What all have.
 
     def _tell_again(self) -> None:
         """Something that is due was not handled, and is in the store as it was."""

@@ -107,6 +107,7 @@ class Runtime:
             supervisor.is_awake,
             supervisor.deliver,
             self.registrar.expire,
+            supervisor.lapse,
             self.spawn,
         )
         supervisor.noted = self._agenda.noted

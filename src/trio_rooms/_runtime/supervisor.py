@@ -18,6 +18,7 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import alone, first_error, parted
+from trio_rooms._loop.wall import WallClock
 from trio_rooms._room.actor import Actor, RolledBack
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.dispatcher import refuse
@@ -154,6 +155,7 @@ class Supervisor:
         self._parted: set[str] = set()
         """Rooms whose on_hibernate was called at the stop."""
         self._none_left = trio.Event()
+        self._wall = WallClock()
         self._wakes = 0
         self._hibernations = 0
 
@@ -462,6 +464,50 @@ class Supervisor:
             actor.mailbox.post(mail)
             self._start(actor)
 
+    async def lapse(self, key: str) -> bool:
+        """Destroy a room whose ``state_ttl`` is over, unless somebody is in it, or may come back to it.
+
+        Returns:
+            Whether that is done, or it is known when to look again; else it is to be tried later.
+        """
+        record = self.record(key)
+        record.pin()
+        try:
+            await record.known()
+            head = await self._store.head(key)
+            if self._stopping or not head.lapses or head.lapses > self._wall.now():
+                return True  # It was renewed meanwhile.
+            if self.definition(key).state_ttl is None:
+                record.never_lapses()
+            elif self._is_used(key, record) or head.has_timers or not await self._let_go(key):
+                record.renew()
+            else:
+                return True
+            await record.durable()
+        except RoomsError as error:
+            logger.error("room %s: it cannot be let go: %s", key, error)  # noqa: TRY400
+            return False
+        finally:
+            record.unpin()
+        return True
+
+    def _is_used(self, key: str, record: Record) -> bool:
+        """Whether a room is awake, or somebody is in it or may come back to it."""
+        roster = self._hub.rosters.get(key)
+        return key in self._actors or record.away > 0 or (roster is not None and bool(roster.links))
+
+    async def _let_go(self, key: str) -> bool:
+        """Destroy a room, unless somebody has come meanwhile; whether it is."""
+        answer = Answer()
+        self.deliver(key, Destroy(answer, lapsed=True))
+        return await answer.wait() is not False
+
+    def _left_alone(self, key: str, record: Record | None = None) -> None:
+        """Nobody is in a room from now on that may go after a time."""
+        if self.definition(key).state_ttl is not None and not self._stopping:
+            record = record or self.record(key)
+            record.when_known(record.renew)
+
     def _in_background(self) -> bool:
         """Whether the task that runs now is a background task of a room.
 
@@ -489,6 +535,7 @@ class Supervisor:
         else:
             roster.departed = None
             self._hub.forget(roster)
+            self._left_alone(key)
 
     # Awake rooms.
 
@@ -647,6 +694,7 @@ class Supervisor:
             successor.fruitless = actor.fruitless
             self._start(successor)
         else:
+            self._left_alone(actor.key, actor.saver.record)
             self._drop(actor)
 
     def _drop(self, actor: Actor) -> None:

@@ -83,6 +83,7 @@ class Delta:
             or self.links
             or self.timers
             or self.sends
+            or self.lapses is not None
             or self.after
             or self.trims
         )

@@ -13,6 +13,7 @@ same commit is sent again until its outcome is known. How else a commit gets its
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
@@ -45,6 +46,8 @@ _READ_FIRST: Final = 0.1
 _READ_LAST: Final = 5.0
 """Seconds after which what the store has of the room is read again, where it cannot be, doubled each time."""
 _WALL: Final = WallClock()
+_PARTS: Final = 8
+"""When a room lapses is written anew once it has moved by such a part of its ``state_ttl``."""
 
 
 class Definition(Encoding, Protocol):
@@ -61,6 +64,10 @@ class Definition(Encoding, Protocol):
     @property
     def resume_window(self) -> float:
         """Seconds that a session outlives its connection; 0 where there are no sessions."""
+
+    @property
+    def state_ttl(self) -> float | None:
+        """Seconds after which a room goes that nobody is in; None for never."""
 
 
 class Source(Protocol):
@@ -133,6 +140,8 @@ class Record:
     on_put: Callable[[Record], None] | None = attrs.field(init=False, default=None)
     """Called when something was put into the journal."""
     _on_release: trio.Event | None = attrs.field(init=False, default=None)
+    _lapses: float = attrs.field(init=False, default=0.0)
+    """When it is looked at whether the room may go, as it is written or about to be; 0 for never."""
     pins: int = attrs.field(init=False, default=0)
     """How many need it still; see `pin`."""
     dirty: bool = attrs.field(init=False, default=False)
@@ -229,6 +238,35 @@ class Record:
                 self.gate.request()
             elif self.wanted is not None:
                 self.wanted(False)
+
+    # When it may go.
+
+    def renew(self) -> None:
+        """Nobody is in the room from now on: it is looked at later whether it may go, if that is wanted."""
+        if self.number and self._next_lapse():
+            self.outside(self._note_lapse)
+
+    def _next_lapse(self) -> float | None:
+        """When the room lapses if it is left alone from now on; None where what is written will do."""
+        ttl = self._definition.state_ttl
+        if ttl is None or ttl == math.inf:
+            return None
+        lapses = _WALL.now() + ttl
+        return lapses if lapses - self._lapses > ttl / _PARTS else None
+
+    def _note_lapse(self) -> None:
+        """Write that with the next commit."""
+        lapses = self._next_lapse()
+        if lapses is not None:
+            self.delta.lapses = self._lapses = lapses
+
+    def never_lapses(self) -> None:
+        """The room does not go by itself any more."""
+
+        def never() -> None:
+            self.delta.lapses = self._lapses = 0.0
+
+        self.outside(never)
 
     # What comes from outside the room's handlers.
 
@@ -357,6 +395,11 @@ class Record:
     def has_plans(self) -> bool:
         """Whether there is anything that the room has scheduled, or may have."""
         return self._plans is not None
+
+    @property
+    def busy_later(self) -> bool:
+        """Whether the room, which is loaded, has scheduled something."""
+        return self._plans is not None and len(self._plans.timers) > 0
 
     def dispose(self) -> None:
         """Nobody needs it any more: hold nothing that holds this."""
@@ -551,6 +594,7 @@ class Record:
         journals = self.journal is None and self._definition.resume_window > 0
         away = await self._store.positions(self.key) if journals and head.has_sessions else {}
         self.head = head
+        self._lapses = head.lapses or 0.0
         self._writer.learn(head)
         if journals:
             self._begin_journal(head, away)
@@ -592,6 +636,7 @@ class Record:
             delta.undo()
         self._under_way.clear()
         self._delta = None
+        self._lapses = 0.0
         self.sessions.clear()
         if self.journal is not None:
             self.journal.rewind(self._writer.seq)
@@ -721,6 +766,8 @@ class Record:
 
     def _take_delta(self) -> Delta:
         """What goes with a commit, and is under way from now on."""
+        if self._definition.state_ttl is not None:
+            self._note_lapse()
         delta, self._delta = self.delta, None
         journal = self.journal
         if journal is not None:
@@ -882,6 +929,7 @@ class Record:
                 await self._writer.carry(None, Delta(), destroy=True, until_known=self._definition.gated)
             self._writer.check_answered()
             self._delta = None
+            self._lapses = math.inf  # Until there is a new one.
             self.sessions, self._writer.seq, self.more_ended = Sessions(), 0, False
             self.telling.clear()
             if self.journal is not None:

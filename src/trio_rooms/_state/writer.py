@@ -254,9 +254,11 @@ class Writer:
 
     def _note(self, delta: Delta) -> None:
         """What a commit has written is in the store, or may be: it may be due before all else."""
-        if self._noted is None or not (delta.timers or delta.links):
+        if self._noted is None or not (delta.timers or delta.links or delta.lapses):
             return
         times = [row.due for row in delta.timers.values() if row is not None and row.due is not None]
         times += [link.until for link in delta.links.values() if link.until is not None]
+        if delta.lapses:
+            times.append(delta.lapses)
         if times:
             self._noted(min(times))
