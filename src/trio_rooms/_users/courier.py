@@ -113,20 +113,21 @@ class Courier:
                 self._rouse(link)
         return Sent(active=active, parked=parked, queued=queued, dropped=dropped)
 
-    def hand(self, message: Message, links: Recipients, out: Out | None) -> Sent:
+    def hand(self, message: Message, links: Recipients, out: Out | None, *, at_once: bool = False) -> Sent:
         """Send a message to each of some connections.
 
         Args:
             message: what.
             links: those.
             out: it is in the inbox, and is out from now on; None for what `can_write`.
+            at_once: whether it waits at none of them, of whatever priority.
         """
         hub, whole = self._hub, self._whole
         active = parked = queued = 0
         written = False
         for link in links:
             in_use = hub.activity.is_active(link)
-            later = message.priority == LOW and not in_use
+            later = message.priority == LOW and not (in_use or at_once)
             if out is not None and has_session(link):
                 self._offer(message, link, whole.offer(out, link.roster.key, link.sid), later=later)
             elif out is not None and later:

@@ -477,8 +477,10 @@ class Office:
         except Exception:
             logger.exception("a message in the inbox of user %r is damaged", post.user)
             return
-        chosen = next((link for link in lookers if link in links), links[-1])
-        self._courier.hand(message, [chosen], self.offers.out(post.user, post.id))
+        # Whoever connects is there, although that alone uses no connection of a sleeping room.
+        came = next((link for link in lookers if link in links), None)
+        out = self.offers.out(post.user, post.id)
+        self._courier.hand(message, [came or links[-1]], out, at_once=came is not None)
 
     async def expire(self, row: Waiting) -> bool:
         """Remove a message whose time is over, unless somebody has it who may still acknowledge it.
