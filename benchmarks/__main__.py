@@ -24,6 +24,8 @@ NAMES: Final = (
     "parked",
     "echo",
     "fanout",
+    "low",
+    "offline",
     "wake",
     "hibernate",
     "commit",

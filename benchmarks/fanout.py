@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+from time import perf_counter
 from typing import Final
 
+import attrs
+
+from benchmarks.servers.users import GATHERED
+from benchmarks.suite import disk
 from benchmarks.suite.contestants import Contestant, Server, ours, peers, serving
 from benchmarks.suite.dialects import CBOR, JSON, PLAIN, REFLECTED
 from benchmarks.suite.load import BUSY, Load
 from benchmarks.suite.numbers import median, percentile
+from benchmarks.suite.probe import Probe
 from benchmarks.suite.processes import cpu_seconds
 from benchmarks.suite.report import Run
-from benchmarks.suite.tables import Column, Table
+from benchmarks.suite.tables import Column, Group, Table
+from benchmarks.suite.users import Users
 
 NAME = "fanout"
 ABOUT = "How fast one message reaches a thousand connections, and ten thousand, and when the last has it."
@@ -25,10 +32,29 @@ COLUMNS: Final = [
     Column("last99", "p99", unit="ms", better="low"),
     Column("busy", "generator busy", unit="%", digits=0, spread=False),
 ]
+BURST: Final = 10
+"""Messages that the program sends one behind the other."""
+
+
+@attrs.frozen
+class Crowd:
+    """Who hears what the program says."""
+
+    name: str
+    room: str
+    group: Group = "ours"
+    absent: str = ""
+
+
+CROWDS: Final = [
+    Crowd("in use", "active"),
+    Crowd("hibernated", "parked"),
+    Crowd(f"hibernated, gathered for {GATHERED * 1000:.0f} ms", "gathered"),
+]
 
 
 def run(run: Run) -> None:
-    """Measure every contestant with a few and with many connections, in one server."""
+    """Measure every contestant with a few and with many connections, in one server; and who hibernates."""
     counts = sorted({run.connections(1000, quick=100), run.connections(10_000, quick=500)})
     tables = {count: _table(run, count) for count in counts}
     for contestant in run.each([*_ours(), *peers("fanout"), _limit()], *tables.values()):
@@ -38,6 +64,64 @@ def run(run: Run) -> None:
                 load.open(server.port, contestant.path, dialect=contestant.dialect, count=count)
                 load.gather(PAYLOAD)
                 _measure(run, tables[count], contestant, server, load)
+    _run_crowds(run, counts[-1])
+
+
+def _run_crowds(run: Run, count: int) -> None:
+    """Who is in use beside who hibernates."""
+    table = run.table(
+        "hibernated",
+        f"The program sends to {count:,} connections, {BURST} messages one behind the other",
+        [
+            Column("rate", "deliveries/s", better="high"),
+            Column("cost", "server's CPU per delivery", unit="µs", better="low"),
+            Column("writes", "writes per delivery", digits=2, better="low"),
+            Column("last", "last has all, p50", unit="ms", better="low"),
+            Column("wait", "message in another room meanwhile, p99", unit="ms", better="low"),
+            Column("longest", "max", unit="ms", better="low"),
+            Column("before", "p99 before", unit="ms", better="low", spread=False),
+            Column("wakes", "rooms woken", digits=0, better="low", spread=False),
+        ],
+        drawn="cost",
+        baseline=CROWDS[0].name,
+        note="JSON events. A message in another room is due every 5 ms, and waits from then until its answer "
+        "is there; the clients, which read all this, have a part in that where they share the processors.",
+    )
+    for crowd in run.each(CROWDS, table):
+        run.progress(crowd.name, 0)
+        with run.attempt(crowd), disk.folder(run.options.results) as data:
+            _measure_crowd(run, table, crowd, count, Users(data))
+
+
+def _measure_crowd(run: Run, table: Table, crowd: Crowd, count: int, users: Users) -> None:
+    with users, Load() as load:
+        if crowd.room == "active":
+            users.do(f"wake {crowd.room}")
+        load.open(users.port, f"/{crowd.room}/x", 1, JSON, count)
+        with Probe(users.port, "/probe/x") as quiet:
+            for _ in range(3):
+                users.do(f"emit {crowd.room} {BURST}")
+                load.hear(BURST)
+        wakes, written = users.wakes(), load.segments()
+        spent, took = cpu_seconds(users.process.pid), []
+        with Probe(users.port, "/probe/x") as probe:
+            for _ in range(3 if run.quick else 10):
+                began = perf_counter()
+                users.do(f"emit {crowd.room} {BURST}")
+                took.append(load.hear(BURST) - began)
+        deliveries = len(took) * BURST * count
+        run.measured(
+            table,
+            crowd,
+            rate=deliveries / sum(took),
+            cost=(cpu_seconds(users.process.pid) - spent) / deliveries,
+            writes=(load.segments() - written) / deliveries,
+            last=median(took),
+            wait=percentile(probe.latencies, 99),
+            longest=max(probe.latencies),
+            before=percentile(quiet.latencies, 99),
+            wakes=users.wakes() - wakes,
+        )
 
 
 def _table(run: Run, count: int) -> Table:

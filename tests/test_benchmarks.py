@@ -44,6 +44,7 @@ from benchmarks.suite.report import Named, Options, Run
 from benchmarks.suite.results import Result
 from benchmarks.suite.screen import LiveScreen, Screen, screen
 from benchmarks.suite.tables import Column, Row, Table, three_digits
+from benchmarks.suite.users import Users
 
 ROOT = Path(__file__).parents[1]
 RATE = Column("rate", "messages/s", better="high")
@@ -735,3 +736,38 @@ def test_the_load_generator_is_not_blind_to_its_own_delays() -> None:
         paced = load.paced(1.0, 200, 64)
     assert paced.late >= 0.4
     assert paced.p99 >= 0.4
+
+
+# Users.
+
+
+def test_the_load_generator_hears_what_nobody_asked_for(tmp_path: Path) -> None:
+    """All of it and no more, and knows in how many writes it came."""
+    with Users(tmp_path) as users, Load() as load:
+        load.open(users.port, "/parked/x", 1, JSON, 5)
+        before = load.segments()
+        users.do("emit parked 3")
+        began = time.perf_counter()
+        assert began - 1 < load.hear(3) < time.perf_counter()
+        assert 5 <= load.segments() - before <= 15
+        assert users.wakes() == 0
+        users.do("emit parked 2")
+        with pytest.raises(LoadError):
+            load.hear(1)
+
+
+def test_users_who_are_away_and_who_are_parked(tmp_path: Path) -> None:
+    """What is measured of them, as short as can be."""
+    with Users(tmp_path, 0.05) as users, Load() as load:
+        load.open(users.port, "/home/{n}", 3, JSON, 3)
+        users.do("send 3 low")
+        users.do("send 3 low volatile")
+        load.hear(2)
+        assert users.wakes() == 0
+        users.do("send 3 high")
+        load.hear(1)
+        users.do("sleep 3")
+        assert users.wakes() == 3
+        users.do("fill away 4 5 0.05")
+        while users.do("expired") != "20":
+            time.sleep(0.01)

@@ -18,6 +18,7 @@ import json
 import os
 import random
 import select
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,7 +32,19 @@ from benchmarks.suite.pipelines import Pipelines
 
 __all__ = ["COMMANDS", "Generator"]
 
-COMMANDS: Final = ("open", "echo", "paced", "gather", "fanout", "ask", "storm", "pipeline", "close")
+COMMANDS: Final = (
+    "open",
+    "echo",
+    "paced",
+    "gather",
+    "fanout",
+    "ask",
+    "storm",
+    "pipeline",
+    "hear",
+    "segments",
+    "close",
+)
 _VARIANTS: Final = 4
 """Different messages of each connection, in turn: the answer to an earlier one is noticed."""
 _PATIENCE: Final = 60.0
@@ -47,6 +60,9 @@ _A_MOMENT: Final = 0.01
 _EVENTS: Final = 1024
 _IN_TIME: Final = 0.1
 """Seconds after the end of a paced run in which an answer still counts as having kept up."""
+_TCP_INFO_SIZE: Final = 256
+_DATA_SEGS_IN: Final = 152
+"""Where Linux has that in its ``struct tcp_info``."""
 _LETTERS: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;-+*/()=!?#"
 
 Figures = dict[str, Any]
@@ -278,6 +294,34 @@ class Generator:
         self._expect_silence()
         return {**figures, "rate": answered / seconds, "answered": answered, "latencies": latencies}
 
+    def hear(self, messages: int, first: int) -> Figures:
+        """Each connection from one on hears so many messages, which nobody has asked for here."""
+        missing = dict.fromkeys(self._fds[first:], messages)
+        parts: dict[int, bytes] = {}
+        heard = 0.0
+        with _hot() as took:
+            while missing:
+                events = self._epoll.poll(_PATIENCE, _EVENTS)
+                if not events:
+                    raise _silence(len(missing))
+                for fd, _ in events:
+                    data = os.read(fd, 1 << 16)
+                    count, parts[fd] = _messages(parts.get(fd, b"") + data)
+                    left = missing.get(fd, 0) - count
+                    if not data or left < 0:
+                        raise _wrong(data, b"")
+                    if left or parts[fd]:
+                        missing[fd] = left
+                    else:
+                        missing.pop(fd, None)
+                heard = perf_counter()
+            figures = took()
+        return {"heard": heard, "cpu_share": figures["cpu_share"]}
+
+    def segments(self) -> Figures:
+        """How many segments with data have come, on all connections since they were opened."""
+        return {"count": sum(_segments(fd) for fd in self._fds)}
+
     def _expect_silence(self) -> None:
         """Notice what came too often."""
         for fd, _ in self._epoll.poll(_A_MOMENT, 1):
@@ -353,6 +397,27 @@ def _completes(parts: dict[int, bytes], fd: int, data: bytes, wanted: bytes) -> 
         parts[fd] = whole
         return False
     return True
+
+
+def _messages(data: bytes) -> tuple[int, bytes]:
+    """How many whole frames of a server begin something, and what is behind them (RFC 6455 section 5.2)."""
+    count = at = 0
+    while len(data) >= at + 4:
+        size, head = data[at + 1], 2
+        if size == 126:
+            size, head = int.from_bytes(data[at + 2 : at + 4]), 4
+        if len(data) < at + head + size:
+            break
+        at += head + size
+        count += 1
+    return count, data[at:]
+
+
+def _segments(fd: int) -> int:
+    """How many segments with data a socket has been sent."""
+    with socket.socket(fileno=os.dup(fd)) as one:
+        told = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+    return int.from_bytes(told[_DATA_SEGS_IN : _DATA_SEGS_IN + 4], sys.byteorder)
 
 
 def _wrong(data: bytes, wanted: bytes) -> LoadError:

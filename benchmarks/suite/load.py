@@ -213,6 +213,18 @@ class Load:
         given = {"seconds": seconds, "window": window, "event": event, "each": each, "probe": probe}
         return Piped(**self._do("pipeline", **given))
 
+    def hear(self, messages: int, first: int = 0) -> float:
+        """Wait until each connection from ``first`` on has heard so many messages more, and no others.
+
+        Returns:
+            When the last had come, by `time.perf_counter`, which is the same for all processes.
+        """
+        return float(self._do("hear", messages=messages, first=first)["heard"])
+
+    def segments(self) -> int:
+        """How many segments with data the server has sent: its writes, as long as nobody is slow."""
+        return int(self._do("segments")["count"])
+
     def close(self) -> None:
         """Close all connections, with an RST so that their ports are free again."""
         self._do("close")
