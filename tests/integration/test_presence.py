@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +12,7 @@ import pytest
 import trio
 
 from tests.integration.conftest import TIMEOUT, Served
+from trio_rooms import DiskStore
 from trio_rooms.client import AskFailed, ConnectionEnded, RemoteRoom, connect_room
 
 PRESENCE = "examples/presence.py"
@@ -147,3 +150,28 @@ async def test_what_waits_at_who_does_nothing(serve: Serve) -> None:
             assert await whisper("high") == {**NOBODY, "parked": 1}
             assert await whisper("low") == {**NOBODY, "active": 1}
             assert await heard_all(bob, 3) == texts
+
+
+async def test_who_is_here_after_a_kill(serve: Serve, tmp_path: Path) -> None:
+    """What was set and saved is there when she is back, and who is not back yet is away."""
+    data = tmp_path / "data"
+    killed = serve(PRESENCE, "--data", data)
+    url = f"{killed.url}/presence/kill"
+    with trio.fail_after(TIMEOUT):
+        async with connect_room(f"{url}?user=ana&device=laptop") as ana:
+            async with connect_room(f"{url}?user=bob&device=phone") as bob:
+                await ana.ask("status", {"status": "busy"})
+                await users_are(bob, ana=[entry("laptop", "busy")], bob=[entry("phone")])
+                await saved(data, b"busy", b"phone")
+                killed.stop(signal.SIGKILL)
+            serve(PRESENCE, "--data", data, "--port", str(killed.port))
+            await users_are(ana, ana=[entry("laptop", "busy")], bob=[entry("phone", "away")])
+
+
+async def saved(data: Path, *shown: bytes) -> None:
+    """Wait until the sessions of a room are in the store with what they have set."""
+    async with DiskStore(data, read_only=True) as store:
+        missing = shown
+        while missing:
+            rows = await store.sessions("presence/kill")
+            missing = tuple(one for one in shown if not any(one in row.link.presence for row in rows))
