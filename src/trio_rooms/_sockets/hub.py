@@ -928,9 +928,12 @@ class SocketHub:
             if manner.key is not None:
                 self.postpone_now(link, manner.entry(frame), None)
                 return
-        elif manner.window and not self.activity.is_active(link):
-            self.postpone_now(link, manner.entry(frame), manner.window)
-            return
+        elif manner.window:
+            active = link.roster.active
+            if active is None or link not in active or not self.activity.is_active(link):
+                self.activity.hibernate(link)
+                self._postponements.add(link, manner.entry(frame), manner.window)
+                return
         if unfinished is not None and unfinished.postponed is not None:
             unfinished.postponed.forget(manner.key)
         link.send(frame)

@@ -32,10 +32,20 @@ Entry = tuple[bytes, Hashable, Callable[[], object] | None]
 """A frame, what it is the newest of or None, and who is told when it is written; the same for many."""
 
 
+class UnderWay(Protocol):
+    """What is under way on a connection."""
+
+    postponed: Postponed | None
+
+
 class Writable(Protocol):
     """What is asked of a connection."""
 
     postponed: Postponed | None
+
+    @property
+    def unfinished(self) -> UnderWay | None:
+        """What is under way on it."""
 
     def send_postponed(self) -> None:
         """Write what was postponed, if anything was."""
@@ -44,7 +54,7 @@ class Writable(Protocol):
 class Postponed:
     """What was postponed on one connection; there is one only while something is."""
 
-    __slots__ = ("behind", "due", "entries", "queue", "size")
+    __slots__ = ("behind", "delay", "due", "entries", "queue", "size")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -52,13 +62,15 @@ class Postponed:
         self.behind: bool = False
         """Whether it is written as soon as what is under way has gone out."""
         self.due: float = 0.0
-        """When it is written at the latest, if it is in a queue."""
+        """When it is written at the latest, if it is in a queue; that of this ``delay``."""
+        self.delay: float = 0.0
         self.queue: OrderedDict[Writable, Postponed] | None = None
 
     def put(self, entry: Entry) -> bool:
         """Add a frame, instead of one with the same key; False where there is too much now."""
         entries = self.entries
-        self.forget(entry[1])
+        if entry[1] is not None:
+            self.forget(entry[1])
         entries.append(entry)
         self.size += len(entry[0]) + _FRAME
         return len(entries) <= _MOST and self.size <= _MOST_BYTES
@@ -112,14 +124,15 @@ class Postponements:
             delay: seconds after which it is written at the latest; None for as soon as what is under way
                 on the connection has gone out.
         """
-        postponed = link.postponed
+        unfinished = link.unfinished
+        postponed = None if unfinished is None else unfinished.postponed
         if postponed is None:
             postponed = link.postponed = Postponed()
         if not postponed.put(entry):
             link.send_postponed()
         elif delay is None:
             postponed.behind = True
-        else:
+        elif postponed.queue is None or delay < postponed.delay:
             due = trio.current_time() + delay
             if postponed.queue is None or due < postponed.due:
                 self._queue(link, postponed, delay, due)
@@ -132,7 +145,7 @@ class Postponements:
         if queue is None:
             queue = self._queues[delay] = OrderedDict()
             self._deadlines.set(due, partial(self._is_due, delay))
-        postponed.due, postponed.queue = due, queue
+        postponed.due, postponed.delay, postponed.queue = due, delay, queue
         queue[link] = postponed
 
     def _is_due(self, delay: float) -> None:
