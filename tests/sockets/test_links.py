@@ -26,9 +26,12 @@ from trio_rooms import (
     open_rooms,
 )
 from trio_rooms._rooms import Rooms
+from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.flags import CLOSING
+from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.roster import Link
 from trio_rooms._sockets.task_links import StreamLink
+from trio_rooms._wire.frames import encode_text
 
 LEFT: dict[str, trio.MemorySendChannel[Disconnect]] = {}
 GATES: dict[str, trio.Event] = {}
@@ -235,6 +238,30 @@ async def test_a_stream_whose_reader_is_slow(autojump_clock: trio.testing.MockCl
         await over.wait()
 
 
+async def test_a_slow_stream_gets_the_newest_of_what_is_coalesced(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """When it has read what was sent before. What is sent in one go is not slow: none of that is dropped."""
+    volatile = Manner(volatile=True, key=None, window=0)
+    cursor = Manner(volatile=False, key="cursor", window=0)
+    async with streaming(*trio.testing.lockstep_stream_pair()) as (client, rooms, _):
+        hub = rooms._hub
+        (link,) = hub.rosters["room/x"].links.values()
+        for name in ("a", "b"):
+            hub.send_in(link, PlainMessage(name), volatile)
+        await trio.testing.wait_all_tasks_blocked()
+        assert link.slow
+        for number in range(9):
+            hub.send_in(link, PlainMessage(f"c{number}"), cursor)
+            hub.send_in(link, PlainMessage("never"), volatile)
+        assert [(await client.frame())[1] for _ in range(3)] == [b"a", b"b", b"c8"]
+        hub.postpone(link, encode_text(b"d"), 60)
+        hub.postpone(link, encode_text(b"e"), 60)
+        began = trio.current_time()
+        assert await client.read(6) == encode_text(b"d") + encode_text(b"e")
+        assert trio.current_time() == began + 60
+
+
 async def test_a_stream_that_is_read_on_is_not_cut_off(autojump_clock: trio.testing.MockClock) -> None:
     """However slowly, and in the middle of a message too; then there is the close timeout for the answer."""
     departures = Departures()
@@ -379,6 +406,18 @@ async def test_messages_of_an_adopted_connection() -> None:
             assert await websocket.get_message() == ("pong" if message == "ping" else message)
         await websocket.ping(b"x")
         assert rooms.get("room", "x").info().connections == 1
+        assert failures == []
+
+
+async def test_what_waits_at_an_adopted_connection_comes_message_by_message() -> None:
+    """In order, before what is sent next: trio-websocket takes no two of them for one."""
+    async with adopting() as (rooms, url, failures), opened(f"{url}/room/x") as websocket:
+        await soon(lambda: rooms.get("room", "x").info().connections == 1)
+        (link,) = rooms._hub.rosters["room/x"].links.values()
+        for name in (b"a", b"b"):
+            rooms._hub.postpone(link, encode_text(name), 1000)
+        await websocket.send_message("c")
+        assert [await websocket.get_message() for _ in range(3)] == ["a", "b", "c"]
         assert failures == []
 
 

@@ -920,7 +920,7 @@ class SocketHub:
     def offer(self, link: Link, frame: bytes, manner: Manner) -> None:
         """See `LinkOwner`."""
         unfinished = link.unfinished
-        if unfinished is not None and unfinished.output is not None:
+        if unfinished is not None and link.slow:
             if manner.volatile:
                 self._sent -= 1
                 self._dropped += 1
@@ -949,7 +949,7 @@ class SocketHub:
         dropped = 0
         if manner is not None and manner.volatile:
             everybody = len(links)
-            links = [link for link in links if link.output is None]
+            links = [link for link in links if link.unfinished is None or not link.slow]
             dropped = everybody - len(links)
             active = sum([self.activity.is_active(link) for link in links])
         else:

@@ -45,7 +45,7 @@ class Relay:
             for link in links[self._at : self._at + _CHUNK]:
                 if link.flags & (CLOSING | GONE | UNGREETED) or link is sender:
                     continue
-                if link.unfinished is None or link.unfinished.output is None:
+                if link.unfinished is None or not link.slow:
                     link.send(frame)
             self._at += _CHUNK
             if perf_counter() > until:

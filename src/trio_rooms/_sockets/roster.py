@@ -153,6 +153,11 @@ class Link(abc.ABC):
         self._keep(self.partial, output, self.postponed)
 
     @property
+    def slow(self) -> bool:
+        """Whether what was sent before cannot go out yet: what is volatile is dropped then."""
+        return self.output is not None
+
+    @property
     def postponed(self) -> Postponed | None:
         """What waits for a reason to be written."""
         unfinished = self.unfinished

@@ -14,7 +14,7 @@ from trio.lowlevel import enable_ki_protection
 from trio_rooms._wire import frames
 from trio_rooms._wire.close_codes import CloseCode
 
-from .flags import CLOSE_SENT, PAUSED
+from .flags import CLOSE_SENT, PAUSED, REPLAYING
 from .roster import Link, Roster
 from .unfinished import Output
 
@@ -29,7 +29,7 @@ _AT_ONCE: Final = 4 * 1024
 class TaskLink(Link):
     """A connection with a task of its own, because no poller can watch it."""
 
-    __slots__ = ("_ended", "_may_read", "_over", "_scope", "_to_write")
+    __slots__ = ("_ended", "_may_read", "_over", "_scope", "_to_write", "_writes")
     flags: int
     most: ClassVar[int] = sys.maxsize
     """Bytes that are written in one step."""
@@ -38,6 +38,8 @@ class TaskLink(Link):
         super().__init__(number, roster, attachment, flags)
         self._ended = False
         self._over = False
+        self._writes = False
+        """Whether something is being written; else what waits has just come."""
         self._to_write = trio.Event()
         self._may_read = trio.Event()
         self._may_read.set()
@@ -57,6 +59,10 @@ class TaskLink(Link):
             # The first is being written, and must be written to its end.
             output.cut(begun=True)
             self.roster.hub.slow_consumer(self)
+
+    @property
+    def slow(self) -> bool:
+        return self._writes or bool(self.flags & REPLAYING)
 
     def send_eof(self) -> None:
         self._ended = True
@@ -105,7 +111,9 @@ class TaskLink(Link):
                     continue
                 part = output.next_part(self.most)
                 # Cancelled here only when the connection is given up as a whole.
+                self._writes = True
                 await self._transmit(part)
+                self._writes = False
                 if output.sent(len(part)):
                     self.output = None
                     self.gone_out()

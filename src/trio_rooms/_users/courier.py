@@ -99,7 +99,7 @@ class Courier:
         for link in links:
             frame = message.frame(binary=link.flags & BINARY == BINARY)
             in_use = hub.activity.is_active(link)
-            if link.output is not None:
+            if link.slow:
                 dropped += 1
                 continue
             if in_use or message.priority != LOW:
