@@ -493,6 +493,64 @@ async def test_who_was_never_greeted_is_not_away(autojump_clock: MockClock) -> N
         assert await rooms.get("lobby", "a").users() == ("ana", "bob")
 
 
+async def test_what_was_set_is_written_although_a_commit_failed(autojump_clock: MockClock) -> None:
+    """It is no effect of its handler: where that is undone, it is told and kept all the same."""
+    store = FaultyStore(MemoryStore())
+    room = lobby(state=list, durability="commit")
+    room.on("note")(_note)
+    async with trio.open_nursery() as nursery:
+        async with open_rooms([room], store=store) as rooms:
+            ana = await enter(nursery, rooms, "user=ana&device=d1")
+            bob = People(await enter(nursery, rooms, "user=bob"))
+            await People(ana).hear()
+            await bob.hear()
+            await ana.drop()
+            await bob.hear()
+            store.fail_commits(StoreFull("no room"))
+            gate = store.hold_commits()
+            await bob.client.emit("note")
+            await gate.wait_arrived()
+            async with connect(rooms, "lobby/a", query="user=ana", resume=ana) as again:
+                await again.emit("set", {"status": "busy"})
+                while bob.users["ana"] != [{"status": "busy"}]:
+                    await bob.hear()
+                gate.release()
+                await trio.sleep(5)
+                rows = {
+                    row.room.opening.user: row for row in await store.sessions("lobby/a") if row.room.opening
+                }
+                assert cbor2.loads(rows["ana"].link.presence) == {"status": "busy"}
+        nursery.cancel_scope.cancel()
+
+
+async def _note(ctx: Context[list[Any]]) -> None:
+    ctx.state.append(1)
+
+
+async def test_what_is_damaged_in_the_store_is_shown_to_nobody(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is no presence any more is none, and everything else goes on."""
+    store = MemoryStore()
+    room = lobby(resume_window=30)
+    async with trio.open_nursery() as nursery:
+        async with open_rooms([room], store=store) as rooms:
+            ana = await enter(nursery, rooms, "user=ana&device=d1")
+            await enter(nursery, rooms, "user=bob&device=d1")
+            await People(ana).hear()
+            await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    stored = store._rooms["lobby/a"].sessions
+    for damaged, sid in zip([b"\xff", cbor2.dumps([1])], stored, strict=True):
+        stored[sid] = attrs.evolve(stored[sid], link=attrs.evolve(stored[sid].link, presence=damaged))
+    async with (
+        open_rooms([room], store=store) as rooms,
+        connect(rooms, "lobby/a", query="user=ana", resume=ana) as again,
+    ):
+        assert await People(again).hear() == {"users": {"ana": [ONLINE], "bob": [{"status": "away"}]}}
+    assert "damaged" in caplog.text
+
+
 # Many at once.
 
 

@@ -81,7 +81,9 @@ def encode_presence(definition: Definition, value: Any) -> bytes:
 def sound(encoded: bytes) -> bytes:
     """What a store has of a presence, if it is one: what is damaged there is shown to nobody."""
     try:
-        value = decode_sent(encoded) if encoded else None
+        value = decode_sent(encoded) if encoded else {}
+        encode_plain(value)
+        encode_json(value)
     except Exception as error:  # noqa: BLE001 (whatever is wrong with it)
         logger.error("a presence in the store is damaged: %s", error)  # noqa: TRY400
         return b""
@@ -437,8 +439,8 @@ class Presence:
     # Telling.
 
     def _change(self, user: str) -> None:
-        """Something of a user may have changed. Before the whole is known, nobody was told any of it."""
-        if self._known is None:
+        """Something of a user may have changed, and somebody may have been told what it was."""
+        if self._known is None and self._roster.links:
             self._changed[user] = None
 
     def _go(self) -> None:
