@@ -24,7 +24,9 @@ from .use import Limits, Use
 __all__ = ["Activity"]
 
 _FEW: Final = 256
-"""Connections looked at between two turns of the event loop."""
+"""Connections looked at in one go."""
+_PAUSE: Final = 0.001
+"""Seconds until the next of them: what is due at once may be called before the event loop goes round."""
 _LEAST: Final = 0.05
 """Seconds between two looks at the connections of a room, at least."""
 _SHARE: Final = 16
@@ -171,7 +173,7 @@ class Activity:
         if roster.active is not active:
             return
         if watch.left:
-            self._look_at(roster, watch, now)
+            self._look_at(roster, watch, now + _PAUSE)
             return
         if not active:
             self.all_quiet(roster)
