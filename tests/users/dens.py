@@ -27,11 +27,17 @@ async def _tell(ctx: Context[Any], data: dict[str, Any]) -> Any:
     return [sent.active, sent.parked, sent.queued, sent.stored, sent.dropped, sent.outbox]
 
 
+async def _say(ctx: Context[Any], text: Any) -> None:
+    ctx.room.emit("said", text, reliable=True)
+    ctx.state["told"] = text
+
+
 def den(name: str = "den", **options: Any) -> Room[dict[str, Any]]:
     """A room whose clients say who they are."""
     room: Room[dict[str, Any]] = Room(name, state=dict, **options)
     room.authenticate(_admit)
     room.on("tell")(_tell)
+    room.on("say")(_say)
     return room
 
 

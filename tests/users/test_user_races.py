@@ -146,6 +146,7 @@ async def test_a_rollback_offers_anew_what_was_on_its_way(autojump_clock: MockCl
         await bob.ask("tell", {"to": "eve", "text": 0})
         held = world.store.hold_commits("hall/a")
         world.store.fail_commits(StoreFull("it is full"), key="hall/a")
+        await bob.emit("say", "undone, too")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_ask_in_vain, bob, {"to": "ana", "text": "undone"})
             await held.wait_arrived()
@@ -164,6 +165,69 @@ async def test_a_rollback_offers_anew_what_was_on_its_way(autojump_clock: MockCl
 async def _ask_in_vain(client: MemoryClient, data: Any) -> None:
     with pytest.raises(Exception, match="not_saved"):
         await client.ask("tell", data)
+
+
+async def test_nothing_arrives_before_it_is_known_that_what_it_goes_with_is_durable(
+    autojump_clock: MockClock,
+) -> None:
+    """Also if it is in the inbox already, and its user connects just then; it arrives once."""
+    async with under() as world, inside(world.rooms, "bob", "hall/a") as bob:
+        await bob.ask("tell", {"to": "eve", "text": 0})
+        await world.rest()
+        world.store.fail_commits(StoreError("no answer"), times=6, key="hall/a", applied=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(bob.ask, "tell", {"to": "ana", "text": 1}))
+            await soon(lambda: world.rooms._supervisor.users.office._coming)
+            await trio.sleep(0.2)
+            assert await world.ana.waiting() == 1
+            async with inside(world.rooms, "ana") as ana:
+                with trio.move_on_after(0.3):
+                    pytest.fail(f"it got {await ana.receive()}")
+                assert await told(ana, 1) == [1]
+                await nothing(ana)
+
+
+async def test_what_is_found_in_an_inbox_as_it_is_told_of_is_offered_once(autojump_clock: MockClock) -> None:
+    """The commit of its room was told while the inbox was about to be read."""
+    async with under() as world, inside(world.rooms, "bob", "hall/a") as bob:
+        await bob.ask("tell", {"to": "eve", "text": 0})
+        await world.rest()
+        reads = world.store.hold_reads("ana")
+        async with inside(world.rooms, "ana") as ana:
+            await reads.wait_arrived()
+            await bob.ask("tell", {"to": "ana", "text": 1})
+            await trio.sleep(1)
+            reads.release()
+            assert await told(ana, 1) == [1]
+            await nothing(ana)
+
+
+async def test_an_acknowledgement_of_what_was_not_sent_removes_nothing(autojump_clock: MockClock) -> None:
+    """Whatever number a client says."""
+    async with under() as world, inside(world.rooms, "ana", "hall/a") as client:
+        await client.ask("tell", {"to": "eve", "text": 0})
+        await world.rest()
+        held = world.store.hold_commits("hall/a")
+        assert (await world.ana.send("told", 1)).reached == 1
+        await held.wait_arrived()
+        await client.acknowledge(1 << 40)
+        await trio.sleep(1)
+        assert await world.ana.waiting() == 1
+        held.release()
+        assert await told(client, 1) == [1]
+        assert await world.ana.waiting() == 1
+
+
+async def test_who_comes_back_with_all_of_it_need_not_say_so_again(autojump_clock: MockClock) -> None:
+    """What its client says that it has, as it comes back, is an acknowledgement."""
+    async with under() as world:
+        async with inside(world.rooms, "ana", "hall/a") as client:
+            await world.ana.send("told", 1)
+            assert await told(client, 1) == [1]
+            await client.drop()
+        async with inside(world.rooms, "ana", "hall/a", resume=client):
+            await trio.sleep(1)
+            assert await world.ana.waiting() == 0
 
 
 async def test_a_caller_that_is_cancelled_only_stops_waiting(autojump_clock: MockClock) -> None:
@@ -241,10 +305,11 @@ async def test_what_was_acknowledged_and_not_removed_yet_comes_to_nobody(autojum
     async with under() as world:
         await world.ana.send("told", 1)
         world.store.fail_settles(StoreError("not now"), times=2)
-        async with inside(world.rooms, "ana") as client, inside(world.rooms, "ana", "den/b") as other:
+        async with inside(world.rooms, "ana") as client:
             assert await told(client, 1) == [1]
             await client.acknowledge()
             await client.hang_up()
+        async with inside(world.rooms, "ana", "den/b") as other:
             assert await world.ana.waiting() == 0
             await nothing(other)
         await world.rest()
@@ -299,7 +364,8 @@ async def test_a_room_that_is_destroyed_gives_back_what_its_sessions_had(autojum
         async with inside(world.rooms, "ana", "hall/a") as client:
             await world.ana.send("told", 1)
             assert await told(client, 1) == [1]
-            await world.rooms.get("hall", "a").destroy()
+            await client.drop()
+        await world.rooms.get("hall", "a").destroy()
         async with inside(world.rooms, "ana") as other:
             assert await told(other, 1) == [1]
             await other.acknowledge()
