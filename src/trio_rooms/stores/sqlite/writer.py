@@ -86,6 +86,8 @@ class DiskWriter:
             size += sum(len(name) + len(value or b"") for name, value in commit.writes.items())
         if commit.entries:
             size += sum(len(entry.body) for entry in commit.entries)
+        if commit.sends:
+            size += sum(len(post.body) for post in commit.sends)
         await self._hand_over(_Pending(commit, size, task=trio.lowlevel.current_task()))
 
     async def act(self, act: Callable[[sqlite3.Connection], T], size: int) -> T:
