@@ -68,6 +68,18 @@ async def test_it_goes_when_its_connection_becomes_active() -> None:
         assert made.hub.activity.is_active(link)
 
 
+async def test_it_goes_when_a_connection_is_used_that_was_found_to_be_quiet(mock_clock: MockClock) -> None:
+    """In the moment in which it became so, before anybody has looked."""
+    async with bench(patience=1e6) as made:
+        client, link = made.client(kind=PACKETS)
+        made.hub.activity.use(link)
+        mock_clock.jump(60)
+        made.hub.postpone(link, text("a"), 60)
+        assert writes(client) == []
+        made.hub.take(link, "x")
+        assert writes(client) == [text("a")]
+
+
 async def test_it_goes_after_its_time_at_the_latest(mock_clock: MockClock) -> None:
     """That of the first of it, or a shorter one; those who wait equally long cost one deadline together."""
     async with bench(patience=1e6) as made:

@@ -872,6 +872,7 @@ class SocketHub:
         """Send several messages to one connection, as `send_frame` does each; to a socket in one write."""
         if isinstance(link, SocketLink) and len(frames) > 1:
             self._sent += len(frames) - 1
+            self._count(link, len(frames) - 1)
             self.send_frame(link, b"".join(frames))
         else:
             for frame in frames:
@@ -990,7 +991,14 @@ class SocketHub:
         """The same, with a frame in the kind that the client is spoken to in."""
         if not link.flags & (CLOSING | GONE):
             self._sent += 1
+            self._count(link, 1)
             self._fan_out.do(link.roster, SendLater(link, frame, manner))
+
+    def _count(self, link: Link, count: int) -> None:
+        """Messages are sent to a connection alone: they keep it active, if they are many."""
+        active = link.roster.active
+        if active is not None and link in active:
+            active[link].count += count
 
     def broadcast(
         self,
