@@ -115,6 +115,9 @@ async def test_the_newest_takes_the_place_of_what_has_its_key() -> None:
         assert writes(client) == [b"".join(map(text, ("b1", "x", "x", "a3")))]
         made.hub.flush(link)
         assert writes(client) == []
+        made.hub.postpone(link, text("old"), 60, key="a")
+        made.hub.send_in(link, PlainMessage("new"), Manner(volatile=False, key="a", window=0))
+        assert writes(client) == [text("new")]
 
 
 async def test_there_is_no_more_of_it_than_there_may_be() -> None:

@@ -527,7 +527,6 @@ class SocketHub:
         link.flags |= CLOSING
         self._leaving.setdefault(link.roster.key, {})[link.id] = link
         self._remove(link)
-        link.drop_postponed()
         reason = "too slow: too much is waiting to be read"
         self._send_close(link, frames.encode_close(CloseCode.TRY_AGAIN_LATER, reason))
 
