@@ -279,7 +279,7 @@ async def test_a_user_is_reached() -> None:
     async with admin() as served:
         path = "/users/%C3%A9%2F."
         assert await done(served, ask(path)) == {"user": "é/.", "connections": 0, "rooms": [], "waiting": 0}
-        first = {"event": "first", "priority": "normal", "ttl": 60, "volatile": False}
+        first = {"event": "first", "priority": "low", "ttl": 60, "volatile": False}
         assert await done(served, ask(f"{path}/send", first)) == NONE | {"stored": 1}
         assert await done(served, ask(f"{path}/send", {"event": "gone", "volatile": True})) == NONE | {
             "dropped": 1
