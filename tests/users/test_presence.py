@@ -696,21 +696,29 @@ async def test_who_comes_while_others_are_told_is_told_the_whole_first(
         (ana,) = crowd.come(["ana"])
         await trio.sleep(1)
         came: list[Ear] = []
+        dan: list[Ear] = []
         calls = itertools.count()
 
         def long(_: float) -> bool:
             called = next(calls)
             if called == 10:
                 came.extend(crowd.come(["cid"]))
+                crowd.roster.ungreeted_again(dan[0])
             return called == 20
 
         # At the moment at which bob is told of, and before him.
         rooms._runtime.deadlines.set(trio.current_time() + 0.05, partial(rooms._hub.work, crowd.roster, long))
         crowd.come(["bob"])
+        dan += crowd.come(["dan"])
         await trio.sleep(1)
         assert next(calls) == 21
         assert [*said(came[0].heard[0])["users"]] == ["ana", "bob", "cid"]
-        assert [[*said(frame)["changes"]] for frame in ana.heard[1:]] == [["bob"], ["cid"]]
+        assert [[*said(frame)["changes"]] for frame in ana.heard[1:]] == [["bob", "dan"], ["cid", "dan"]]
+        assert said(ana.heard[-1])["changes"]["dan"] == []
+        assert not dan[0].heard, "who is not greeted was told"
+        crowd.roster.greeted(dan[0])
+        await trio.sleep(1)
+        assert [*said(dan[0].heard[0])["users"]] == ["ana", "bob", "dan", "cid"]
 
 
 async def test_a_storm_of_clients_that_come_back_ends_as_it_began(autojump_clock: MockClock) -> None:
