@@ -847,6 +847,23 @@ async def test_what_is_sent_while_somebody_catches_up_comes_behind_it(
             assert messages.index({"event": "hummed", "data": "a tune"}) > 2000
 
 
+async def test_what_is_sent_as_a_room_wakes_comes_before_what_it_sends_then(
+    autojump_clock: MockClock, durability: Durability
+) -> None:
+    """In order, and as soon: also what nobody had begun to write when the room woke."""
+    made = house(durability, snapshot_interval=10.0)
+    async with open_rooms([made.room]) as rooms, inside(rooms) as client:
+        room = rooms.get("house", "x")
+        for number in range(10):  # Of the tasks that wake and write another one is first each time.
+            assert await room.hibernate()
+            room.emit("before", number, reliable=True)
+            began = trio.current_time()
+            await room.ask("say", "after")
+            heard = await client.receive_many(2)
+            assert [message["event"] for message in heard] == ["before", "said"]
+            assert trio.current_time() - began < 1
+
+
 async def _greet(ctx: Context[State]) -> None:
     ctx.connection.emit("hello", unconfirmed=True)
     ctx.connection.emit("later")

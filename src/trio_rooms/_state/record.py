@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from trio_rooms._loop.wall import WallClock
+from trio_rooms._sockets.joined import Sending
 from trio_rooms.errors import NotSaved, RoomsError, StateError, StoreClosed, StoreError
 from trio_rooms.stores.base import Entry, RoomHead, Store, StoredSession, Timer
 
@@ -376,7 +377,14 @@ class Record:
             if self.gate is gate:
                 batch = gate.dissolve()
                 self.gate = None
-                self.delta.after[:0] = batch.jobs
+                # What an awake room sends goes out at once, and must not overtake what was sent before.
+                waits = []
+                for job in batch.jobs:
+                    if isinstance(job, Sending):
+                        job()
+                    else:
+                        waits.append(job)
+                self.delta.after[:0] = waits
                 self.delta.failed += [
                     *batch.asked,
                     *(one.refused for one in batch.outside if one.refused is not None),
