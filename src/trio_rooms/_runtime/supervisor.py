@@ -264,12 +264,17 @@ class Supervisor:
             return Sent()
         broadcast, sent = Broadcast(links, message, manner), self._hub.counted(links, channel, manner)
         record = self._records.get(key)
-        if record is None or record.gate is None or record.gate.empty:
+        if record is None or not record.holds:
             self._hub.spread(roster, broadcast)
         else:
             # Behind what the room's handlers have sent before, and whatever becomes of that.
-            record.outside(lambda: record.after(Spread(self._hub, roster, broadcast)))
+            record.behind(Spread(self._hub, roster, broadcast))
         return sent
+
+    def holding(self, key: str) -> Record | None:
+        """What the store has of a room that is to send something which waits; None where nothing waits."""
+        record = self._records.get(key)
+        return None if record is None or not record.holds else record
 
     def record(self, key: str) -> Record:
         """See `Placement`."""

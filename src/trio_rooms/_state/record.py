@@ -195,6 +195,11 @@ class Record:
         return under_way or self.substantial or (gate is not None and not gate.empty)
 
     @property
+    def holds(self) -> bool:
+        """Whether something is to be sent that waits for what is read or written first."""
+        return self._until_known is not None or (self.gate is not None and not self.gate.empty)
+
+    @property
     def delta(self) -> Delta:
         """What goes with the next commit beside the state; another one after each cut."""
         if self._delta is None:
@@ -461,6 +466,10 @@ class Record:
                     return
         finally:
             self.unpin()
+
+    def behind(self, job: Callable[[], None]) -> None:
+        """Call ``job()`` behind all that `holds`, whatever becomes of that."""
+        self.when_known(lambda: self.outside(lambda: self.after(job)))
 
     def append(self, audience: bytes, body: bytes, now: float) -> int:
         """Put something into the journal, as part of what is written next; returns its place.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._sockets.fanout import ReliableBroadcast
 from trio_rooms._sockets.flags import BINARY, CLOSING, GONE, SESSION, UNGREETED
 from trio_rooms._sockets.hub import SocketHub
-from trio_rooms._sockets.joined import Spread
+from trio_rooms._sockets.joined import Send, Spread
 from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._sockets.sent import Sent
@@ -39,6 +39,9 @@ class Around(Protocol):
 
     def record(self, key: str) -> Record:
         """What the store has of a room, see `Placement.record`."""
+
+    def holding(self, key: str) -> Record | None:
+        """The same of a room that is to send something which waits; None where nothing waits."""
 
     def roster(self, key: str) -> Roster:
         """The connections of a room, awake or asleep; to be forgotten where nobody needs it."""
@@ -103,15 +106,23 @@ class Courier:
                 dropped += 1
                 continue
             if in_use or message.priority != LOW:
-                hub.send_frame(link, frame)
+                self._behind(link, Send(hub, link, frame))
                 active += in_use
                 parked += not in_use
             else:
-                hub.postpone(link, frame, self._delay(link))
+                self._behind(link, partial(hub.postpone, link, frame, self._delay(link)))
                 queued += 1
             if message.priority == HIGH and not in_use:
                 self._rouse(link)
         return Sent(active=active, parked=parked, queued=queued, dropped=dropped)
+
+    def _behind(self, link: Link, job: Callable[[], None]) -> None:
+        """Do something now, or behind what is to be sent to the same session and is not durable yet."""
+        record = self._around.holding(link.roster.key) if has_session(link) else None
+        if record is None:
+            job()
+        else:
+            record.behind(job)
 
     def hand(self, message: Message, links: Recipients, out: Out | None, *, at_once: bool = False) -> Sent:
         """Send a message to each of some connections.
