@@ -366,6 +366,9 @@ class Process:
         self.model.visits.append(visit)
         old = guest.before if guest.visit is not None and not guest.visit.over else None
         line: Line | None = None
+        if old is not None:
+            assert guest.visit is not None
+            self.model.acknowledges(guest.visit, old.seq)  # Whoever resumes says what it has.
         try:
             async with connect(
                 self.rooms,
@@ -629,11 +632,25 @@ async def _live(steps: list[Step], history: list[str]) -> None:
             await process.disk.aclose()
 
 
+class Errors(logging.Handler):
+    """Notes what went wrong inside, of all that is logged: much is, on purpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note what has a traceback."""
+        if record.exc_info:
+            self.found.append(self.format(record))
+
+
 def live(steps: list[Step]) -> None:
     """Live it; raises AssertionError with all that happened where a rule is broken."""
     history: list[str] = []
-    logger = logging.getLogger("trio_rooms")
-    logger.disabled = True  # It has much to say about what happens here, on purpose.
+    logger, errors = logging.getLogger("trio_rooms"), Errors()
+    logger.addHandler(errors)
+    logger.propagate = False
     try:
         trio.run(_live, steps, history, clock=trio.testing.MockClock(autojump_threshold=0))
     except BaseException as error:
@@ -643,4 +660,6 @@ def live(steps: list[Step]) -> None:
         first.add_note("\n".join(["This was the life:", *history]))
         raise first from None
     finally:
-        logger.disabled = False
+        logger.propagate = True
+        logger.removeHandler(errors)
+    assert not errors.found, "\n".join([*errors.found, "This was the life:", *history])

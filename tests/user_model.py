@@ -94,6 +94,8 @@ class Model:
     visits: list[Visit] = attrs.field(factory=list)
     rows: dict[str, dict[int, Letter]] = attrs.field(factory=dict)
     """By user, what waits in the store, in order, by its id."""
+    full: dict[str, float] = attrs.field(factory=dict)
+    """By user, when there was more than her inbox holds the last time."""
     died: float = -1.0
     """When a process died last."""
     bumped: int = 0
@@ -117,7 +119,10 @@ class Model:
             again = letter.removed in ("", "expired")  # What was in doubt may have expired meanwhile.
             self.must(again, "what was removed does not come again", name, letter.removed)
             letter.posted, letter.removed = True, ""
-            self.rows.setdefault(user, {}).setdefault(id_, letter)
+            inbox = self.rows.setdefault(user, {})
+            inbox.setdefault(id_, letter)
+            if len(inbox) > self.bound:
+                self.full[user] = self.clock()
 
     def settled(self, user: str, ids: Iterable[int]) -> None:
         """The store has removed these."""
@@ -125,11 +130,11 @@ class Model:
         for id_ in ids:
             letter = rows.get(id_)
             if letter is not None:
-                letter.removed = self._reason(letter, len(rows))
+                letter.removed = self._reason(letter)
                 self.bumped += letter.removed == "dropped"
                 del rows[id_]
 
-    def _reason(self, letter: Letter, count: int) -> str:
+    def _reason(self, letter: Letter) -> str:
         if letter.acknowledged:
             return "acknowledged"
         if self.day() >= letter.expires:
@@ -141,7 +146,7 @@ class Model:
             for visit in self.visits
         ):
             return "written"
-        full = count > self.bound
+        full = self.full.get(letter.user, -1.0) >= letter.sent_at
         self.must(full, "what waits is removed for a reason", letter.name)
         return "dropped"
 

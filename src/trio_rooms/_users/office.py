@@ -326,7 +326,8 @@ class Office:
                 pending = self._pending[user]
                 try:
                     while not pending.idle:
-                        await self._work_off(user, pending)
+                        with self.settling.remembered(user):
+                            await self._work_off(user, pending)
                 except Exception:
                     logger.exception("what is under way for user %r has failed", user)
                     self._refuse(pending, RoomsClosed(_CLOSED))

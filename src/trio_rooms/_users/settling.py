@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ class Settling:
         emptied: called when nothing is left to be removed.
     """
 
-    __slots__ = ("_emptied", "_fewer", "_going", "_ids", "_running", "_spawn", "_store")
+    __slots__ = ("_emptied", "_fewer", "_going", "_gone", "_ids", "_running", "_spawn", "_store")
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class Settling:
         """By user, what is to be removed and not on its way yet."""
         self._going: dict[str, set[int]] = {}
         """What is on its way."""
+        self._gone: dict[str, set[int]] = {}
+        """What has been removed since somebody began to read an inbox, and is in what was read."""
         self._running = False
         self._fewer: trio.Event | None = None
 
@@ -65,7 +68,17 @@ class Settling:
 
     def has(self, user: str, number: int) -> bool:
         """Whether a message counts as removed, and may be there still."""
-        return number in self._ids.get(user, ()) or number in self._going.get(user, ())
+        several = (self._ids, self._going, self._gone)
+        return any(number in those.get(user, ()) for those in several)
+
+    @contextlib.contextmanager
+    def remembered(self, user: str) -> Iterator[None]:
+        """What is removed of an inbox inside counts as removed until the end; one at a time for a user."""
+        self._gone[user] = set()
+        try:
+            yield
+        finally:
+            del self._gone[user]
 
     def count(self, user: str) -> int:
         """How many such messages there are."""
@@ -117,4 +130,7 @@ class Settling:
         except StoreError as error:
             failures.append(error)
             self._ids.setdefault(user, set()).update(self._going[user])
+        else:
+            if user in self._gone:
+                self._gone[user].update(self._going[user])
         del self._going[user]
