@@ -44,7 +44,7 @@ async def test_a_client_that_acknowledges_nothing_gets_it_once(autojump_clock: M
             assert await told(client, 1) == [1]
             await soon(lambda: rooms.statistics().users.pending == 0)
             before = rooms._store.statistics().commits
-            assert await ana.send("told", 2) == Sent(parked=1)
+            assert await ana.send("told", 2) == Sent(active=1)
             assert await told(client, 1) == [2]
             assert rooms._store.statistics().commits == before
         assert await ana.waiting() == 0
@@ -61,7 +61,7 @@ async def test_a_session_that_ends_gives_back_what_it_has_not_acknowledged(autoj
         await soon(lambda: not ana.online)
         async with inside(rooms, "ana") as other:
             await nothing(other)
-            assert await ana.send("told", 2) == Sent(parked=1)
+            assert await ana.send("told", 2) == Sent(active=1)
             assert await told(other, 1) == [2]
             async with inside(rooms, "ana", resume=client) as again:
                 await nothing(again)  # It has seen it.
@@ -69,7 +69,7 @@ async def test_a_session_that_ends_gives_back_what_it_has_not_acknowledged(autoj
                 await other.acknowledge()
                 await trio.sleep(1)
                 assert await ana.waiting() == 0
-                assert await ana.send("told", 3) == Sent(parked=2)
+                assert await ana.send("told", 3) == Sent(active=2)
                 assert await told(other, 1) == await told(again, 1) == [3]
                 await again.drop()
             await other.hang_up()
@@ -114,7 +114,7 @@ async def test_an_inbox_is_for_one_room_where_that_was_said(autojump_clock: Mock
     async with open_rooms([den()]) as rooms:
         assert await rooms.get("den", "a").user("ana").send("told", "a") == Sent(stored=1)
         async with inside(rooms, "ana", "den/b") as elsewhere:
-            assert await rooms.user("ana").send("told", "b") == Sent(parked=1)
+            assert await rooms.user("ana").send("told", "b") == Sent(active=1)
             assert await told(elsewhere, 1) == ["b"]
             assert await rooms.get("den", "a").user("ana").send("told", "aa") == Sent(stored=1)
             async with inside(rooms, "ana") as client:

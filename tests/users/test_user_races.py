@@ -87,7 +87,7 @@ async def test_who_connects_while_a_message_is_written_gets_what_waited_before_i
             held.release()
             assert await told(client, 5) == [0, 1, 2, 3, 4]
             await nothing(client)
-            assert post.sent == later.sent == Sent(parked=1)
+            assert post.sent == later.sent == Sent(active=1)
 
 
 async def test_two_devices_that_connect_at_once_share_an_inbox(autojump_clock: MockClock) -> None:
@@ -150,8 +150,8 @@ async def test_a_rollback_offers_anew_what_was_on_its_way(autojump_clock: MockCl
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_ask_in_vain, bob, {"to": "ana", "text": "undone"})
             await held.wait_arrived()
-            assert await world.ana.send("told", 1) == Sent(active=0, parked=1)
-            assert await world.ana.send("told", 2) == Sent(active=0, parked=1)
+            assert await world.ana.send("told", 1) == Sent(active=1)
+            assert await world.ana.send("told", 2) == Sent(active=1)
             held.release()
         assert await told(ana, 2) == [1, 2]
         await ana.acknowledge()

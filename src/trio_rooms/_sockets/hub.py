@@ -388,17 +388,15 @@ class SocketHub:
         else:
             roster.come(link)
         self._open += 1
-        if resumed:
-            if roster.inbox is not None:
-                roster.inbox.post(Resumed(link))
-                self.activity.use(link)
-        else:
+        if not resumed:
             if roster.greets:
                 link.flags |= UNGREETED
                 roster.ungreeted += 1
             self._deliver(roster, Connected(link))
-            if roster.inbox is not None:
-                self.activity.use(link)
+        elif roster.inbox is not None:
+            roster.inbox.post(Resumed(link))
+        if roster.inbox is not None or link.user is not None:
+            self.activity.use(link)  # Also where its room sleeps: who has just come is not away.
         if not link.flags & UNGREETED:
             if link.user is not None:
                 self.users.entered(link)
