@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from trio_rooms import Admitted, ConnectRequest, Context, Room, Rooms, Sent, open_rooms
+from trio_rooms._room.lifecycle import Stage
 from trio_rooms.testing import MemoryClient, connect
 
 OFFERED = ["trio-rooms.v1.json"]
@@ -30,6 +31,12 @@ def board(**options: Any) -> Room[None]:
     @room.on("point")
     async def point(ctx: Context[None], data: int) -> None:
         ctx.room.emit("cursor", [ctx.connection.user, data], coalesce="cursor")
+
+    @room.on("point twice")
+    async def point_twice(ctx: Context[None], data: int) -> None:
+        ctx.connection.emit("pointed")
+        for number in (data, data + 1):
+            ctx.room.emit("cursor", [ctx.connection.user, number], coalesce="cursor")
 
     @room.on("emit")
     async def emit(ctx: Context[None], data: dict[str, Any]) -> None:
@@ -58,6 +65,7 @@ def board(**options: Any) -> Room[None]:
                 ctx.room.emit("cursor", ["nobody", number], coalesce="cursor")
 
         ctx.room.start_soon(task)
+        await trio.testing.wait_all_tasks_blocked()
 
     return room
 
@@ -182,12 +190,36 @@ async def test_behind_a_gate_the_rest_is_not_known_yet(autojump_clock: MockClock
             await ana.ask("point", number)
             await ana.ask("emit", {"event": "gone", "volatile": True})
             await ana.ask("emit to me", {"event": "mine", "coalesce": "x"})
-        await trio.sleep(WINDOW)
+        assert trio.current_time() == began
         assert names(await far.receive_many(2)) == ["far", "far"]
+        assert trio.current_time() == pytest.approx(began + WINDOW)
         wanted = [("cursor", ["ana", 0]), "gone", "mine"]
         assert names(await ana.receive_many(9))[:3] == wanted
         assert names(await bob.receive_many(4)) == ["gone", "gone", ("cursor", ["ana", 2]), "gone"]
         assert trio.current_time() == pytest.approx(began + WINDOW)
+        await ana.ask("point twice", 7)
+        assert names(await bob.receive_many(1)) == [("cursor", ["ana", 8])]
+        assert trio.current_time() == pytest.approx(began + 2 * WINDOW)
+
+
+async def test_in_a_room_that_sleeps_all_are_hibernated(autojump_clock: MockClock) -> None:
+    """However much they said before; they are active again with their next message."""
+    room: Room[None] = Room("board", idle_timeout=1)
+
+    @room.on("hello")
+    async def hello(ctx: Context[None]) -> None:
+        """Nothing."""
+
+    async with open_rooms([room]) as rooms, connect(rooms, "board/x") as client:
+        handle = rooms.get("board", "x")
+        for _ in range(20):
+            await client.ask("hello")
+        assert handle.emit("x") == Sent(active=1)
+        await trio.sleep(1.1)
+        assert handle.info().stage is Stage.ASLEEP
+        assert handle.emit("x") == Sent(parked=1)
+        await client.ask("hello")
+        assert handle.emit("x") == Sent(active=1)
 
 
 async def test_what_becomes_of_a_message_of_a_plain_room(autojump_clock: MockClock) -> None:

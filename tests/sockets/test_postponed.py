@@ -221,6 +221,24 @@ async def test_what_is_sent_to_a_slow_client_goes_behind_what_is_coalesced() -> 
         assert read == large + text("b") + text("x") + text("c")
 
 
+async def test_what_is_coalesced_while_a_connection_is_told_what_it_missed_goes_behind_that() -> None:
+    """Whether or not anything else is held back meanwhile; what is volatile it does not get."""
+    async with bench() as made:
+        for held in ("", "x"):
+            client, link = made.client()
+            output = made.hub.hold(link)
+            for name in "ab":
+                made.hub.send_in(link, PlainMessage(name), Manner(volatile=False, key="k", window=0))
+                made.hub.send_in(link, PlainMessage("never"), Manner(volatile=True, key=None, window=0))
+            output.feed(text("missed"))
+            if held:
+                made.hub.send(link, PlainMessage(held))
+            await soon(lambda output=output: output.idle)  # type: ignore[misc]
+            made.hub.let_go(link)
+            await soon(lambda link=link: link.unfinished is None)  # type: ignore[misc]
+            assert ready(client) == text("missed") + text("b") + (text("x") if held else b"")
+
+
 async def test_a_client_that_is_too_slow_gets_nothing_of_it() -> None:
     """It is closed, and what waited is dropped with all else; nobody is told that it was written."""
     async with bench(backlog=1000) as made:
