@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from trio_rooms._sockets.automatic import Automatic
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.links import SocketLink
 from trio_rooms._wire.frames import encode_binary, encode_message
+from trio_rooms.stores import MemoryStore
+from trio_rooms.testing import FaultyStore
 
 AUTOMATIC = Automatic({"ping": encode_message("pong")}, ("♥", b"\x66"), ("at ", b"\x01", b"\x02\x03"), 100)
 GATES: dict[str, trio.Event] = {}
@@ -44,6 +47,7 @@ async def on_message(ctx: Context[None], message: str | bytes) -> None:
     """Do what the message says, and tell everybody."""
     if message == "wait":
         await GATES[ctx.room.id].wait()
+        ctx.room.storage.put("waited", 1)
     elif message == "leave":
         ctx.connection.close()
     ctx.room.send(message)
@@ -116,6 +120,24 @@ async def test_it_stays_behind_what_its_connection_sent_before(name: str, joined
         GATES[name].set()
         assert [await other.frame() for _ in range(4)] == [*mixed[:2], *mixed[3:]]
         assert [await one.frame() for _ in range(3)] == [mixed[0], *mixed[2:4]]
+
+
+async def test_it_stays_behind_what_waits_for_its_commit() -> None:
+    """The room is at rest then, and what it said to everybody has not gone out."""
+    store = FaultyStore(MemoryStore())
+    GATES["y"] = trio.Event()
+    GATES["y"].set()
+    async with serving(durable, store=store) as served, clients(served, "/durable/y") as (one, other):
+        await one.send(frame(TEXT, b"first"))
+        assert await one.frame() == await other.frame() == (TEXT, b"first")
+        gate = store.hold_commits()
+        await one.send(frame(TEXT, b"wait"))
+        await gate.wait_arrived()
+        await one.send(frame(TEXT, b"at 1") + frame(TEXT, "♥".encode()))
+        await soon(lambda: served.rooms.statistics().hub.received == 4)
+        gate.release()
+        assert [await other.frame() for _ in range(2)] == [(TEXT, b"wait"), (TEXT, b"at 1")]
+        assert [await one.frame() for _ in range(2)] == [(TEXT, b"wait"), (TEXT, "♥".encode())]
 
 
 @pytest.mark.parametrize("name", ["awake", "durable"])
@@ -240,10 +262,12 @@ async def test_what_the_room_has_still_to_send_goes_first(monkeypatch: pytest.Mo
 
 
 async def test_many_in_one_read_hold_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a turn is too short for is written by the task that writes what takes long."""
-    monkeypatch.setattr("trio_rooms._sockets.fanout.TURN", 0.0)
+    """What the turn of that read is too short for is written by the task that writes what takes long."""
     async with bench() as made:
         one, *others = room_of(made, 100, math.inf)
+        made.hub.data_received(one[1], frame(BINARY, b"\1"))
+        assert ready(others[-1][0]) == encode_binary(b"\1")
+        monkeypatch.setattr("trio_rooms._sockets.hub.perf_counter", lambda: perf_counter() - 1)
         made.hub.data_received(one[1], frame(BINARY, b"\1") * 50)
         assert not ready(others[-1][0])
         assert len(one[1].roster.jobs or ()) == 50
