@@ -209,7 +209,6 @@ async def content(store: Store) -> dict[str, object]:
                 await store.inbox(user),
                 await store.inbox(user, after=2, limit=2),
                 await store.inbox_size(user),
-                sorted(map(repr, await store.sessions_of(user))),
             )
             for user in USERS
         ],
@@ -397,7 +396,6 @@ async def test_reads_are_held_and_fail_as_told() -> None:
             "timer": lambda: store.timer("chat/1", "a"),
             "inbox": lambda: store.inbox("chat/1"),
             "inbox_size": lambda: store.inbox_size("chat/1"),
-            "sessions_of": lambda: store.sessions_of("chat/1"),
         }
         for name, read in reads.items():
             store.fail_reads(StoreError(name))

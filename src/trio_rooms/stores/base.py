@@ -578,20 +578,5 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def sessions_of(
-        self, user: str, *, after: tuple[str, int] = ("", 0), limit: int | None = None
-    ) -> builtins.list[tuple[str, StoredSession]]:
-        """The sessions of a user in all rooms, with their keys, found by index.
-
-        The order of rooms is any, but fixed; within one they come by their ids.
-
-        Args:
-            user: whose.
-            after: key and id of one that need not be there any more: only those behind it. Where its
-                room is gone, some may come again.
-            limit: at most so many.
-        """
-
-    @abc.abstractmethod
     def statistics(self) -> StoreStatistics:
         """What the store has done since it was opened."""

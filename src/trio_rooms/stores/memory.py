@@ -104,8 +104,6 @@ class MemoryStore(Store):
     """When timers are due, by room and name."""
     _due_rooms: Agenda[str] = attrs.field(factory=Agenda, init=False)
     """When rooms lapse."""
-    _of_users: dict[str, set[tuple[str, int]]] = attrs.field(factory=dict, init=False)
-    """Rooms and ids of the sessions of users."""
     _inboxes: Inboxes = attrs.field(factory=Inboxes, init=False)
     _wall: WallClock = attrs.field(factory=WallClock, init=False)
     _epoch: int = attrs.field(default=0, init=False)
@@ -352,19 +350,6 @@ class MemoryStore(Store):
         await trio.lowlevel.checkpoint()
         return found
 
-    async def sessions_of(
-        self, user: str, *, after: tuple[str, int] = ("", 0), limit: int | None = None
-    ) -> builtins.list[tuple[str, StoredSession]]:
-        """See `Store.sessions_of`."""
-        self._check_open()
-        encode(user)
-        encode(after[0])
-        check_limit(limit)
-        behind = sorted(one for one in self._of_users.get(user, ()) if one > after)
-        found = [(key, self._rooms[key].sessions[sid]) for key, sid in behind[:limit]]
-        await trio.lowlevel.checkpoint()
-        return found
-
     def statistics(self) -> StoreStatistics:
         """What the store has done since it was opened; each commit is a transaction of its own."""
         return StoreStatistics(
@@ -386,9 +371,8 @@ class MemoryStore(Store):
             return
         stored.number, stored.nonce, stored.epoch = commit.number, commit.nonce, commit.epoch
         if commit.destroy:
-            for sid, session in stored.sessions.items():
+            for sid in stored.sessions:
                 self._due_sessions.set((key, sid), None)
-                self._note_user(key, session, None)
             for name in stored.timers:
                 self._due_timers.set((key, name), None)
             stored = _Stored(commit.number, commit.nonce, commit.epoch)
@@ -430,7 +414,7 @@ class MemoryStore(Store):
         for sid, half in commit.sessions.items():
             there = sessions.get(sid)
             if half is None:
-                self._note_user(key, sessions.pop(sid, None), None)
+                sessions.pop(sid, None)
                 stored.verdicts.pop(sid, None)
                 self._due_sessions.set((key, sid), None)
             elif there is not None:
@@ -438,11 +422,8 @@ class MemoryStore(Store):
                 last = max(half.last, there.room.last)
                 room = attrs.evolve(half, opening=opening, last=last)
                 sessions[sid] = attrs.evolve(there, room=room)
-                if half.opening is not None:
-                    self._note_user(key, there, sessions[sid])
             elif half.opening is not None:
                 sessions[sid] = StoredSession(sid, half, LinkHalf(0, None))
-                self._note_user(key, None, sessions[sid])
         for sid, link in commit.links.items():
             there = sessions.get(sid)
             if there is not None:
@@ -459,17 +440,6 @@ class MemoryStore(Store):
         stored.sessions[session.sid] = session
         link = session.link
         self._due_sessions.set((key, session.sid), None if link.ended else link.until)
-
-    def _note_user(self, key: str, before: StoredSession | None, now: StoredSession | None) -> None:
-        """Have the session of a user found by that."""
-        for session in (before, now):
-            opening = None if session is None else session.room.opening
-            if session is None or opening is None or opening.user is None:
-                continue
-            sessions = self._of_users.setdefault(opening.user, set())
-            (sessions.add if session is now else sessions.discard)((key, session.sid))
-            if not sessions:
-                del self._of_users[opening.user]
 
     def _check_open(self) -> None:
         if not self._opened:

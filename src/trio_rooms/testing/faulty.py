@@ -37,7 +37,7 @@ __all__ = ["Call", "FaultyStore", "Gate"]
 Operation = Literal[
     "open", "aclose", "load", "head", "commit", "get", "list", "keys", "session", "sessions", "positions",
     "verdicts", "journal", "timers", "due_timers", "timer", "due", "post", "settle", "inbox", "inbox_size",
-    "inboxes", "expired", "sessions_of",
+    "inboxes", "expired",
 ]
 # fmt: on
 T = TypeVar("T")
@@ -495,13 +495,6 @@ class FaultyStore(Store):
         """See `Store.expired`."""
         await self._read("expired", "")
         return await self.store.expired(now, limit, after=after)
-
-    async def sessions_of(
-        self, user: str, *, after: tuple[str, int] = ("", 0), limit: int | None = None
-    ) -> builtins.list[tuple[str, StoredSession]]:
-        """See `Store.sessions_of`."""
-        await self._read("sessions_of", user)
-        return await self.store.sessions_of(user, after=after, limit=limit)
 
     def statistics(self) -> StoreStatistics:
         """Those of the store below: it does not know of what is held or failed here."""

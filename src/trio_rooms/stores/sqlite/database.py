@@ -100,14 +100,12 @@ _STEPS = (
     ),
     # Messages for users. The place of one is counted over all users, in store, so that it is never given
     # out again; how much an inbox has is kept beside its user. What is offered lies before the body, so
-    # that it is read without that. Rooms that lapse are found by an index that has no others, and so are
-    # sessions of users.
+    # that it is read without that. Rooms that lapse are found by an index that has no others.
     (
         "ALTER TABLE store ADD COLUMN posted INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE rooms ADD COLUMN lapses REAL",
         "CREATE INDEX rooms_lapses ON rooms (lapses) WHERE lapses IS NOT NULL",
         "ALTER TABLE sessions ADD COLUMN presence BLOB NOT NULL DEFAULT x''",
-        "CREATE INDEX sessions_user ON sessions (user) WHERE user IS NOT NULL",
         """
         CREATE TABLE inboxes
         (id INTEGER PRIMARY KEY, user BLOB NOT NULL UNIQUE, count INTEGER NOT NULL, bytes INTEGER NOT NULL)

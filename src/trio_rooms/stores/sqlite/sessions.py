@@ -9,9 +9,9 @@ from typing import Any
 
 from trio_rooms.stores.base import LinkHalf, Opening, RoomHalf, StoredSession
 
-from .rows import UNLIMITED, TooLarge, check_row, damaged
+from .rows import UNLIMITED, TooLarge, check_row
 
-__all__ = ["read_positions", "read_session", "read_sessions", "read_sessions_of", "read_verdicts"]
+__all__ = ["read_positions", "read_session", "read_sessions", "read_verdicts"]
 
 # One of whose blobs is larger than what may be read has a NULL as its channels.
 _COLUMNS = """
@@ -31,11 +31,6 @@ _ENDED_SESSIONS = (
     "AND over_in > 0 AND sid > :after ORDER BY sid LIMIT :limit"
 )
 # Joined crosswise: SQLite then reads those of the user first. The index ends with the primary key.
-_SESSIONS_OF = f"""
-SELECT key, {_COLUMNS} FROM sessions CROSS JOIN rooms ON rooms.id = room
-WHERE user = :user AND (room, sid) > (coalesce((SELECT id FROM rooms WHERE key = :key), 0), :after)
-ORDER BY room, sid LIMIT :limit
-"""
 _FEW_POSITIONS = f"SELECT held, 1 FROM sessions WHERE {_OF_ROOM} AND held > 0 ORDER BY held LIMIT :limit"
 _POSITIONS = f"SELECT held, count(*) FROM sessions WHERE {_OF_ROOM} AND held > 0 GROUP BY held"
 _VERDICTS = f"""
@@ -100,30 +95,6 @@ def _session(key: bytes, row: tuple[Any, ...], most_bytes: int) -> StoredSession
 def _size(session: StoredSession) -> int:
     """Bytes of what may be large of a session."""
     return len(session.room.attachment or b"") + len(session.room.channels) + len(session.link.presence)
-
-
-def read_sessions_of(
-    connection: sqlite3.Connection, user: bytes, after: tuple[bytes, int], limit: int, most_bytes: int
-) -> list[tuple[str, StoredSession]]:
-    """Sessions of a user in all rooms, with their keys, at most ``limit``, behind a key and an id.
-
-    Raises:
-        TooLarge: they have more than ``most_bytes`` together.
-        StoreError: one of them is damaged.
-    """
-    found = []
-    key, sid = after
-    wanted = {"user": user, "key": key, "after": sid, "limit": limit, "most": most_bytes}
-    with contextlib.closing(connection.execute(_SESSIONS_OF, wanted)) as rows:
-        for key, *row in rows:
-            session = _session(key, tuple(row), most_bytes)
-            if most_bytes < UNLIMITED:
-                most_bytes -= _size(session)
-            try:
-                found.append((key.decode(), session))
-            except UnicodeDecodeError:
-                raise damaged(key, "its key", key) from None
-    return found
 
 
 def read_positions(connection: sqlite3.Connection, key: bytes, limit: int) -> dict[int, int]:

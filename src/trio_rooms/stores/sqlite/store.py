@@ -313,18 +313,6 @@ class DiskStore(Store):
             ),
         )
 
-    async def sessions_of(
-        self, user: str, *, after: tuple[str, int] = ("", 0), limit: int | None = None
-    ) -> builtins.list[tuple[str, StoredSession]]:
-        """See `Store.sessions_of`."""
-        encoded, behind = encode(user), (encode(after[0]), after[1])
-        return await self._read_rows(
-            limit,
-            lambda connection, most_bytes, rows: sessions.read_sessions_of(
-                connection, encoded, behind, rows, most_bytes
-            ),
-        )
-
     def statistics(self) -> StoreStatistics:
         """What the store has done since it was opened; all 0 before that."""
         if self._writer is None:

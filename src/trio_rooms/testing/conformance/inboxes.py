@@ -15,9 +15,7 @@ from trio_rooms.stores.base import (
     InboxSize,
     LinkHalf,
     Offer,
-    Opening,
     Post,
-    RoomHalf,
     Store,
     Timer,
     Waiting,
@@ -232,49 +230,6 @@ class Inboxes:
             assert await store.expired(math.inf, 1000) == expected[100:]
         async with store:
             assert await store.expired(math.inf, 1000) == expected[100:]
-
-    async def test_sessions_of_a_user_are_found(self, store: Store) -> None:
-        """In all rooms, those of one room together and by id, in pages; only while they are there."""
-        opened = {
-            user: RoomHalf(0, bytes(100), b"", Opening(b"", user, 0, 1.0)) for user in (None, "", "ana", "bo")
-        }
-        async with store:
-            for number, key in enumerate(("chat/1", "chat/2", "a/\u00e9")):
-                sessions = {
-                    sid: opened[(None, "", "ana", "bo")[sid % 4]] for sid in range(1 + number, 81 + number)
-                }
-                await store.commit(Commit(key, 1, store.epoch, sessions=sessions))
-            for user in ("", "ana", "bo"):
-                found = await store.sessions_of(user)
-                assert len(found) == 60
-                assert {one.room for _, one in found} == {opened[user]}
-                keys = list(dict.fromkeys(key for key, _ in found))
-                assert sorted(keys) == ["a/\u00e9", "chat/1", "chat/2"]
-                assert [key for key, _ in found] == [key for key in keys for _ in range(20)]
-                for key in keys:
-                    own = [one for of, one in found if of == key]
-                    assert own == [one for one in await store.sessions(key) if one.room == opened[user]]
-                for limit in (1, 7, 20, 1000):
-                    pages: list[tuple[str, object]] = []
-                    after = ("", 0)
-                    while page := await store.sessions_of(user, after=after, limit=limit):
-                        assert len(page) <= limit
-                        pages += page
-                        after = (page[-1][0], page[-1][1].sid)
-                    assert pages == found
-            assert await store.sessions_of("nobody") == []
-            assert await store.sessions_of("ana", limit=0) == []
-            # Another user, deleted, and destroyed; one that goes on without its opening stays.
-            await store.commit(
-                following(store, 2, sessions={2: opened["bo"], 6: None, 10: RoomHalf(3, None, b"")})
-            )
-            await store.commit(Commit("chat/2", 2, store.epoch, destroy=True))
-            there = {(key, one.sid) for key, one in await store.sessions_of("ana")}
-            assert {sid for key, sid in there if key == "chat/1"} == {*range(10, 81, 4)}
-            assert {key for key, _ in there} == {"chat/1", "a/\u00e9"}
-            assert ("chat/1", 2) in {(key, one.sid) for key, one in await store.sessions_of("bo")}
-        async with store:
-            assert {(key, one.sid) for key, one in await store.sessions_of("ana")} == there
 
     async def test_presence_is_kept_with_a_connection(self, store: Store) -> None:
         """It is of the half that the connection writes, and stays when an opening gives that up."""

@@ -87,8 +87,6 @@ class Uses:
             lambda: store.inbox_size(HALF_A_PAIR),
             lambda: store.inboxes(after=HALF_A_PAIR),
             lambda: store.expired(1, -1),
-            lambda: store.sessions_of(HALF_A_PAIR),
-            lambda: store.sessions_of("ana", after=(HALF_A_PAIR, 0)),
             *(lambda commit=commit: store.commit(following(store, 1, **commit)) for commit in BAD),
         ]
         async with store:
@@ -152,7 +150,6 @@ def _everything(store: Store, commit: Commit) -> list[Callable[[], Awaitable[obj
         lambda: store.inbox_size("ana"),
         store.inboxes,
         lambda: store.expired(1e9, 10),
-        lambda: store.sessions_of("ana"),
         lambda: store.commit(commit),
     ]
 
