@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 from trio.testing import MockClock
 
 from tests.sockets.bench import soon
 from tests.users.dens import den, inside, nothing, told
-from trio_rooms import MemoryStore, Sent, open_rooms
-from trio_rooms.testing import connect
+from trio_rooms import Context, MemoryStore, Sent, open_rooms
+from trio_rooms.testing import FaultyStore, connect
 
 
 async def test_what_is_sent_to_who_is_away_waits_for_the_next_connection(autojump_clock: MockClock) -> None:
@@ -120,3 +122,34 @@ async def test_an_inbox_is_for_one_room_where_that_was_said(autojump_clock: Mock
             async with inside(rooms, "ana") as client:
                 assert await told(client, 2) == ["a", "aa"]
             await nothing(elsewhere)
+
+
+async def test_a_durable_handler_sends_with_its_commit_and_others_behind(
+    autojump_clock: MockClock,
+) -> None:
+    """Whatever is handled while that waits goes out in its turn; then all is sent at once again."""
+    store, room = FaultyStore(MemoryStore()), den()
+
+    @room.on("pay", durable=True)
+    async def pay(ctx: Context[dict[str, Any]], data: dict[str, Any]) -> int:
+        ctx.state["paid"] = data["text"]
+        return (await ctx.rooms.user(data["to"]).send("told", data["text"])).outbox
+
+    async with (
+        open_rooms([room], store=store) as rooms,
+        inside(rooms, "bob") as bob,
+        inside(rooms, "ana") as ana,
+    ):
+        assert await bob.ask("tell", {"to": "ana", "text": 0}) == [1, 0, 0, 0, 0, 0]
+        held = store.hold_commits()
+        await bob.emit("pay", {"to": "ana", "text": 1})
+        await bob.emit("tell", {"to": "ana", "text": 2})
+        await trio.sleep(1)
+        assert await told(ana, 1) == [0]
+        await nothing(ana)
+        held.release()
+        assert await told(ana, 2) == [1, 2]
+        await trio.sleep(1)
+        assert await bob.ask("tell", {"to": "ana", "text": 3}) == [1, 0, 0, 0, 0, 0]
+        assert await told(ana, 1) == [3]
+        assert await rooms.user("ana").waiting() == 4
