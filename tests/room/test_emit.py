@@ -34,7 +34,7 @@ def board(**options: Any) -> Room[None]:
 
     @room.on("point twice")
     async def point_twice(ctx: Context[None], data: int) -> None:
-        ctx.connection.emit("pointed")
+        ctx.room.storage.put("at", data)  # So that all of it goes out when that is durable.
         for number in (data, data + 1):
             ctx.room.emit("cursor", [ctx.connection.user, number], coalesce="cursor")
 
