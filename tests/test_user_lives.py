@@ -10,6 +10,64 @@ from tests.user_life import Step, live, lives
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 """Without the explanation of which lines matter, which takes longer than the lives."""
 
+NORMAL = ("normal", 86_400.0)
+SHORT = ("sleep", 0.06)
+STORIES: dict[str, list[Step]] = {
+    "sent behind the gate to who is away": [("tell", "safe/a", "cid", *NORMAL, False, False)],
+    "sent behind the gate, and killed": [
+        ("tell", "safe/a", "ana", *NORMAL, False, False),
+        SHORT,
+        ("kill", True),
+    ],
+    "sent behind the gate, refused": [
+        ("refuse", "commits", 1),
+        ("tell", "safe/a", "ana", *NORMAL, False, False),
+        ("tell", "safe/a", "ana", *NORMAL, False, True),
+    ],
+    "a session that has it outlives a kill": [
+        ("come", 1),
+        SHORT,
+        ("send", 0, "ana", *NORMAL, False, ""),
+        SHORT,
+        ("kill", False),
+        ("come", 0),
+        SHORT,
+    ],
+    "what comes while an inbox is read": [
+        ("send", 0, "ben", *NORMAL, False, ""),
+        SHORT,
+        ("hold reads",),
+        ("come", 3),
+        SHORT,
+        ("send", 0, "ben", *NORMAL, True, ""),
+        ("send", 0, "ben", *NORMAL, False, ""),
+        SHORT,
+        ("release",),
+    ],
+    "given back after a kill": [
+        ("come", 1),
+        SHORT,
+        ("send", 0, "ana", *NORMAL, False, ""),
+        SHORT,
+        ("kill", False),
+        ("sleep", 22.0),
+        ("come", 0),
+    ],
+    "expired while it was in doubt": [
+        ("doubt", "posts", 3, True),
+        ("send", 0, "cid", "low", 0.5, False, ""),
+        ("sleep", 6.0),
+    ],
+    "a full inbox": [("flood", "cid", "normal"), ("flood", "cid", "high"), ("flood", "cid", "low")],
+}
+"""What chance seldom comes to."""
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_story_keeps_the_rules(story: str) -> None:
+    """One by one."""
+    live(STORIES[story])
+
 
 @settings(max_examples=60, deadline=None, database=None, derandomize=True, phases=PHASES)
 @given(lives)

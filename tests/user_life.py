@@ -85,7 +85,7 @@ _now_and_then = (
     st.tuples(st.just("leave"), _who),
     st.tuples(st.just("sleep"), st.sampled_from((WINDOW / 2, WINDOW + 2))),
     st.tuples(st.just("hibernate"), _key),
-    st.tuples(st.just("hold settles")),
+    st.tuples(st.sampled_from(("hold settles", "hold reads"))),
     st.tuples(st.just("refuse"), _of_store, st.sampled_from((1, 1, 2))),
     st.tuples(st.just("doubt"), _of_store, st.sampled_from((1, 1, 3)), st.booleans()),
     st.tuples(st.just("doubt"), _of_store, st.sampled_from((1, 1, 3)), st.booleans()),
@@ -495,6 +495,8 @@ class Process:
                 self.gates.append(self.store.hold_commits())
             case ("hold posts",):
                 self.gates.append(self.store.hold_posts())
+            case ("hold reads",):
+                self.gates.append(self.store.hold_reads())
             case ("hold settles",):
                 self.gates.append(self.store.hold_settles())
             case ("release",):

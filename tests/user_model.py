@@ -39,6 +39,7 @@ class Letter:
     outcome: str = ""
     """What its sender was told: sent, refused, or nothing yet."""
     sent: Sent | None = None
+    answered_at: float = 0.0
     posted: bool = False
     """Whether the store has had it."""
     removed: str = ""
@@ -154,7 +155,7 @@ class Model:
 
     def answered(self, letter: Letter, outcome: str, sent: Sent | None = None) -> None:
         """A sender is told what has become of something."""
-        letter.outcome, letter.sent = outcome, sent
+        letter.outcome, letter.sent, letter.answered_at = outcome, sent, self.clock()
         if outcome == "refused":
             self.must(not letter.posted, "what was refused is not stored", letter.name)
             self.must(not letter.heard, "what was refused is not heard", letter.name)
@@ -180,6 +181,7 @@ class Model:
             self.must(not gone, "what was dropped is not heard", visit.name, name)
         numbered = visit.session and not letter.volatile
         self.must((seq is not None) == numbered, "a session's have numbers, and no others", visit.name, name)
+        self._is_at_one_session(visit, letter)
         letter.heard[visit] = letter.heard.get(visit, 0) + 1
         returned = any(
             other is not visit
@@ -195,6 +197,15 @@ class Model:
         visit.heard[letter.sender] = max(before, letter.number)
         if seq is not None:
             visit.unacknowledged.append((seq, letter))
+
+    def _is_at_one_session(self, visit: Visit, letter: Letter) -> None:
+        """Who came later gets only what no session has that goes on, as far as its process knew of it."""
+        if letter.sent is None or letter.sent.reached != 1 or visit.began < letter.answered_at:
+            return
+        for other in letter.heard:
+            if other is not visit and other.session and not other.ended(self.clock()):
+                known = self.died < letter.sent_at or other.key.startswith("safe")
+                self.must(not known, "it is at one session at a time", visit.name, letter.name, other.name)
 
     def acknowledges(self, visit: Visit, seq: int) -> None:
         """A client is about to acknowledge everything up to there."""
