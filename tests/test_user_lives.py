@@ -58,6 +58,12 @@ STORIES: dict[str, list[Step]] = {
         ("send", 0, "cid", "low", 0.5, False, ""),
         ("sleep", 6.0),
     ],
+    "perhaps stored, and then no room for it": [
+        ("doubt", "posts", 1, True),
+        ("refuse", "posts", 2),
+        ("send", 0, "ana", *NORMAL, False, ""),
+        ("sleep", 1.2),
+    ],
     "a full inbox": [("flood", "cid", "normal"), ("flood", "cid", "high"), ("flood", "cid", "low")],
 }
 """What chance seldom comes to."""

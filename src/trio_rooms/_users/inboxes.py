@@ -56,9 +56,15 @@ class Inboxes:
         while True:
             try:
                 return await self._store.post(posts)
-            except (StoreFull, StoreReadOnly, StaleWrite, StoreClosed):
+            except StoreClosed:
+                raise
+            except StaleWrite as error:
+                if again > _AGAIN_FIRST:  # What was tried before may be there.
+                    raise StoreClosed(str(error)) from error
                 raise
             except StoreError as error:
+                if again == _AGAIN_FIRST and isinstance(error, StoreFull | StoreReadOnly):
+                    raise
                 if again == _AGAIN_FIRST:
                     logger.warning(
                         "whether messages for users are kept is not known, so once more: %s", error
