@@ -482,6 +482,7 @@ class Process:
                     await line.client.emit("hello")
             case ("hibernate" | "destroy" as what, key):
                 if what == "destroy":
+                    self.model.destroyed.add(key)
                     for visit in self.model.visits:
                         visit.over |= visit.key == key
                 self.unanswered += 1

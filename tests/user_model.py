@@ -101,6 +101,8 @@ class Model:
     """When a process died last."""
     bumped: int = 0
     """How many were removed since an inbox was full, in this process."""
+    destroyed: set[str] = attrs.field(factory=set)
+    """Rooms that were to be destroyed: nobody knows when that ends the sessions there."""
     broken: list[str] = attrs.field(factory=list)
 
     def must(self, holds: object, rule: str, *about: object) -> None:
@@ -186,7 +188,7 @@ class Model:
         returned = any(
             other is not visit
             and letter.suits(other)
-            and other.ended(now)
+            and (other.ended(now) or other.key in self.destroyed)
             and (other.away_since is None or other.away_since + WINDOW >= letter.sent_at)
             for other in self.visits
         )
@@ -203,7 +205,8 @@ class Model:
         if letter.sent is None or letter.sent.reached != 1 or visit.began < letter.answered_at:
             return
         for other in letter.heard:
-            if other is not visit and other.session and not other.ended(self.clock()):
+            goes_on = not other.ended(self.clock()) and other.key not in self.destroyed
+            if other is not visit and other.session and goes_on:
                 known = self.died < letter.sent_at or other.key.startswith("safe")
                 self.must(not known, "it is at one session at a time", visit.name, letter.name, other.name)
 
