@@ -64,6 +64,13 @@ STORIES: dict[str, list[Step]] = {
         ("send", 0, "ana", *NORMAL, False, ""),
         ("sleep", 1.2),
     ],
+    "expired before its sender was answered": [
+        ("come", 0),
+        ("hold posts",),
+        ("send", 0, "ana", *NORMAL, False, ""),
+        ("send", 1, "ana", "high", 0.5, False, ""),
+        ("sleep", 3.5),
+    ],
     "a full inbox": [("flood", "cid", "normal"), ("flood", "cid", "high"), ("flood", "cid", "low")],
 }
 """What chance seldom comes to."""

@@ -397,11 +397,13 @@ class Office:
         user, links = message.user, self._recipients(message.user, message.room)
         if message.volatile:
             return self._fling(message, links)
-        if self.offers.is_out(user, message.id) or self.settling.has(user, message.id):
-            return Sent()
-        if message.expires <= self._wall.now():
-            self._expire(user, message.id)
+        out, removed = self.offers.is_out(user, message.id), self.settling.has(user, message.id)
+        if message.expires <= self._wall.now() and not out:
+            if not removed:  # Else the janitor was here before.
+                self._expire(user, message.id)
             return Sent(dropped=1)
+        if out or removed:
+            return Sent()
         if blocked or not links:
             self._stored += 1
             return Sent(stored=1)
