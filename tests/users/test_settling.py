@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import trio
 from trio.testing import MockClock
 
@@ -26,3 +28,30 @@ async def test_what_is_removed_while_an_inbox_is_worked_on_counts_as_removed(
             assert settling.has("ana", 1)
             assert not settling.has("ana", 2)
         assert not settling.has("ana", 1)
+
+
+class _Busy(MemoryStore):
+    """While it removes something, more is acknowledged."""
+
+    settling: Settling
+
+    async def settle(self, user: str, ids: Collection[int]) -> None:
+        self.settling.add(f"user {trio.current_time()}", [1])
+        await trio.sleep(0.01)
+        await super().settle(user, ids)
+
+
+async def test_who_waits_until_something_is_removed_does_not_wait_for_what_comes_later(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Where others acknowledge all the time, there is always something."""
+    async with _Busy() as store:
+        await store.post([Post(f"user {number}", 1, b"", 1e12) for number in range(100)])
+        settling = store.settling = Settling(store, nursery.start_soon, lambda: None)
+        for number in range(100):
+            settling.add(f"user {number}", [1])
+        with trio.fail_after(1):
+            await settling.removed()
+        assert await store.inboxes() == []
+        assert not settling.empty
+        nursery.cancel_scope.cancel()

@@ -86,10 +86,13 @@ class Settling:
 
     async def removed(self) -> None:
         """Wait until all that there was is removed, or cannot be now; no checkpoint where nothing was."""
-        if self._running:
+        # What comes meanwhile stands behind it, however much that is.
+        left = 1 + -(-len(self._ids) // _AT_ONCE)
+        while self._running and left:
             if self._fewer is None:
                 self._fewer = trio.Event()
             await self._fewer.wait()
+            left -= 1
 
     def _tell(self) -> None:
         fewer, self._fewer = self._fewer, None
@@ -109,10 +112,10 @@ class Settling:
                 async with trio.open_nursery() as nursery:
                     for user in users:
                         nursery.start_soon(partial(self._remove, user, failures))
+                self._tell()
                 if not failures:
                     pause = _FIRST
                     continue
-                self._tell()
                 if isinstance(failures[0], StoreClosed):
                     return
                 if pause == _FIRST:
