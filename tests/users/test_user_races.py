@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from tests.sockets.bench import soon
@@ -25,6 +26,7 @@ from trio_rooms import (
     User,
     open_rooms,
 )
+from trio_rooms.stores import Offer, Waiting
 from trio_rooms.testing import FaultyStore, MemoryClient
 
 
@@ -385,3 +387,84 @@ async def test_so_much_for_one_user_has_to_wait(autojump_clock: MockClock) -> No
         for post in posts:
             await post.over.wait()
         assert sum(post.sent.stored for post in posts if post.sent is not None) >= 10
+
+
+async def test_a_session_that_another_connection_takes_keeps_what_it_was_sent(
+    autojump_clock: MockClock,
+) -> None:
+    """A client comes back before it is noticed that it was gone: nothing of it is given back."""
+    async with under() as world, inside(world.rooms, "ana") as client:
+        await client.emit("say", "the room is awake, and writes what it sends later")
+        await told(client, 1)
+        for number in range(3):
+            assert (await world.ana.send("told", number)).active == 1
+        async with inside(world.rooms, "ana", resume=client) as again:
+            assert await told(again, 3) == [0, 1, 2]
+            await nothing(again)
+            assert world.rooms.statistics().users.given_back == 0
+            await again.acknowledge()
+            await trio.sleep(1)
+            assert await world.ana.waiting() == 0
+
+
+async def test_what_is_in_an_inbox_is_not_refused(autojump_clock: MockClock) -> None:
+    """Although it cannot be read for which message there is no room."""
+    async with under() as world:
+        world.rooms._supervisor.users.office.inboxes._most = 2
+        for number in range(2):
+            await world.ana.send("told", number)
+        world.store.fail_reads(StoreError("it cannot be read"), key="ana")
+        assert await world.ana.send("told", 2) == Sent(stored=1)
+        assert await world.ana.waiting() == 3
+        await world.ana.send("told", 3)
+        await world.rest()
+        assert await world.ana.waiting() == 2
+
+
+async def test_who_comes_while_messages_are_worked_off_gets_them_in_order(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many that are sent at once hold nobody up, and so she may come in between."""
+    monkeypatch.setattr("trio_rooms._users.office.TURN", -1)
+    async with under() as world, trio.open_nursery() as nursery:
+        held = world.store.hold_posts()
+        posts = []
+        for number in range(100):
+            posts.append(Post(nursery, partial(world.ana.send, "told", number)))
+            await trio.testing.wait_all_tasks_blocked()
+        held.release()
+        while not any(post.sent for post in posts[1:]):
+            await trio.lowlevel.checkpoint()
+        assert not all(post.sent for post in posts)
+        async with inside(world.rooms, "ana") as client:
+            assert await told(client, 100) == [*range(100)]
+            await nothing(client)
+
+
+class _Elsewhere(MemoryStore):
+    """Has some messages on their way to sessions of other rooms, which nobody knows any more."""
+
+    async def inbox(self, user: str, *, after: int = 0, limit: int | None = None) -> list[Waiting]:
+        return [
+            attrs.evolve(row, offer=Offer(user, f"den/{row.position}", 1, 1)) if row.position % 2 else row
+            for row in await super().inbox(user, after=after, limit=limit)
+        ]
+
+
+async def test_who_comes_again_while_her_inbox_is_read_gets_all_of_it_in_order(
+    autojump_clock: MockClock,
+) -> None:
+    """Also what was passed over meanwhile, since she was not there."""
+    store = FaultyStore(_Elsewhere())
+    async with under(store) as world:
+        for number in range(4):
+            await world.ana.send("told", number)
+        first, second = store.hold_reads("den/1"), store.hold_reads("den/3")
+        async with inside(world.rooms, "ana", "hall/a"):
+            await first.wait_arrived()
+        await soon(lambda: not world.ana.online)
+        first.release()
+        await second.wait_arrived()
+        async with inside(world.rooms, "ana") as client:
+            second.release()
+            assert await told(client, 4) == [0, 1, 2, 3]

@@ -325,7 +325,6 @@ class Registrar:
 
     def _take_from(self, record: Record, roster: Roster, old: Link) -> None:
         """A session leaves the connection that it had: one that is there, that closes, or that is gone."""
-        old.flags &= ~SESSION
         if old.flags & GONE:
             record.away -= 1
             if roster.away is not None:
@@ -333,7 +332,9 @@ class Registrar:
         elif old.flags & CLOSING:
             old.flags |= UNREPORTED
         else:
+            # With its session, which is not over: what that was sent and has not acknowledged stays with it.
             self._hub.close(old, CloseCode.TAKEN, _TAKEN, report=False)
+        old.flags &= ~SESSION
         old.session = old.sid
 
     def _note_link(self, record: Record, sid: int, half: LinkHalf) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
+from time import perf_counter
 from typing import Any, Final
 
 import attrs
@@ -18,7 +19,9 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.turn import TURN
 from trio_rooms._loop.wall import WallClock
+from trio_rooms._sockets.flags import GONE
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Link
 from trio_rooms._sockets.sent import Sent
@@ -342,12 +345,20 @@ class Office:
 
     async def _work_off(self, user: str, pending: Pending) -> None:
         """Do what there is to be done for a user now: all that was sent, and a look if one is wanted."""
-        items = pending.take()
-        items = await self._post(user, pending, items)
-        if pending.look and not pending.blocked:
-            items = await self._offer_waiting(user, pending, items)
-        for item in items:
+        left = deque(await self._post(user, pending, pending.take()))
+        until = perf_counter() + TURN
+        while True:
+            # Also where she has come since the last one was delivered: that may wait, and be before the rest.
+            if pending.look and not pending.blocked:
+                left = deque(await self._offer_waiting(user, pending, left))
+                until = perf_counter() + TURN
+            if not left:
+                break
+            item = left.popleft()
             item.done(self._deliver(item.message, blocked=pending.blocked))
+            if perf_counter() > until:
+                await trio.lowlevel.checkpoint()
+                until = perf_counter() + TURN
         pending.taken = []
 
     async def _post(self, user: str, pending: Pending, items: list[Item]) -> list[Item]:
@@ -360,9 +371,6 @@ class Office:
             size = (await self.inboxes.post(posts))[user] if posts else await self._store.inbox_size(user)
             if items:
                 self.noted(min(item.message.expires for item in items))
-            if not self.inboxes.over(size):
-                return items
-            gone = set(await self.inboxes.surplus(user, self._stays))
         except (StoreError, ValueError, TypeError) as error:
             if not posts:
                 return items  # It is measured with the next one.
@@ -374,6 +382,12 @@ class Office:
                 else:
                     item.refused(failure)
             return kept
+        if not self.inboxes.over(size):
+            return items
+        try:
+            gone = set(await self.inboxes.surplus(user, self._stays))
+        except StoreError:
+            return items  # They are there. It is looked at again with the next one.
         self._dropped += len(gone)
         if gone:
             self.settling.add(user, gone)
@@ -415,7 +429,7 @@ class Office:
 
     # A look into an inbox.
 
-    async def _offer_waiting(self, user: str, pending: Pending, items: list[Item]) -> list[Item]:
+    async def _offer_waiting(self, user: str, pending: Pending, items: Iterable[Item]) -> list[Item]:
         """Offer what waits in an inbox to one connection, and in its place what was sent just now to all.
 
         Returns:
@@ -426,34 +440,47 @@ class Office:
         fresh = {item.message.id: item for item in items}
         live: dict[tuple[str, int, int], bool] = {}
         after = 0
+        passed = False
         try:
             async with self._readers:
                 while next(self._of(user, ""), None) is not None:
                     rows = await self._store.inbox(user, after=after, limit=_PAGE)
+                    until = perf_counter() + TURN
                     for row in rows:
-                        item = fresh.pop(row.post.id, None)
-                        if item is not None:
-                            item.done(self._deliver(item.message))
-                        elif row.post.id not in self._coming:
-                            await self._offer_one(row, lookers, live)
+                        number = row.post.id
+                        if number not in fresh and (
+                            number in self._coming or await self._is_elsewhere(row, live)
+                        ):
+                            continue
+                        if passed and pending.look:
+                            pending.lookers[:0] = lookers
+                            return [*fresh.values()]  # Who has come since gets what was passed over first.
+                        if number in fresh:
+                            item = fresh.pop(number)
+                            sent = self._deliver(item.message)
+                            passed = passed or sent.stored > 0
+                            item.done(sent)
+                        else:
+                            passed = not self._offer_one(row, lookers) or passed
+                        if perf_counter() > until:
+                            await trio.lowlevel.checkpoint()
+                            until = perf_counter() + TURN
                     if len(rows) < _PAGE:
                         break
                     after = rows[-1].position
         except StoreError as error:
             logger.error("the inbox of user %r cannot be read: %s", user, error)  # noqa: TRY400
             pending.look = pending.blocked = True
-            pending.lookers = [*lookers, *pending.lookers]
+            # However long that lasts, and however often she comes: who is gone gets nothing.
+            pending.lookers = [link for link in (*lookers, *pending.lookers) if not link.flags & GONE]
             self._deadlines.set(trio.current_time() + _AGAIN, partial(self._look_again, user))
         return [*fresh.values()]
 
-    async def _offer_one(
-        self, row: Waiting, lookers: list[Link], live: dict[tuple[str, int, int], bool]
-    ) -> None:
-        """Offer a message that waits to one connection, unless it is on its way already.
+    async def _is_elsewhere(self, row: Waiting, live: dict[tuple[str, int, int], bool]) -> bool:
+        """Whether a message that waits is on its way already, or is to go.
 
         Args:
             row: the message.
-            lookers: connections that have come, the first of which gets it.
             live: what is known of sessions that have been looked up for this inbox.
 
         Raises:
@@ -461,29 +488,40 @@ class Office:
         """
         post = row.post
         if self.offers.is_out(post.user, post.id) or self.settling.has(post.user, post.id):
-            return
+            return True
         if post.expires <= self._wall.now():
             self._expire(post.user, post.id)
-            return
+            return True
         if row.offer is not None:
             place = row.offer.key, row.offer.sid, self._endings  # What has ended since may be this.
             if place not in live:
                 live[place] = await self._goes_on(row.offer)
             if live[place]:
                 self._adopt(row.offer, post.id)
-                return
+                return True
+        return False
+
+    def _offer_one(self, row: Waiting, lookers: list[Link]) -> bool:
+        """Offer a message that waits to one connection; False where there is none for it.
+
+        Args:
+            row: the message.
+            lookers: connections that have come, the first of which gets it.
+        """
+        post = row.post
         links = self._recipients(post.user, post.room)
         if not links:
-            return
+            return False
         try:
             message = Message.stored(post)
         except Exception:
             logger.exception("a message in the inbox of user %r is damaged", post.user)
-            return
+            return True
         # Whoever connects is there, although that alone uses no connection of a sleeping room.
         came = next((link for link in lookers if link in links), None)
         out = self.offers.out(post.user, post.id)
         self._courier.hand(message, [came or links[-1]], out, at_once=came is not None)
+        return True
 
     async def expire(self, row: Waiting) -> bool:
         """Remove a message whose time is over, unless somebody has it who may still acknowledge it.
