@@ -43,7 +43,8 @@ probe: Room[None] = Room("probe", idle_timeout=math.inf)
 active: Room[None] = Room("active", idle_timeout=math.inf, connection_idle_timeout=math.inf)
 parked: Room[None] = Room("parked")
 gathered: Room[None] = Room("gathered", batch_window=GATHERED)
-home: Room[None] = Room("home", idle_timeout=math.inf, wakes=True)
+# Who has just come counts as active for its time: here none.
+home: Room[None] = Room("home", idle_timeout=math.inf, wakes=True, connection_idle_timeout=0)
 
 
 @probe.on_message
