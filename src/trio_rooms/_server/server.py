@@ -459,7 +459,7 @@ class Server:
     def _timeout(self, seconds: float) -> Iterator[trio.CancelScope]:
         """Like `trio.move_on_after`, but what has arrived in time counts however late it is read."""
         scope = trio.CancelScope()
-        deadline = self.hub.set_deadline(trio.current_time() + seconds, scope.cancel)
+        deadline = self.hub.timeouts.set(trio.current_time() + seconds, scope.cancel)
         try:
             with scope:
                 yield scope

@@ -239,7 +239,7 @@ class Acceptor:
     def _arm(self, when: float) -> None:
         """Look for who is late."""
         self._armed = True
-        self._hub.set_deadline(when, self._expire)
+        self._hub.timeouts.set(when, self._expire)
 
     def _expire(self) -> None:
         """Drop who has not sent its request in time."""

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import attrs
 import trio
 
-from trio_rooms._loop.deadlines import Deadline, Deadlines
+from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.turn import TURN
 from trio_rooms._wire import envelope, frames
 from trio_rooms._wire.close_codes import PASSING, CloseCode
@@ -48,7 +48,7 @@ from .flags import (
 from .intake import SMALL, Intake
 from .links import SocketLink
 from .manner import Manner
-from .pollers import MOST_EVENTS, READ, WRITE, Poller, new_poller
+from .pollers import READ, WRITE, Poller, new_poller
 from .postponed import Entry, Postponements
 from .relays import MOST_BEHIND, Rates, Relay
 from .replaying import Replaying
@@ -68,6 +68,7 @@ from .rounds import Rounds
 from .sent import Sent
 from .standing import acknowledge
 from .tcp import has_vanished
+from .timeouts import Timeouts
 
 __all__ = ["HubStatistics", "Sessions", "SocketHub"]
 
@@ -89,8 +90,6 @@ _SPECIAL: Final = CLOSING | SESSION | PINGED
 _LONGEST_ACK: Final = 256
 """Characters or bytes of a message that may be an acknowledgement alone."""
 _PONG: Final = envelope.pong()
-_READS: Final = 32
-"""Times that a socket was read whose time has come, if there is still something to be read then."""
 _AT_ONCE: Final = 64
 """Connections closed between two turns of the event loop."""
 _ROUND: Final = 30.0
@@ -207,12 +206,8 @@ class SocketHub:
         self._relays_dropped = 0
         self._dropped = 0
         self._read_size = _READ_SIZE
-        self._rounds = 0
-        """Answers of the poller that were worked off."""
-        self._overdue: list[Callable[[], object]] = []
-        self._overdue_at = 0
-        """The round after which they are called at the latest."""
-        self._intake = Intake(max_message_size, self.set_deadline, self._too_slow)
+        self.timeouts: Timeouts = Timeouts(deadlines, self.poller, self._sockets)
+        self._intake = Intake(max_message_size, self.timeouts.set, self._too_slow)
         self.closes: Closes = Closes()
         """The connections that this side closed, those that were refused by a close included."""
         self._ghosts = Rounds(deadlines, self._sockets, _ROUND, self._lose_ghost)
@@ -234,34 +229,6 @@ class SocketHub:
             self._dropped,
             dict(self.closes.counts),
         )
-
-    # Deadlines of those on the other side.
-
-    def set_deadline(self, when: float, call: Callable[[], object]) -> Deadline | None:
-        """Call ``call()`` at ``when``, as `Deadlines.set` does, but not before what has arrived was read.
-
-        For all that ends a connection because something did not come in time: where the event loop
-        stood still, or is busy, it may be there. Cancelled by `Deadlines.cancel`.
-        """
-        return self._deadlines.set(when, partial(self._due, call))
-
-    def _due(self, call: Callable[[], object]) -> None:
-        """The time of a call has come."""
-        self._overdue.append(call)
-        if len(self._overdue) == 1:
-            every_socket = len(self._sockets) // MOST_EVENTS + 1
-            self._overdue_at = self._rounds + _READS * every_socket
-            self._call_overdue()
-
-    def _call_overdue(self) -> None:
-        """Call what is due, when nothing is left to be read or every socket was read often enough."""
-        if self._rounds < self._overdue_at and self.poller.poll():
-            self._deadlines.set(trio.current_time(), self._call_overdue)  # Reading has its turn before.
-            return
-        (first, *others), self._overdue = self._overdue, []
-        first()
-        for call in others:
-            self._deadlines.set(trio.current_time(), call)  # A few at a time, as all deadlines.
 
     # Coming and going.
 
@@ -505,7 +472,7 @@ class SocketHub:
             still: looks in a row at which these were as many as before.
         """
         when = trio.current_time() + self._close_timeout / _LOOKS
-        self.set_deadline(when, partial(self._look, link, before, still))
+        self.timeouts.set(when, partial(self._look, link, before, still))
 
     def _look(self, link: Link, before: int, still: int) -> None:
         """Let go of a connection that closes, once it has stood still for long enough."""
@@ -1079,7 +1046,7 @@ class SocketHub:
 
     async def _watch(self) -> None:
         """Read and write whatever is ready, until cancelled."""
-        sockets = self._sockets
+        sockets, timeouts = self._sockets, self.timeouts
         ready = self.poller.fileno()
         current_time = trio.lowlevel.current_clock().current_time
         while True:
@@ -1113,7 +1080,7 @@ class SocketHub:
                             self.connection_lost(link)  # Reset: what it had sent must not come in now.
                     elif events & ~WRITE:
                         self._read(link, fd)
-            self._rounds += 1
+            timeouts.rounds += 1
 
     def _read(self, link: SocketLink, fd: int) -> None:
         """Read once from a socket, and hand on what came."""

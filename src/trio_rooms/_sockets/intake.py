@@ -46,7 +46,7 @@ class Intake:
 
     Args:
         largest: bytes of the largest message that is taken.
-        set_deadline: see `SocketHub.set_deadline`.
+        set_deadline: see `Timeouts.set`.
         give_up: closes a connection whose message takes too long.
     """
 
