@@ -184,7 +184,7 @@ class Rooms:
             admin,
         )
         if ping_interval is not None:
-            self._hub.ping_every(ping_interval)
+            self._hub.keepalive.ping_every(ping_interval)
         with trio.CancelScope() as scope:
             self._servers.append(server)
             self._runtime.listening.add(scope)
@@ -490,7 +490,7 @@ def open_rooms(
     supervisor = Supervisor(definitions, hub, used, deadlines, max_awake, app)
     hub.deliver = supervisor.deliver
     if any(definition.presence for definition in definitions.values()):
-        hub.ping_every(_PRESENCE)
+        hub.keepalive.ping_every(_PRESENCE)
     runtime = Runtime(deadlines, hub, supervisor, used, stop_timeout, close_timeout)
     return _Opened(Rooms(definitions, runtime), runtime, thresholds(gc_thresholds))
 

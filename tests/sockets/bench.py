@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.links import SocketLink
 from trio_rooms._sockets.roster import Disconnected, Link, SocketEvent
 
-__all__ = ["Bench", "Line", "bench", "ready", "soon", "writes"]
+__all__ = ["Bench", "Line", "bench", "passes", "ready", "soon", "writes"]
 
 
 class Line(Link):
@@ -120,6 +121,14 @@ async def bench(*, backlog: int = 1 << 20, patience: float = 30) -> AsyncIterato
         made.hub.dispose()
         for client in made.clients:
             client.close()
+
+
+async def passes(clock: MockClock, seconds: int) -> None:
+    """Let time pass, a tenth of a second at a time."""
+    for _ in range(seconds * 10):
+        clock.jump(0.1)
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
 
 
 async def soon(true: Callable[[], object]) -> None:

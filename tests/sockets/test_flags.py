@@ -119,7 +119,7 @@ class Life:
         """Its turn has come to be asked for a sign of life, soon after the last time."""
         link = self._link()
         if not link.flags & RELEASED:
-            self.made.hub._ping(link)
+            self.made.hub.keepalive.ping(link)
 
     def client_closes(self) -> None:
         """A client begins or answers a closing handshake, and may go on talking."""

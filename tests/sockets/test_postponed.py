@@ -60,7 +60,7 @@ async def test_it_goes_when_its_connection_becomes_active() -> None:
         made.hub.postpone(link, text("a"), 60)
         client.send(frame(PING, b"p"))
         await soon(lambda: made.hub.statistics().answered)
-        made.hub._ping(link)
+        made.hub.keepalive.ping(link)
         assert writes(client) == [encode_pong(b"p"), b"\x89\0"]
         client.send(frame(TEXT, b"x"))
         await soon(lambda: made.hub.statistics().received)

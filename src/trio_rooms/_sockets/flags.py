@@ -109,7 +109,7 @@ RULES: Final = MappingProxyType(
         SESSION: Rule("whoever lets it into its room; cleared where the session ends or goes on elsewhere"),
         REPLAYING: Rule("who resumes it; cleared by SocketHub.let_go"),
         UNWELCOMED: Rule("who begins its session; cleared with the welcome"),
-        PINGED: Rule("SocketHub._ping; cleared by whatever is read, or with the last of its output"),
+        PINGED: Rule("Keepalive.ping; cleared by whatever is read, or with the last of its output"),
         OVER: Rule("SocketHub.close, the other side's close frame, who refuses it"),
         UNGREETED: Rule("SocketHub.enter, where the room greets; one with a session keeps it when it leaves"),
         UNREPORTED: Rule("SocketHub.close(report=False), SocketHub.close_room", needs=CLOSING | GONE),

@@ -46,6 +46,7 @@ from .flags import (
     UNREPORTED,
 )
 from .intake import SMALL, Intake
+from .keepalive import Keepalive
 from .links import SocketLink
 from .manner import Manner
 from .pollers import READ, WRITE, Poller, new_poller
@@ -64,10 +65,8 @@ from .roster import (
     SocketEvent,
     Users,
 )
-from .rounds import Rounds
 from .sent import Sent
 from .standing import acknowledge
-from .tcp import has_vanished
 from .timeouts import Timeouts
 
 __all__ = ["HubStatistics", "Sessions", "SocketHub"]
@@ -92,9 +91,6 @@ _LONGEST_ACK: Final = 256
 _PONG: Final = envelope.pong()
 _AT_ONCE: Final = 64
 """Connections closed between two turns of the event loop."""
-_ROUND: Final = 30.0
-"""Seconds in which each socket is looked at once, whether its client has vanished."""
-_PING: Final = frames.encode_ping()
 _LOOKS: Final = 5
 """How often within the close timeout it is looked whether a connection that closes still moves."""
 
@@ -188,7 +184,6 @@ class SocketHub:
         """Told of a connection of an awake room that is hibernated from now on; the runtime sets it."""
         self.activity: Activity = Activity(deadlines, self._hibernated, self.flush)
         self._postponements = Postponements(deadlines)
-        self._deadlines = deadlines
         self._close_timeout = close_timeout
         self._sockets: list[SocketLink | None] = []
         self._watched: dict[int, Callable[[int], None]] = {}
@@ -210,8 +205,7 @@ class SocketHub:
         self._intake = Intake(max_message_size, self.timeouts.set, self._too_slow)
         self.closes: Closes = Closes()
         """The connections that this side closed, those that were refused by a close included."""
-        self._ghosts = Rounds(deadlines, self._sockets, _ROUND, self._lose_ghost)
-        self._pings: Rounds | None = None
+        self.keepalive: Keepalive = Keepalive(deadlines, self._sockets, self._read, self.connection_lost)
         self._fan_out = FanOut(self._written)
         self._rates = Rates(deadlines)
 
@@ -335,9 +329,7 @@ class SocketHub:
             link.send(opening)
         resumed = begin is not None and begin(link)
         self.enter(link, resumed=resumed)
-        self._ghosts.go()
-        if self._pings is not None:
-            self._pings.go()
+        self.keepalive.go()
         return link
 
     def enter(self, link: Link, *, resumed: bool = False) -> None:
@@ -499,11 +491,6 @@ class SocketHub:
         self._remove(link)
         self._announce(link, CloseCode.ABNORMAL, "the connection was lost", clean=False)
         link.abort()
-
-    def _lose_ghost(self, link: SocketLink) -> None:
-        """Take note that the other side is gone where it has vanished without a word."""
-        if has_vanished(link.fd):
-            self.connection_lost(link)
 
     def release(self, link: Link) -> None:
         """Forget a link that has left its room, and close its descriptor. For each link once."""
@@ -996,44 +983,6 @@ class SocketHub:
     def note_sent(self, count: int) -> None:
         """So many messages were sent by such a piece."""
         self._sent += count
-
-    def ping_every(self, seconds: float) -> None:
-        """Send each socket a ping once in so many seconds, and give up who does nothing for as long.
-
-        Of several wishes the shortest time holds.
-        """
-        if self._pings is not None:
-            if self._pings.seconds <= seconds:
-                return
-            self._pings.stop()
-            for link in self._sockets:
-                if link is not None:
-                    link.flags &= ~PINGED  # Whose turn comes early now has had no time to answer.
-        self._pings = Rounds(self._deadlines, self._sockets, seconds, self._ping)
-        if self._open:
-            self._pings.go()
-
-    def _ping(self, link: SocketLink) -> None:
-        """Send a ping, unless something is on its way, and give up who has done nothing since the last time.
-
-        To answer is as good as to send anything, or to take some of what is on its way.
-        """
-        flags, output = link.flags, link.output
-        if flags & (CLOSING | GONE) or (output is not None and output.idle):
-            return  # The one has a deadline of its own, the other waits for us.
-        if flags & PAUSED:
-            link.flags &= ~PINGED  # What it has sent is not read.
-            return
-        still = output is None or not link.moves
-        if still and flags & PINGED:
-            self._read(link, link.fd)  # Where the event loop stood still, the answer may be here.
-            if link.flags & PINGED:
-                self.connection_lost(link)
-            if link.flags & (CLOSING | GONE):
-                return
-        link.flags |= PINGED
-        if link.output is None:
-            link.send_control(_PING)
 
     # The tasks.
 
