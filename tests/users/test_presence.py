@@ -773,3 +773,78 @@ async def _again(nursery: trio.Nursery, rooms: Rooms, user: str, before: MemoryC
     while client.welcome is None:
         await client.receive()
     return client
+
+
+async def _without_a_session(rooms: Rooms, task_status: trio.TaskStatus[MemoryClient]) -> None:
+    async with connect(rooms, "lobby/a", query="user=bob") as client:
+        task_status.started(client)
+        await trio.sleep_forever()
+
+
+async def _send_off(ctx: Context[Any]) -> None:
+    ctx.connection.close(4000, "enough")
+
+
+async def _hear_of(ctx: Context[Any]) -> None:
+    pass
+
+
+async def test_a_connection_that_closes_slowly_brings_back_nobody(autojump_clock: MockClock) -> None:
+    """Its room is asleep and forgotten meanwhile, and somebody's time is over who was away before that."""
+    room = lobby(resume_window=2, idle_timeout=0.5)
+    room.on("send_off")(_send_off)
+    room.on_disconnect(_hear_of)
+    async with trio.open_nursery() as nursery, open_rooms([room], close_timeout=20) as rooms:
+        ana = await enter(nursery, rooms, "user=ana")
+        bob = await nursery.start(_without_a_session, rooms)
+        await People(bob).hear()
+        await ana.drop()
+        await trio.sleep(0.2)
+        await bob.emit("send_off")
+        await trio.sleep(5)
+        assert "lobby/a" not in rooms._hub.rosters
+        await bob.drop()
+        while rooms._hub.closing:
+            await trio.lowlevel.checkpoint()
+        assert "lobby/a" in rooms._hub.rosters
+        cid = People(await enter(nursery, rooms, "user=cid"))
+        await cid.hear()
+        assert cid.users == {"cid": [ONLINE]}
+        nursery.cancel_scope.cancel()
+
+
+class Leisurely(MemoryStore):
+    """Takes its time for each page of sessions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages = 0
+
+    async def sessions(self, *asked: Any, **options: Any) -> list[Any]:
+        self.pages += 1
+        await trio.sleep(0.1)
+        return await super().sessions(*asked, **options)
+
+
+async def test_it_is_not_read_who_is_away_for_those_who_have_left(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes and goes alone, again and again, has no more read than one who stays."""
+    monkeypatch.setattr("trio_rooms._users.presence._PAGE", 1)
+    store = Leisurely()
+    async with trio.open_nursery() as nursery, open_rooms([lobby()], store=store) as rooms:
+        away = [await enter(nursery, rooms, f"user={number}") for number in range(20)]
+        for client in away:
+            await client.drop()
+        await trio.sleep(10)
+        before = store.pages
+        for _ in range(5):
+            client = await enter(nursery, rooms, "user=ana")
+            await trio.sleep(0.05)
+            await client.drop()
+            await trio.sleep(0.2)
+        assert store.pages - before < 20
+        dan = People(await enter(nursery, rooms, "user=dan"))
+        await dan.hear()
+        assert {*dan.users} == {"ana", "dan", *map(str, range(20))}
+        nursery.cancel_scope.cancel()

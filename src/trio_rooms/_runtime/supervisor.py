@@ -415,10 +415,12 @@ class Supervisor:
             assert presence is not None
             try:
                 await presence.known()
-                if (
-                    self._hub.rosters.get(key) is roster
-                ):  # Else everybody has left meanwhile, and others have come.
+                if self._hub.rosters.get(key) is roster:
                     return people_of(roster)
+            except StoreError:
+                if self._hub.rosters.get(key) is roster:
+                    raise
+                # Else everybody has left meanwhile, and others may have come.
             finally:
                 self._hub.forget(roster)
 

@@ -240,6 +240,8 @@ class SocketHub:
         self.activity.all_quiet(roster)
         if self.rosters.get(roster.key) is roster:  # Else a newer one has its key.
             del self.rosters[roster.key]
+            if roster.presence is not None:
+                roster.presence.forgotten()
 
     def new_id(self, fd: int = 0) -> int:
         """A number for the next connection, with its descriptor in it if it has one.

@@ -372,6 +372,9 @@ class Presence(Protocol):
     def over(self) -> None:
         """All sessions of the room end; those whose connections are there go on without one."""
 
+    def forgotten(self) -> None:
+        """The record of the room is dropped. A connection that closes may bring it back, long after that."""
+
 
 class Roster:
     """The connections of one room, and what the hub has still to do for them.

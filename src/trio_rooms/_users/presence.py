@@ -164,6 +164,7 @@ class Presence:
         "_not_before",
         "_roster",
         "_seen",
+        "_sessions",
         "_shared",
         "_telling",
         "_values",
@@ -183,6 +184,7 @@ class Presence:
         self._armed = False
         self._telling = False
         self._not_before = 0.0
+        self._sessions = sessions
         self._known: trio.Event | None = trio.Event() if sessions else None
         """Set when it is known who is away; None from then on."""
         self._seen: set[int] | None = None
@@ -233,6 +235,16 @@ class Presence:
             self._change(user)
         self._away.clear()
         self._learned()
+
+    def forgotten(self) -> None:
+        """See `roster.Presence`."""
+        if self._sessions:
+            unknown, self._known = self._known, trio.Event()
+            if unknown is not None:
+                unknown.set()
+            self._seen = None
+            self._away.clear()
+            self._changed.clear()
 
     def _note_met(self, link: Link, *, met: bool) -> None:
         """Whether the room has met a session that is away has changed."""
@@ -378,39 +390,45 @@ class Presence:
     def _begin(self) -> None:
         """The record knows how many sessions are away."""
         record = self._shared.record(self._roster.key)
-        if self._known is None:
+        reading = self._known
+        if reading is None or self._seen is None:
             return
         if record.away:
             record.pin()
-            self._shared.spawn(self._read, record)
+            self._shared.spawn(self._read, record, reading)
         else:
             self._learned()
 
-    async def _read(self, record: Record) -> None:
+    async def _read(self, record: Record, reading: trio.Event) -> None:
         """Read which they are, however long it takes."""
         try:
-            while self._known is not None:
+            while self._known is reading:
                 try:
-                    await self._read_all(record)
+                    await self._read_all(record, reading)
                 except StoreClosed:
                     return
                 except StoreError as error:
                     logger.error("room %s: it cannot be read who is away: %s", record.key, error)  # noqa: TRY400
-                    unknown, self._known = self._known, trio.Event()
-                    unknown.set()  # Who waits tries again, or does not.
+                    if self._known is reading:
+                        self._known = trio.Event()
+                        reading.set()  # Who waits tries again, or does not.
+                        reading = self._known
                     await trio.sleep(_RETRY)
                 else:
-                    self._learned()
+                    if self._known is reading:
+                        self._learned()
         finally:
             record.unpin()
 
-    async def _read_all(self, record: Record) -> None:
-        """Read it once. What changes meanwhile is seen here, and counts."""
+    async def _read_all(self, record: Record, reading: trio.Event) -> None:
+        """Read it once, unless it is known otherwise. What changes meanwhile is seen here, and counts."""
         for sid in record.unwritten_links():
             row, _ = await record.row(sid)
+            if self._known is not reading:
+                return
             self._learn(row)
         after = 0
-        while self._known is not None and (rows := await record.page(after, _PAGE)):
+        while (rows := await record.page(after, _PAGE)) and self._known is reading:
             after = rows[-1].sid
             for row in rows:
                 self._learn(row)
