@@ -200,12 +200,12 @@ async def test_each_connection_has_a_rate(mock_clock: MockClock) -> None:
         assert got(99) == 10
         statistics = made.hub.statistics()
         assert (statistics.relayed, statistics.relays_dropped) == (24, 8 + 6 + 89)
-        rates = made.hub._rates
-        assert len(rates) == 2
+        relays = made.hub.relays
+        assert len(relays) == 2
         for _ in range(2):
             mock_clock.jump(1)
             await trio.testing.wait_all_tasks_blocked()
-        assert (len(rates), len(made.deadlines)) == (0, before)
+        assert (len(relays), len(made.deadlines)) == (0, before)
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.5])

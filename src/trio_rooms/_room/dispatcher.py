@@ -233,9 +233,9 @@ class Dispatcher:
         if not mail.relay:
             shared.output.send_frame(link, frame)
         elif gate is None:
-            shared.hub.relay(link, frame)
+            shared.hub.relays.send(link, frame)
         else:
-            gate.add(partial(shared.hub.relay, link, frame), len(frame))
+            gate.add(partial(shared.hub.relays.send, link, frame), len(frame))
 
     def _wait_with(self, link: Link, number: int | None) -> None:
         """A message with an id is told if what it is part of cannot be saved."""

@@ -51,7 +51,7 @@ from .links import SocketLink
 from .manner import Manner
 from .pollers import READ, WRITE, Poller, new_poller
 from .postponed import Entry, Postponements
-from .relays import MOST_BEHIND, Rates, Relay
+from .relays import MOST_BEHIND, Relays
 from .replaying import Replaying
 from .roster import (
     MOST_DESCRIPTORS,
@@ -197,8 +197,6 @@ class SocketHub:
         self._received = 0
         self._answered = 0
         self._sent = 0
-        self._relayed = 0
-        self._relays_dropped = 0
         self._dropped = 0
         self._read_size = _READ_SIZE
         self.timeouts: Timeouts = Timeouts(deadlines, self.poller, self._sockets)
@@ -207,7 +205,7 @@ class SocketHub:
         """The connections that this side closed, those that were refused by a close included."""
         self.keepalive: Keepalive = Keepalive(deadlines, self._sockets, self._read, self.connection_lost)
         self._fan_out = FanOut(self._written)
-        self._rates = Rates(deadlines)
+        self.relays: Relays = Relays(deadlines, self._fan_out)
 
     def statistics(self) -> HubStatistics:
         """What the hub holds and has done until now."""
@@ -217,9 +215,9 @@ class SocketHub:
             len(self.rosters),
             self._received,
             self._answered,
-            self._sent,
-            self._relayed,
-            self._relays_dropped,
+            self._sent + self.relays.sent,
+            self.relays.relayed,
+            self.relays.dropped,
             self._dropped,
             dict(self.closes.counts),
         )
@@ -713,36 +711,23 @@ class SocketHub:
         relay = automatic.relays(message)
         if not relay and not automatic.echoes(message):
             return link, message
-        inbox, behind = roster.inbox, 0 if roster.jobs is None else len(roster.jobs)
-        if relay and not self._rates.allow(link, automatic.rate):
-            self._relays_dropped += 1
-        elif inbox is not None and (inbox.busy_with(link) or (behind and not relay)):
+        inbox = roster.inbox
+        if relay:
+            relays = self.relays
+            if not relays.allow(link, automatic.rate):
+                return None
+            if inbox is not None and inbox.busy_with(link):
+                return PassOn(link, message, relay)
+            relays.send(link, frames.encode_message(message), began)
+            return None
+        behind = 0 if roster.jobs is None else len(roster.jobs)
+        if inbox is not None and (inbox.busy_with(link) or behind):
             return PassOn(link, message, relay)
-        elif relay:
-            self.relay(link, frames.encode_message(message), began)
-        else:
-            self._answered += 1
-            self.send_frame(link, frames.encode_message(message))
-            if behind > MOST_BEHIND:
-                self._hold_back(link)
+        self._answered += 1
+        self.send_frame(link, frames.encode_message(message))
+        if behind > MOST_BEHIND:
+            self._hold_back(link)
         return None
-
-    def relay(self, link: Link, frame: bytes, began: float = 0.0) -> None:
-        """Send what came from a connection on to all others of its room, but those that are slow.
-
-        Args:
-            link: the connection.
-            frame: what came.
-            began: see `take`. What cannot be written within a turn of that is written later.
-        """
-        roster = link.roster
-        if link.flags & UNGREETED or (roster.jobs is not None and len(roster.jobs) >= MOST_BEHIND):
-            self._relays_dropped += 1
-            return
-        links = [*roster.links.values()]
-        self._relayed += 1
-        self._sent += len(links) - 1
-        self._fan_out.do(roster, Relay(link, links, frame), began)
 
     def _written(self, roster: Roster) -> None:
         """All output of a room that took long is written."""
