@@ -60,7 +60,7 @@ class Scene:
         self.hub, self.clock, self.made = made.hub, clock, made
         made.hub.activity.limits = lambda _: Limits()
         self.parked: list[Link] = []
-        made.hub.on_hibernated = self.parked.append
+        made.hub.activity.on_hibernated = self.parked.append
         self.box = Box()
         self.roster = made.hub.roster("a/b", None, greets=False)
         if awake:

@@ -255,8 +255,8 @@ async def test_a_slow_stream_gets_the_newest_of_what_is_coalesced(
             hub.send_in(link, PlainMessage(f"c{number}"), cursor)
             hub.send_in(link, PlainMessage("never"), volatile)
         assert [(await client.frame())[1] for _ in range(3)] == [b"a", b"b", b"c8"]
-        hub.postpone(link, encode_text(b"d"), 60)
-        hub.postpone(link, encode_text(b"e"), 60)
+        hub.pacing.postpone(link, encode_text(b"d"), 60)
+        hub.pacing.postpone(link, encode_text(b"e"), 60)
         began = trio.current_time()
         assert await client.read(6) == encode_text(b"d") + encode_text(b"e")
         assert trio.current_time() == began + 60
@@ -415,7 +415,7 @@ async def test_what_waits_at_an_adopted_connection_comes_message_by_message() ->
         await soon(lambda: rooms.get("room", "x").info().connections == 1)
         (link,) = rooms._hub.rosters["room/x"].links.values()
         for name in (b"a", b"b"):
-            rooms._hub.postpone(link, encode_text(name), 1000)
+            rooms._hub.pacing.postpone(link, encode_text(name), 1000)
         await websocket.send_message("c")
         assert [await websocket.get_message() for _ in range(3)] == ["a", "b", "c"]
         assert failures == []

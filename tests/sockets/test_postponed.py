@@ -42,7 +42,7 @@ async def test_it_goes_before_what_is_sent_next_and_in_one_write_with_it() -> No
         client, link = made.client(kind=PACKETS)
         told: list[str] = []
         for name in "ab":
-            made.hub.postpone(link, text(name), 60, done=lambda name=name: told.append(name))  # type: ignore[misc]
+            made.hub.pacing.postpone(link, text(name), 60, done=lambda name=name: told.append(name))  # type: ignore[misc]
         assert (writes(client), told) == ([], [])
         made.hub.send(link, PlainMessage("c"))
         assert writes(client) == [text("a") + text("b") + text("c")]
@@ -57,7 +57,7 @@ async def test_it_goes_when_its_connection_becomes_active() -> None:
     """Because its client sends something. A pong overtakes it, and so does a ping of the server."""
     async with bench() as made:
         client, link = made.client(kind=PACKETS)
-        made.hub.postpone(link, text("a"), 60)
+        made.hub.pacing.postpone(link, text("a"), 60)
         client.send(frame(PING, b"p"))
         await soon(lambda: made.hub.statistics().answered)
         made.hub.keepalive.ping(link)
@@ -74,7 +74,7 @@ async def test_it_goes_when_a_connection_is_used_that_was_found_to_be_quiet(mock
         client, link = made.client(kind=PACKETS)
         made.hub.activity.use(link)
         mock_clock.jump(60)
-        made.hub.postpone(link, text("a"), 60)
+        made.hub.pacing.postpone(link, text("a"), 60)
         assert writes(client) == []
         made.hub.take(link, "x")
         assert writes(client) == [text("a")]
@@ -86,15 +86,15 @@ async def test_it_goes_after_its_time_at_the_latest(mock_clock: MockClock) -> No
         clients = [made.client(kind=PACKETS) for _ in range(100)]
         before = len(made.deadlines)
         for _, link in clients:
-            made.hub.postpone(link, text("a"), 60)
+            made.hub.pacing.postpone(link, text("a"), 60)
         assert len(made.deadlines) == before + 1
         (one, first), (two, second), *_ = clients
         await pass_by(mock_clock, 30)
-        made.hub.postpone(first, text("b"), 60)
-        made.hub.postpone(second, text("b"), 5)
+        made.hub.pacing.postpone(first, text("b"), 60)
+        made.hub.pacing.postpone(second, text("b"), 5)
         await pass_by(mock_clock, 5)
         assert writes(two) == [text("a") + text("b")]
-        made.hub.postpone(second, text("c"), 60)
+        made.hub.pacing.postpone(second, text("c"), 60)
         await pass_by(mock_clock, 24.9)
         assert not any(writes(client) for client, _ in clients)
         await pass_by(mock_clock, 0.2)
@@ -110,12 +110,12 @@ async def test_the_newest_takes_the_place_of_what_has_its_key() -> None:
     async with bench() as made:
         client, link = made.client(kind=PACKETS)
         for name, key in (("a1", "a"), ("b1", "b"), ("x", None), ("a2", "a"), ("x", None), ("a3", "a")):
-            made.hub.postpone(link, text(name), 60, key=key)
-        made.hub.flush(link)
+            made.hub.pacing.postpone(link, text(name), 60, key=key)
+        link.send_postponed()
         assert writes(client) == [b"".join(map(text, ("b1", "x", "x", "a3")))]
-        made.hub.flush(link)
+        link.send_postponed()
         assert writes(client) == []
-        made.hub.postpone(link, text("old"), 60, key="a")
+        made.hub.pacing.postpone(link, text("old"), 60, key="a")
         made.hub.send_in(link, PlainMessage("new"), Manner(volatile=False, key="a", window=0))
         assert writes(client) == [text("new")]
 
@@ -125,13 +125,13 @@ async def test_there_is_no_more_of_it_than_there_may_be() -> None:
     async with bench() as made:
         client, link = made.client(kind=PACKETS)
         for number in range(300):
-            made.hub.postpone(link, text(f"{number}"), 60)
+            made.hub.pacing.postpone(link, text(f"{number}"), 60)
         assert writes(client) == [b"".join(text(f"{number}") for number in range(257))]
-        made.hub.flush(link)
+        link.send_postponed()
         writes(client)
         for number in range(4):
-            made.hub.postpone(link, encode_binary(bytes(20_000)), 60, key=number)
-            made.hub.postpone(link, encode_binary(bytes(20_000)), 60, key=number)
+            made.hub.pacing.postpone(link, encode_binary(bytes(20_000)), 60, key=number)
+            made.hub.pacing.postpone(link, encode_binary(bytes(20_000)), 60, key=number)
         assert [len(one) // 20_000 for one in writes(client)] == [4]
 
 
@@ -140,9 +140,9 @@ async def test_a_close_goes_behind_it() -> None:
     async with bench() as made:
         client, link = made.client(kind=PACKETS)
         told: list[int] = []
-        made.hub.postpone(link, text("a"), 60, done=lambda: told.append(1))
+        made.hub.pacing.postpone(link, text("a"), 60, done=lambda: told.append(1))
         made.hub.close(link, 4000, "")
-        made.hub.postpone(link, text("b"), 60, done=lambda: told.append(2))
+        made.hub.pacing.postpone(link, text("b"), 60, done=lambda: told.append(2))
         assert writes(client) == [text("a"), encode_close(4000, "")]
         assert told == [1]
 
@@ -153,7 +153,7 @@ async def test_it_goes_with_its_connection(mock_clock: MockClock) -> None:
         told: list[int] = []
         for ends in (b"", frame(0x8, b"\x03\xe8")):
             client, link = made.client()
-            made.hub.postpone(link, text("a"), 60, done=lambda: told.append(1))
+            made.hub.pacing.postpone(link, text("a"), 60, done=lambda: told.append(1))
             client.send(ends) if ends else client.close()
             await soon(lambda: not made.hub.statistics().sockets)
             assert link.unfinished is None
@@ -170,7 +170,7 @@ async def test_it_keeps_its_place_behind_what_is_still_written() -> None:
         made.hub.broadcast(link.roster, PlainMessage("all"))
         if not link.roster.jobs:  # A fast machine.
             link.roster.jobs = None
-        made.hub.postpone(link, text("low"), 60)
+        made.hub.pacing.postpone(link, text("low"), 60)
         made.hub.send(link, PlainMessage("last"))
         await soon(lambda: not link.roster.jobs)
         assert ready(client) == text("all") + text("low") + text("last")
@@ -246,7 +246,7 @@ async def test_a_client_that_is_too_slow_gets_nothing_of_it() -> None:
         told: list[int] = []
         made.hub.send_frame(link, encode_binary(bytes(1 << 20)))
         made.hub.send_frame(link, encode_binary(bytes(2000)))
-        made.hub.postpone(link, text("a"), 60, done=lambda: told.append(1))
+        made.hub.pacing.postpone(link, text("a"), 60, done=lambda: told.append(1))
         made.hub.send(link, PlainMessage("b"))
         assert link.flags & CLOSE_SENT
         assert told == []
@@ -280,7 +280,7 @@ async def test_a_gathered_broadcast_is_one_write_at_each_hibernated_connection(m
         made.hub.activity.use(active)
         messages = [Counted(name) for name in "abc"]
         manner = Manner(volatile=False, key=None, window=0.2)
-        sent = made.hub.counted(roster.members(None), None, manner)
+        sent = made.hub.pacing.counted(roster.members(None), None, manner)
         assert (sent.active, sent.parked, sent.queued) == (1, 0, 19)
         for message in messages:
             made.hub.broadcast(roster, message, manner=manner)
@@ -362,7 +362,7 @@ async def _any_order(steps: list[tuple[Any, ...]]) -> None:
                 await pass_by(clock, details[0])
             elif step == "low":
                 delay, key = details
-                hub.postpone(link, text(name), delay, key=key)
+                hub.pacing.postpone(link, text(name), delay, key=key)
                 sent.append(name)
                 keyed[name] = key or ""
             else:

@@ -76,7 +76,7 @@ class Runtime:
         )
         hub.sessions = self.registrar
         hub.users = supervisor.users
-        hub.on_hibernated = supervisor.hibernated
+        hub.activity.on_hibernated = supervisor.hibernated
         hub.activity.limits = lambda key: supervisor.definitions[split_key(key)[0]]
         self.presences: Presences = Presences(
             hub, deadlines, supervisor.record, self.spawn, supervisor.users.of

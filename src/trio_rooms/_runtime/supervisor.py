@@ -262,7 +262,7 @@ class Supervisor:
         if roster is None or not links:
             message.frame(binary=True)  # What cannot be sent is an error also where nobody listens.
             return Sent()
-        broadcast, sent = Broadcast(links, message, manner), self._hub.counted(links, channel, manner)
+        broadcast, sent = Broadcast(links, message, manner), self._hub.pacing.counted(links, channel, manner)
         record = self._records.get(key)
         if record is None or not record.holds:
             self._hub.spread(roster, broadcast)
@@ -347,7 +347,7 @@ class Supervisor:
 
     def _counted(self, record: Record, links: list[Link], channel: str | None, manner: Manner | None) -> Sent:
         """What becomes of something that is sent reliably now."""
-        sent = self._hub.counted(links, channel, manner)
+        sent = self._hub.pacing.counted(links, channel, manner)
         return attrs.evolve(sent, stored=1) if record.away else sent
 
     def _put(

@@ -61,21 +61,17 @@ class Activity:
 
     Args:
         deadlines: those of the runtime.
-        quiet: called with a connection of an awake room that is hibernated from now on.
-        woken: called with a hibernated connection that is active from now on.
     """
 
-    __slots__ = ("_deadlines", "_quiet", "_watches", "_woken", "limits")
+    __slots__ = ("_deadlines", "_watches", "limits", "on_hibernated")
 
-    def __init__(
-        self, deadlines: Deadlines, quiet: Callable[[Link], None], woken: Callable[[Link], None]
-    ) -> None:
+    def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
-        self._quiet = quiet
-        self._woken = woken
         self._watches: dict[Roster, _Watch] = {}
         self.limits: Callable[[str], Limits] = _standard
         """Those of a room, by its key; the runtime sets it."""
+        self.on_hibernated: Callable[[Link], None] = _nothing
+        """Told of a connection of an awake room that is hibernated from now on; the runtime sets it."""
 
     def use(self, link: Link) -> None:
         """A connection is used: its client has sent something, or is sent what is urgent."""
@@ -90,7 +86,8 @@ class Activity:
         use = active.get(link)
         if use is None:
             active[link] = Use(now)
-            self._woken(link)
+            if link.unfinished is not None:
+                link.send_postponed()
         else:
             use.last = now
             use.count += 1
@@ -138,7 +135,7 @@ class Activity:
             if not roster.active:
                 self.all_quiet(roster)
             if roster.inbox is not None:
-                self._quiet(link)
+                self.on_hibernated(link)
 
     def all_quiet(self, roster: Roster) -> None:
         """All connections of a room are hibernated: it sleeps, or is forgotten."""
@@ -186,6 +183,10 @@ class Activity:
 def _standard(_: str) -> Limits:
     """What a room has that says nothing about it."""
     return _Standard()
+
+
+def _nothing(_: object) -> None:
+    """Nobody is to be told."""
 
 
 def _is_busy(link: Link) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from sys import getsizeof
 from time import perf_counter
@@ -49,8 +49,9 @@ from .intake import SMALL, Intake
 from .keepalive import Keepalive
 from .links import SocketLink
 from .manner import Manner
+from .pacing import Pacing
 from .pollers import READ, WRITE, Poller, new_poller
-from .postponed import Entry, Postponements
+from .postponed import Postponements
 from .relays import MOST_BEHIND, Relays
 from .replaying import Replaying
 from .roster import (
@@ -65,7 +66,6 @@ from .roster import (
     SocketEvent,
     Users,
 )
-from .sent import Sent
 from .standing import acknowledge
 from .timeouts import Timeouts
 
@@ -180,9 +180,7 @@ class SocketHub:
         """See `LinkOwner`."""
         self.now: float = 0.0
         """See `LinkOwner`."""
-        self.on_hibernated: Callable[[Link], None] = _nothing
-        """Told of a connection of an awake room that is hibernated from now on; the runtime sets it."""
-        self.activity: Activity = Activity(deadlines, self._hibernated, self.flush)
+        self.activity: Activity = Activity(deadlines)
         self._postponements = Postponements(deadlines)
         self._close_timeout = close_timeout
         self._sockets: list[SocketLink | None] = []
@@ -197,7 +195,6 @@ class SocketHub:
         self._received = 0
         self._answered = 0
         self._sent = 0
-        self._dropped = 0
         self._read_size = _READ_SIZE
         self.timeouts: Timeouts = Timeouts(deadlines, self.poller, self._sockets)
         self._intake = Intake(max_message_size, self.timeouts.set, self._too_slow)
@@ -206,6 +203,9 @@ class SocketHub:
         self.keepalive: Keepalive = Keepalive(deadlines, self._sockets, self._read, self.connection_lost)
         self._fan_out = FanOut(self._written)
         self.relays: Relays = Relays(deadlines, self._fan_out)
+        self.pacing: Pacing = Pacing(self.activity, self._postponements, self._fan_out)
+        self.offer: Callable[[Link, bytes, Manner], None] = self.pacing.offer
+        """See `LinkOwner`."""
 
     def statistics(self) -> HubStatistics:
         """What the hub holds and has done until now."""
@@ -215,10 +215,10 @@ class SocketHub:
             len(self.rosters),
             self._received,
             self._answered,
-            self._sent + self.relays.sent,
+            self._sent + self.relays.sent + self.pacing.postponed - self.pacing.dropped,
             self.relays.relayed,
             self.relays.dropped,
-            self._dropped,
+            self.pacing.dropped,
             dict(self.closes.counts),
         )
 
@@ -815,104 +815,13 @@ class SocketHub:
             for frame in frames:
                 self.send_frame(link, frame)
 
-    def postpone(
-        self,
-        link: Link,
-        frame: bytes,
-        delay: float | None,
-        *,
-        key: Hashable = None,
-        done: Callable[[], object] | None = None,
-    ) -> None:
-        """Send a frame later: before whatever else is sent, when the connection becomes active, or in time.
-
-        Args:
-            link: the connection; nothing where it is closing or gone.
-            frame: what is sent.
-            delay: seconds after which it is sent at the latest. None for a connection that is slow: as soon
-                as what is under way has gone out.
-            key: takes the place of what waits with the same key; None for what nothing takes the place of.
-            done: called when it has been written, or waits as any output does. Never, if the connection
-                ends before.
-        """
-        if link.flags & (CLOSING | GONE):
-            return
-        self._sent += 1
-        entry = (frame, key, done)
-        if link.roster.jobs:
-            self._fan_out.do(link.roster, partial(self.postpone_now, link, entry, delay))
-        else:
-            self.postpone_now(link, entry, delay)
-
-    def postpone_now(self, link: Link, entry: Entry, delay: float | None, _: float = 0) -> bool:
-        """Do so, at once; where nothing is under way there is nothing to wait for."""
-        if link.flags & (CLOSE_SENT | GONE):
-            return True
-        if delay is not None and not self.activity.is_active(link):
-            self.activity.hibernate(link)  # What it is found to be: so the next use has this written.
-        self._postponements.add(link, entry, delay)
-        if delay is None and link.output is None:
-            link.send_postponed()
-        return True
-
-    def offer(self, link: Link, frame: bytes, manner: Manner) -> None:
-        """See `LinkOwner`."""
-        unfinished = link.unfinished
-        if unfinished is not None and link.slow:
-            if manner.volatile:
-                self._sent -= 1
-                self._dropped += 1
-                return
-            if manner.key is not None:
-                self.postpone_now(link, manner.entry(frame), None)
-                return
-        elif manner.window:
-            active = link.roster.active
-            if active is None or link not in active or not self.activity.is_active(link):
-                self.activity.hibernate(link)
-                self._postponements.add(link, manner.entry(frame), manner.window)
-                return
-        if unfinished is not None and unfinished.postponed is not None:
-            unfinished.postponed.forget(manner.key)
-        link.send(frame)
-
-    def counted(self, links: list[Link], channel: str | None, manner: Manner | None = None) -> Sent:
-        """What becomes of a message to some connections of a room, if it is sent now.
-
-        Args:
-            links: all that `Roster.members` gives for the channel.
-            channel: that.
-            manner: how it is sent.
-        """
-        dropped = 0
-        if manner is not None and manner.volatile:
-            everybody = len(links)
-            links = [link for link in links if link.unfinished is None or not link.slow]
-            dropped = everybody - len(links)
-            active = sum([self.activity.is_active(link) for link in links])
-        else:
-            active = self.activity.count(links, channel)
-        hibernated = len(links) - active
-        if manner is not None and manner.window:
-            return Sent(active=active, queued=hibernated, dropped=dropped)
-        return Sent(active=active, parked=hibernated, dropped=dropped)
-
-    def flush(self, link: Link) -> None:
-        """Write what was postponed on a connection."""
-        if link.unfinished is not None:
-            link.send_postponed()
-
-    def _hibernated(self, link: Link) -> None:
-        """A connection of an awake room is hibernated from now on."""
-        self.on_hibernated(link)
-
     async def drained(self, link: Link) -> bool:
         """Wait until nothing of what was sent to a connection waits here; False where it ended before."""
         if link.roster.jobs:
             reached = trio.Event()
             self._fan_out.do(link.roster, partial(_reach, reached))
             await reached.wait()
-        self.flush(link)
+        link.send_postponed()
         output = link.output
         if output is None or link.flags & (CLOSING | GONE):
             await trio.lowlevel.checkpoint()
@@ -1100,10 +1009,6 @@ def _read_more(fd: int, size: int) -> bytes:
         return os.read(fd, size)
     except OSError:
         return b""  # Nothing more, or what the next read tells.
-
-
-def _nothing(_: object) -> None:
-    """Nobody is to be told."""
 
 
 def _reach(reached: trio.Event, _: float) -> bool:

@@ -81,9 +81,8 @@ class LinkOwner(Protocol):
     """Who is to hear of connections that have a user."""
     now: float
     """Trio's time when something was last read, or a little later."""
-
-    def offer(self, link: Link, frame: bytes, manner: Manner) -> None:
-        """Send a message to a connection, now or later, or not, as it is to be sent."""
+    offer: Callable[[Link, bytes, Manner], None]
+    """Sends a message to a connection, now or later, or not, as it is to be sent."""
 
     def data_received(self, link: Link, data: bytes) -> None:
         """Bytes came."""

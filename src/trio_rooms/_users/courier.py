@@ -110,7 +110,7 @@ class Courier:
                 active += in_use
                 parked += not in_use
             else:
-                self._behind(link, partial(hub.postpone, link, frame, self._delay(link)))
+                self._behind(link, partial(hub.pacing.postpone, link, frame, self._delay(link)))
                 queued += 1
             if message.priority == HIGH and not in_use:
                 self._rouse(link)
@@ -144,7 +144,7 @@ class Courier:
             elif out is not None and later:
                 whole.offer(out, link.roster.key, link.id)
                 frame = message.frame(binary=link.flags & BINARY == BINARY)
-                hub.postpone(link, frame, self._delay(link), done=partial(whole.written, out))
+                hub.pacing.postpone(link, frame, self._delay(link), done=partial(whole.written, out))
             else:
                 hub.send_frame(link, message.frame(binary=link.flags & BINARY == BINARY))
                 written = True
