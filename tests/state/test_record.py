@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -1121,3 +1122,27 @@ async def test_a_refused_state_leaves_the_store_as_it_is(store: FaultyStore) -> 
     wrong.other = None
     await save(record, wrong)
     assert await new_state(store).load() == Loaded(Chat(2), restarted=False, fell_back=False)
+
+
+async def test_what_waits_for_what_the_store_has_is_done_in_order_and_a_turn_at_a_time(
+    store: FaultyStore, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks meanwhile is told when all of it is done, and what comes meanwhile is done behind it."""
+    monkeypatch.setattr("trio_rooms._state.record.TURN", -1)
+    record = Record(KEY, chat.seal(), store, nursery.start_soon)
+    done: list[int] = []
+    for number in range(100):
+        record.when_known(partial(done.append, number))
+    while not done:
+        await trio.lowlevel.checkpoint()
+    assert len(done) < 10
+    assert record.holds
+    record.when_known(partial(done.append, 100))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await record.known()
+    await record.known()
+    assert done == [*range(101)]
+    record.when_known(partial(done.append, 101))
+    assert done[-1] == 101
+    assert not record.holds

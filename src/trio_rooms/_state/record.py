@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from time import perf_counter
 from typing import Any, Final, Protocol
 
 import attrs
 import trio
 
+from trio_rooms._loop.turn import TURN
 from trio_rooms._loop.wall import WallClock
 from trio_rooms._sockets.joined import Sending
 from trio_rooms.errors import NotSaved, RoomsError, StateError, StoreClosed, StoreError
@@ -154,7 +157,7 @@ class Record:
     """What was taken for commits that are not known to be in the store."""
     _loaded: bool = attrs.field(init=False, default=False)
     """Whether handlers may have written something that `discard` would forget."""
-    _until_known: list[Callable[[], None]] | None = attrs.field(init=False, default=None)
+    _until_known: deque[Callable[[], None]] | None = attrs.field(init=False, default=None)
     """What waits for the head, if anything does."""
     _saved: Saved = attrs.field(
         init=False, default=attrs.Factory(lambda self: Saved(self.key, self._definition), True)
@@ -439,14 +442,14 @@ class Record:
 
     def when_known(self, action: Callable[[], None]) -> None:
         """Do something as soon as it is known what the store has: now, or in order with what else waits."""
-        if self.head is not None:
+        if self._until_known is not None:
+            self._until_known.append(action)
+        elif self.head is not None:
             action()
-            return
-        if self._until_known is None:
-            self._until_known = []
+        else:
+            self._until_known = deque((action,))
             self.pin()
             self.spawn(self._ask)
-        self._until_known.append(action)
 
     async def _ask(self) -> None:
         """Find out what the store has, however long it takes."""
@@ -593,7 +596,7 @@ class Record:
         Raises:
             StoreError: it cannot be read.
         """
-        if self.head is None:
+        if self.head is None or self._until_known is not None:
             await self._writer.take()
             try:
                 await self._know()
@@ -615,9 +618,14 @@ class Record:
         self._writer.learn(head)
         if journals:
             self._begin_journal(head, away)
-        waited, self._until_known = self._until_known, None
-        for action in waited or ():
-            action()
+        until = perf_counter() + TURN
+        while self._until_known:
+            self._until_known.popleft()()
+            if perf_counter() > until:
+                # Who asks meanwhile waits for the turn to write, and what comes goes behind these.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                until = perf_counter() + TURN
+        self._until_known = None
 
     def _begin_journal(self, head: RoomHead, away: Mapping[int, int]) -> None:
         self.journal = Journal(
