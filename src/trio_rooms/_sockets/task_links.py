@@ -24,12 +24,16 @@ _READ_SIZE: Final = 64 * 1024
 """Bytes read from a stream at a time."""
 _AT_ONCE: Final = 4 * 1024
 """Bytes of them looked at in one go, as of a socket."""
+_SLOW: Final = 0.1
+"""Seconds that a write takes where the other side does not read: else others run meanwhile, and no more."""
+_FILLED: Final = 64 * 1024
+"""Bytes that may wait without that: what the kernel takes of a socket."""
 
 
 class TaskLink(Link):
     """A connection with a task of its own, because no poller can watch it."""
 
-    __slots__ = ("_ended", "_may_read", "_over", "_scope", "_to_write", "_writes")
+    __slots__ = ("_ended", "_may_read", "_over", "_scope", "_since", "_to_write")
     flags: int
     most: ClassVar[int] = sys.maxsize
     """Bytes that are written in one step."""
@@ -38,8 +42,8 @@ class TaskLink(Link):
         super().__init__(number, roster, attachment, flags)
         self._ended = False
         self._over = False
-        self._writes = False
-        """Whether something is being written; else what waits has just come."""
+        self._since: float | None = None
+        """Since when something is being written, on Trio's clock; None where nothing is."""
         self._to_write = trio.Event()
         self._may_read = trio.Event()
         self._may_read.set()
@@ -62,7 +66,10 @@ class TaskLink(Link):
 
     @property
     def slow(self) -> bool:
-        return self._writes or bool(self.flags & REPLAYING)
+        output, since = self.output, self._since
+        if self.flags & REPLAYING or output is None or since is None:
+            return bool(self.flags & REPLAYING)
+        return output.size > _FILLED or trio.current_time() - since > _SLOW
 
     def send_eof(self) -> None:
         self._ended = True
@@ -111,9 +118,9 @@ class TaskLink(Link):
                     continue
                 part = output.next_part(self.most)
                 # Cancelled here only when the connection is given up as a whole.
-                self._writes = True
+                self._since = trio.current_time()
                 await self._transmit(part)
-                self._writes = False
+                self._since = None
                 if output.sent(len(part)):
                     self.output = None
                     self.gone_out()
