@@ -64,3 +64,17 @@ async def test_what_is_no_name_is_refused(name: str) -> None:
             rooms.user(name)
         with pytest.raises(TypeError):
             rooms.user(7)  # type: ignore[arg-type]
+
+
+async def _got(ctx: Context[Any], message: str | bytes) -> None:
+    """Hear it."""
+
+
+async def test_plain_rooms_have_no_users_to_send_to() -> None:
+    """Nobody there would ever get what is kept for them alone."""
+    room: Room[Any] = Room("plain")
+    room.on_message(_got)
+    async with open_rooms([room]) as rooms:
+        with pytest.raises(TypeError, match="is plain"):
+            rooms.get("plain", "x").user("ana")
+        assert repr(rooms.user("ana")) == "User(name='ana')"

@@ -69,8 +69,11 @@ class RoomHandle:
         """A user as far as she is in this room: what is sent to her reaches her connections here alone.
 
         Raises:
+            TypeError: the room is plain, and its connections get no events.
             TypeError, ValueError: no user can have this name.
         """
+        if self._definition.plain:
+            self._definition.refuse_events()
         return User(check_user(name), self._directory, self.key, self._sender)
 
     async def ask(

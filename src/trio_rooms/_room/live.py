@@ -121,6 +121,7 @@ class LiveRoom:
         Where what a handler does waits until it is durable, so does what it sends to her.
 
         Raises:
+            TypeError: the room is plain, and its connections get no events.
             TypeError, ValueError: no user can have this name.
         """
         shared = self._shared

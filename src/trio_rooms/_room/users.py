@@ -27,10 +27,10 @@ class User:
     """
 
     name: str
-    _directory: Directory
-    _room: str = ""
+    _directory: Directory = attrs.field(repr=False)
+    _room: str = attrs.field(default="", repr=False)
     """The key of the only room whose connections are meant; empty for all."""
-    _sender: Record | None = None
+    _sender: Record | None = attrs.field(default=None, repr=False)
     """Of the room whose handler has this, if it has one."""
 
     @property

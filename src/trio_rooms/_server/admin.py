@@ -263,7 +263,7 @@ def _event(members: Mapping[str, Any]) -> str:
     """The name of an event, which must be there."""
     event = _name(members, "event")
     if not event:
-        _refuse(f"'event' is missing: a string of 1 to {_LONGEST_NAME} characters")
+        _refuse(f"'event' is missing or empty: it is a string of 1 to {_LONGEST_NAME} characters")
     return event
 
 
