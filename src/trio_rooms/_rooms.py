@@ -249,7 +249,7 @@ class Rooms:
         websocket = await request.accept(subprotocol=chosen)
         stopping = self._runtime.stopping
         if stopping is not None:
-            self._hub.closes.count(stopping[0])
+            self._hub.closing.closes.count(stopping[0])
             await _close(websocket, *stopping)
             self._check_open()
         roster = roster_of(self._hub, definition, key)
@@ -271,7 +271,7 @@ class Rooms:
             await request.reject(refused.status, extra_headers=headers, body=refused.reason.encode())
             return
         websocket = await request.accept(subprotocol=chosen)
-        self._hub.closes.count(code)
+        self._hub.closing.closes.count(code)
         await _close(websocket, code, refused.reason)
 
     @enable_ki_protection

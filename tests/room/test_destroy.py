@@ -363,4 +363,4 @@ async def test_closing_who_has_vanished_leaves_nothing(autojump_clock: MockClock
             await wait_all_tasks_blocked()
             await leaves.drop()
             assert await stays.ask("add") == 1
-        assert not rooms._hub._leaving
+        assert not rooms._hub.closing._leaving

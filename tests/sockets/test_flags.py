@@ -264,7 +264,7 @@ class Life:
         assert all(link.flags & RELEASED for link in self.links)
         ended = [mail.link for _, mail in self.made.mail if isinstance(mail, Disconnected)]
         assert len(ended) == len(set(ended))
-        assert not self.made.hub._leaving
+        assert not self.made.hub.closing._leaving
         for link in self.links:
             assert link in ended or link.flags & UNREPORTED or link in self.at_the_stop, named(link.flags)
 

@@ -804,7 +804,7 @@ async def test_a_connection_that_closes_slowly_brings_back_nobody(autojump_clock
         await trio.sleep(5)
         assert "lobby/a" not in rooms._hub.rosters
         await bob.drop()
-        while rooms._hub.closing:
+        while rooms._hub.closing.count:
             await trio.lowlevel.checkpoint()
         assert "lobby/a" in rooms._hub.rosters
         cid = People(await enter(nursery, rooms, "user=cid"))

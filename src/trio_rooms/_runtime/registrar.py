@@ -273,7 +273,7 @@ class Registrar:
             if link is None and roster.away is not None:
                 link = roster.away.get(row.sid)
         if link is None and row.link.link:
-            link = self._hub.leaving(key, row.link.link)
+            link = self._hub.closing.leaving(key).get(row.link.link)
         return link if link is not None and link.flags & SESSION else None
 
     def _standing(self, record: Record, row: StoredSession, link: Link | None) -> tuple[Membership, int]:

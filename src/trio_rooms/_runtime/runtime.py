@@ -225,12 +225,12 @@ class Runtime:
         self._janitor.stop()
         hub.stop_reading()
         asleep = [roster for roster in hub.rosters.values() if supervisor.actor(roster.key) is None]
-        self.spawn(hub.close_rooms, asleep, code, reason)
+        self.spawn(hub.closing.close_rooms, asleep, code, reason)
 
         def at_rest(key: str) -> None:
             roster = hub.rosters.get(key)
             if roster is not None and roster.links:
-                self.spawn(hub.close_rooms, [roster], code, reason)
+                self.spawn(hub.closing.close_rooms, [roster], code, reason)
 
         await supervisor.rest(self._stop_timeout, at_rest)
         until = trio.current_time() + self._patience

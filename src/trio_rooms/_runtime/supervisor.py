@@ -297,7 +297,7 @@ class Supervisor:
         roster, journal = self._hub.rosters.get(record.key), record.journal
         if journal is None:
             return
-        links = [*self._hub.all_leaving(record.key)]
+        links = [*self._hub.closing.leaving(record.key).values()]
         if roster is not None:
             roster.journal = journal
             links += roster.links.values()

@@ -416,7 +416,7 @@ class Server:
             response = Response.text(refused.status, refused.reason)
             return self._last(head, attrs.evolve(response, headers=headers_of(refused)))
         subprotocol, _ = chosen_subprotocol(definition, head.subprotocols)
-        self.hub.closes.count(refused.close)
+        self.hub.closing.closes.count(refused.close)
         return accept(head, subprotocol) + encode_close(refused.close, refused.reason)
 
     def _last(self, head: Head, response: Response) -> bytes:
@@ -425,7 +425,7 @@ class Server:
         if refusal is None:
             return response.encode(time(), head_only=head.method == "HEAD")
         code, last = refusal
-        self.hub.closes.count(code)
+        self.hub.closing.closes.count(code)
         return last
 
     async def _respond(self, client: trio.socket.SocketType, last: bytes, refused: bool) -> None:
@@ -485,7 +485,7 @@ class Server:
             return _CLOSED_ROOM
         # Not those who still ask, as this one does, nor those who only have to leave.
         parting = len(self._sending) + len(self._leaving)
-        taken = self.hub.sockets + self.hub.closing + self.hub.elsewhere - parting
+        taken = self.hub.sockets + self.hub.closing.count + self.hub.elsewhere - parting
         if self.max_connections is not None and taken >= self.max_connections:
             return _TOO_MANY
         return None

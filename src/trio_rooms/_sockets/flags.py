@@ -102,7 +102,7 @@ class Rule:
 RULES: Final = MappingProxyType(
     {
         BINARY: Rule("the handshake, by the subprotocol; then each message, by its kind"),
-        CLOSING: Rule("SocketHub.close, slow_consumer, the other side's close frame, a violation"),
+        CLOSING: Rule("Closing.close and slow_consumer, the other side's close frame, a violation"),
         CLOSE_SENT: Rule("whoever sends the close frame", needs=CLOSING),
         DISCARD_INPUT: Rule("the other side's close frame, a violation", needs=CLOSING),
         PAUSED: Rule("Link.pause_reading"),
@@ -110,12 +110,12 @@ RULES: Final = MappingProxyType(
         REPLAYING: Rule("who resumes it; cleared by SocketHub.let_go"),
         UNWELCOMED: Rule("who begins its session; cleared with the welcome"),
         PINGED: Rule("Keepalive.ping; cleared by whatever is read, or with the last of its output"),
-        OVER: Rule("SocketHub.close, the other side's close frame, who refuses it"),
+        OVER: Rule("Closing.close, the other side's close frame, who refuses it"),
         UNGREETED: Rule("SocketHub.enter, where the room greets; one with a session keeps it when it leaves"),
-        UNREPORTED: Rule("SocketHub.close(report=False), SocketHub.close_room", needs=CLOSING | GONE),
-        GONE: Rule("the announcement of the end, and SocketHub.release"),
+        UNREPORTED: Rule("Closing.close(report=False), Closing.close_room", needs=CLOSING | GONE),
+        GONE: Rule("SocketHub.ended, and SocketHub.release"),
         RELEASED: Rule("SocketHub.release", needs=GONE),
-        DISMISSED: Rule("SocketHub.close, SocketHub.close_room; Held.close, before these"),
+        DISMISSED: Rule("Closing.close, Closing.close_room; Held.close, before these"),
     }
 )
 """Each flag with its rule."""

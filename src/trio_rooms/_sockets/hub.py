@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from sys import getsizeof
 from time import perf_counter
@@ -23,20 +23,17 @@ import trio
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.turn import TURN
 from trio_rooms._wire import envelope, frames
-from trio_rooms._wire.close_codes import PASSING, CloseCode
+from trio_rooms._wire.close_codes import CloseCode
 
 from .activity import Activity
 from .automatic import Automatic
-from .closes import Closes
+from .closing import Closing
 from .fanout import Broadcast, FanOut, Message, SendLater
 from .flags import (
     BINARY,
-    CLOSE_SENT,
     CLOSING,
     DISCARD_INPUT,
-    DISMISSED,
     GONE,
-    OVER,
     PAUSED,
     PINGED,
     RELEASED,
@@ -89,10 +86,6 @@ _SPECIAL: Final = CLOSING | SESSION | PINGED
 _LONGEST_ACK: Final = 256
 """Characters or bytes of a message that may be an acknowledgement alone."""
 _PONG: Final = envelope.pong()
-_AT_ONCE: Final = 64
-"""Connections closed between two turns of the event loop."""
-_LOOKS: Final = 5
-"""How often within the close timeout it is looked whether a connection that closes still moves."""
 
 
 @attrs.frozen
@@ -182,26 +175,20 @@ class SocketHub:
         """See `LinkOwner`."""
         self.activity: Activity = Activity(deadlines)
         self._postponements = Postponements(deadlines)
-        self._close_timeout = close_timeout
         self._sockets: list[SocketLink | None] = []
         self._watched: dict[int, Callable[[int], None]] = {}
         # Ids are not reused, not even by the next process, since states may remember them.
         self._serial = secrets.randbits(39)
         self._open = 0
-        self._closing = 0
-        self._leaving: dict[str, dict[int, Link]] = {}
-        """By room, the connections that it has closed and that are not gone yet."""
-        self._all_closed: trio.Event | None = None
         self._received = 0
         self._answered = 0
         self._sent = 0
         self._read_size = _READ_SIZE
         self.timeouts: Timeouts = Timeouts(deadlines, self.poller, self._sockets)
-        self._intake = Intake(max_message_size, self.timeouts.set, self._too_slow)
-        self.closes: Closes = Closes()
-        """The connections that this side closed, those that were refused by a close included."""
-        self.keepalive: Keepalive = Keepalive(deadlines, self._sockets, self._read, self.connection_lost)
         self._fan_out = FanOut(self._written)
+        self.closing: Closing = Closing(self, self._fan_out, self.timeouts, close_timeout)
+        self._intake = Intake(max_message_size, self.timeouts.set, self.closing.slow_sender)
+        self.keepalive: Keepalive = Keepalive(deadlines, self._sockets, self._read, self.connection_lost)
         self.relays: Relays = Relays(deadlines, self._fan_out)
         self.pacing: Pacing = Pacing(self.activity, self._postponements, self._fan_out)
         self.offer: Callable[[Link, bytes, Manner], None] = self.pacing.offer
@@ -211,7 +198,7 @@ class SocketHub:
         """What the hub holds and has done until now."""
         return HubStatistics(
             self._open,
-            self._closing,
+            self.closing.count,
             len(self.rosters),
             self._received,
             self._answered,
@@ -219,7 +206,7 @@ class SocketHub:
             self.relays.relayed,
             self.relays.dropped,
             self.pacing.dropped,
-            dict(self.closes.counts),
+            dict(self.closing.closes.counts),
         )
 
     # Coming and going.
@@ -255,14 +242,9 @@ class SocketHub:
         return self._open
 
     @property
-    def closing(self) -> int:
-        """Connections that have left their room and are not closed yet."""
-        return self._closing
-
-    @property
     def held(self) -> int:
         """All connections that there are, from when they came until they are closed."""
-        return self._open + self._closing + len(self._watched) + self.elsewhere
+        return self._open + self.closing.count + len(self._watched) + self.elsewhere
 
     def watch(self, fd: int, ready: Callable[[int], None]) -> None:
         """Call ``ready(fd)`` whenever there is something to read, until it is parked or `unwatch` is called.
@@ -379,117 +361,24 @@ class SocketHub:
                 link.gone_out()
             link.attend()
 
-    def leaving(self, key: str, number: int) -> Link | None:
-        """A connection that its room has closed, and that is not gone yet."""
-        return self._leaving.get(key, {}).get(number)
-
-    def all_leaving(self, key: str) -> Collection[Link]:
-        """Those connections of a room that it has closed, and that are not gone yet."""
-        return self._leaving.get(key, {}).values()
-
     def close(self, link: Link, code: int, reason: str, *, report: bool = True) -> None:
-        """Begin the closing handshake, after everything sent before; the link leaves its room at once.
-
-        Args:
-            link: the connection. Where it is closing already it goes on to do so, but what it sent
-                before is not handled any more.
-            code: one that may be sent, see `close_codes.is_close_code`.
-            reason: cut to the 123 bytes that there is room for.
-            report: whether the room is to hear how it ended.
-
-        Raises:
-            TypeError, ValueError: no such code may be sent, or the reason is no string.
-        """
-        frame = frames.encode_close(code, reason)
-        flags = link.flags
-        link.flags = flags | (CLOSING | DISMISSED if report else CLOSING | DISMISSED | UNREPORTED)
-        if flags & SESSION and code not in PASSING:
-            link.flags |= OVER
-        if flags & (CLOSING | GONE):
-            return
-        if report:
-            self._leaving.setdefault(link.roster.key, {})[link.id] = link
-        self._remove(link)
-        self._fan_out.do(link.roster, partial(self._send_close, link, frame))
+        """See `Closing.close`."""
+        self.closing.close(link, code, reason, report=report)
 
     def close_room(
         self, roster: Roster, code: int, reason: str, *, but: int = 0, ended: bool = False
     ) -> None:
-        """Close all connections of a room that ends, which hears nothing more of any that it ever had.
-
-        Args:
-            roster: the room's.
-            code: see `close`.
-            reason: see `close`.
-            but: flags; a connection that has one of these stays in the room.
-            ended: whether all sessions end, also those of connections that stay.
-        """
-        links = list(roster.links.values())
-        leaving = self._leaving.pop(roster.key, {}).values()
-        if ended:
-            if roster.presence is not None:
-                roster.presence.over()
-            roster.resumed = roster.away = None
-            self.users.all_over(roster.key)
-            for link in (*links, *leaving):
-                link.session = None
-                link.flags &= ~SESSION
-        for link in links:
-            if not link.flags & but:
-                self.close(link, code, reason, report=False)
-        for link in leaving:
-            link.flags |= UNREPORTED
-        roster.departed = None
-
-    def _send_close(self, link: Link, frame: bytes, _: float = 0) -> bool:
-        """Send the close frame, and begin to wait for the other side's."""
-        if link.unfinished is not None:
-            link.send_postponed()
-        if link.flags & (CLOSE_SENT | GONE):
-            return True
-        link.flags |= CLOSE_SENT
-        self.closes.note(link.roster.key, link.id, frames.decode_close(frame))
-        link.send_control(frame)
-        if link.flags & PAUSED:
-            link.resume_reading()  # Else the answer would not be seen.
-        self._await_end(link)
-        return True
-
-    def _await_end(self, link: Link, before: int = 0, still: int = 0) -> None:
-        """Give a connection that closes its time: the close timeout from when what it was sent moved last.
-
-        Args:
-            link: the connection.
-            before: bytes that were in flight at the last look.
-            still: looks in a row at which these were as many as before.
-        """
-        when = trio.current_time() + self._close_timeout / _LOOKS
-        self.timeouts.set(when, partial(self._look, link, before, still))
-
-    def _look(self, link: Link, before: int, still: int) -> None:
-        """Let go of a connection that closes, once it has stood still for long enough."""
-        if link.flags & RELEASED:
-            return
-        waiting = link.in_flight
-        still = still + 1 if waiting == before else 0
-        if still < _LOOKS:
-            self._await_end(link, waiting, still)
-            return
-        self._announce(link, CloseCode.ABNORMAL, "the closing handshake was not answered", clean=False)
-        link.abort()
+        """See `Closing.close_room`."""
+        self.closing.close_room(roster, code, reason, but=but, ended=ended)
 
     def slow_consumer(self, link: Link) -> None:
-        """Close a connection that does not read what it is sent; only the close frame still goes out."""
-        link.flags |= CLOSING
-        self._leaving.setdefault(link.roster.key, {})[link.id] = link
-        self._remove(link)
-        reason = "too slow: too much is waiting to be read"
-        self._send_close(link, frames.encode_close(CloseCode.TRY_AGAIN_LATER, reason))
+        """See `LinkOwner`."""
+        self.closing.slow_consumer(link)
 
     def connection_lost(self, link: Link) -> None:
         """The other side is gone, with or without a closing handshake."""
-        self._remove(link)
-        self._announce(link, CloseCode.ABNORMAL, "the connection was lost", clean=False)
+        self.leave(link)
+        self.ended(link, CloseCode.ABNORMAL, "the connection was lost", clean=False)
         link.abort()
 
     def release(self, link: Link) -> None:
@@ -498,23 +387,18 @@ class SocketHub:
             self._sockets[link.fd] = None
             self.poller.unregister(link.fd)
             os.close(link.fd)
-        leaving = self._leaving.get(link.roster.key)
-        if leaving is not None and leaving.pop(link.id, None) is not None and not leaving:
-            del self._leaving[link.roster.key]
         # Whoever still holds the record must not write to the next owner of its descriptor.
         link.flags |= GONE | RELEASED
-        self._closing -= 1
-        if self._all_closed is not None and not self._closing:
-            self._all_closed.set()
+        self.closing.gone(link)
 
-    def _remove(self, link: Link) -> None:
+    def leave(self, link: Link) -> None:
         """Take a link out of its room; once for each."""
         roster, met = link.roster, not link.flags & UNGREETED
         if roster.remove(link):
             if roster.presence is not None:
                 roster.presence.left(link, met=met)
             self._open -= 1
-            self._closing += 1
+            self.closing.count += 1
             if link.user is not None:
                 self.users.left(link)
             unfinished = link.unfinished
@@ -531,7 +415,7 @@ class SocketHub:
             if unfinished.output is not None:
                 unfinished.output.tell()
 
-    def _announce(self, link: Link, code: int, reason: str, *, clean: bool) -> None:
+    def ended(self, link: Link, code: int, reason: str, *, clean: bool) -> None:
         """Say how a connection ended, once, unless nobody is to hear of it."""
         if link.flags & GONE:
             return
@@ -627,9 +511,9 @@ class SocketHub:
             self._weigh(link, message)
             self.take(link, message)
         elif isinstance(message, frames.Close):
-            self._closed_by_peer(link, message)
+            self.closing.closed_by_peer(link, message)
         elif isinstance(message, frames.Violation):
-            self._fail(link, message.code, message.reason)
+            self.closing.fail(link, message.code, message.reason)
 
     def _weigh(self, link: Link, message: str | bytes) -> None:
         """Say what a message takes to the room that it is for: others count by their number alone."""
@@ -753,37 +637,6 @@ class SocketHub:
             self._answered += 1
             link.send(_PONG.frame(binary=isinstance(message, bytes)))
         return True
-
-    def _closed_by_peer(self, link: Link, close: frames.Close) -> None:
-        """The other side's close frame came: answer it, if it is not an answer itself, and let go."""
-        answered = link.flags & CLOSE_SENT
-        link.flags |= CLOSING | DISCARD_INPUT | CLOSE_SENT
-        if close.code == CloseCode.NORMAL and link.flags & SESSION:
-            link.flags |= OVER
-        self._remove(link)
-        if not answered:
-            link.send_control(frames.encode_close(close.code, close.reason))
-        self._announce(link, close.code, close.reason, clean=True)
-        if link.output is not None:
-            link.send_eof()
-            if not answered:
-                self._await_end(link)
-        else:
-            link.abort()
-
-    def _fail(self, link: Link, code: int, reason: str) -> None:
-        """Close after a violation: nothing that comes can be understood any more."""
-        link.flags |= CLOSING | DISCARD_INPUT
-        self._remove(link)
-        self._send_close(link, frames.encode_close(code, reason))
-        # To close now would reset the connection, and the close frame might never be read.
-        link.send_eof()
-        self._announce(link, code, reason, clean=False)
-
-    def _too_slow(self, link: Link) -> None:
-        """Close a connection whose message takes too long while there is no room for others."""
-        reason = "too many messages are on their way here, and this one takes long"
-        self._fail(link, CloseCode.TRY_AGAIN_LATER, reason)
 
     # Out.
 
@@ -971,21 +824,10 @@ class SocketHub:
             if not link.flags & PAUSED:
                 link.pause_reading()
 
-    async def close_rooms(self, rosters: Iterable[Roster], code: int, reason: str) -> None:
-        """Begin to close every connection of some rooms, which hear nothing of it."""
-        links = [link for roster in rosters for link in roster.links.values()]
-        for number, link in enumerate(links, 1):
-            self.close(link, code, reason, report=False)
-            if number % _AT_ONCE == 0:
-                await trio.lowlevel.checkpoint()
-
     async def close_all(self, code: int, reason: str) -> None:
         """Close every connection, and wait until each is gone or the time is over, whoever still reads."""
-        await self.close_rooms(list(self.rosters.values()), code, reason)
-        with trio.move_on_after(self._close_timeout):
-            while self._closing:
-                self._all_closed = trio.Event()
-                await self._all_closed.wait()
+        await self.closing.close_rooms(list(self.rosters.values()), code, reason)
+        await self.closing.finish()
         for link in [*self._sockets, *self.guests]:
             if link is not None:
                 link.abort()
@@ -994,7 +836,7 @@ class SocketHub:
         """Close all that is left, and the poller."""
         for link in [*self._sockets, *self.guests]:
             if link is not None:
-                self._remove(link)
+                self.leave(link)
                 link.abort()
         self.poller.close()
 
