@@ -37,7 +37,7 @@ class Kind:
 
 def run(run: Run) -> None:
     """Send, look at memory, and let everything expire."""
-    users = run.connections(100_000, quick=500)
+    users = run.wanted(100_000, quick=500)
     table = run.table(
         "offline",
         f"{EACH} messages for each of {users:,} users who are away",

@@ -120,7 +120,7 @@ class Run:
 
     def connections(self, default: int, *, quick: int) -> int:
         """How many connections to open: as many as asked for, but not more than there may be open files."""
-        wanted = self.options.connections or (quick if self.quick else default)
+        wanted = self.wanted(default, quick=quick)
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = wanted if files == resource.RLIM_INFINITY else files - SPARE_FILES
         if wanted > most:
@@ -128,6 +128,10 @@ class Run:
                 f"A process may open {files:,} files here: {most:,} connections instead of {wanted:,}."
             )
         return min(wanted, most)
+
+    def wanted(self, default: int, *, quick: int) -> int:
+        """How many of what takes no open file: as many as asked for."""
+        return self.options.connections or (quick if self.quick else default)
 
     def entrant(self, name: str, group: Group, absent: str = "") -> Named:
         """Somebody who has a row and is not a server."""
