@@ -80,12 +80,15 @@ def _run_crowds(run: Run, count: int) -> None:
             Column("wait", "message in another room meanwhile, p99", unit="ms", better="low"),
             Column("longest", "max", unit="ms", better="low"),
             Column("before", "p99 before", unit="ms", better="low", spread=False),
+            Column("held", "processor time of the server until others run, max", unit="ms", better="low"),
             Column("wakes", "rooms woken", digits=0, better="low", spread=False),
         ],
         drawn="cost",
         baseline=CROWDS[0].name,
         note="JSON events. A message in another room is due every 5 ms, and waits from then until its answer "
-        "is there; the clients, which read all this, have a part in that where they share the processors.",
+        "is there; the clients, which read all this, have a part in that where they share the processors. "
+        "Until others run: between two turns of a task in the server that is ready each millisecond; the "
+        "program gives its ten messages to the room between two of these.",
     )
     for crowd in run.each(CROWDS, table):
         run.progress(crowd.name, 0)
@@ -104,6 +107,7 @@ def _measure_crowd(run: Run, table: Table, crowd: Crowd, count: int, users: User
                 load.hear(BURST)
         wakes, written = users.wakes(), load.segments()
         spent, took = cpu_seconds(users.process.pid), []
+        users.do("held")
         with Probe(users.port, "/probe/x") as probe:
             for _ in range(3 if run.quick else 10):
                 began = perf_counter()
@@ -120,6 +124,7 @@ def _measure_crowd(run: Run, table: Table, crowd: Crowd, count: int, users: User
             wait=percentile(probe.latencies, 99),
             longest=max(probe.latencies),
             before=percentile(quiet.latencies, 99),
+            held=float(users.do("held")),
             wakes=users.wakes() - wakes,
         )
 

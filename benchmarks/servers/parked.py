@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Final
 
 import trio
@@ -58,18 +58,25 @@ class Lag:
 
     def __init__(self) -> None:
         self._longest = 0.0
+        self._held = 0.0
 
     async def watch(self) -> None:
         """Be ready a thousand times a second."""
         while True:
-            due = perf_counter() + _LOOK
+            due, spent = perf_counter() + _LOOK, thread_time()
             await trio.sleep(_LOOK)
             self._longest = max(self._longest, perf_counter() - due)
+            self._held = max(self._held, thread_time() - spent)
 
     def told(self) -> float:
         """The longest since this was asked last, in seconds."""
         longest, self._longest = self._longest, 0.0
         return longest
+
+    def held(self) -> float:
+        """The same in processor time, which no other process has a part in."""
+        held, self._held = self._held, 0.0
+        return held
 
 
 async def schedule(rooms: Rooms, count: int, each: int) -> None:

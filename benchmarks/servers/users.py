@@ -13,6 +13,7 @@ A line on its standard input is answered with a line:
                                     seconds from the beginning; how long it took
     expired                         how many messages have expired
     lag                             how long a task that was ready had to wait since this was asked last
+    held                            the same in processor time
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ class Program:
                 return self._rooms.statistics().users.expired
             case ["lag"]:
                 return self._lag.told()
+            case ["held"]:
+                return self._lag.held()
         return "done"
 
     async def _send(self, users: int, priority: str, *, volatile: bool) -> None:
