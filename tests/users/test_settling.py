@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -12,15 +13,16 @@ from trio_rooms._users.settling import Settling
 from trio_rooms.stores import Post
 
 
+@pytest.mark.parametrize("of_all", [False, True])
 async def test_what_is_removed_while_an_inbox_is_worked_on_counts_as_removed(
-    autojump_clock: MockClock, nursery: trio.Nursery
+    autojump_clock: MockClock, nursery: trio.Nursery, of_all: bool
 ) -> None:
-    """Somebody may have read it before, and must not offer it now."""
+    """Somebody may have read it before, and must not offer it now, or count it as expired."""
     async with MemoryStore() as store:
         await store.post([Post("ana", number, b"", 1e12) for number in (1, 2)])
         settling = Settling(store, nursery.start_soon, lambda: None)
         settling.add("ana", [1])
-        with settling.remembered("ana"):
+        with settling.all_remembered() if of_all else settling.remembered("ana"):
             assert settling.has("ana", 1)
             while not settling.empty:
                 await trio.sleep(0.1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Final
 
@@ -43,11 +44,13 @@ class Janitor:
         store: where the inboxes are.
         expire: removes a message soon, unless a session has it that may still acknowledge it; whether so.
         removed: waits until little is left to be removed.
+        remembered: what others remove inside counts as removed until the end.
     """
 
     _store: Store
     _expire: Callable[[Waiting], Awaitable[bool]]
     _removed: Callable[[], Awaitable[None]]
+    _remembered: Callable[[], AbstractContextManager[None]]
     longest: float = attrs.field(init=False, default=0.0)
     """The most seconds that it has held up the event loop at a time."""
     _wall: WallClock = attrs.field(init=False, factory=WallClock)
@@ -100,22 +103,27 @@ class Janitor:
                 await trio.sleep_forever()
             self._sleep = None
 
+    async def _expire_all(self, page: list[Waiting]) -> bool:
+        """Remove what was read, unless somebody may still acknowledge it; whether all of it goes."""
+        all_go, began = True, perf_counter()
+        for row in page:
+            all_go &= await self._expire(row)
+            if perf_counter() - began > TURN:
+                self.longest = max(self.longest, perf_counter() - began)
+                await trio.lowlevel.checkpoint()
+                began = perf_counter()
+        self.longest = max(self.longest, perf_counter() - began)
+        return all_go
+
     async def _go_round(self) -> None:
         """Remove all that has expired, and find out what will next."""
         now, self._next = self._wall.now(), math.inf
         after: tuple[float, str, int] | None = None
         stays = False
         while True:
-            page = await self._store.expired(now, _PAGE, after=after)
-            began = perf_counter()
-            for row in page:
-                if not await self._expire(row):
-                    stays = True
-                if perf_counter() - began > TURN:
-                    self.longest = max(self.longest, perf_counter() - began)
-                    await trio.lowlevel.checkpoint()
-                    began = perf_counter()
-            self.longest = max(self.longest, perf_counter() - began)
+            with self._remembered():
+                page = await self._store.expired(now, _PAGE, after=after)
+                stays |= not await self._expire_all(page)
             if page:
                 last = page[-1]
                 after = last.post.expires, last.post.user, last.position

@@ -112,7 +112,7 @@ class Runtime:
         )
         supervisor.noted = self._agenda.noted
         office = supervisor.users.office
-        self._janitor = Janitor(store, office.expire, office.settling.removed)
+        self._janitor = Janitor(store, office.expire, office.settling.removed, office.settling.all_remembered)
         office.noted = self._janitor.noted
 
     # The block.

@@ -34,7 +34,7 @@ class Settling:
         emptied: called when nothing is left to be removed.
     """
 
-    __slots__ = ("_emptied", "_fewer", "_going", "_gone", "_ids", "_running", "_spawn", "_store")
+    __slots__ = ("_emptied", "_fewer", "_going", "_gone", "_ids", "_page", "_running", "_spawn", "_store")
 
     def __init__(
         self,
@@ -51,6 +51,8 @@ class Settling:
         """What is on its way."""
         self._gone: dict[str, set[int]] = {}
         """What has been removed since somebody began to read an inbox, and is in what was read."""
+        self._page: set[tuple[str, int]] | None = None
+        """The same for what is read of all inboxes; None while nobody reads that."""
         self._running = False
         self._fewer: trio.Event | None = None
 
@@ -69,6 +71,8 @@ class Settling:
     def has(self, user: str, number: int) -> bool:
         """Whether a message counts as removed, and may be there still."""
         several = (self._ids, self._going, self._gone)
+        if self._page is not None and (user, number) in self._page:
+            return True
         return any(number in those.get(user, ()) for those in several)
 
     @contextlib.contextmanager
@@ -79,6 +83,15 @@ class Settling:
             yield
         finally:
             del self._gone[user]
+
+    @contextlib.contextmanager
+    def all_remembered(self) -> Iterator[None]:
+        """The same for all inboxes; once at a time."""
+        self._page = set()
+        try:
+            yield
+        finally:
+            self._page = None
 
     def count(self, user: str) -> int:
         """How many such messages there are."""
@@ -136,4 +149,6 @@ class Settling:
         else:
             if user in self._gone:
                 self._gone[user].update(self._going[user])
+            if self._page is not None:
+                self._page.update((user, number) for number in self._going[user])
         del self._going[user]
