@@ -240,6 +240,8 @@ class Line:
     client: MemoryClient
     hears: trio.Event = attrs.field(factory=trio.Event)
     cut: bool = False
+    seq: int = 0
+    """The highest that it had when it was cut."""
     leaves: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
@@ -401,6 +403,7 @@ class Process:
     def hears(self, line: Line, message: dict[str, Any]) -> None:
         """A client hears something."""
         if line.cut:
+            line.client.seq = line.seq  # What comes now never came.
             return
         guest, client = line.guest, line.client
         event, data = message.get("event"), message.get("data")
@@ -425,7 +428,7 @@ class Process:
         """A connection has ended."""
         if line.cut:
             return
-        line.cut = True
+        line.cut, line.seq = True, line.client.seq
         now = trio.current_time()
         line.visit.cut_at = now
         line.visit.away_since = now

@@ -227,3 +227,20 @@ async def test_an_error_of_the_block_comes_out_as_it_is(autojump_clock: Any) -> 
             async with connect(rooms, "echo/x"):
                 await trio.sleep_forever()
         assert scope.cancelled_caught
+
+
+async def test_what_is_sent_while_another_task_receives() -> None:
+    """It waits for what that sends; to a connection that is found to close it is an error of its own."""
+    async with (
+        open_rooms([echo]) as rooms,
+        connect(rooms, "echo/x") as client,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(10):
+            nursery.start_soon(client.send, str(number))
+        assert sorted(await client.receive_many(10)) == [*"0123456789"]
+        await rooms.get("echo", "x").destroy()
+        with pytest.raises(trio.EndOfChannel):
+            await client.receive()
+        with pytest.raises(trio.ClosedResourceError):
+            await client.send("late")

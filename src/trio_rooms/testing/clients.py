@@ -71,13 +71,26 @@ class MemoryClient:
         self._parts: list[Any] = []
         self._kept: deque[Any] = deque()
         self._asked = 0
+        self._sending = trio.Lock()
 
     # Out.
 
     async def send(self, message: str | bytes) -> None:
-        """Send a message as it is."""
-        event = TextMessage(message) if isinstance(message, str) else BytesMessage(message)
-        await self._stream.send_all(self._protocol.send(event))
+        """Send a message as it is, also while another task receives.
+
+        Raises:
+            trio.ClosedResourceError: the connection is closing, as `receive` has found out, or has ended.
+            trio.BrokenResourceError: the server is gone.
+        """
+        await self._transmit(TextMessage(message) if isinstance(message, str) else BytesMessage(message))
+
+    async def _transmit(self, event: Event) -> None:
+        """Send one thing after the other, whoever sends."""
+        async with self._sending:
+            if self._protocol.state is ConnectionState.OPEN or isinstance(event, CloseConnection):
+                await self._stream.send_all(self._protocol.send(event))
+            else:
+                raise trio.ClosedResourceError
 
     async def emit(
         self,
@@ -149,7 +162,7 @@ class MemoryClient:
         Raises:
             trio.EndOfChannel: the connection has ended.
         """
-        await self._stream.send_all(self._protocol.send(Ping(payload)))
+        await self._transmit(Ping(payload))
         await self._until(lambda message: isinstance(message, Pong) and bytes(message.payload) == payload)
 
     # In.
@@ -185,7 +198,7 @@ class MemoryClient:
         """Close with a closing handshake. What the server sent before its close is kept for `receive`."""
         try:
             if self._protocol.state is ConnectionState.OPEN:
-                await self._stream.send_all(self._protocol.send(CloseConnection(code, reason)))
+                await self._transmit(CloseConnection(code, reason))
             while True:
                 if not isinstance(message := await self._next(), Pong):
                     self._kept.append(message)
@@ -218,7 +231,7 @@ class MemoryClient:
                     self.closed = Closed(int(event.code), event.reason or "")
                     if self._protocol.state is ConnectionState.REMOTE_CLOSING:
                         with suppress(*_ENDED):  # It may have left without waiting for the answer.
-                            await self._stream.send_all(self._protocol.send(event.response()))
+                            await self._transmit(event.response())
             try:
                 data = bytes(await self._stream.receive_some())
             except _ENDED:
