@@ -529,8 +529,10 @@ def test_what_encodes_decodes(make: Any) -> None:
     made = codec(kind)
     refused = 0
     state = None
-    for _ in range(cbor.DEPTH + 20):
+    for depth in range(cbor.DEPTH + 20):
         state = make(state)
+        if depth % 10 and all(abs(levels * depth - cbor.DEPTH) > 20 for levels in (1, 2)):
+            continue  # Nothing is decided there.
         for encode in (made.encode, made.encode_large):
             try:
                 encoded = encode(KEY, state)
