@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from benchmarks.suite.opening import LoadError
-from benchmarks.suite.processes import start
+from benchmarks.suite.driven import Driven
 
 __all__ = ["Sleepers"]
 
@@ -16,7 +13,7 @@ _PATIENCE: Final = 300
 """Seconds that rooms may take to fall asleep."""
 
 
-class Sleepers:
+class Sleepers(Driven):
     """A running server; gone when the block ends.
 
     Args:
@@ -26,25 +23,7 @@ class Sleepers:
     """
 
     def __init__(self, data: Path, module: str = "benchmarks.servers.sleepers", *options: str) -> None:
-        self.process: Final = start(sys.executable, "-m", module, str(data), *options)
-        try:
-            self.port: Final = int(self.process.line().rpartition(":")[2])
-        except BaseException:
-            self.process.end()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if isinstance(error, LoadError):
-                # What went wrong is more likely to be in its log than in what its clients saw.
-                raise self.process.failure(f"had a client to which this happened: {error}") from error
-        finally:
-            self.process.end()
+        super().__init__(module, data, *options)
 
     def sleep(self, name: str, numbers: range) -> None:
         """Put rooms to sleep, all at once; returns when they are asleep.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from benchmarks.suite.opening import LoadError
-from benchmarks.suite.processes import start
+from benchmarks.suite.driven import Driven
 
 __all__ = ["Users"]
 
@@ -16,7 +13,7 @@ _PATIENCE: Final = 900
 """Seconds that anything may take."""
 
 
-class Users:
+class Users(Driven):
     """A running server; gone when the block ends.
 
     Args:
@@ -25,27 +22,7 @@ class Users:
     """
 
     def __init__(self, data: Path, flush_after: float = 60.0) -> None:
-        self.process: Final = start(
-            sys.executable, "-m", "benchmarks.servers.users", str(data), str(flush_after)
-        )
-        try:
-            self.port: Final = int(self.process.line().rpartition(":")[2])
-        except BaseException:
-            self.process.end()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if isinstance(error, LoadError):
-                # What went wrong is more likely to be in its log than in what its clients saw.
-                raise self.process.failure(f"had a client to which this happened: {error}") from error
-        finally:
-            self.process.end()
+        super().__init__("benchmarks.servers.users", data, str(flush_after))
 
     def do(self, command: str) -> str:
         """Have it do something; returns what it answers."""

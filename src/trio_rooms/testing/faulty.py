@@ -171,33 +171,23 @@ class FaultyStore(Store):
 
     def hold_loads(self, key: str | None = None) -> Gate:
         """A gate at which loads stop from now on: those of one room, or all."""
-        gate = Gate(key)
-        self._load_gates.append(gate)
-        return gate
+        return _new_gate(self._load_gates, key)
 
     def hold_reads(self, key: str | None = None) -> Gate:
         """A gate at which reads stop from now on: those of one room, or all, `due` among them."""
-        gate = Gate(key)
-        self._read_gates.append(gate)
-        return gate
+        return _new_gate(self._read_gates, key)
 
     def hold_commits(self, key: str | None = None) -> Gate:
         """A gate at which commits stop before they are applied: those of one room, or all."""
-        gate = Gate(key)
-        self._commit_gates.append(gate)
-        return gate
+        return _new_gate(self._commit_gates, key)
 
     def hold_posts(self, user: str | None = None) -> Gate:
         """A gate at which posts stop before they are applied: those for one user, or all."""
-        gate = Gate(user)
-        self._post_gates.append(gate)
-        return gate
+        return _new_gate(self._post_gates, user)
 
     def hold_settles(self, user: str | None = None) -> Gate:
         """A gate at which settlements stop before they are applied: those of one user, or all."""
-        gate = Gate(user)
-        self._settle_gates.append(gate)
-        return gate
+        return _new_gate(self._settle_gates, user)
 
     def fail_loads(
         self, error: BaseException | Callable[[], BaseException], times: int = 1, *, key: str | None = None
@@ -555,6 +545,13 @@ class _Job(Generic[T]):
 def _maker(error: BaseException | Callable[[], BaseException]) -> Callable[[], BaseException]:
     """What makes an error for each call that fails; an instance is raised again and again."""
     return (lambda: error) if isinstance(error, BaseException) else error
+
+
+def _new_gate(gates: builtins.list[Gate], key: str | None) -> Gate:
+    """A gate for one room or user, or all, that is closed from now on."""
+    gate = Gate(key)
+    gates.append(gate)
+    return gate
 
 
 def _take(faults: list[_Fault], *keys: str) -> _Fault | None:
