@@ -25,6 +25,7 @@ from trio_rooms import (
     EventError,
     HandlerFailed,
     MemoryStore,
+    Policy,
     Room,
     RoomFailed,
     Rooms,
@@ -819,7 +820,7 @@ async def _run(process: Process, steps: list[tuple[Any, ...]]) -> tuple[Disk, Mo
     model, left, remains = process.model, math.inf, None
     with trio.CancelScope() as scope, contextlib.suppress(OnPurpose, SystemExit):
         async with open_rooms(
-            definitions(), store=process.store, max_awake=process.max_awake
+            definitions(), store=process.store, policy=Policy(max_awake=process.max_awake)
         ) as process.rooms:
             while True:
                 ended = not steps or not left or process.exits

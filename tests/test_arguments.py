@@ -206,7 +206,7 @@ async def test_options_of_the_runtime_are_checked() -> None:
     store = MemoryStore()
     wrong: list[dict[str, Any]] = [
         {"max_message_size": -1}, {"max_message_size": "1"}, {"max_unsent": 1.5}, {"max_unsent": None},
-        {"max_awake": -1}, {"max_awake": math.nan}, {"stop_timeout": -1}, {"stop_timeout": math.nan},
+        {"policy": "classic"}, {"policy": {"max_awake": 5}}, {"stop_timeout": -1}, {"stop_timeout": math.nan},
         {"close_timeout": "5"}, {"close_timeout": None}, {"gc_thresholds": ("a", 1, 1)},
     ]  # fmt: skip
     for options in wrong:
@@ -224,7 +224,7 @@ async def test_options_of_the_runtime_are_checked() -> None:
     [
         {"attachment_limit": -1}, {"attachment_limit": "16"}, {"attachment_limit": True}, {"page": b"<p>"},
         {"auto_respond": {"ping": 5}}, {"auto_respond": {5: "pong"}}, {"idle_timeout": math.nan},
-        {"snapshot_interval": -1}, {"busy_rate": "often"}, {"version": 1.0},
+        {"snapshot_interval": -1}, {"policy": "often"}, {"version": 1.0},
         {"public": "no"}, {"wake_on_disconnect": 1}, {"strict": None},
         {"auto_relay": "at"}, {"auto_relay": b"\x01"}, {"auto_echo": [""]}, {"auto_echo": [7]},
         {"auto_relay": ["at"], "auto_echo": ["at 5"]}, {"auto_relay": [b"\x01\x02"], "auto_echo": [b"\x01"]},

@@ -19,6 +19,7 @@ from trio_rooms import (
     HandlerFailed,
     MemoryStore,
     NoConnection,
+    Policy,
     Room,
     Rooms,
     RoomsClosed,
@@ -394,7 +395,7 @@ async def test_storage_is_seen_at_once_and_survives(autojump_clock: MockClock) -
 
 async def test_quiet_rooms_sleep_early_when_too_many_are_awake(autojump_clock: MockClock) -> None:
     """With `max_awake`, the rooms that woke first make place, and none loses anything."""
-    async with open_rooms([total_room(idle_timeout=10_000.0)], max_awake=10) as rooms:
+    async with open_rooms([total_room(idle_timeout=10_000.0)], policy=Policy(max_awake=10)) as rooms:
         for turn in range(1, 4):
             for number in range(30):
                 assert await rooms.get("total", str(number)).ask("add", 1) == turn

@@ -83,7 +83,7 @@ def _serve(directory: Path, port: int) -> None:
     global _fired  # noqa: PLW0603 (of this process, and before anything runs)
     directory.mkdir(exist_ok=True)
     _fired = os.open(directory / FIRED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    run([room], listening, port=port, store=DiskStore(directory), max_awake=None)
+    run([room], listening, port=port, store=DiskStore(directory))
 
 
 def _fork(directory: Path, port: int) -> int:

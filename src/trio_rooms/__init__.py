@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._definition.fire import Fire, Retry
 from ._definition.room import Room
+from ._policy.policy import Policy
 from ._room.connection import Connection, Connections
 from ._room.context import Context
 from ._room.handles import RoomHandle
@@ -85,6 +86,7 @@ __all__ = [
     "MigrationError",
     "NoConnection",
     "NotSaved",
+    "Policy",
     "Refused",
     "Retry",
     "Room",

@@ -14,10 +14,11 @@ from trio.lowlevel import enable_ki_protection
 
 from ._arguments import number, text, whole
 from ._definition.definition import Definition
-from ._definition.room import Room
+from ._definition.room import Room, policy_of_all
 from ._loop.collector import thresholds
 from ._loop.deadlines import Deadlines
 from ._loop.groups import first_error
+from ._policy.policy import Policy
 from ._room.connection import encode_attachment
 from ._room.handles import RoomHandle
 from ._room.shared import roster_of
@@ -421,7 +422,7 @@ def open_rooms(
     store: Store | None = None,
     max_message_size: int = 1024 * 1024,
     max_unsent: int = 4 * 1024 * 1024,
-    max_awake: int | None = None,
+    policy: Policy | None = None,
     stop_timeout: float = 10.0,
     close_timeout: float = 5.0,
     gc_thresholds: tuple[int, int, int] | None = None,
@@ -444,7 +445,9 @@ def open_rooms(
         max_unsent: bytes that may wait for one connection, behind the message that is on its way,
             before it is closed as too slow; a message counts with 64 more than it has, which it
             takes while it waits.
-        max_awake: rooms that may be awake before quiet ones are sent to sleep early.
+        policy: when rooms and connections sleep, for those that say nothing else, and what holds for all
+            together. None for the default; what is for all together is then taken from the rooms' own
+            policies, which have to agree.
         stop_timeout: seconds for the rooms to come to rest at the end.
         close_timeout: seconds for a client to answer a closing handshake, which begin anew as long as it
             reads on what was sent to it before; at the end, for all of that, also for rooms that
@@ -463,14 +466,16 @@ def open_rooms(
     """
     whole("max_message_size", max_message_size)
     whole("max_unsent", max_unsent)
-    if max_awake is not None:
-        whole("max_awake", max_awake)
+    if not isinstance(policy, Policy | None):
+        msg = f"policy is a Policy, such as Policy(max_awake=1000), not {policy!r:.100}"
+        raise TypeError(msg)
     number("stop_timeout", stop_timeout)
     number("close_timeout", close_timeout)
     if store is not None and not isinstance(store, Store):
         msg = f'store is a Store, such as DiskStore("data") or MemoryStore(), not {store!r:.100}'
         raise TypeError(msg)
     definitions: dict[str, Definition] = {}
+    defined: list[Room[Any]] = []
     if isinstance(rooms, Room):
         msg = "open_rooms takes a list of rooms: write open_rooms([room]), also for a single one"
         raise DefinitionError(msg)
@@ -482,12 +487,17 @@ def open_rooms(
             msg = f"two rooms are named {room.name!r}; a name is part of the key and must be given once"
             raise DefinitionError(msg)
         definitions[room.name] = room.seal()
+        defined.append(room)
+    if policy is None:
+        policy = policy_of_all(defined)
+    for room in defined:
+        definitions[room.name] = attrs.evolve(definitions[room.name], policy=room.policy_over(policy))
     deadlines = Deadlines()
     used = MemoryStore() if store is None else store
     hub = SocketHub(
         deadlines, max_message_size=max_message_size, backlog=max_unsent, close_timeout=close_timeout
     )
-    supervisor = Supervisor(definitions, hub, used, deadlines, max_awake, app)
+    supervisor = Supervisor(definitions, hub, used, deadlines, policy, app)
     hub.deliver = supervisor.deliver
     if any(definition.presence for definition in definitions.values()):
         hub.keepalive.ping_every(_PRESENCE)

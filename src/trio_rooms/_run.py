@@ -17,6 +17,7 @@ import trio
 from ._definition.room import Room
 from ._loop.collector import SERVER_THRESHOLDS
 from ._loop.groups import alone
+from ._policy.policy import Policy
 from ._rooms import Rooms, open_rooms
 from ._wire.close_codes import CloseCode
 from .stores.base import Store
@@ -48,7 +49,7 @@ def run(
     store: Store | None = None,
     max_message_size: int = 1024 * 1024,
     max_unsent: int = 4 * 1024 * 1024,
-    max_awake: int | None = None,
+    policy: Policy | None = None,
     stop_timeout: float = 10.0,
     close_timeout: float = 5.0,
     gc_thresholds: tuple[int, int, int] | None = SERVER_THRESHOLDS,
@@ -83,7 +84,7 @@ def run(
         store: see `open_rooms`, and for all that follow, too.
         max_message_size: bytes of the largest message that is taken.
         max_unsent: bytes that may wait for one connection.
-        max_awake: rooms that may be awake.
+        policy: when rooms and connections sleep.
         stop_timeout: seconds for the rooms to come to rest. All of the stop takes at most as long,
             twice ``close_timeout``, and once more where there is a ``main``. What does not end then,
             although it was cancelled, ends with the process: its exit status is 1.
@@ -107,7 +108,7 @@ def run(
         store=store,
         max_message_size=max_message_size,
         max_unsent=max_unsent,
-        max_awake=max_awake,
+        policy=policy,
         stop_timeout=stop_timeout,
         close_timeout=close_timeout,
         gc_thresholds=gc_thresholds,

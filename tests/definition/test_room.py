@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
-from trio_rooms import Context
+from trio_rooms import Context, Policy
 from trio_rooms._definition.definition import Definition
 from trio_rooms._definition.room import Room
 from trio_rooms._state.snapshot import Snapshot
@@ -226,11 +226,10 @@ def test_subprotocols_are_for_plain_rooms() -> None:
         {"idle_timeout": -1},
         {"idle_timeout": math.nan},
         {"idle_timeout": "5"},
-        {"idle_timeout": None},
         {"snapshot_interval": -0.1},
         {"snapshot_interval": True},
-        {"busy_rate": math.nan},
-        {"busy_rate": "fast"},
+        {"connection_idle_timeout": math.nan},
+        {"policy": "classic"},
         {"version": 0},
         {"version": 1.5},
         {"version": "1"},
@@ -245,7 +244,7 @@ def test_a_bad_setting_is_refused(settings: Any) -> None:
 
 def test_settings_may_be_infinite() -> None:
     """A room may never sleep, or never save by the clock."""
-    made = room(idle_timeout=math.inf, snapshot_interval=math.inf, busy_rate=0)
+    made = room(idle_timeout=math.inf, snapshot_interval=math.inf)
     assert made.idle_timeout == math.inf
 
 
@@ -745,9 +744,9 @@ async def test_a_definition_cannot_be_changed() -> None:
     made = room(idle_timeout=5)
     sealed = made.seal()
     made.idle_timeout = 7
-    assert sealed.idle_timeout == 5
+    assert sealed.policy.idle_timeout == 5
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        sealed.idle_timeout = 7  # type: ignore[misc]
+        sealed.policy = Policy()  # type: ignore[misc]
 
 
 def test_a_room_that_failed_to_seal_can_be_mended() -> None:

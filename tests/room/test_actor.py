@@ -19,6 +19,7 @@ from trio_rooms import (
     EventError,
     HandlerFailed,
     MemoryStore,
+    Policy,
     Room,
     RoomFailed,
     RoomHandle,
@@ -397,17 +398,18 @@ async def test_an_unchanged_room_writes_nothing_when_it_sleeps(autojump_clock: M
         assert commits(store) == before
 
 
-@pytest.mark.parametrize("rate", [0.5, 5.0])
-async def test_a_busy_room_stays_awake_between_bursts(rate: float, autojump_clock: MockClock) -> None:
-    """With a rate above `busy_rate`, an idle moment is not enough to send a room to sleep."""
-    async with running(idle_timeout=1.0, busy_rate=rate) as (_, room, _store):
+@pytest.mark.parametrize("most", [4, 40])
+async def test_a_busy_room_stays_awake_between_bursts(most: int, autojump_clock: MockClock) -> None:
+    """With as many messages as `message_threshold`, an idle moment is not enough to send a room to sleep."""
+    policy = Policy(idle_timeout=1.0, message_threshold=most, activity_window=8.0)
+    async with running(idle_timeout=None, policy=policy) as (_, room, _store):
         for _ in range(5):
             for _ in range(4):
                 await room.ask("add", Add(1))
             await trio.sleep(1.5)
             if room.info().stage is Stage.ASLEEP:
                 break
-        assert (room.info().stage is Stage.AWAKE) == (rate < 2)
+        assert (room.info().stage is Stage.AWAKE) == (most < 5)
         await trio.sleep(10)
         assert room.info().stage is Stage.ASLEEP
 

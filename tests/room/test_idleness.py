@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.room.parts import Parts, wired
-from trio_rooms import Room
+from trio_rooms import Policy, Room
 from trio_rooms._room.mail import SaveFailed
 
 IDLE = 10.0
@@ -50,8 +50,9 @@ class Sleeper:
                 self.slept.append(self.now)
             idleness.due = False
             idleness.quiet_since = trio.current_time()
+            idleness.window.turn(idleness.quiet_since, idleness.handled)
             if idleness.deadline is None:
-                idleness.arm(idleness.quiet_since + self.parts.definition.idle_timeout)
+                idleness.arm(idleness.quiet_since + self.parts.definition.policy.idle_timeout)
             await box.wait(trio.lowlevel.current_task())
 
     def message(self, count: int = 1) -> None:
@@ -66,9 +67,10 @@ class Sleeper:
 
 
 @contextlib.asynccontextmanager
-async def sleeper(timeout: float = IDLE, rate: float = math.inf) -> AsyncIterator[Sleeper]:
+async def sleeper(timeout: float = IDLE, most: int = 10**9) -> AsyncIterator[Sleeper]:
     """A room that has just begun to be quiet."""
-    room: Room[None] = Room("bed", idle_timeout=timeout, busy_rate=rate)
+    policy = Policy(idle_timeout=timeout, message_threshold=most, activity_window=15)
+    room: Room[None] = Room("bed", policy=policy)
     async with wired(room) as parts:
         made = Sleeper(parts)
         parts.runtime.start_soon(made.run)
@@ -138,18 +140,18 @@ async def test_a_release_begins_the_timeout_anew(autojump_clock: MockClock) -> N
 async def test_a_hold_that_comes_when_it_is_decided_already_counts(autojump_clock: MockClock) -> None:
     """The last look at the holds is the reader's."""
     async with sleeper() as one:
-        one.parts.idleness.sleep_now()
+        one.parts.idleness.sleep_now("idle")
         one.parts.idleness.hold("call")
         await one.until(100)
         assert one.slept == []
 
 
-@pytest.mark.parametrize(("per_second", "slept"), [(1.5, 14), (10, 24)])
-async def test_a_busy_room_is_looked_at_again_a_timeout_later(
+@pytest.mark.parametrize(("per_second", "slept"), [(1.5, 14), (10, 19)])
+async def test_a_room_that_was_busy_lately_sleeps_later(
     per_second: float, slept: float, autojump_clock: MockClock
 ) -> None:
-    """Its rate counts from the last look on, so a room that was busy sleeps after one more."""
-    async with sleeper(rate=2) as one:
+    """When fewer messages than the threshold are within the window."""
+    async with sleeper(most=30) as one:
         for second in range(5):
             await one.until(second)
             one.message(round(per_second * 14 / 5))
@@ -171,10 +173,10 @@ async def test_a_room_can_be_sent_to_sleep_at_once(autojump_clock: MockClock) ->
     """Unless there is mail, which comes first."""
     async with sleeper() as one:
         await one.until(3)
-        one.parts.idleness.sleep_now()
+        one.parts.idleness.sleep_now("idle")
         await one.until(4)
         one.message()
-        one.parts.idleness.sleep_now()
+        one.parts.idleness.sleep_now("idle")
         await one.until(5)
         assert one.slept == pytest.approx([3])
 

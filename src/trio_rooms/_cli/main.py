@@ -113,7 +113,27 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         type=_seconds,
         help="seconds that a message of low priority waits for a hibernated connection at the latest",
     )
+    parser.add_argument(
+        "--policy",
+        choices=("default", "classic"),
+        help="when rooms and connections sleep, whatever they say themselves",
+    )
+    parser.add_argument(
+        "--hibernation-ratio",
+        metavar="R",
+        type=_ratio,
+        help="share of the connections that is to be hibernated, such as 0.8; 0 for any",
+    )
+    parser.add_argument(
+        "--max-active", metavar="N", type=_count, help="connections that may be active at once"
+    )
     parser.add_argument("--max-awake", metavar="N", type=_count, help="rooms that may be awake at once")
+    parser.add_argument(
+        "--memory-limit",
+        metavar="BYTES",
+        type=_memory,
+        help="resident memory from which on rooms are put to sleep, such as 140MB, or a share such as 80%%",
+    )
     parser.add_argument(
         "--max-message-size",
         metavar="BYTES",
@@ -233,6 +253,32 @@ def _seconds(text: str) -> float:
         msg = f"it takes a number of seconds from 0 on, such as 0.5, or inf for never, not {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return seconds
+
+
+def _ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = math.nan
+    if not 0 <= ratio <= 1:
+        msg = f"it takes a share from 0 (for any) to 1, such as 0.8, not {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return ratio
+
+
+_UNITS: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
+
+
+def _memory(text: str) -> float:
+    """Bytes, as an int; or a share, as a float."""
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(%|(?:[kmg]i?)?b?)", text, re.IGNORECASE)
+    number = float(match[1]) if match else 0.0
+    if match and match[2] == "%" and 0 < number <= 100:
+        return number / 100
+    if match and match[2] != "%" and (size := int(number * _UNITS[match[2].upper().rstrip("B")])) > 1:
+        return size
+    msg = f"it takes bytes, such as 140MB, or a share of the memory, such as 80%, not {text!r}"
+    raise argparse.ArgumentTypeError(msg)
 
 
 def _count(text: str) -> int:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any, Final
 
+import attrs
 import trio
 
+from trio_rooms._definition.room import policy_of_all
+from trio_rooms._policy.policy import Policy
 from trio_rooms._rooms import Rooms
 from trio_rooms._run import log_to_stderr, run
 from trio_rooms.stores.sqlite.store import DiskStore
@@ -19,6 +24,8 @@ from .tokens import read_token
 __all__ = ["serve"]
 
 logger = logging.getLogger("trio_rooms")
+
+_POLICIES: Final[Mapping[str, Callable[[], Policy]]] = {"default": Policy, "classic": Policy.classic}
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -32,13 +39,19 @@ def serve(options: argparse.Namespace) -> int:
     log_to_stderr()
     token = None if options.admin_token_file is None else read_token(options.admin_token_file)
     rooms = find_rooms(options.target)
+    chosen = None if options.policy is None else _POLICIES[options.policy]()
     for room in rooms:
         room.configure(
+            policy=chosen,
             idle_timeout=options.idle_timeout,
             snapshot_interval=options.snapshot_interval,
             connection_idle_timeout=options.connection_idle_timeout,
             flush_after=options.flush_after,
         )
+    policy = attrs.evolve(
+        policy_of_all(rooms) if chosen is None else chosen,
+        **{name: value for name, value in _given(options).items() if value is not None},
+    )
     run(
         rooms,
         partial(_announce, options),
@@ -47,10 +60,20 @@ def serve(options: argparse.Namespace) -> int:
         ping_interval=options.ping_interval or None,
         admin_token=token,
         store=None if options.data is None else DiskStore(options.data),
-        max_awake=options.max_awake,
+        policy=policy,
         max_message_size=options.max_message_size,
     )
     return 0
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says about all rooms together; None for what it does not."""
+    return {
+        "ratio": options.hibernation_ratio,
+        "max_active": options.max_active,
+        "max_awake": options.max_awake,
+        "memory_limit": options.memory_limit,
+    }
 
 
 async def _announce(options: argparse.Namespace, rooms: Rooms) -> None:

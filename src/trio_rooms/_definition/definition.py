@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import attrs
 
+from trio_rooms._policy.policy import Policy
 from trio_rooms._sockets.automatic import Automatic
 from trio_rooms._state.codec import Codec
 from trio_rooms.errors import DefinitionError
@@ -58,8 +59,8 @@ class Definition:
     """Whether what its handlers do waits until what they wrote is durable."""
     state: Callable[[], Any] | None
     codec: Codec
-    idle_timeout: float
-    busy_rate: float
+    policy: Policy
+    """When it sleeps; that of the runtime, where it has none of its own."""
     snapshot_interval: float
     attachment_limit: int
     page: str | None
@@ -75,9 +76,6 @@ class Definition:
     """Whether on_disconnect is called at once, also where the room sleeps."""
     presence: bool
     """Whether its connections are told who is here."""
-    connection_idle_timeout: float
-    message_threshold: int
-    activity_window: float
     flush_after: float
     batch_window: float
     """See `Room`, for all of these."""

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
+from trio_rooms._policy.policy import Policy
 from trio_rooms._sockets.automatic import Automatic
 from trio_rooms._state.codec import Codec, Migration
 from trio_rooms._values.kinds import is_anything
@@ -34,7 +35,7 @@ from .signatures import (
     why_not_static,
 )
 
-__all__ = ["Room"]
+__all__ = ["Room", "policy_of_all"]
 
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,10 +60,9 @@ class Room(Generic[S]):
         durability: ``"snapshot"``: a change is in the store within ``snapshot_interval``, and what a
             handler sends leaves at once. ``"commit"``: what a handler sends, closes and answers leaves
             when what it changed is durable, all of it or nothing. See `on` for single handlers.
-        idle_timeout: seconds without mail after which a room hibernates; ``math.inf`` for
-            never.
-        busy_rate: messages per second above which a room stays awake although it is idle
-            at the moment. It is averaged over the time since it was last asked.
+        policy: when it sleeps; None for the policy that `open_rooms` is given.
+        idle_timeout: in short, where nothing else of the policy differs: seconds without mail after which a
+            room hibernates; ``math.inf`` for never. None for what the policy says, see `Policy`.
         snapshot_interval: seconds after which a change is in the store at the latest.
         auto_respond: messages that are answered without waking the room, by exact match.
         attachment_limit: bytes of CBOR that a connection's attachment may have.
@@ -88,12 +88,8 @@ class Room(Generic[S]):
             ends, so that `on_disconnect` is called then and not with the next wake.
         presence: whether each connection is told who is here, and of every change, see
             `Connection.presence`.
-        connection_idle_timeout: seconds without a message of its client after which a connection
-            hibernates: nothing of it is in memory then but its socket's record and its attachment's bytes.
-            `User.send` treats it as its priority says.
-        message_threshold: a connection that has moved more messages than this within
-            ``activity_window`` does not hibernate.
-        activity_window: seconds, see there.
+        connection_idle_timeout: in short: seconds without a message of its client after which a connection
+            hibernates. None for what the policy says.
         flush_after: seconds that a message of low priority may wait at a hibernated connection.
         batch_window: seconds for which what is emitted to all waits at hibernated connections, to be written
             together; 0 to write each at once.
@@ -116,8 +112,8 @@ class Room(Generic[S]):
         state: Callable[[], S] | None = None,
         version: int = 1,
         durability: Literal["snapshot", "commit"] = "snapshot",
-        idle_timeout: float = 300.0,
-        busy_rate: float = math.inf,
+        policy: Policy | None = None,
+        idle_timeout: float | None = None,
         snapshot_interval: float = 1.0,
         auto_respond: Mapping[str | bytes, str | bytes] | None = None,
         attachment_limit: int = 16 * 1024,
@@ -131,9 +127,7 @@ class Room(Generic[S]):
         resume_window: float = 120.0,
         reliable: bool = False,
         presence: bool = False,
-        connection_idle_timeout: float = 60.0,
-        message_threshold: int = 10,
-        activity_window: float = 60.0,
+        connection_idle_timeout: float | None = None,
         flush_after: float = 60.0,
         batch_window: float = 0.0,
         wakes: bool = False,
@@ -180,8 +174,11 @@ class Room(Generic[S]):
         self.state = state
         self.version: Final = version
         self.durability: Final = durability
-        self.idle_timeout: float = self._number("idle_timeout", idle_timeout)
-        self.busy_rate: float = self._number("busy_rate", busy_rate)
+        if not isinstance(policy, Policy | None):
+            msg = f"room {name}: policy is a Policy, such as Policy(idle_timeout=60), not {policy!r:.100}"
+            raise DefinitionError(msg)
+        self.policy: Policy | None = policy
+        self.idle_timeout: float | None = self._number_or_none("idle_timeout", idle_timeout)
         self.snapshot_interval: float = self._number("snapshot_interval", snapshot_interval)
         self.auto_respond: Final = dict(auto_respond or {})
         self.attachment_limit: Final = attachment_limit
@@ -199,13 +196,10 @@ class Room(Generic[S]):
             )
             raise DefinitionError(msg)
         self.reliable: Final = reliable
-        if not _is(message_threshold, int) or message_threshold < 0:
-            msg = f"room {name}: message_threshold is a number of messages, not {message_threshold!r}"
-            raise DefinitionError(msg)
         self.presence: Final = presence
-        self.connection_idle_timeout: float = self._number("connection_idle_timeout", connection_idle_timeout)
-        self.message_threshold: Final = message_threshold
-        self.activity_window: Final = self._number("activity_window", activity_window)
+        self.connection_idle_timeout: float | None = self._number_or_none(
+            "connection_idle_timeout", connection_idle_timeout
+        )
         self.flush_after: float = self._number("flush_after", flush_after)
         self.batch_window: Final = self._number("batch_window", batch_window)
         self.wakes: Final = wakes
@@ -410,9 +404,16 @@ class Room(Generic[S]):
 
         return register
 
+    def policy_over(self, base: Policy) -> Policy:
+        """The policy of this room: its own where it has one, else ``base``; and what it says in short."""
+        return (self.policy or base).of_room(
+            idle_timeout=self.idle_timeout, connection_idle_timeout=self.connection_idle_timeout
+        )
+
     def configure(
         self,
         *,
+        policy: Policy | None = None,
         idle_timeout: float | None = None,
         snapshot_interval: float | None = None,
         connection_idle_timeout: float | None = None,
@@ -421,6 +422,7 @@ class Room(Generic[S]):
         """Let whoever runs the room decide what its definition says otherwise; before it is first served.
 
         Args:
+            policy: takes the place of its own, and of what it says in short; None leaves these as they are.
             idle_timeout: seconds as in the definition; None leaves it as it is.
             snapshot_interval: the same.
             connection_idle_timeout: the same.
@@ -430,6 +432,11 @@ class Room(Generic[S]):
             DefinitionError: what is wanted is no number of seconds; or the room was served before, and is
                 to be another now.
         """
+        if policy is not None:
+            if self._sealed is not None and policy != self.policy:
+                msg = f"room {self.name}: the policy comes too late; call configure() before open_rooms()"
+                raise DefinitionError(msg)
+            self.policy, self.idle_timeout, self.connection_idle_timeout = policy, None, None
         wanted = {
             "idle_timeout": idle_timeout,
             "snapshot_interval": snapshot_interval,
@@ -440,10 +447,12 @@ class Room(Generic[S]):
             if value is None:
                 continue
             number = self._number(name, value)
-            if self._sealed is not None and number != getattr(self._sealed, name):
+            if self._sealed is not None and number != (
+                served := getattr(self._sealed, name, None) or getattr(self._sealed.policy, name)
+            ):
                 msg = (
                     f"room {self.name}: {name}={value:g} comes too late, the room was served with "
-                    f"{getattr(self._sealed, name):g} before; call configure() before open_rooms(). If the "
+                    f"{served:g} before; call configure() before open_rooms(). If the "
                     "module of the room runs it when it is imported, put that below "
                     'if __name__ == "__main__":'
                 )
@@ -507,8 +516,7 @@ class Room(Generic[S]):
             gated=self.durability == "commit",
             state=self.state,
             codec=codec,
-            idle_timeout=self.idle_timeout,
-            busy_rate=self.busy_rate,
+            policy=self.policy_over(Policy()),
             snapshot_interval=self.snapshot_interval,
             attachment_limit=self.attachment_limit,
             page=self.page,
@@ -518,9 +526,6 @@ class Room(Generic[S]):
             reliable=self.reliable,
             slow_handler=self.slow_handler,
             presence=self.presence,
-            connection_idle_timeout=self.connection_idle_timeout,
-            message_threshold=self.message_threshold,
-            activity_window=self.activity_window,
             flush_after=self.flush_after,
             batch_window=self.batch_window,
             wakes=self.wakes,
@@ -641,6 +646,9 @@ class Room(Generic[S]):
         self._hooks[name] = function
         return function
 
+    def _number_or_none(self, what: str, number: float | None) -> float | None:
+        return None if number is None else self._number(what, number)
+
     def _number(self, what: str, number: float) -> float:
         if not _is(number, int | float) or not number >= 0:
             msg = f"room {self.name}: {what} is a number from 0 on, not {number!r}"
@@ -734,3 +742,25 @@ def _check_flag(room: str, what: str, flag: object) -> None:
 def _is(value: object, kind: Any) -> bool:
     """Whether an application's argument is what its annotation says; a bool is no number here."""
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def policy_of_all(rooms: Iterable[Room[Any]]) -> Policy:
+    """What the policies of rooms say that is about all rooms together.
+
+    Raises:
+        DefinitionError: they do not agree.
+    """
+    found, first = Policy(), None
+    for room in rooms:
+        if room.policy is None:
+            continue
+        of_all = room.policy.of_all
+        if first is not None and of_all != found.of_all:
+            name = next(name for name, value in of_all.items() if value != found.of_all[name])
+            msg = (
+                f"rooms {first} and {room.name}: {name} is about all rooms together, and their policies "
+                f"differ in it ({found.of_all[name]!r} and {of_all[name]!r}); give open_rooms a policy"
+            )
+            raise DefinitionError(msg)
+        first, found = room.name, attrs.evolve(found, **of_all)
+    return found

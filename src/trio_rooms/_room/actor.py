@@ -481,7 +481,8 @@ class Actor:
         dispatcher, members, contexts = self.dispatcher, self.members, self.members.contexts
         on_message = shared.definition.on_message
         gate = shared.gate  # In a plain room it is there always or never: it has no durable handlers.
-        idle_timeout = shared.definition.idle_timeout
+        idle_timeout = shared.definition.policy.idle_timeout
+        window = idleness.window
         task, clock = trio.lowlevel.current_task(), trio.lowlevel.current_clock()
         looked, before = False, -1
         mail: Mail | None = None
@@ -555,6 +556,8 @@ class Actor:
             idleness.due = False
             if idleness.handled != before or not looked:  # To save is no reason to stay awake.
                 idleness.quiet_since, before = clock.current_time(), idleness.handled
+                if idleness.quiet_since >= window.ends:
+                    window.turn(idleness.quiet_since, before)
             looked = False
             if idleness.deadline is None:
                 idleness.arm(idleness.quiet_since + idle_timeout)

@@ -6,6 +6,7 @@ import trio
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadline, Deadlines
+from trio_rooms._policy.window import Window
 
 from .mailbox import Mailbox
 
@@ -26,9 +27,9 @@ class Idleness:
 
     __slots__ = (
         "_deadlines",
-        "_definition",
         "_mailbox",
-        "_mark",
+        "_policy",
+        "_trigger",
         "deadline",
         "due",
         "handled",
@@ -36,11 +37,13 @@ class Idleness:
         "not_before",
         "quiet_since",
         "stopping",
+        "trigger",
+        "window",
     )
 
     def __init__(self, mailbox: Mailbox, definition: Definition, deadlines: Deadlines) -> None:
         self._mailbox = mailbox
-        self._definition = definition
+        self._policy = definition.policy
         self._deadlines: Deadlines | None = deadlines
         self.deadline: Deadline | None = None
         """When it looks whether the room was quiet for long enough; None where that is not set."""
@@ -48,20 +51,24 @@ class Idleness:
         """Why it must not sleep: reasons, and how often each was given."""
         self.handled: int = 0
         """Mail handled since it woke."""
-        self._mark = (0.0, 0)
-        """When the rate was last looked at, and what `handled` was then."""
+        self.window: Window = Window(definition.policy.activity_window)
+        """How much mail there was lately; whoever handles it calls `turn` when one is over."""
         self.quiet_since: float = 0.0
         """When it last had nothing to do, on Trio's clock."""
         self.not_before: float = 0.0
         """When it may be tried again after a snapshot that was not saved."""
+        self._trigger = "idle"
+        """What lets it sleep when the deadline is due."""
         self.due: bool = False
         """Whether it is to sleep as soon as it has nothing to do."""
+        self.trigger: str = ""
+        """Why: idle, low_activity, ratio, cap, memory or lag; nothing where the program wants it."""
         self.stopping: bool = False
         """Whether it is to sleep whatever holds it awake, since the program ends."""
 
     def begin(self) -> None:
         """The room is awake from now on."""
-        self._mark = (trio.current_time(), self.handled)
+        self.window.begin(trio.current_time(), self.handled)
 
     def hold(self, reason: str) -> None:
         """Do not sleep until `release` was called as often."""
@@ -76,11 +83,16 @@ class Idleness:
             self.holds.pop(reason, None)
         if not self.holds and self._deadlines is not None:
             self.quiet_since = trio.current_time()
-            self.arm(self.quiet_since + self._definition.idle_timeout)
+            self.arm(self.quiet_since + self._policy.idle_timeout)
             self._mailbox.poke()
 
-    def sleep_now(self) -> None:
-        """Sleep although the idle timeout has not passed, unless there is something to do."""
+    def sleep_now(self, trigger: str) -> None:
+        """Sleep although the idle timeout has not passed, unless there is something to do.
+
+        Args:
+            trigger: why.
+        """
+        self.trigger = trigger
         self.due = True
         self._mailbox.poke()
 
@@ -116,16 +128,22 @@ class Idleness:
         if when > now:
             self.arm(when)
         else:
-            self.sleep_now()
+            self.sleep_now(self._trigger)
 
     def _decide(self, now: float) -> float:
         """When the room may sleep: now or before, or a time at which it is worth to look again."""
-        timeout = self._definition.idle_timeout
-        due = max(self.quiet_since + timeout, self.not_before)
+        due = max(self.quiet_since + self._policy.idle_timeout, self.not_before)
         if now < due:
+            self._trigger = "idle"
             return due
-        since, handled = self._mark
-        self._mark = (now, self.handled)
-        if now > since and (self.handled - handled) / (now - since) > self._definition.busy_rate:
-            return now + timeout
-        return now
+        low = self._low_at(now)
+        if low > now:
+            self._trigger = "low_activity"
+        return low
+
+    def _low_at(self, now: float) -> float:
+        """When there may have been few messages within the last window at the earliest."""
+        emptied = self.quiet_since + self._policy.activity_window
+        if now >= emptied:
+            return now
+        return min(self.window.below(self._policy.message_threshold, now, self.handled), emptied)

@@ -19,6 +19,8 @@ from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import alone, first_error, parted
 from trio_rooms._loop.wall import WallClock
+from trio_rooms._metrics.metrics import Metrics
+from trio_rooms._policy.policy import Policy
 from trio_rooms._room.actor import Actor, RolledBack
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.dispatcher import refuse
@@ -96,8 +98,7 @@ class Supervisor:
         hub: their sockets.
         store: where they are kept.
         deadlines: those of all that is under it.
-        max_awake: rooms that may be awake before the ones that are quiet longest are sent
-            to sleep early; None for any number.
+        policy: what holds for all rooms together.
         app: what their handlers are to find as ``ctx.app``.
     """
 
@@ -107,7 +108,7 @@ class Supervisor:
         hub: SocketHub,
         store: Store,
         deadlines: Deadlines,
-        max_awake: int | None,
+        policy: Policy,
         app: Any = None,
     ) -> None:
         self.definitions: Mapping[str, Definition] = definitions
@@ -115,7 +116,10 @@ class Supervisor:
         self._hub = hub
         self._store = store
         self._deadlines = deadlines
-        self._max_awake = max_awake
+        self.policy: Policy = policy
+        """What holds for all rooms together."""
+        self.metrics: Metrics = hub.metrics
+        """What is counted and measured."""
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.Context()
         self._actors: dict[str, Actor] = {}
@@ -575,7 +579,7 @@ class Supervisor:
     def _start(self, actor: Actor) -> None:
         """Put an actor into the table, and start its task."""
         assert self._nursery is not None
-        if self._max_awake is not None and len(self._actors) >= self._max_awake:
+        if self.policy.max_awake is not None and len(self._actors) >= self.policy.max_awake:
             self._evict_idle()
         self._actors[actor.key] = actor
         self._over.pop(actor.key, None)
@@ -593,7 +597,7 @@ class Supervisor:
             actor = self._actors.pop(key)
             self._actors[key] = actor  # To the end: who was looked at comes last the next time.
             if actor.quiet:
-                actor.idleness.sleep_now()
+                actor.idleness.sleep_now("cap")
                 return
 
     @enable_ki_protection

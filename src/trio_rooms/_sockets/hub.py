@@ -22,6 +22,7 @@ import trio
 
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.turn import TURN
+from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._wire import envelope, frames
 from trio_rooms._wire.close_codes import CloseCode
 
@@ -171,6 +172,8 @@ class SocketHub:
         """Sockets that came, and that neither are watched nor belong to a room: a task has each of them."""
         self.guests: set[Link] = set()
         """See `LinkOwner`."""
+        self.metrics: Metrics = Metrics()
+        """What the runtime counts and measures."""
         self.now: float = 0.0
         """See `LinkOwner`."""
         self.activity: Activity = Activity(deadlines)
