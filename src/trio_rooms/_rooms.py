@@ -15,6 +15,7 @@ from trio.lowlevel import enable_ki_protection
 from ._arguments import number, text, whole
 from ._definition.definition import Definition
 from ._definition.room import Room, policy_of_all
+from ._insight.insight import Insight
 from ._loop.collector import thresholds
 from ._loop.deadlines import Deadlines
 from ._loop.groups import first_error
@@ -83,6 +84,7 @@ class Rooms:
         self._registrar = runtime.registrar
         self._hub = runtime.hub
         self._store = runtime.store
+        self._insight = Insight(runtime)
         self._servers: list[Server] = []
 
     @property
@@ -176,6 +178,7 @@ class Rooms:
             self._supervisor.stage,
             self._runtime.deadlines,
             self.statistics,
+            self._insight,
             self._runtime.spawn,
             prefix,
             template,

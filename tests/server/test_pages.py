@@ -32,7 +32,7 @@ async def pages(*rooms: Room[None], prefix: str = "") -> AsyncIterator[tuple[Pag
         public = {name: one for name, one in opened._definitions.items() if one.public}
         paths = Paths(public, prefix, "/{room}/{id}")
         yield (
-            Pages(public, paths, opened._hub, opened._supervisor.stage, opened.statistics),
+            Pages(public, paths, opened._hub, opened._supervisor.stage, opened.statistics, opened._insight),
             opened,
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import attrs
 
 from trio_rooms._definition.definition import Definition
+from trio_rooms._insight.insight import Insight
 from trio_rooms._keys import split_key
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._sockets.hub import SocketHub
@@ -34,9 +35,10 @@ class Pages:
         hub: their sockets.
         stage: where a room is in its life, by its key.
         statistics: what ``/stats`` shows.
+        insight: what else is told of the rooms.
     """
 
-    __slots__ = ("_definitions", "_hub", "_paths", "_stage", "_statistics")
+    __slots__ = ("_definitions", "_hub", "_insight", "_paths", "_stage", "_statistics")
 
     def __init__(
         self,
@@ -45,12 +47,14 @@ class Pages:
         hub: SocketHub,
         stage: Callable[[str], Stage],
         statistics: Callable[[], Any],
+        insight: Insight,
     ) -> None:
         self._definitions = definitions
         self._paths = paths
         self._hub = hub
         self._stage = stage
         self._statistics = statistics
+        self._insight = insight
 
     def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Response | None:
         """What a request without a WebSocket is answered, or None where there is no page.

@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from trio_rooms._definition.definition import Definition
+from trio_rooms._insight.insight import Insight
 from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._room.lifecycle import Stage
@@ -113,6 +114,7 @@ class Server:
         stage: where a room is in its life, by its key; for ``/stats``.
         deadlines: for clients that take too long.
         statistics: what ``/stats`` shows.
+        insight: what else is told of the rooms.
         spawn: starts a task that outlives the server where it refuses to be cancelled.
         prefix: what paths begin with, such as ``"/rooms"``.
         template: the rest of a room's path, with ``{room}`` and ``{id}``.
@@ -129,6 +131,7 @@ class Server:
     stage: Callable[[str], Stage]
     deadlines: Deadlines
     statistics: Callable[[], Any]
+    insight: Insight
     spawn: Callable[..., None]
     prefix: str = ""
     template: str = "/{room}/{id}"
@@ -158,7 +161,7 @@ class Server:
             self.origins = check_origins(self.origins)
         public = {name: one for name, one in self.definitions.items() if one.public}
         self._paths = Paths(public, self.prefix, self.template)
-        self._pages = Pages(public, self._paths, self.hub, self.stage, self.statistics)
+        self._pages = Pages(public, self._paths, self.hub, self.stage, self.statistics, self.insight)
         self._acceptor = Acceptor(
             self.hub,
             self.handshake_timeout,
