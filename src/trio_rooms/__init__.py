@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._definition.fire import Fire, Retry
 from ._definition.room import Room
+from ._insight.advice import Recommendation
 from ._policy.policy import Policy
 from ._room.connection import Connection, Connections
 from ._room.context import Context
@@ -87,6 +88,7 @@ __all__ = [
     "NoConnection",
     "NotSaved",
     "Policy",
+    "Recommendation",
     "Refused",
     "Retry",
     "Room",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from trio_rooms._runtime.runtime import Runtime
 
+from .advice import Adviser, Recommendation
+
 __all__ = ["Insight"]
 
 
@@ -14,7 +16,12 @@ class Insight:
         runtime: open rooms.
     """
 
-    __slots__ = ("runtime",)
+    __slots__ = ("_adviser", "runtime")
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime: Runtime = runtime
+        self._adviser = Adviser(runtime)
+
+    def recommendations(self) -> tuple[Recommendation, ...]:
+        """What to change, so that rooms and connections sleep better; see `Adviser`."""
+        return self._adviser.recommendations()
