@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import http.client
 import math
-import ssl
-from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import quote
 
 from trio_rooms._values.json_codec import decode, encode
 
-from .failures import CommandFailed, UsageError
+from .asking import ask, room_path
+from .failures import UsageError
 from .tokens import read_token
 
 __all__ = ["send"]
-
-_PATIENCE: Final = 45.0
-"""Seconds of silence after which nothing more is expected of a server; it answers within 30."""
-_LONGEST: Final = 64 * 1024
-"""Bytes of an answer that are read at most."""
 
 
 def send(options: argparse.Namespace) -> int:
@@ -31,21 +25,8 @@ def send(options: argparse.Namespace) -> int:
     """
     path, content = _wanted(options)
     token = read_token(options.token_file)
-    connection, base = _connection(options.url)
-    try:
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        connection.request("POST", base + path, encode(content), headers)
-        response = connection.getresponse()
-        answer = response.read(_LONGEST).decode(errors="replace").strip()
-    except (OSError, http.client.HTTPException) as error:
-        msg = f"no answer from {options.url}: {str(error) or type(error).__name__}"
-        raise CommandFailed(msg) from error
-    finally:
-        connection.close()
-    if response.status != 200:
-        msg = f"{options.url} answers {response.status}: {_reason(answer) or response.reason}"
-        raise CommandFailed(msg)
-    print(answer)
+    answer = ask(options.url, "POST", path, encode(content), token=token)
+    print(answer.decode(errors="replace").strip())
     return 0
 
 
@@ -76,38 +57,7 @@ def _wanted(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
             content["channel"] = options.channel
         if options.reliable:
             content["reliable"] = True
-        name, slash, id_ = options.room.partition("/")
-        if not (name and slash and id_):
-            raise UsageError(f"a room is given as ROOM/ID, like chat/lobby, not {options.room!r}")
-        return f"/rooms/{quote(name, safe='')}/{quote(id_, safe='')}/emit", content
+        return f"/rooms{room_path(options.room)}/emit", content
     except UnicodeEncodeError as error:
         msg = f"a name has what is no UTF-8: {error.object!r}"
         raise UsageError(msg) from None
-
-
-def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
-    """A connection to the server at a URL, not open yet, and what its paths begin with."""
-    wrong = f"a server's URL is like http://127.0.0.1:8000 or wss://example.org, not {url!r}"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise UsageError(wrong) from None
-    if not host or parts.query or parts.fragment or parts.username is not None:
-        raise UsageError(wrong)
-    if parts.scheme in {"http", "ws"}:
-        return http.client.HTTPConnection(host, port, timeout=_PATIENCE), parts.path.rstrip("/")
-    if parts.scheme in {"https", "wss"}:
-        context = ssl.create_default_context()
-        secure = http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=context)
-        return secure, parts.path.rstrip("/")
-    raise UsageError(wrong)
-
-
-def _reason(answer: str) -> str:
-    """What a server says in an answer; that of a proxy is shown as it is."""
-    try:
-        content = decode(answer)
-    except ValueError:
-        return answer[:500]
-    return str(content["error"]) if type(content) is dict and "error" in content else answer[:500]

@@ -36,6 +36,7 @@ class Idleness:
         "holds",
         "not_before",
         "quiet_since",
+        "reluctance",
         "stopping",
         "trigger",
         "window",
@@ -57,6 +58,8 @@ class Idleness:
         """When it last had nothing to do, on Trio's clock."""
         self.not_before: float = 0.0
         """When it may be tried again after a snapshot that was not saved."""
+        self.reluctance: float = 1.0
+        """How many times as long as others it stays awake, since it was woken just after it slept."""
         self._trigger = "idle"
         """What lets it sleep when the deadline is due."""
         self.due: bool = False
