@@ -5,6 +5,16 @@ from __future__ import annotations
 from ._definition.fire import Fire, Retry
 from ._definition.room import Room
 from ._insight.advice import Recommendation
+from ._insight.metrics import (
+    ConnectionMetrics,
+    DeliveryMetrics,
+    DropMetrics,
+    QueueMetrics,
+    RoomMetrics,
+    RoomsMetrics,
+    SnapshotMetrics,
+)
+from ._metrics.histogram import Summary
 from ._policy.policy import Policy
 from ._room.connection import Connection, Connections
 from ._room.context import Context
@@ -73,11 +83,14 @@ __all__ = [
     "ConnectRequest",
     "Connection",
     "ConnectionGone",
+    "ConnectionMetrics",
     "Connections",
     "Context",
     "DefinitionError",
+    "DeliveryMetrics",
     "Disconnect",
     "DiskStore",
+    "DropMetrics",
     "EventError",
     "Fire",
     "HandlerFailed",
@@ -88,6 +101,7 @@ __all__ = [
     "NoConnection",
     "NotSaved",
     "Policy",
+    "QueueMetrics",
     "Recommendation",
     "Refused",
     "Retry",
@@ -95,9 +109,11 @@ __all__ = [
     "RoomFailed",
     "RoomHandle",
     "RoomInfo",
+    "RoomMetrics",
     "Rooms",
     "RoomsClosed",
     "RoomsError",
+    "RoomsMetrics",
     "RoomsStatistics",
     "Schedule",
     "ScheduleError",
@@ -105,6 +121,7 @@ __all__ = [
     "Sent",
     "SnapshotCorrupt",
     "SnapshotError",
+    "SnapshotMetrics",
     "SnapshotTooNew",
     "Stage",
     "StaleContext",
@@ -117,6 +134,7 @@ __all__ = [
     "StoreFull",
     "StoreInUse",
     "StoreReadOnly",
+    "Summary",
     "UnknownRoom",
     "User",
     "WakeReport",

@@ -17,6 +17,7 @@ from ._definition.definition import Definition
 from ._definition.room import Room, policy_of_all
 from ._insight.advice import Recommendation
 from ._insight.insight import Insight
+from ._insight.metrics import RoomsMetrics
 from ._loop.collector import thresholds
 from ._loop.deadlines import Deadlines
 from ._loop.groups import first_error
@@ -370,6 +371,10 @@ class Rooms:
             tuple(server.own_statistics() for server in self._servers),
             self._supervisor.users.statistics(),
         )
+
+    def metrics(self) -> RoomsMetrics:
+        """What is counted and measured until now: how connections and rooms sleep, and what that takes."""
+        return self._insight.metrics()
 
     def recommendations(self) -> tuple[Recommendation, ...]:
         """What to change, so that rooms and connections sleep better, the most important first.

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
+import attrs
+
 from trio_rooms._runtime.runtime import Runtime
 
 from .advice import Adviser, Recommendation
+from .metrics import RoomsMetrics, metrics_of
 
 __all__ = ["Insight"]
+
+_BYTES: Final = ("resident", "hibernated_connection", "active_connection", "awake_room", "saved")
 
 
 class Insight:
@@ -21,6 +28,18 @@ class Insight:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime: Runtime = runtime
         self._adviser = Adviser(runtime)
+
+    def metrics(self) -> RoomsMetrics:
+        """What is counted and measured until now."""
+        return metrics_of(self.runtime, self.sizes())
+
+    def hibernation(self) -> dict[str, Any]:
+        """The same, for JSON."""
+        return attrs.asdict(self.metrics())
+
+    def sizes(self) -> dict[str, int | None]:
+        """What connections and rooms take, and what is saved; see `RoomsMetrics.bytes`."""
+        return dict.fromkeys(_BYTES)
 
     def recommendations(self) -> tuple[Recommendation, ...]:
         """What to change, so that rooms and connections sleep better; see `Adviser`."""

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from .histogram import Histogram
 
-__all__ = ["Metrics"]
+__all__ = ["CAUSES", "TRIGGERS", "Metrics"]
+
+CAUSES: Final = ("message", "connect", "disconnect", "ask", "destroy", "schedule", "priority")
+"""What wakes a room; each is shown, also where it never did."""
+TRIGGERS: Final = ("idle", "low_activity", "ratio", "cap", "memory", "lag", "explicit", "shutdown")
+"""What puts one to sleep; the same."""
 
 
 class Metrics:
@@ -33,11 +39,10 @@ class Metrics:
     )
 
     def __init__(self) -> None:
-        self.wakes: Counter[str] = Counter()
+        self.wakes: Counter[str] = Counter(dict.fromkeys(CAUSES, 0))
         """Rooms that woke, by cause."""
-        self.sleeps: Counter[str] = Counter()
-        """Rooms that fell asleep, by trigger: idle, low_activity, ratio, cap, memory, lag, explicit or
-        shutdown."""
+        self.sleeps: Counter[str] = Counter(dict.fromkeys(TRIGGERS, 0))
+        """Rooms that fell asleep, by trigger."""
         self.blocked: Counter[str] = Counter()
         """Times that a room was to sleep and could not, by reason."""
         self.sweeps: Counter[str] = Counter()

@@ -179,6 +179,22 @@ class Supervisor:
             self._watch.hanging(),
         )
 
+    @property
+    def awake(self) -> int:
+        """How many rooms are in memory, whatever their stage."""
+        return len(self._actors)
+
+    @property
+    def crashes(self) -> int:
+        """Crashes of rooms until now."""
+        return self._restarts.total
+
+    def depths(self) -> tuple[int, int]:
+        """How much mail waits in all rooms that are awake, and how many bytes the journals in memory have."""
+        mail = sum([actor.mailbox.waiting for actor in self._actors.values()])
+        journals = [record.journal for record in self._records.values() if record.journal is not None]
+        return mail, sum([journal.size for journal in journals])
+
     def hibernated(self, link: Link) -> None:
         """A connection of an awake room is hibernated."""
         actor = self._actors.get(link.roster.key)
@@ -566,11 +582,15 @@ class Supervisor:
         definition = self.definition(key)
         roster, record = roster_of(self._hub, definition, key), self.record(key)
         roster.journal = record.journal
+        slept = None if roster.asleep_since is None else trio.current_time() - roster.asleep_since
+        self.metrics.wakes[cause] += 1
+        if slept is not None:
+            self.metrics.hibernation_duration.note(slept)
         return Actor(
             Shared(definition, roster, self._hub, self._program, record),
             self._deadlines,
             cause=cause,
-            slept=None if roster.asleep_since is None else trio.current_time() - roster.asleep_since,
+            slept=slept,
             removed=self._remove,
             spawn=self._nursery.start_soon,
             watch=self._watch_actor,

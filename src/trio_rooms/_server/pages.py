@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -23,6 +24,7 @@ from .paths import Paths
 __all__ = ["Pages"]
 
 _CLIENT: Final = files("trio_rooms").joinpath("js", "trio-rooms.js").read_bytes()
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _CLIENT_TAG: Final = f'"{hashlib.sha256(_CLIENT).hexdigest()[:32]}"'
 
 
@@ -64,7 +66,7 @@ class Pages:
             path: without a query.
             headers: the request's, by lower-case name.
         """
-        page = None if method == "OPTIONS" and path == "*" else self.page(path)
+        page = None if method == "OPTIONS" and path == "*" else self.page(path, headers)
         if page is not None and _is_known(page, headers):
             page = Response(304, headers=page.headers, kind=page.kind)
         if method in ("GET", "HEAD") or (page is None and path != "*"):
@@ -73,7 +75,7 @@ class Pages:
             return Response(200, headers={"Allow": METHODS})
         return Response.text(405, "a page is only read", Allow=METHODS)
 
-    def page(self, path: str) -> Response | None:
+    def page(self, path: str, headers: Mapping[str, str] = _NONE) -> Response | None:  # noqa: ARG002 (soon)
         """What is at a path, or None."""
         if path == "/":
             return self._index()
@@ -100,6 +102,8 @@ class Pages:
         shown = attrs.asdict(self._statistics())
         doing = shown["supervisor"]
         doing["hanging"] = [one for one in doing["hanging"] if split_key(one["key"])[0] in self._definitions]
+        shown["hibernation"] = self._insight.hibernation()
+        shown["recommendations"] = [attrs.asdict(one) for one in self._insight.recommendations()]
         return _json(shown)
 
     def _room(self, path: str) -> Response:

@@ -73,6 +73,11 @@ class Activity:
         self.on_hibernated: Callable[[Link], None] = _nothing
         """Told of a connection of an awake room that is hibernated from now on; the runtime sets it."""
 
+    @property
+    def total(self) -> int:
+        """How many connections of all rooms are not hibernated."""
+        return sum(len(roster.active or ()) for roster in self._watches)
+
     def use(self, link: Link) -> None:
         """A connection is used: its client has sent something, or is sent what is urgent."""
         roster, now = link.roster, trio.current_time()

@@ -58,6 +58,11 @@ class FanOut:
         self._waiting: dict[str, Roster] = {}
         self._more = trio.Event()
 
+    @property
+    def rooms(self) -> int:
+        """Rooms that have something to send."""
+        return len(self._waiting)
+
     def do(self, roster: Roster, job: Callable[[float], bool], began: float = 0.0) -> None:
         """Do a piece of output now, or behind what the room has still to send.
 

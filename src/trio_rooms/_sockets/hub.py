@@ -245,6 +245,11 @@ class SocketHub:
         return self._open
 
     @property
+    def unwritten(self) -> int:
+        """Rooms whose output is not all written yet."""
+        return self._fan_out.rooms
+
+    @property
     def held(self) -> int:
         """All connections that there are, from when they came until they are closed."""
         return self._open + self.closing.count + len(self._watched) + self.elsewhere
