@@ -430,6 +430,8 @@ class Actor:
             self.members.own,
         )
         loaded = await self.saver.load()
+        if loaded is not None:
+            self.shared.program.signs.loaded(self.key, loaded)
         presence = presence_of(roster)
         if presence is not None:
             await presence.known()

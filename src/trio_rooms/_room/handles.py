@@ -14,6 +14,7 @@ from trio_rooms._arguments import number, text
 from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import make_key
 from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.sent import Sent
@@ -36,6 +37,7 @@ from .mail import Ask, Destroy, Hibernate
 from .placement import Placement, RoomInfo
 from .reliably import is_reliable, manner_of
 from .schedules import WALL, Schedule, Wanted, schedules_of, wanted
+from .signs import Signs
 from .users import User
 
 __all__ = ["Handles", "Program", "RoomHandle"]
@@ -430,8 +432,10 @@ class Handles:
 
 @attrs.frozen
 class Program:
-    """What the handlers of all rooms find around them."""
+    """What is around all rooms of a runtime, for them and their handlers."""
 
     app: Any
     """What ``open_rooms`` was given for them."""
     rooms: Handles
+    signs: Signs = attrs.field(factory=lambda: Signs(Metrics()))
+    """Told of what keeps them from sleeping."""

@@ -157,6 +157,8 @@ class Saver:
             self._failures = 0
             self.hopeless = ""
         self._resting_until = trio.current_time() + _ENCODING_SHARE * record.encoding_took
+        if record.large:
+            self._shared.program.signs.saved(self._key, record.size)
         if record.dirty:
             self._arm(self._definition.snapshot_interval / 2)
         if self._suspended and self._watch is None and self._active:

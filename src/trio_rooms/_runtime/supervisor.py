@@ -30,6 +30,7 @@ from trio_rooms._room.mail import Alarm, Ask, Destroy, Hibernate, Mail, Rouse, c
 from trio_rooms._room.placement import RoomInfo
 from trio_rooms._room.reliably import keep
 from trio_rooms._room.shared import Shared, roster_of
+from trio_rooms._room.signs import Signs
 from trio_rooms._sockets.fanout import Broadcast, Message
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.joined import Spread
@@ -135,7 +136,9 @@ class Supervisor:
         """Who is connected where."""
         self.handles: Handles = Handles(definitions, self, store, deadlines, self.users)
         """How its rooms are reached."""
-        self._program = Program(app, self.handles)
+        self.signs: Signs = Signs(self.metrics)
+        """What keeps rooms from sleeping well."""
+        self._program = Program(app, self.handles, self.signs)
         self._trims: dict[str, float] = {}
         """Rooms of whose journals something may go, and the seconds between two looks at each."""
         self._over: dict[str, int] = {}

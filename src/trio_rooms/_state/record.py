@@ -185,6 +185,11 @@ class Record:
         return self._saved.large
 
     @property
+    def size(self) -> int:
+        """Bytes that the state had when it was last read or encoded."""
+        return self._saved.size
+
+    @property
     def encoding_took(self) -> float:
         """Seconds that encoding the state took the last time."""
         return self._saved.took
@@ -704,6 +709,7 @@ class Record:
         await self._adopt()
         await self._writer.take()
         try:
+            began = perf_counter()
             stored = await self._store.load(self.key)
             if self._loaded and self.gate is None:
                 self.discard()
@@ -712,7 +718,7 @@ class Record:
             self._forget_state()
             await self._learn(stored.head)
             await self._load_timers(stored.head)
-            loaded = await self._saved.newest(stored.snapshots, self._writer.epoch)
+            loaded = await self._saved.newest(stored.snapshots, self._writer.epoch, began)
             if loaded is None:
                 self.touched = True  # A room that never was is one as soon as it has handled something.
             elif not self._saved.as_loaded:

@@ -53,6 +53,10 @@ class Loaded:
     """Whether an earlier owner of the store has written it."""
     fell_back: bool
     """Whether the newest generation cannot be used, and this is the one before it."""
+    size: int = attrs.field(default=0, eq=False)
+    """Bytes of it in the store."""
+    seconds: float = attrs.field(default=0.0, eq=False)
+    """For which it was read and decoded."""
 
 
 @attrs.define(eq=False, weakref_slot=False)
@@ -70,6 +74,8 @@ class Saved:
     """Whether the state is encoded in a thread, during which nobody may change it."""
     took: float = attrs.field(init=False, default=0.0)
     """Seconds that encoding the state took the last time."""
+    size: int = attrs.field(init=False, default=0)
+    """Bytes that it had then, or when it was loaded."""
     digest: bytes = attrs.field(init=False, default=b"")
     """That of the state that was cut last; empty where that is not known to be in the store."""
     _aside: Aside = attrs.field(init=False, default=NOTHING)
@@ -94,16 +100,16 @@ class Saved:
         """
         began = perf_counter()
         encoded = self._definition.codec.encode(self._key, state, self._aside)
-        self.took = perf_counter() - began
+        self.took, self.size = perf_counter() - began, len(encoded)
         return encoded
 
     async def encode_in_thread(self, state: Any) -> bytes:
         """The same for a large one, which nobody may change meanwhile."""
         began = perf_counter()
-        encoded = await trio.to_thread.run_sync(
+        encoded: bytes = await trio.to_thread.run_sync(
             self._definition.codec.encode_large, self._key, state, self._aside
         )
-        self.took = perf_counter() - began
+        self.took, self.size = perf_counter() - began, len(encoded)
         return encoded
 
     def differs(self, state: Any) -> bool:
@@ -114,17 +120,21 @@ class Saved:
         """
         return digest_of(self._definition.codec.encode(self._key, state, self._aside)) != self.digest
 
-    async def newest(self, stored: tuple[StoredSnapshot, ...], epoch: int) -> Loaded | None:
+    async def newest(
+        self, stored: tuple[StoredSnapshot, ...], epoch: int, began: float | None = None
+    ) -> Loaded | None:
         """The newest state that decodes; None where there is none at all.
 
         Args:
             stored: the generations, the newest first.
             epoch: that of the store's owner.
+            began: when they began to be read, by `perf_counter`; None for now.
 
         Raises:
             SnapshotError: no generation can be used.
         """
         broken: SnapshotCorrupt | None = None
+        began = perf_counter() if began is None else began
         try:
             for one in stored:
                 try:
@@ -138,7 +148,8 @@ class Saved:
                     logger.error("generation %d cannot be used: %s", one.generation, error)  # noqa: TRY400
                     broken = broken or error
                     continue
-                self.large = len(snapshot.state) >= LARGE
+                self.size = len(snapshot.state)
+                self.large = self.size >= LARGE
                 self._aside = decoded.aside
                 # What a former process wrote is written again, so that it is of this one from then on.
                 restarted = snapshot.epoch != epoch
@@ -151,7 +162,7 @@ class Saved:
                     )
                 elif snapshot.version == self._definition.version and not restarted:
                     self.digest = digest_of(snapshot.state)
-                return Loaded(decoded.state, restarted, broken is not None)
+                return Loaded(decoded.state, restarted, broken is not None, self.size, perf_counter() - began)
             if broken is not None:
                 raise broken
             return None
