@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from tests.raw import TEXT, frame
 from tests.sockets.bench import Bench, Line, bench, ready, soon
+from trio_rooms import Policy
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.flags import REPLAYING, UNGREETED
 from trio_rooms._sockets.links import SocketLink
@@ -20,13 +21,7 @@ WINDOW = 40.0
 MOST = 3
 
 
-@attrs.frozen
-class Limits:
-    """A room's."""
-
-    connection_idle_timeout: float = IDLE
-    message_threshold: int = MOST
-    activity_window: float = WINDOW
+LIMITS = Policy(connection_idle_timeout=IDLE, message_threshold=MOST, activity_window=WINDOW)
 
 
 @attrs.define(eq=False)
@@ -58,7 +53,7 @@ class Scene:
 
     def __init__(self, made: Bench, clock: MockClock, *, awake: bool = False) -> None:
         self.hub, self.clock, self.made = made.hub, clock, made
-        made.hub.activity.limits = lambda _: Limits()
+        made.hub.activity.policy = lambda _: LIMITS
         self.parked: list[Link] = []
         made.hub.activity.on_hibernated = self.parked.append
         self.box = Box()
@@ -261,7 +256,7 @@ async def test_a_look_at_many_takes_few_at_a_time(mock_clock: MockClock) -> None
     """A thousand that become quiet at as many times cost some looks, each at some of them."""
     async with bench(patience=1e6) as made:
         hub, roster = made.hub, Roster(made.hub, "a/b", None, greets=False)
-        hub.activity.limits = lambda _: Limits()
+        hub.activity.policy = lambda _: LIMITS
         lines = [Line(number + 1, roster, None, 0) for number in range(1000)]
         for line in lines:
             roster.links[line.id] = line

@@ -77,7 +77,7 @@ class Runtime:
         hub.sessions = self.registrar
         hub.users = supervisor.users
         hub.activity.on_hibernated = supervisor.hibernated
-        hub.activity.limits = lambda key: supervisor.definitions[split_key(key)[0]].policy
+        hub.activity.policy = lambda key: supervisor.definitions[split_key(key)[0]].policy
         self.presences: Presences = Presences(
             hub, deadlines, supervisor.record, self.spawn, supervisor.users.of
         )

@@ -16,10 +16,11 @@ from typing import Final
 import trio
 
 from trio_rooms._loop.deadlines import Deadline, Deadlines
+from trio_rooms._policy.policy import Policy
 
 from .flags import REPLAYING, UNGREETED
 from .roster import Link, Roster
-from .use import Limits, Use
+from .use import Use
 
 __all__ = ["Activity"]
 
@@ -31,23 +32,16 @@ _LEAST: Final = 0.05
 """Seconds between two looks at the connections of a room, at least."""
 _SHARE: Final = 16
 """A room with many active connections looks at all of them so often in an idle timeout."""
-
-
-class _Standard:
-    """What `Room` begins with."""
-
-    connection_idle_timeout = 60.0
-    message_threshold = 10
-    activity_window = 60.0
+_DEFAULT: Final = Policy()
 
 
 class _Watch:
     """The next look at the active connections of one room."""
 
-    __slots__ = ("at", "deadline", "left", "limits", "next")
+    __slots__ = ("at", "deadline", "left", "next", "policy")
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
         self.deadline: Deadline | None = None
         self.at = inf
         self.left: list[Link] = []
@@ -63,13 +57,13 @@ class Activity:
         deadlines: those of the runtime.
     """
 
-    __slots__ = ("_deadlines", "_watches", "limits", "on_hibernated")
+    __slots__ = ("_deadlines", "_watches", "on_hibernated", "policy")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
         self._watches: dict[Roster, _Watch] = {}
-        self.limits: Callable[[str], Limits] = _standard
-        """Those of a room, by its key; the runtime sets it."""
+        self.policy: Callable[[str], Policy] = _default
+        """That of a room, by its key; the runtime sets it."""
         self.on_hibernated: Callable[[Link], None] = _nothing
         """Told of a connection of an awake room that is hibernated from now on; the runtime sets it."""
 
@@ -86,8 +80,8 @@ class Activity:
         active = roster.active
         if active is None:
             active = roster.active = {}
-            watch = self._watches[roster] = _Watch(self.limits(roster.key))
-            self._look_at(roster, watch, now + watch.limits.connection_idle_timeout)
+            watch = self._watches[roster] = _Watch(self.policy(roster.key))
+            self._look_at(roster, watch, now + watch.policy.connection_idle_timeout)
         use = active.get(link)
         if use is None:
             active[link] = Use(now)
@@ -108,11 +102,11 @@ class Activity:
         use = None if roster.active is None else roster.active.get(link)
         if use is None:
             return False
-        limits = self._watches[roster].limits
+        policy = self._watches[roster].policy
         now = trio.current_time() if now is None else now
-        if now - use.last < limits.connection_idle_timeout:
+        if now - use.last < policy.connection_idle_timeout:
             return True
-        return use.rate(now, limits.activity_window) > limits.message_threshold or _is_busy(link)
+        return use.rate(now, policy.activity_window) > policy.message_threshold or _is_busy(link)
 
     def count(self, links: list[Link], channel: str | None) -> int:
         """How many of some connections of a room are active.
@@ -155,7 +149,7 @@ class Activity:
 
     def _look(self, roster: Roster, watch: _Watch) -> None:
         """Hibernate who is quiet, a few at a time."""
-        active, now, limits = roster.active, trio.current_time(), watch.limits
+        active, now, policy = roster.active, trio.current_time(), watch.policy
         assert active is not None
         if not watch.left:
             watch.left, watch.next = [*active], inf
@@ -164,8 +158,8 @@ class Activity:
             use = active.get(link)
             if use is None:
                 continue  # It has left meanwhile.
-            use.settle(now, limits.activity_window)
-            until = use.quiet_at(limits)
+            use.settle(now, policy.activity_window)
+            until = use.quiet_at(policy)
             if until > now:
                 watch.next = min(watch.next, until)
             elif _is_busy(link):
@@ -181,13 +175,13 @@ class Activity:
             self.all_quiet(roster)
             return
         many = len(active) > _FEW or watch.next <= now
-        pause = max(_LEAST, limits.connection_idle_timeout / _SHARE if many else 0)
+        pause = max(_LEAST, policy.connection_idle_timeout / _SHARE if many else 0)
         self._look_at(roster, watch, max(watch.next, now + pause))
 
 
-def _standard(_: str) -> Limits:
-    """What a room has that says nothing about it."""
-    return _Standard()
+def _default(_: str) -> Policy:
+    """That of a room which says nothing about it."""
+    return _DEFAULT
 
 
 def _nothing(_: object) -> None:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from trio_rooms._policy.policy import Policy
 
-__all__ = ["Limits", "Use"]
-
-
-class Limits(Protocol):
-    """What a room's definition says about its connections."""
-
-    @property
-    def connection_idle_timeout(self) -> float:
-        """Seconds without use after which a connection is hibernated."""
-
-    @property
-    def message_threshold(self) -> int:
-        """One that moves more messages than this in an ``activity_window`` is not."""
-
-    @property
-    def activity_window(self) -> float:
-        """Seconds."""
+__all__ = ["Use"]
 
 
 class Use:
     """How an active connection is used.
+
+    A `Window` counts more exactly, and has to be told when one is over. This one is told only when its
+    connection is looked at: a message that comes for it looks at nothing and adds one.
 
     Args:
         now: when it became active, on Trio's clock.
@@ -52,9 +39,9 @@ class Use:
         if self.count:
             self.level, self.since, self.count = self.rate(now, window), now, 0
 
-    def quiet_at(self, limits: Limits) -> float:
+    def quiet_at(self, policy: Policy) -> float:
         """When it is hibernated if nothing more happens on it, now that all is settled."""
-        until, most = self.last + limits.connection_idle_timeout, limits.message_threshold
+        until, most = self.last + policy.connection_idle_timeout, policy.message_threshold
         if self.level > most:
-            until = max(until, self.since + limits.activity_window * (1 - most / self.level))
+            until = max(until, self.since + policy.activity_window * (1 - most / self.level))
         return until
