@@ -123,6 +123,7 @@ class Rooms:
         handshake_timeout: float = 10.0,
         ping_interval: float | None = None,
         admin_token: str | None = None,
+        dashboard: bool = False,
         task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen for clients, until cancelled or the rooms close.
@@ -149,6 +150,8 @@ class Rooms:
                 by `serve`; where it is called more than once, the shortest holds.
             admin_token: what other processes show to send over HTTP to rooms and users, 32 characters or
                 more without spaces; None for no such requests.
+            dashboard: whether anybody may open ``/dashboard`` and see there which rooms are in use; else
+                it takes the token, and without one there is none.
             task_status: is told the `Address` when clients can connect.
 
         Raises:
@@ -188,6 +191,7 @@ class Rooms:
             max_connections,
             handshake_timeout,
             admin,
+            dashboard,
         )
         if ping_interval is not None:
             self._hub.keepalive.ping_every(ping_interval)

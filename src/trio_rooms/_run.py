@@ -46,6 +46,7 @@ def run(
     handshake_timeout: float = 10.0,
     ping_interval: float | None = None,
     admin_token: str | None = None,
+    dashboard: bool = False,
     store: Store | None = None,
     max_message_size: int = 1024 * 1024,
     max_unsent: int = 4 * 1024 * 1024,
@@ -72,7 +73,7 @@ def run(
             clients can connect. When it returns, the rooms are served on. What it raises ends the program:
             the rooms are saved, connections closed with 1001, and it comes out of this. At a signal it
             is cancelled first, and has ``close_timeout`` to end; rooms answer it until then.
-        host: see `Rooms.serve`, and for all up to ``admin_token``, too.
+        host: see `Rooms.serve`, and for all up to ``dashboard``, too.
         port: 0 for a free one, which `Rooms.addresses` has.
         prefix: what paths begin with.
         template: the rest of a room's path.
@@ -81,6 +82,7 @@ def run(
         handshake_timeout: seconds for a client's request.
         ping_interval: seconds in which each client is sent a ping; None for no pings.
         admin_token: what other processes show to send over HTTP; None for no such requests.
+        dashboard: whether anybody may open ``/dashboard``.
         store: see `open_rooms`, and for all that follow, too.
         max_message_size: bytes of the largest message that is taken.
         max_unsent: bytes that may wait for one connection.
@@ -125,6 +127,7 @@ def run(
         handshake_timeout=handshake_timeout,
         ping_interval=ping_interval,
         admin_token=admin_token,
+        dashboard=dashboard,
     )
     trio.run(_serve, opening, serving, main, close_timeout)
 

@@ -154,6 +154,11 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         type=_file,
         help="let other processes send over HTTP that have the token in this file, of 32 characters or more",
     )
+    parser.add_argument(
+        "--dashboard",
+        action="store_true",
+        help="let anybody open /dashboard, which shows the rooms that are in use",
+    )
 
 
 def _add_send(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -59,6 +59,7 @@ def serve(options: argparse.Namespace) -> int:
         port=options.port,
         ping_interval=options.ping_interval or None,
         admin_token=token,
+        dashboard=options.dashboard,
         store=None if options.data is None else DiskStore(options.data),
         policy=policy,
         max_message_size=options.max_message_size,

@@ -9,6 +9,7 @@ import attrs
 from trio_rooms._runtime.runtime import Runtime
 
 from .advice import Adviser, Recommendation
+from .costliest import Costliest
 from .metrics import RoomsMetrics, metrics_of
 
 __all__ = ["Insight"]
@@ -23,11 +24,12 @@ class Insight:
         runtime: open rooms.
     """
 
-    __slots__ = ("_adviser", "runtime")
+    __slots__ = ("_adviser", "_costliest", "runtime")
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime: Runtime = runtime
         self._adviser = Adviser(runtime)
+        self._costliest = Costliest(runtime.supervisor)
 
     def metrics(self) -> RoomsMetrics:
         """What is counted and measured until now."""
@@ -44,3 +46,7 @@ class Insight:
     def recommendations(self) -> tuple[Recommendation, ...]:
         """What to change, so that rooms and connections sleep better; see `Adviser`."""
         return self._adviser.recommendations()
+
+    def costliest(self) -> list[dict[str, Any]]:
+        """The awake rooms that cost most, and why they are awake; see `Costliest`."""
+        return self._costliest.rooms()

@@ -213,6 +213,10 @@ class Supervisor:
         """The awake room of a key, or None."""
         return self._actors.get(key)
 
+    def awake_keys(self) -> list[str]:
+        """The keys of all rooms in memory, whatever their stage."""
+        return [*self._actors]
+
     def serves(self, key: str) -> bool:
         """Whether it has the definition of a room."""
         return split_key(key)[0] in self.definitions

@@ -148,7 +148,7 @@ class Admin:
                 allowed, carry_out = ("GET", "HEAD"), partial(self._user, match[1])
         else:
             return None
-        if not self._knows(headers.get("authorization", "")):
+        if not self.knows(headers):
             text = "this takes 'Authorization: Bearer TOKEN', with the token that the server was given"
             return problem(401, text, WWW_Authenticate="Bearer")
         allow = ", ".join([*allowed, "OPTIONS"])
@@ -158,9 +158,13 @@ class Admin:
             return problem(405, f"this is asked with {' or '.join(allowed)}, not {method[:20]}", Allow=allow)
         return Errand("POST" in allowed, carry_out)
 
-    def _knows(self, authorization: str) -> bool:
-        """Whether a header has the token, in a time that does not tell how much of it is right."""
-        scheme, _, token = authorization.partition(" ")
+    def knows(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request shows the token, found in a time that does not tell how much of it is right.
+
+        Args:
+            headers: the request's, by lower-case name.
+        """
+        scheme, _, token = headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(token.strip(" ").encode(), self._token)
 
     async def _emit(self, path: str, body: bytes) -> Response:

@@ -19,6 +19,7 @@ from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._wire.handshake import METHODS, Response
 from trio_rooms.errors import UnknownRoom
 
+from .dashboard import DASHBOARD
 from .paths import Paths
 
 __all__ = ["Pages"]
@@ -58,15 +59,18 @@ class Pages:
         self._statistics = statistics
         self._insight = insight
 
-    def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Response | None:
+    def answer(
+        self, method: str, path: str, headers: Mapping[str, str], *, insider: bool = False
+    ) -> Response | None:
         """What a request without a WebSocket is answered, or None where there is no page.
 
         Args:
             method: the request's.
             path: without a query.
             headers: the request's, by lower-case name.
+            insider: whether who asks may see which rooms there are, and the dashboard.
         """
-        page = None if method == "OPTIONS" and path == "*" else self.page(path, headers)
+        page = None if method == "OPTIONS" and path == "*" else self.page(path, headers, insider=insider)
         if page is not None and _is_known(page, headers):
             page = Response(304, headers=page.headers, kind=page.kind)
         if method in ("GET", "HEAD") or (page is None and path != "*"):
@@ -75,7 +79,13 @@ class Pages:
             return Response(200, headers={"Allow": METHODS})
         return Response.text(405, "a page is only read", Allow=METHODS)
 
-    def page(self, path: str, headers: Mapping[str, str] = _NONE) -> Response | None:  # noqa: ARG002 (soon)
+    def page(
+        self,
+        path: str,
+        headers: Mapping[str, str] = _NONE,  # noqa: ARG002 (soon)
+        *,
+        insider: bool = False,
+    ) -> Response | None:
         """What is at a path, or None."""
         if path == "/":
             return self._index()
@@ -84,7 +94,9 @@ class Pages:
         if path == "/trio-rooms.js":
             return _client()
         if path == "/stats":
-            return self._all()
+            return self._all(insider=insider)
+        if path == "/dashboard" and insider:
+            return DASHBOARD
         if path.startswith("/stats/"):
             return self._room(path.removeprefix("/stats"))
         return None
@@ -97,13 +109,18 @@ class Pages:
             return Response(200, page.encode(), kind="text/html; charset=utf-8")
         return Response.text(200, f"rooms at {self._paths.form}: {', '.join(sorted(self._definitions))}")
 
-    def _all(self) -> Response:
-        """What the statistics have, without the names of rooms that clients are not to know of."""
+    def _all(self, *, insider: bool) -> Response:
+        """What the statistics have, without the names of rooms that clients are not to know of.
+
+        Which of the others are in use is told to insiders alone.
+        """
         shown = attrs.asdict(self._statistics())
         doing = shown["supervisor"]
         doing["hanging"] = [one for one in doing["hanging"] if split_key(one["key"])[0] in self._definitions]
         shown["hibernation"] = self._insight.hibernation()
         shown["recommendations"] = [attrs.asdict(one) for one in self._insight.recommendations()]
+        if insider:
+            shown["costliest"] = self._insight.costliest()
         return _json(shown)
 
     def _room(self, path: str) -> Response:

@@ -122,6 +122,7 @@ class Server:
         max_connections: sockets from which on new ones are refused, open or not; None for any number.
         handshake_timeout: seconds for a client to send its request, and again for `authenticate`.
         admin: answers other processes; None for a server that does not.
+        dashboard: whether anybody may see the dashboard, and what else names rooms; else it takes the token.
     """
 
     definitions: Mapping[str, Definition]
@@ -139,6 +140,7 @@ class Server:
     max_connections: int | None = None
     handshake_timeout: float = 10.0
     admin: Admin | None = None
+    dashboard: bool = False
     address: Address | None = attrs.field(init=False, default=None)
     """Where it listens, once it does."""
     _paths: Paths = attrs.field(init=False)
@@ -194,6 +196,8 @@ class Server:
                     if definition.public:
                         path = self._paths.form.replace("{room}", definition.name).replace("{id}", "ID")
                         logger.info("room %s is at %s%s", definition.name, self.address, path)
+                if self.dashboard:
+                    logger.info("the dashboard is at http%s/dashboard", self.address.url.removeprefix("ws"))
                 if self.admin is not None:
                     logger.info("other processes may send at http%s", self.address.url.removeprefix("ws"))
                 task_status.started(self.address)
@@ -238,7 +242,8 @@ class Server:
             asked = None if self.admin is None else self.admin.asked(head.method, path, head.headers)
             if asked is not None:
                 return asked
-            page = self._pages.answer(head.method, path, head.headers)
+            insider = self.dashboard or (self.admin is not None and self.admin.knows(head.headers))
+            page = self._pages.answer(head.method, path, head.headers, insider=insider)
             if page is not None:
                 return page
         try:
