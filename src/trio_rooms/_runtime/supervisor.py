@@ -50,6 +50,7 @@ from trio_rooms.stores.base import Store
 
 from .circles import Circles, is_inside, room_task_of
 from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
+from .sweeper import Sweeper
 from .watch import Hanging, Watch
 
 __all__ = ["Supervisor", "SupervisorStatistics"]
@@ -124,6 +125,8 @@ class Supervisor:
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.Context()
         self._actors: dict[str, Actor] = {}
+        self.sweeper: Sweeper = Sweeper(policy, hub, self._actors, deadlines, self._spawn)
+        """Puts the least active to sleep."""
         self._ending: dict[str, Actor] = {}
         """Rooms that sleep, while their tasks still unwind."""
         self._records: dict[str, Record] = {}
@@ -823,6 +826,7 @@ class Supervisor:
         for record in self._records.values():
             record.abandon()
         self._closed = True
+        self.sweeper.close()
         self.users.office.close()
         for answer in self._awaited:
             answer.fail(RoomsClosed("the rooms have closed, and what became of this is not known"))

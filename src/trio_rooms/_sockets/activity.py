@@ -8,7 +8,7 @@ each room that has active ones, moved as they are used; a message sets no timer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import inf
 from typing import Final
@@ -22,7 +22,7 @@ from .flags import REPLAYING, UNGREETED
 from .roster import Link, Roster
 from .use import Use
 
-__all__ = ["Activity"]
+__all__ = ["Activity", "is_busy"]
 
 _FEW: Final = 256
 """Connections looked at in one go."""
@@ -57,7 +57,7 @@ class Activity:
         deadlines: those of the runtime.
     """
 
-    __slots__ = ("_deadlines", "_watches", "on_hibernated", "policy")
+    __slots__ = ("_deadlines", "_watches", "on_fewer", "on_hibernated", "on_more", "policy", "total")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
@@ -66,11 +66,12 @@ class Activity:
         """That of a room, by its key; the runtime sets it."""
         self.on_hibernated: Callable[[Link], None] = _nothing
         """Told of a connection of an awake room that is hibernated from now on; the runtime sets it."""
-
-    @property
-    def total(self) -> int:
+        self.total: int = 0
         """How many connections of all rooms are not hibernated."""
-        return sum(len(roster.active or ()) for roster in self._watches)
+        self.on_more: Callable[[], None] | None = None
+        """Told when one more is active, where somebody wants to know; the runtime sets it."""
+        self.on_fewer: Callable[[], None] | None = None
+        """Told when one has left, of which so many more may be active; the runtime sets it."""
 
     def use(self, link: Link) -> None:
         """A connection is used: its client has sent something, or is sent what is urgent."""
@@ -85,8 +86,11 @@ class Activity:
         use = active.get(link)
         if use is None:
             active[link] = Use(now)
+            self.total += 1
             if link.unfinished is not None:
                 link.send_postponed()
+            if self.on_more is not None:
+                self.on_more()
         else:
             use.last = now
             use.count += 1
@@ -106,7 +110,7 @@ class Activity:
         now = trio.current_time() if now is None else now
         if now - use.last < policy.connection_idle_timeout:
             return True
-        return use.rate(now, policy.activity_window) > policy.message_threshold or _is_busy(link)
+        return use.rate(now, policy.activity_window) > policy.message_threshold or is_busy(link)
 
     def count(self, links: list[Link], channel: str | None) -> int:
         """How many of some connections of a room are active.
@@ -131,16 +135,32 @@ class Activity:
         """Take a connection for hibernated from now on; nothing where it is so already."""
         roster = link.roster
         if roster.active is not None and roster.active.pop(link, None) is not None:
+            self.total -= 1
             if not roster.active:
                 self.all_quiet(roster)
             if roster.inbox is not None:
                 self.on_hibernated(link)
 
+    def left(self, link: Link) -> None:
+        """A connection has left its room."""
+        active = link.roster.active
+        if active is not None and active.pop(link, None) is not None:
+            self.total -= 1
+        if self.on_fewer is not None:
+            self.on_fewer()
+
     def all_quiet(self, roster: Roster) -> None:
         """All connections of a room are hibernated: it sleeps, or is forgotten."""
         if roster.active is not None:
+            self.total -= len(roster.active)
             roster.active = None
             self._deadlines.cancel(self._watches.pop(roster).deadline)
+
+    def in_use(self) -> Iterator[tuple[Roster, Policy, list[tuple[Link, Use]]]]:
+        """The active connections, room by room, each room as it is when its turn comes."""
+        for roster, watch in [*self._watches.items()]:
+            if roster.active:
+                yield roster, watch.policy, [*roster.active.items()]
 
     def _look_at(self, roster: Roster, watch: _Watch, when: float) -> None:
         """Look at all active connections of a room at a time."""
@@ -162,7 +182,7 @@ class Activity:
             until = use.quiet_at(policy)
             if until > now:
                 watch.next = min(watch.next, until)
-            elif _is_busy(link):
+            elif is_busy(link):
                 watch.next = now
             else:
                 self.hibernate(link)
@@ -188,7 +208,7 @@ def _nothing(_: object) -> None:
     """Nobody is to be told."""
 
 
-def _is_busy(link: Link) -> bool:
+def is_busy(link: Link) -> bool:
     """Whether something is under way on a connection, or in the hands of its room."""
     unfinished = link.unfinished
     if unfinished is not None and (unfinished.output is not None or unfinished.partial is not None):

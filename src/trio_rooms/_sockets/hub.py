@@ -406,6 +406,7 @@ class SocketHub:
             if roster.presence is not None:
                 roster.presence.left(link, met=met)
             self._open -= 1
+            self.activity.left(link)
             self.closing.count += 1
             if link.user is not None:
                 self.users.left(link)

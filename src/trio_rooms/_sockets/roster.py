@@ -566,8 +566,6 @@ class Roster:
         """Take a link out of the room and of its channels, whose names it keeps; False where it has left."""
         if self.links.pop(link.id, None) is None:
             return False
-        if self.active is not None:
-            self.active.pop(link, None)
         if self.resumed is not None and self.resumed.get(link.sid) is link:
             del self.resumed[link.sid]
             if not self.resumed:
