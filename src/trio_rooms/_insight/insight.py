@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
@@ -11,10 +11,9 @@ from trio_rooms._runtime.runtime import Runtime
 from .advice import Adviser, Recommendation
 from .costliest import Costliest
 from .metrics import RoomsMetrics, metrics_of
+from .sizes import Sizes
 
 __all__ = ["Insight"]
-
-_BYTES: Final = ("resident", "hibernated_connection", "active_connection", "awake_room", "saved")
 
 
 class Insight:
@@ -24,24 +23,21 @@ class Insight:
         runtime: open rooms.
     """
 
-    __slots__ = ("_adviser", "_costliest", "runtime")
+    __slots__ = ("_adviser", "_costliest", "_sizes", "runtime")
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime: Runtime = runtime
         self._adviser = Adviser(runtime)
         self._costliest = Costliest(runtime.supervisor)
+        self._sizes = Sizes(runtime)
 
     def metrics(self) -> RoomsMetrics:
         """What is counted and measured until now."""
-        return metrics_of(self.runtime, self.sizes())
+        return metrics_of(self.runtime, self._sizes)
 
     def hibernation(self) -> dict[str, Any]:
         """The same, for JSON."""
         return attrs.asdict(self.metrics())
-
-    def sizes(self) -> dict[str, int | None]:
-        """What connections and rooms take, and what is saved; see `RoomsMetrics.bytes`."""
-        return dict.fromkeys(_BYTES)
 
     def recommendations(self) -> tuple[Recommendation, ...]:
         """What to change, so that rooms and connections sleep better; see `Adviser`."""

@@ -10,6 +10,8 @@ import attrs
 from trio_rooms._metrics.histogram import Summary
 from trio_rooms._runtime.runtime import Runtime
 
+from .sizes import Sizes
+
 __all__ = [
     "ConnectionMetrics",
     "DeliveryMetrics",
@@ -145,26 +147,27 @@ class RoomsMetrics:
     """What reliable messages take that somebody has not acknowledged, of the rooms in memory."""
 
 
-def metrics_of(runtime: Runtime, sizes: Mapping[str, int | None]) -> RoomsMetrics:
+def metrics_of(runtime: Runtime, sizes: Sizes) -> RoomsMetrics:
     """What is counted and measured until now.
 
     Args:
         runtime: open rooms.
-        sizes: the bytes.
+        sizes: what was measured of their memory.
     """
     hub, supervisor, noted = runtime.hub, runtime.supervisor, runtime.hub.metrics
     sockets, users = hub.statistics(), supervisor.users.statistics()
     total = hub.sockets
     active = min(hub.activity.total, total)
     ratio = (total - active) / total if total else 0.0
+    asleep = max(sockets.rosters - supervisor.awake, 0)
     mail, journals = supervisor.depths()
     return RoomsMetrics(
         connections=ConnectionMetrics(active, total - active, total),
-        rooms=RoomMetrics(supervisor.awake, max(sockets.rosters - supervisor.awake, 0)),
+        rooms=RoomMetrics(supervisor.awake, asleep),
         ratio=ratio,
         ratio_target=supervisor.policy.ratio,
         cost_savings=_SAVED * ratio,
-        bytes=sizes,
+        bytes=sizes.told(hibernated=total - active, asleep=asleep),
         hibernation_duration_seconds=noted.hibernation_duration.summary(),
         hibernation_latency_seconds=noted.hibernation_latency.summary(),
         state_restoration_seconds=noted.state_restoration.summary(),

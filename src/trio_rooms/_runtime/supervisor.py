@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import islice
+from secrets import randbelow
 from typing import Any, Final
 
 import attrs
@@ -158,6 +160,8 @@ class Supervisor:
         """Of those outside who wait until something is written."""
         self.noted: Callable[[float], None] = _nothing
         """Told when something is in the store that is due at a time of day; the runtime sets it."""
+        self.on_sleep: Callable[[Actor], None] = _nothing
+        """Told of each room that is about to leave memory, with all that it had."""
         self._at_rest: Callable[[str], None] = _nothing
         """Told of each room that has come to rest, while the program stops."""
         self._first: set[str] = set()
@@ -219,6 +223,11 @@ class Supervisor:
     def awake_keys(self) -> list[str]:
         """The keys of all rooms in memory, whatever their stage."""
         return [*self._actors]
+
+    def some_awake(self, most: int) -> list[Actor]:
+        """A few of the awake rooms, which need not be the same each time."""
+        first = randbelow(max(min(len(self._actors), _LOOKS) - most, 0) + 1)
+        return [*islice(self._actors.values(), first, first + most)]
 
     def serves(self, key: str) -> bool:
         """Whether it has the definition of a room."""
@@ -721,6 +730,7 @@ class Supervisor:
 
     def _remove(self, actor: Actor) -> None:
         """A room has ended as it should; called in the one step that decides it."""
+        self.on_sleep(actor)
         self._hibernations += 1
         self._ending[actor.key] = actor
         actor.shared.roster.asleep_since = trio.current_time()

@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import islice
 from sys import getsizeof
 from time import perf_counter
 from typing import Final, Protocol
@@ -253,6 +254,12 @@ class SocketHub:
     def held(self) -> int:
         """All connections that there are, from when they came until they are closed."""
         return self._open + self.closing.count + len(self._watched) + self.elsewhere
+
+    def some_links(self, most: int) -> list[Link]:
+        """A few of the connections, which need not be the same each time."""
+        first = secrets.randbelow(max(len(self._sockets) - 2 * most, 0) + 1)
+        found = [link for link in self._sockets[first : first + 2 * most] if link is not None]
+        return [*found[:most], *islice(self.guests, most)]
 
     def watch(self, fd: int, ready: Callable[[int], None]) -> None:
         """Call ``ready(fd)`` whenever there is something to read, until it is parked or `unwatch` is called.
