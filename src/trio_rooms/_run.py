@@ -17,12 +17,13 @@ import trio
 from ._definition.room import Room
 from ._loop.collector import SERVER_THRESHOLDS
 from ._loop.groups import alone
+from ._loop.logs import log_to_stderr
 from ._policy.policy import Policy
 from ._rooms import Rooms, open_rooms
 from ._wire.close_codes import CloseCode
 from .stores.base import Store
 
-__all__ = ["log_to_stderr", "run"]
+__all__ = ["run"]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -151,11 +152,6 @@ def _check_main(main: Any) -> None:
     except TypeError as error:
         msg = f"main is called with the rooms, but: {error}; {written}"
         raise TypeError(msg) from None
-
-
-def log_to_stderr() -> None:
-    """Log from INFO on, unless the program has configured logging."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
 
 
 async def _serve(

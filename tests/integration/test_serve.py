@@ -48,8 +48,11 @@ def trio_rooms(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1012), (signal.SIGINT, 1001)])
 def test_signals(serve: Serve, tmp_path: Path, number: int, code: int) -> None:
-    """A signal closes connections with its code, saves what changed last, and ends with exit status 0."""
-    never = ("--snapshot-interval", "3600", "--idle-timeout", "3600")
+    """A signal closes connections with its code, saves what changed last, and ends with exit status 0.
+
+    All of the log is in the format that was asked for.
+    """
+    never = ("--snapshot-interval", "3600", "--idle-timeout", "3600", "--log-format", "json")
     served = serve("examples/counter.py", "--data", tmp_path / "data", *never)
     with connect(f"{served.url}/counter/x") as client:
         assert add(client, 7) == 7
@@ -59,6 +62,9 @@ def test_signals(serve: Serve, tmp_path: Path, number: int, code: int) -> None:
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == code
     assert served.process.wait(TIMEOUT) == 0
+    log = [json.loads(line) for line in served.log.read_text().splitlines()]
+    assert log[-1]["message"] == "stopped"
+    assert {(line["level"], line["logger"]) for line in log} == {("INFO", "trio_rooms")}
     served = serve("examples/counter.py", "--data", tmp_path / "data")
     with connect(f"{served.url}/counter/x") as client:
         assert add(client, 0) == 7

@@ -159,6 +159,12 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         action="store_true",
         help="let anybody open /dashboard, which shows the rooms that are in use",
     )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="how the log is written: lines for people, or an object of JSON in each line (%(default)s)",
+    )
 
 
 def _add_send(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -13,9 +13,10 @@ import attrs
 import trio
 
 from trio_rooms._definition.room import policy_of_all
+from trio_rooms._loop.logs import log_to_stderr
 from trio_rooms._policy.policy import Policy
 from trio_rooms._rooms import Rooms
-from trio_rooms._run import log_to_stderr, run
+from trio_rooms._run import run
 from trio_rooms.stores.sqlite.store import DiskStore
 
 from .loading import find_rooms
@@ -36,7 +37,7 @@ def serve(options: argparse.Namespace) -> int:
         CommandFailed: their module cannot be imported, or the token not be read.
         RoomsError: nobody may listen there, the store cannot be opened, or another failure of the runtime.
     """
-    log_to_stderr()
+    log_to_stderr(options.log_format)
     token = None if options.admin_token_file is None else read_token(options.admin_token_file)
     rooms = find_rooms(options.target)
     chosen = None if options.policy is None else _POLICIES[options.policy]()

@@ -120,7 +120,13 @@ class Dispatcher:
             gone.add_note(
                 "only authenticate, on_connect and on_message refuse with it; here it is EventError"
             )
-        logger.error("room %s: the handler of %r raised", self._shared.key, event, exc_info=error)
+        logger.error(
+            "room %s: the handler of %r raised",
+            self._shared.key,
+            event,
+            exc_info=error,
+            extra={"cause": event},
+        )
         await self._report(context, error)
 
     def interrupted(self, mail: Mail, failure: Exception) -> None:

@@ -154,7 +154,7 @@ class Watch:
         logger.warning(
             "nothing ran for %.0f s or more: something blocked the event loop, such as a call in a handler "
             "that is not awaited; use trio.to_thread.run_sync for it. Busy were the rooms %s",
-            seconds, busy,
+            seconds, busy, extra={"duration": seconds},
         )  # fmt: skip
 
     def _look_at(self, actor: Actor, watched: _Watched, now: float) -> None:
@@ -177,7 +177,10 @@ class Watch:
         """What ran at the last look has ended: say so, if it was told of."""
         if watched.name is not None:
             took = now - watched.since
-            logger.info("room %s: %s has ended, after %.0f s", actor.key, _called(watched.name), took)
+            logger.info(
+                "room %s: %s has ended, after %.0f s", actor.key, _called(watched.name), took,
+                extra={"cause": watched.name, "duration": took},
+            )  # fmt: skip
             watched.name = None
 
     def _warn(self, actor: Actor, watched: _Watched, seconds: float) -> None:
@@ -193,6 +196,7 @@ class Watch:
         logger.warning(
             "room %s: %s has been running for %.0f s%s; %d messages wait behind it",
             actor.key, _called(watched.name), seconds, place and f", at {place}", len(actor.mailbox.mail),
+            extra={"cause": watched.name, "duration": seconds},
         )  # fmt: skip
 
 

@@ -145,7 +145,8 @@ class Saved:
                         decode = self._definition.codec.decode
                         decoded = await trio.to_thread.run_sync(decode, self._key, snapshot)
                 except SnapshotCorrupt as error:
-                    logger.error("generation %d cannot be used: %s", one.generation, error)  # noqa: TRY400
+                    why = "room %s: generation %d cannot be used: %s"
+                    logger.error(why, self._key, one.generation, error)  # noqa: TRY400
                     broken = broken or error
                     continue
                 self.size = len(snapshot.state)
