@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from typing import Any
 
 import attrs
+import cbor2
+import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_rooms import Context, Room, Rooms, open_rooms
+from trio_rooms import Context, EventError, MemoryStore, Room, Rooms, RoomsError, WakeReport, open_rooms
 from trio_rooms._server.pages import Pages
 from trio_rooms._server.paths import Paths
-from trio_rooms.testing import connect
+from trio_rooms.testing import FaultyStore, connect
 
 
 async def _hear(_ctx: Context[None], _message: str | bytes) -> None:
@@ -84,3 +88,91 @@ async def test_connections_and_rooms_are_counted_as_they_are(autojump_clock: Moc
         assert metrics.hibernation_duration_seconds.max is not None
         assert 0.9 < metrics.hibernation_duration_seconds.max < 1.1
     assert rooms.metrics().connections.total == 0
+
+
+async def test_what_waking_and_sleeping_take_is_measured(autojump_clock: MockClock) -> None:
+    """With a store that takes 150 ms: one read in a wake, one commit in a sleep, and the hook."""
+    room: Room[list[int]] = Room("list", state=list, idle_timeout=10, connection_idle_timeout=5)
+
+    @room.on("add")
+    async def add(ctx: Context[list[int]], number: int) -> None:
+        ctx.state.append(number)
+
+    @room.on_wake
+    async def wake(_ctx: Context[list[int]], _report: WakeReport) -> None:
+        await trio.sleep(0.05)
+
+    store = FaultyStore(MemoryStore(), delay=0.15)
+    async with open_rooms([room], store=store) as rooms:
+        await rooms.get("list", "a").ask("add", 1)
+        assert rooms.metrics().state_restoration_seconds.count == 0  # There was none.
+        await trio.sleep(20)
+        metrics = rooms.metrics()
+        # The change was written in time, so there was nothing left to write as it fell asleep.
+        assert (metrics.snapshots.bytes.count, metrics.hibernation_latency_seconds.max) == (1, 0)
+        assert metrics.snapshots.bytes.max == len(cbor2.dumps([1]))
+        assert metrics.snapshots.seconds.max == pytest.approx(0.15)
+        assert metrics.wake_latency_seconds.max == pytest.approx(0.15)
+        await rooms.get("list", "a").ask("add", 2)
+        await rooms.get("list", "a").hibernate()
+        metrics = rooms.metrics()
+        assert metrics.state_restoration_seconds.count == 1
+        assert metrics.state_restoration_seconds.max == pytest.approx(0.15)
+        assert metrics.wake_latency_seconds.max == pytest.approx(0.2)
+        assert metrics.hibernation_latency_seconds.max == pytest.approx(0.15)
+        assert metrics.snapshots.seconds.count == metrics.hibernation_latency_seconds.count == 2
+        assert metrics.wakes == dict.fromkeys(metrics.wakes, 0) | {"ask": 2}
+
+
+async def test_what_fails_is_counted(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that raises is an error, a room that crashes an error and a restart; a refusal is neither."""
+    caplog.set_level(logging.CRITICAL, "trio_rooms")
+    room: Room[None] = Room("hall", idle_timeout=10)
+
+    @room.on("fail")
+    async def fail(_ctx: Context[None]) -> None:
+        raise ValueError
+
+    @room.on("refuse")
+    async def refuse(_ctx: Context[None]) -> None:
+        raise EventError("no")
+
+    @room.on("crash")
+    async def crash(ctx: Context[None]) -> None:
+        ctx.room.start_soon(_fail)
+
+    async with open_rooms([room]) as rooms:
+        handle = rooms.get("hall", "a")
+        for event, counts in (("refuse", (0, 0)), ("fail", (1, 0)), ("crash", (2, 1))):
+            with contextlib.suppress(RoomsError):
+                await handle.ask(event)
+            await trio.sleep(1)
+            metrics = rooms.metrics()
+            assert (metrics.errors, metrics.restarts) == counts, event
+
+
+async def _fail() -> None:
+    raise ValueError
+
+
+async def test_what_waits_is_counted(autojump_clock: MockClock) -> None:
+    """Mail behind a handler that takes its time, commits that the store holds, what is not acknowledged."""
+    room: Room[None] = Room("hall", idle_timeout=100, resume_window=60)
+
+    @room.on("wait")
+    async def wait(_ctx: Context[None]) -> None:
+        await trio.sleep(10)
+
+    async with (
+        open_rooms([room]) as rooms,
+        connect(rooms, "hall/a", subprotocols=["trio-rooms.v1.json"]) as client,
+    ):
+        for _ in range(3):
+            await client.emit("wait")
+        await trio.sleep(1)
+        assert rooms.metrics().queues.mailboxes == 2
+        await trio.sleep(50)
+        assert rooms.metrics().queues.mailboxes == rooms.metrics().journal_bytes == 0
+        rooms.get("hall", "a").emit("news", "x" * 1000, reliable=True)
+        await trio.sleep(1)
+        assert 1000 < rooms.metrics().journal_bytes < 1200

@@ -15,6 +15,7 @@ from tests.sockets.bench import Line
 from trio_rooms import Context, MemoryStore, Room
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._room.background import Background
 from trio_rooms._room.dispatcher import Dispatcher
 from trio_rooms._room.handles import Program
@@ -48,6 +49,7 @@ class Wire:
         """Who was closed, with which code, and whether the room is to hear of the end."""
         self.reasons: list[str] = []
         """Why, in the same order."""
+        self.metrics: Metrics = Metrics()
 
     def send(self, link: Link, message: Message) -> None:
         """Note it; a message that has no form raises, as it does at the hub."""

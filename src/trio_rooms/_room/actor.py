@@ -81,6 +81,8 @@ class _Wake:
 
     cause: str
     slept: float | None
+    came: float | None
+    """When something came for it, on Trio's clock; None once it is awake."""
     untold: tuple[Disconnected, ...] = ()
     """Who went away while it slept."""
 
@@ -165,7 +167,7 @@ class Actor:
         """Whether the one before it, and at its end this one, destroyed itself before it handled anything."""
         self.parted: bool = False
         """Whether on_hibernate was called at the stop: there it is called only once."""
-        self._wake = _Wake(cause, slept)
+        self._wake = _Wake(cause, slept, trio.current_time())
         self._asked: tuple[Answer, ...] = ()
         """Who wants to know whether it sleeps."""
         self._removed = removed
@@ -429,9 +431,11 @@ class Actor:
             self._wake,
             self.members.own,
         )
+        metrics = self.shared.hub.metrics
         loaded = await self.saver.load()
         if loaded is not None:
             self.shared.program.signs.loaded(self.key, loaded)
+            metrics.state_restoration.note(loaded.seconds)
         presence = presence_of(roster)
         if presence is not None:
             await presence.known()
@@ -460,6 +464,9 @@ class Actor:
         self.idleness.begin()
         self.saver.begin()
         self.firing.begin()
+        if wake.came is not None:
+            metrics.wake_latency.note(trio.current_time() - wake.came)
+            wake.came = None
 
     async def _recall(self) -> list[Disconnected]:
         """Sessions that ended while the room slept."""
@@ -593,7 +600,7 @@ class Actor:
         """Save the room and end it; False where it has to go on."""
         self.take(Step.QUIET)
         self._be_watched()
-        saver, box = self.saver, self.mailbox.mail
+        saver, box, decided = self.saver, self.mailbox.mail, trio.current_time()
         on_hibernate = self.shared.definition.on_hibernate
         if self.shared.edited:
             self.members.settle_quietly()
@@ -628,6 +635,7 @@ class Actor:
             if not saved and stopping:
                 await trio.sleep(_RETRY_STOP)
             return False
+        self.shared.hub.metrics.hibernation_latency.note(trio.current_time() - decided)
         self._end(Step.COMMITTED)
         if not (self.background.started or restless):
             self.members.settle_quietly()

@@ -120,6 +120,7 @@ class Dispatcher:
             gone.add_note(
                 "only authenticate, on_connect and on_message refuse with it; here it is EventError"
             )
+        self._shared.hub.metrics.errors += 1
         logger.error(
             "room %s: the handler of %r raised",
             self._shared.key,

@@ -327,6 +327,7 @@ class Supervisor:
                 self._forget_record,
                 self.noted,
                 self._journaled,
+                self.metrics,
             )
             record.on_put = self._trim_later
         return record
@@ -690,6 +691,7 @@ class Supervisor:
         if actor.stage is Stage.WAKING and isinstance(error, SnapshotError | StoreError):
             self._unloadable(actor, error)
             return None
+        self.metrics.errors += 1
         actor.crashed(error)
         delay = self._restarts.after_crash(actor.key)
         if delay is None:

@@ -25,6 +25,7 @@ import trio
 
 from trio_rooms._loop.turn import TURN
 from trio_rooms._loop.wall import WallClock
+from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._sockets.joined import Sending
 from trio_rooms.errors import NotSaved, RoomsError, StateError, StoreClosed, StoreError
 from trio_rooms.stores.base import Entry, RoomHead, Store, StoredSession, Timer
@@ -84,6 +85,9 @@ class Source(Protocol):
         """Whether tasks may change it without a word."""
 
 
+_NOBODYS: Final = Metrics()
+
+
 def _no_task(_: Callable[..., Coroutine[Any, Any, None]]) -> None:
     """There is no runtime around: whoever made the record only reads."""
 
@@ -107,6 +111,7 @@ class Record:
         on_rest: called when nothing is under way any more and nobody is awake.
         noted: called with the time of what is in the store since then and is due the earliest.
         on_journal: called when there is a `journal`, or another one.
+        metrics: where it is noted what snapshots take.
     """
 
     key: str
@@ -116,6 +121,7 @@ class Record:
     _on_rest: Callable[[str], None] | None = None
     _noted: Callable[[float], None] | None = None
     _on_journal: Callable[[Record], None] | None = None
+    _metrics: Metrics = _NOBODYS
     wanted: Callable[[bool], None] | None = attrs.field(init=False, default=None)
     """Called when there is something to write, and whether it is so much that it should be written at
     once; None while no actor would write it."""
@@ -709,7 +715,7 @@ class Record:
         await self._adopt()
         await self._writer.take()
         try:
-            began = perf_counter()
+            began = trio.current_time()
             stored = await self._store.load(self.key)
             if self._loaded and self.gate is None:
                 self.discard()
@@ -778,8 +784,7 @@ class Record:
                 delta = self._take_delta()
                 if self.head is None:
                     await self._know()
-                await self._writer.carry(encoded if changed else None, delta)
-                self._written(delta)
+                await self._carry(encoded if changed else None, delta)
         except BaseException as error:
             if delta is not None:
                 self._put_back(delta, life)
@@ -817,8 +822,13 @@ class Record:
         self._under_way.append(delta)
         return delta
 
-    def _written(self, delta: Delta) -> None:
-        """What was taken for a commit is in the store."""
+    async def _carry(self, encoded: bytes | None, delta: Delta, *, until_known: bool = False) -> None:
+        """Write what was taken for a commit, see `Writer.carry`."""
+        began = trio.current_time()
+        await self._writer.carry(encoded, delta, until_known=until_known)
+        if encoded is not None:
+            self._metrics.snapshot_bytes.note(len(encoded))
+            self._metrics.snapshot_seconds.note(trio.current_time() - began)
         self.sessions.recorded(delta.refused)
         if delta.timers:
             for name, row in delta.timers.items():
@@ -924,8 +934,7 @@ class Record:
             with trio.CancelScope(shield=True) as self._writer.shield:
                 if self.head is None:
                     await self._know()
-                await self._writer.carry(cut.encoded, cut.delta, until_known=True)
-                self._written(cut.delta)
+                await self._carry(cut.encoded, cut.delta, until_known=True)
             self._writer.check_answered()
             self._under_way.remove(cut.delta)
         finally:

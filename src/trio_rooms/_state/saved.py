@@ -128,13 +128,13 @@ class Saved:
         Args:
             stored: the generations, the newest first.
             epoch: that of the store's owner.
-            began: when they began to be read, by `perf_counter`; None for now.
+            began: when they began to be read, on Trio's clock; None for now.
 
         Raises:
             SnapshotError: no generation can be used.
         """
         broken: SnapshotCorrupt | None = None
-        began = perf_counter() if began is None else began
+        began = trio.current_time() if began is None else began
         try:
             for one in stored:
                 try:
@@ -163,7 +163,9 @@ class Saved:
                     )
                 elif snapshot.version == self._definition.version and not restarted:
                     self.digest = digest_of(snapshot.state)
-                return Loaded(decoded.state, restarted, broken is not None, self.size, perf_counter() - began)
+                return Loaded(
+                    decoded.state, restarted, broken is not None, self.size, trio.current_time() - began
+                )
             if broken is not None:
                 raise broken
             return None
