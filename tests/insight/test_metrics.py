@@ -59,7 +59,7 @@ async def test_stats_have_all_names_before_anything_happens(autojump_clock: Mock
     assert set(told.pop("wakes").values()) == {0}
     assert set(told.pop("bytes")) >= {"resident", "hibernated_connection", "active_connection", "saved"}
     assert not any(told.pop(name) for name in ("blocked", "sweeps", "antipatterns"))
-    assert not any(sum(told.pop(name).values()) for name in ("drops", "queues"))
+    assert not any(sum(told.pop(name).values()) for name in ("drops", "queues", "lost", "resumes"))
     assert told == dict.fromkeys(("flaps", "restarts", "errors", "journal_bytes"), 0)
 
 

@@ -135,6 +135,12 @@ class RoomsMetrics:
     """How often the least active were put to sleep, by trigger."""
     antipatterns: Mapping[str, int]
     """Rooms that do what keeps hibernation from being of use, by what that is."""
+    lost: Mapping[str, int]
+    """What could not be kept: a ``state`` whose last changes could not be saved as its room slept or
+    stopped, a ``snapshot`` that could not be read, a ``message`` that was to be stored."""
+    resumes: Mapping[str, int]
+    """Clients that came back to go on with a session: those that ``resumed``, and those that could not, by
+    why: ``unknown``, ``expired`` or ``too_far_behind``."""
     flaps: int
     """Wakes just after the room was put to sleep."""
     restarts: int
@@ -183,6 +189,8 @@ def metrics_of(runtime: Runtime, sizes: Sizes) -> RoomsMetrics:
         blocked=dict(noted.blocked),
         sweeps=dict(noted.sweeps),
         antipatterns=dict(noted.antipatterns),
+        lost=dict(noted.lost),
+        resumes=dict(noted.resumes),
         flaps=noted.flaps,
         restarts=supervisor.crashes,
         errors=noted.errors,

@@ -7,12 +7,16 @@ from typing import Final
 
 from .histogram import Histogram
 
-__all__ = ["CAUSES", "TRIGGERS", "Metrics"]
+__all__ = ["CAUSES", "LOSSES", "RESUMES", "TRIGGERS", "Metrics"]
 
 CAUSES: Final = ("message", "connect", "disconnect", "ask", "destroy", "schedule", "priority")
 """What wakes a room; each is shown, also where it never did."""
 TRIGGERS: Final = ("idle", "low_activity", "ratio", "cap", "memory", "lag", "explicit", "shutdown")
 """What puts one to sleep; the same."""
+LOSSES: Final = ("state", "snapshot", "message")
+"""What is lost; the same."""
+RESUMES: Final = ("resumed", "unknown", "expired", "too_far_behind")
+"""What becomes of a client that wants to go on with its session; the same."""
 
 
 class Metrics:
@@ -28,6 +32,8 @@ class Metrics:
         "hibernation_duration",
         "hibernation_latency",
         "loop_lag",
+        "lost",
+        "resumes",
         "sleeps",
         "snapshot_bytes",
         "snapshot_seconds",
@@ -49,6 +55,11 @@ class Metrics:
         """Sweeps, by trigger."""
         self.antipatterns: Counter[str] = Counter()
         """Rooms that were found to do what keeps hibernation from being of use, by what that is."""
+        self.lost: Counter[str] = Counter(dict.fromkeys(LOSSES, 0))
+        """What could not be kept: a ``state`` whose last changes could not be saved as its room slept or
+        stopped, a ``snapshot`` that could not be read, a ``message`` that was to be stored."""
+        self.resumes: Counter[str] = Counter(dict.fromkeys(RESUMES, 0))
+        """Clients that came back to go on with a session, by what they were told."""
         self.flaps: int = 0
         """Wakes just after the room was put to sleep."""
         self.errors: int = 0

@@ -337,6 +337,7 @@ class Actor:
                 await self.saver.record.save(self.saver.give_state, in_thread=ended)
             except RoomsError as error:
                 logger.critical("room %s: what was not saved is lost: %s", self.key, error)
+                self.shared.hub.metrics.lost["state"] += 1
         # What is cancelled may still run; from here on it cannot change what nobody would save.
         self.shared.end()
         self.saver.dispose()
@@ -442,8 +443,10 @@ class Actor:
         self.shared.over = False
         departed, roster.departed = roster.departed or [], None
         record = self.saver.record
-        if loaded is not None and loaded.fell_back and definition.resume_window:
-            await end_all(self.shared)
+        if loaded is not None and loaded.fell_back:
+            self.shared.hub.metrics.lost["snapshot"] += 1
+            if definition.resume_window:
+                await end_all(self.shared)
         if definition.on_disconnect is not None:
             if definition.resume_window and record.journal is not None:
                 departed += await self._recall()
@@ -625,6 +628,7 @@ class Actor:
         if not saved and stopping and saver.hopeless and not box and not self.background.tasks:
             # Nobody is left who could change the state into one that can be saved.
             logger.critical("room %s: what was not saved is lost: %s", self.key, saver.hopeless)
+            self.shared.hub.metrics.lost["state"] += 1
             self._end(Step.COMMITTED)
             self._end_contexts()
             self._answer_asked(False)
@@ -678,6 +682,7 @@ class Actor:
                 else:
                     return
         logger.critical("room %s: what its tasks changed last is lost: %s", self.key, failure)
+        self.shared.hub.metrics.lost["state"] += 1
 
     async def _let_out_last(self, gate: Gate) -> None:
         """The same where there is a gate, which tries once: what is refused there is so for good."""
@@ -686,6 +691,7 @@ class Actor:
             await gate.settled()
         except RoomsError as error:
             logger.critical("room %s: what its tasks changed last is lost: %s", self.key, error)
+            self.shared.hub.metrics.lost["state"] += 1
             self._take_back(gate, NotSaved(self.key, str(error)))
 
     async def _destroy(self, mail: Destroy) -> bool:

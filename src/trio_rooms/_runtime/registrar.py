@@ -126,6 +126,8 @@ class Registrar:
         if not definition.resume_window or self.stopping:
             self._hub.send(link, welcome(link.id, reason=reason))
             return False
+        if reason:
+            self._hub.metrics.resumes[reason] += 1
         record = self._record(link.roster.key)
         token = Token.new(link.id)
         link.session = link.id
@@ -289,6 +291,7 @@ class Registrar:
         Returns:
             Whether the room has met it.
         """
+        self._hub.metrics.resumes["resumed"] += 1
         record, row, roster = resumption.record, resumption.row, link.roster
         journal, sid = record.journal, row.sid
         assert journal is not None

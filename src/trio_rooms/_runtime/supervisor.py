@@ -379,11 +379,16 @@ class Supervisor:
     ) -> Sent:
         """See `Placement`."""
         record, roster = self.record(key), self._hub.rosters.get(key)
-        told = refused or partial(_log_unsent, key)
+        told = refused or partial(self._unsent, key)
         sent = self._counted(record, [] if roster is None else roster.members(channel), channel, manner)
         put = partial(self._put, record, body, channel, manner, done)
         record.when_known(lambda: record.outside(put, told))
         return sent
+
+    def _unsent(self, key: str, error: RoomsError) -> None:
+        """What was sent reliably from outside a room could not be written, and nobody waits to hear of it."""
+        logger.error("room %s: something that was sent to it is lost: %s", key, error)
+        self.metrics.lost["message"] += 1
 
     def _counted(self, record: Record, links: list[Link], channel: str | None, manner: Manner | None) -> Sent:
         """What becomes of something that is sent reliably now."""
@@ -712,6 +717,7 @@ class Supervisor:
         roster = actor.shared.roster
         if isinstance(error, SnapshotError):
             roster.departed = None  # Nobody will hear of them: this program cannot read what there is.
+            self.metrics.lost["snapshot"] += 1
         elif roster.departed is not None:
             # Each visit fails anew, and while the store does, that must not grow with the visits.
             del roster.departed[:-_MOST_DEPARTED]
@@ -832,6 +838,7 @@ class Supervisor:
                     logger.critical(
                         "room %s: what was not saved is lost, the store does not answer", actor.key
                     )
+                    self.metrics.lost["state"] += 1
                 self._drop_killed(actor)
         for actor in self._ending.values():
             actor.give_up()
@@ -852,6 +859,7 @@ class Supervisor:
             await actor.kill(grace, self._at_rest)
         except Exception:
             logger.critical("room %s: what was not saved is lost", actor.key, exc_info=True)
+            self.metrics.lost["state"] += 1
         self._drop_killed(actor)
         self._forget_record(actor.key)
 
@@ -859,11 +867,6 @@ class Supervisor:
         """Take an actor out of the tables that handles no more, and answer what came while it was saved."""
         actor.refuse_all(RoomsClosed(_CLOSING))
         self._drop(actor)
-
-
-def _log_unsent(key: str, error: RoomsError) -> None:
-    """What was sent reliably from outside a room could not be written, and nobody waits to hear of it."""
-    logger.error("room %s: something that was sent to it is lost: %s", key, error)
 
 
 def _nothing(_: object) -> None:

@@ -182,7 +182,7 @@ class Office:
         gate = sender.gate
         assert gate is not None
         if message.volatile or (gate.done is not None and not gate.open.durable):
-            gate.add(partial(self.send, message, _nothing, _log_lost), message.size)
+            gate.add(partial(self.send, message, _nothing, self._lost), message.size)
             return
         sender.delta.sends.append(message.post())
         self._coming.add(message.id)
@@ -197,8 +197,13 @@ class Office:
         if pending is not None and pending.full:
             self._look(message.user)  # It is found there.
         else:
-            self._add(Item(message, _nothing, _log_lost, posted=True))
+            self._add(Item(message, _nothing, self._lost, posted=True))
         self._pending[message.user].measure = True
+
+    def _lost(self, error: Exception) -> None:
+        """What a handler has sent is lost, and nobody waits to hear of it."""
+        logger.error("a message for a user is lost: %s", error)
+        self._hub.metrics.lost["message"] += 1
 
     def _add(self, item: Item) -> None:
         user = item.message.user
@@ -603,8 +608,3 @@ class Office:
 
 def _nothing(_: object) -> None:
     """Nobody waits to be told."""
-
-
-def _log_lost(error: Exception) -> None:
-    """What a handler has sent is lost, and nobody waits to hear of it."""
-    logger.error("a message for a user is lost: %s", error)
