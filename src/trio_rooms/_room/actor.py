@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from time import perf_counter
 from typing import Final
@@ -172,8 +171,8 @@ class Actor:
         """Who wants to know whether it sleeps."""
         self._removed = removed
         self._watch = watch
-        self.watched: bool = definition.slow_handler == math.inf
-        """Whether somebody looks how long its handlers take, or never does; whoever does sets it."""
+        self.watched: bool = False
+        """Whether somebody looks how long its handlers take; whoever does sets it."""
         self._ended: trio.Event | None = None
         self._keeping: trio.CancelScope | None = None
         """What keeps it at saving what its tasks changed last."""

@@ -279,6 +279,7 @@ class Runtime:
                 await trio.lowlevel.checkpoint()  # Until each has begun.
                 self.spawn(self._agenda.run)
                 self.spawn(self._janitor.run)
+                self.spawn(self.supervisor.pulse.run)
                 self._started.set()
                 await trio.sleep_forever()
         finally:

@@ -51,6 +51,7 @@ from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, SnapshotError
 from trio_rooms.stores.base import Store
 
 from .circles import Circles, is_inside, room_task_of
+from .pulse import Pulse
 from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
 from .sweeper import Sweeper
 from .watch import Hanging, Watch
@@ -137,6 +138,8 @@ class Supervisor:
         self._circles = Circles()
         self._watch = Watch(deadlines)
         self._watch_actor = self._watch.add  # Bound once, and not for each room.
+        self.pulse: Pulse = Pulse(policy, self.metrics, self._actors, self._watch, self.sweeper, self._counts)
+        """Looks how the process does while rooms are busy."""
         self.users: Directory = Directory(hub, store, self, self._spawn, deadlines)
         """Who is connected where."""
         self.handles: Handles = Handles(definitions, self, store, deadlines, self.users)
@@ -204,6 +207,10 @@ class Supervisor:
         mail = sum([actor.mailbox.waiting for actor in self._actors.values()])
         journals = [record.journal for record in self._records.values() if record.journal is not None]
         return mail, sum([journal.size for journal in journals])
+
+    def _counts(self) -> tuple[int, int]:
+        """How many rooms have woken until now, and how many have slept."""
+        return self._wakes, self._hibernations
 
     def hibernated(self, link: Link) -> None:
         """A connection of an awake room is hibernated."""
@@ -804,6 +811,7 @@ class Supervisor:
         while self._undelivered:
             self._deliver_next()
         self._stopping, self._at_rest = True, at_rest
+        self.pulse.stop()
         self._first = set(self._actors)
         for actor in list(self._actors.values()):
             actor.stop()

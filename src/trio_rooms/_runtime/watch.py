@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from itertools import islice
 from time import perf_counter
 from typing import Final
@@ -73,17 +74,19 @@ class Watch:
         deadlines: where the next look is noted.
     """
 
-    __slots__ = ("_deadlines", "_due", "_lines", "_looking", "_round", "_watched", "slow")
+    __slots__ = ("_deadlines", "_due", "_lines", "_round", "_watched", "begun", "looking", "slow")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
+        self.begun: Callable[[], None] = _nothing
+        """Told when rooms are busy again, after none was."""
         self._watched: dict[Actor, _Watched] = {}
         self._round: list[Actor] = []
         """Who is still to be looked at in this round."""
         self._lines = 0
         """Handlers that were to be told of in this round."""
-        self._looking = False
-        """Whether the next look is noted."""
+        self.looking: bool = False
+        """Whether the next look is noted: rooms are busy, or were so at the last one."""
         self._due = 0.0
         """When it is to be, on Trio's clock."""
         self.slow: int = 0
@@ -100,8 +103,9 @@ class Watch:
         now = trio.current_time()
         slow = actor.shared.definition.slow_handler
         self._watched[actor] = _Watched(trio.lowlevel.current_task(), doing, now, slow)
-        if not self._looking:
+        if not self.looking:
             self._note(now + _LOOK)
+            self.begun()
 
     def discard(self, actor: Actor) -> None:
         """Nothing of a room runs any more."""
@@ -136,7 +140,7 @@ class Watch:
             if self._lines > _MOST_LINES:
                 logger.warning("%d more handlers have been running for too long", self._lines - _MOST_LINES)
             self._lines = 0
-        self._looking = False
+        self.looking = False
         if self._round or self._watched:
             self._note(now if self._round else now + _LOOK)
         else:
@@ -144,7 +148,7 @@ class Watch:
 
     def _note(self, due: float) -> None:
         """Note the next look."""
-        self._looking = True
+        self.looking = True
         self._due = due
         self._deadlines.set(due, self._look)
 
@@ -198,6 +202,10 @@ class Watch:
             actor.key, _called(watched.name), seconds, place and f", at {place}", len(actor.mailbox.mail),
             extra={"cause": watched.name, "duration": seconds},
         )  # fmt: skip
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""
 
 
 def _doing(actor: Actor) -> tuple[str, float] | int | None:
