@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.users.dens import den, inside, told
 from trio_rooms import Context, EventError, MemoryStore, Room, Rooms, RoomsError, WakeReport, open_rooms
 from trio_rooms._server.pages import Pages
 from trio_rooms._server.paths import Paths
@@ -153,6 +154,51 @@ async def test_what_fails_is_counted(autojump_clock: MockClock, caplog: pytest.L
 
 async def _fail() -> None:
     raise ValueError
+
+
+@pytest.mark.parametrize("durability", ["snapshot", "commit"])
+async def test_delivery_to_those_in_use_and_to_the_others_is_told_apart(
+    autojump_clock: MockClock, durability: Any
+) -> None:
+    """Of what a room or the program sends to several, and of what a user is sent; not of what is to wait."""
+    rooms_of = [
+        den(name, connection_idle_timeout=5, durability=durability, batch_window=window)
+        for name, window in (("den", 0.0), ("batch", 1.0))
+    ]
+    async with (
+        open_rooms(rooms_of) as rooms,
+        inside(rooms, "ana") as ana,
+        inside(rooms, "eve", "batch/a"),
+        connect(rooms, "den/a", query={"user": "bob"}) as bob,
+    ):
+
+        def counts() -> tuple[int, int]:
+            delays = rooms.metrics().delivery_delay_seconds
+            return delays.active.count, delays.hibernated.count
+
+        await trio.sleep(10)
+        handle, user = rooms.get("den", "a"), rooms.user("bob")
+        handle.emit("said", 1)
+        await trio.sleep(0)
+        assert counts() == (0, 1)
+        await user.send("said", 2)
+        assert counts() == (0, 2)
+        await user.send("said", 3, priority="low")
+        rooms.get("batch", "a").emit("said", 3)
+        await trio.sleep(1)
+        assert counts() == (0, 2)
+        await ana.ask("say", 4)  # She is in use now, and bob is not.
+        await trio.sleep(1)
+        assert counts() == (1, 3)
+        await rooms.user("ana").send("said", "x")
+        await trio.sleep(1)
+        assert counts() == (2, 3)
+        await user.send("said", 5, priority="high")  # He is in use from now on.
+        assert counts() == (2, 4)
+        handle.emit("said", 6, reliable=True)
+        await trio.sleep(1)
+        assert counts() == (3, 4)
+        assert await told(bob, 6) == [1, 2, 3, 4, 5, 6]
 
 
 async def test_what_waits_is_counted(autojump_clock: MockClock) -> None:

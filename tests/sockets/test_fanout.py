@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import attrs
 import pytest
@@ -8,9 +9,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.sockets.bench import Line
+from trio_rooms._metrics.histogram import Histogram
+from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._sockets.fanout import Broadcast, FanOut, PlainMessage, SendLater
 from trio_rooms._sockets.flags import BINARY, CLOSE_SENT, GONE
-from trio_rooms._sockets.roster import Roster
+from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._sockets.use import Use
 from trio_rooms._wire.envelope import Outgoing
 from trio_rooms._wire.frames import encode_text
 
@@ -38,9 +42,16 @@ class Desk:
         return work
 
 
+class Owner:
+    """Has what is measured."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+
+
 def room(key: str) -> Roster:
     """A room without connections."""
-    return Roster(None, key, None, greets=False)  # type: ignore[arg-type]  # it asks its owner for nothing
+    return Roster(Owner(), key, None, greets=False)  # type: ignore[arg-type]  # it is asked for nothing else
 
 
 async def test_what_is_little_is_done_at_once() -> None:
@@ -122,6 +133,41 @@ def test_a_broadcast_stops_when_its_time_is_over_and_goes_on_from_there() -> Non
         reached.append(sum(len(link.sent) for link in links))
     assert reached == [64, 128, 192, 200]
     assert all(link.sent == [encode_text(b"x")] for link in links)
+
+
+def test_how_long_a_broadcast_takes_is_noted_once_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is done: from when it was made, however often it stopped, for each kind of recipient."""
+    now = [1.0]
+    monkeypatch.setattr("trio_rooms._sockets.fanout.perf_counter", lambda: now[0])
+    roster = room("a/1")
+    links = [Heard(number, roster) for number in range(130)]
+    roster.links.update({link.id: link for link in links})
+    metrics = roster.hub.metrics
+
+    def broadcast(to: list[Link], *arguments: Any) -> tuple[int, int]:
+        metrics.delivery_active, metrics.delivery_hibernated = Histogram(), Histogram()
+        made = Broadcast(to, PlainMessage("x"), *arguments)
+        for _ in range((len(to) + 63) // 64):
+            assert metrics.delivery_active.count == metrics.delivery_hibernated.count == 0
+            now[0] += 0.5
+            made(0)
+        return metrics.delivery_active.count, metrics.delivery_hibernated.count
+
+    everybody: list[Link] = [*links]
+    assert broadcast(everybody) == (0, 1)
+    assert metrics.delivery_hibernated.max == 1.5
+    roster.active = {everybody[100]: Use(0)}
+    assert broadcast(everybody) == (1, 1)
+    assert metrics.delivery_active.max == metrics.delivery_hibernated.max == 1.5
+    assert broadcast([everybody[100]]) == (1, 0)
+    assert broadcast([everybody[99]]) == (0, 1)
+    roster.active = {link: Use(0) for link in everybody}
+    assert broadcast(everybody) == (1, 0)
+    # Behind others, sent before it came here, and what waits for a reason to be written.
+    assert broadcast(everybody[:1], None, 0.25) == (1, 0)
+    assert metrics.delivery_active.max == now[0] - 0.25
+    assert broadcast(everybody, None, 0.0) == (0, 0)
+    assert broadcast([]) == (0, 0)
 
 
 @pytest.mark.parametrize("data", [object(), "\ud800"])

@@ -126,15 +126,20 @@ class Broadcast:
         links: whom it is for.
         message: what they get.
         manner: how, unless it is written to each at once.
+        began: when it was sent, by `perf_counter`; None for now, 0 where it is not noted how long that takes.
 
     Raises:
         TypeError, ValueError: it has no form in a kind that one of them is spoken to in; nothing
             was sent.
     """
 
-    __slots__ = ("_at", "_binary", "_manner", "_text", "links", "size")
+    __slots__ = ("_at", "_began", "_binary", "_manner", "_text", "links", "size")
 
-    def __init__(self, links: list[Link], message: Message, manner: Manner | None = None) -> None:
+    def __init__(
+        self, links: list[Link], message: Message, manner: Manner | None = None, began: float | None = None
+    ) -> None:
+        waits = manner is not None and manner.window
+        self._began = 0.0 if waits else perf_counter() if began is None else began
         kinds = {link.flags & BINARY for link in links}
         # Who changes its kind from now on gets the kind that there is.
         text = message.frame(binary=False) if 0 in kinds else b""
@@ -147,11 +152,29 @@ class Broadcast:
         self.size: int = len(text) + len(binary)
         """Bytes of the forms that it has."""
 
+    def _written(self, now: float) -> None:
+        """All have been written to: note how long that took, once for each kind of those it was for."""
+        links, delay = self.links, now - self._began
+        if not (self._began and links):
+            return
+        active, metrics = links[0].roster.active, links[0].roster.hub.metrics
+        if not active:
+            metrics.delivery_hibernated.note(delay)
+            return
+        used = len(links)
+        if len(active) < len(links[0].roster.links):
+            used = sum(map(active.__contains__, links))
+        if used:
+            metrics.delivery_active.note(delay)
+        if used < len(links):
+            metrics.delivery_hibernated.note(delay)
+
     def take_few(self) -> list[tuple[Link, bytes]] | None:
         """Whom it goes to, with the form for each, where these are few; it is theirs to be sent then."""
         if len(self.links) > _CHUNK or self._manner is not None:
             return None
         text, binary = self._text, self._binary
+        self._written(perf_counter())
         return [
             (link, binary if link.flags & BINARY else text)
             for link in self.links
@@ -160,6 +183,7 @@ class Broadcast:
 
     def __call__(self, until: float) -> bool:
         links, text, binary, manner = self.links, self._text, self._binary, self._manner
+        now = until
         while self._at < len(links):
             for link in links[self._at : self._at + _CHUNK]:
                 flags = link.flags
@@ -170,9 +194,13 @@ class Broadcast:
                 else:
                     link.roster.hub.offer(link, binary if flags & BINARY else text, manner)
             self._at += _CHUNK
-            if perf_counter() > until:
+            now = perf_counter()
+            if now > until:
                 break
-        return self._at >= len(links)
+        if self._at < len(links):
+            return False
+        self._written(now)
+        return True
 
 
 class ReliableBroadcast(Broadcast):
@@ -186,14 +214,21 @@ class ReliableBroadcast(Broadcast):
         seq: its place.
         journal: the room's.
         manner: how; it is dropped for nobody.
+        began: as there.
     """
 
     __slots__ = ("_journal", "_seq")
 
     def __init__(
-        self, links: list[Link], message: Message, seq: int, journal: Places, manner: Manner | None = None
+        self,
+        links: list[Link],
+        message: Message,
+        seq: int,
+        journal: Places,
+        manner: Manner | None = None,
+        began: float | None = None,
     ) -> None:
-        super().__init__(links, message, manner)
+        super().__init__(links, message, manner, began)
         self._seq = seq
         self._journal = journal
 
@@ -211,7 +246,7 @@ class ReliableBroadcast(Broadcast):
 
     def __call__(self, until: float) -> bool:
         links, text, binary, manner = self.links, self._text, self._binary, self._manner
-        stand, seq = self._journal.stand, self._seq
+        stand, seq, now = self._journal.stand, self._seq, until
         while self._at < len(links):
             for link in links[self._at : self._at + _CHUNK]:
                 flags = link.flags
@@ -224,9 +259,11 @@ class ReliableBroadcast(Broadcast):
                 else:
                     link.roster.hub.offer(link, binary if flags & BINARY else text, manner)
             self._at += _CHUNK
-            if perf_counter() > until:
+            now = perf_counter()
+            if now > until:
                 break
         if self._at < len(links):
             return False
+        self._written(now)
         self._journal.release(seq)
         return True

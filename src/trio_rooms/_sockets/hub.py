@@ -174,7 +174,7 @@ class SocketHub:
         self.guests: set[Link] = set()
         """See `LinkOwner`."""
         self.metrics: Metrics = Metrics()
-        """What the runtime counts and measures."""
+        """See `LinkOwner`."""
         self.now: float = 0.0
         """See `LinkOwner`."""
         self.activity: Activity = Activity(deadlines)

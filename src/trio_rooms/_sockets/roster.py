@@ -15,6 +15,7 @@ from typing import ClassVar, Final, Protocol
 import attrs
 
 from trio_rooms._arguments import text
+from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._wire import frames
 
 from .automatic import Automatic
@@ -81,6 +82,8 @@ class LinkOwner(Protocol):
     """Who is to hear of connections that have a user."""
     now: float
     """Trio's time when something was last read, or a little later."""
+    metrics: Metrics
+    """What is counted and measured."""
     offer: Callable[[Link, bytes, Manner], None]
     """Sends a message to a connection, now or later, or not, as it is to be sent."""
 

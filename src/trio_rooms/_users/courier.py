@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Protocol
 
 import attrs
@@ -114,6 +115,7 @@ class Courier:
                 queued += 1
             if message.priority == HIGH and not in_use:
                 self._rouse(link)
+        self._note(message, active > 0, parked > 0)
         return Sent(active=active, parked=parked, queued=queued, dropped=dropped)
 
     def _behind(self, link: Link, job: Callable[[], None]) -> None:
@@ -135,7 +137,7 @@ class Courier:
         """
         hub, whole = self._hub, self._whole
         active = parked = queued = 0
-        written = False
+        written_active = written_hibernated = False
         for link in links:
             in_use = hub.activity.is_active(link)
             later = message.priority == LOW and not (in_use or at_once)
@@ -147,7 +149,8 @@ class Courier:
                 hub.pacing.postpone(link, frame, self._delay(link), done=partial(whole.written, out))
             else:
                 hub.send_frame(link, message.frame(binary=link.flags & BINARY == BINARY))
-                written = True
+                written_active |= in_use
+                written_hibernated |= not in_use
             if in_use:
                 active += 1
             elif later:
@@ -156,9 +159,19 @@ class Courier:
                 parked += 1
             if message.priority == HIGH and not in_use:
                 self._rouse(link)
-        if written and out is not None:
+        if out is not None and (written_active or written_hibernated):
             whole.written(out)
+        self._note(message, written_active, written_hibernated)
         return Sent(active=active, parked=parked, queued=queued)
+
+    def _note(self, message: Message, active: bool, hibernated: bool) -> None:
+        """A message was written to connections of one kind or both: note how long that took."""
+        if message.began and message.priority != LOW:
+            delay = perf_counter() - message.began
+            if active:
+                self._hub.metrics.delivery_active.note(delay)
+            if hibernated:
+                self._hub.metrics.delivery_hibernated.note(delay)
 
     def _delay(self, link: Link) -> float:
         return self._around.definition(link.roster.key).flush_after
@@ -199,7 +212,8 @@ class Courier:
         reliable = Reliable(message.body, seq)
         delay = self._around.definition(record.key).flush_after
         wait = Manner(volatile=False, key=None, window=delay) if later else None
-        broadcast = ReliableBroadcast(links, reliable, seq, record.journal, wait)
+        began = 0.0 if message.priority == LOW else message.began
+        broadcast = ReliableBroadcast(links, reliable, seq, record.journal, wait, began)
         send = Spread(hub, roster, broadcast)
         if record.gate is None and roster.inbox is not None:
             send()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any, Final, Literal
 
 import attrs
@@ -42,6 +43,8 @@ class Message:
     room: str
     """The key of the only room whose connections get it; empty for any."""
     id: int = attrs.field(factory=draw_nonce)
+    began: float = attrs.field(default=0.0, eq=False)
+    """When it was sent, by `perf_counter`; 0 for one that has waited in an inbox."""
 
     @classmethod
     def of(
@@ -64,7 +67,7 @@ class Message:
             most = MOST_BYTES - EACH
             msg = f"a message for a user has at most {most:,} bytes in CBOR, not {len(body.cbor):,}"
             raise ValueError(msg)
-        return cls(user, body, known, _WALL.now() + ttl, bool(volatile), room)
+        return cls(user, body, known, _WALL.now() + ttl, bool(volatile), room, began=perf_counter())
 
     @classmethod
     def stored(cls, post: Post) -> Message:
