@@ -24,6 +24,7 @@ function scaled(value, units) {
 
 const SHOWN = {
   count: (value) => counted.format(value),
+  target: (value) => (value === 0 ? "any" : SHOWN.share(value)),
   share: (value) => `${counted.format(100 * value)}%`,
   bytes: (value) => scaled(value, [[1e9, "GB"], [1e6, "MB"], [1e3, "KB"], [1, "B"]]),
   seconds: (value) => scaled(value, [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"], [1e-3, "ms"], [1e-6, "µs"]]),
@@ -61,6 +62,8 @@ function fill(list, things, make, update) {
 const at = (told, path) => path.split(".").reduce((inner, name) => inner?.[name], told);
 
 // Charts.
+
+const LEAST = { count: 10, bytes: 1e6, seconds: 1e-3 }; // What a chart reaches to at least.
 
 /** The least 1, 2 or 5 with zeros that is as large as a value. */
 function ceiling(value, least) {
@@ -133,7 +136,8 @@ class Chart {
       const below = this.stacked ? sums.at(-1) ?? 0 : 0;
       return [...sums, known(value) ? below + value : this.stacked ? below : null];
     }, []));
-    const top = ceiling(Math.max(0, ...heights.flat()), this.as === "count" ? 10 : 1e-6);
+    const some = heights.some((row) => row.some(known));
+    const top = ceiling(Math.max(0, ...heights.flat()), LEAST[this.as]);
     const y = (height) => HIGH * (1 - height / top);
     this.paths.forEach((path, index) => {
       let [drawn, last] = ["", null];
@@ -167,7 +171,7 @@ class Chart {
       item.value = value ?? "";
       say(item, show(value, this.as));
     });
-    say(this.top, show(top, this.as));
+    say(this.top, some ? show(top, this.as) : "nothing yet");
     say(this.since, span < 120 ? `${Math.round(span)} s ago` : `${Math.round(span / 60)} min ago`);
   }
 }
