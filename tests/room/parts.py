@@ -107,6 +107,7 @@ class Parts:
     deadlines: Deadlines
     runtime: trio.Nursery
     """Where what outlives the room runs."""
+    metrics: Metrics = attrs.field(init=False, factory=Metrics)
     output: Wire = attrs.field(init=False, factory=Wire)
     mailbox: Mailbox = attrs.field(init=False, factory=Mailbox)
     roster: Roster = attrs.field(init=False)
@@ -126,7 +127,7 @@ class Parts:
         hub: Any = self.output
         self.shared = Shared(self.definition, self.roster, hub, NOTHING, self.record)
         self.shared.over = False
-        self.idleness = Idleness(self.mailbox, self.definition, self.deadlines)
+        self.idleness = Idleness(self.mailbox, self.definition, self.deadlines, self.record, self.metrics)
         self.members = Members(self.shared)
         self.background = Background(
             key, self.mailbox, self.members.settle_quietly, self.idleness, self.record

@@ -73,9 +73,9 @@ async def test_a_task_that_keeps_the_room_awake_is_a_hold_by_its_name(autojump_c
         parts.background.start(trio.sleep, (1,), "upload", keep_awake=True)
         parts.background.start(trio.sleep, (2,), None, keep_awake=True)
         parts.background.start(trio.sleep, (3,), "idle", keep_awake=False)
-        assert [*parts.idleness.holds] == ["upload", "sleep"]
+        assert [*parts.idleness.holds] == [("task", "upload"), ("task", "sleep")]
         await trio.sleep(1.5)
-        assert [*parts.idleness.holds] == ["sleep"]
+        assert parts.idleness.held == ("sleep",)
         await trio.sleep(1)
         assert not parts.idleness.holds
 

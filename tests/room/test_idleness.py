@@ -44,7 +44,9 @@ class Sleeper:
             if mail:
                 idleness.due = False
                 work, self.work = self.work, 0
+                box.current = mail[0]
                 await trio.sleep(work)
+                box.current = None
                 idleness.handled += len(mail)
             if idleness.due and not idleness.holds:
                 self.slept.append(self.now)
@@ -52,7 +54,7 @@ class Sleeper:
             idleness.quiet_since = trio.current_time()
             idleness.window.turn(idleness.quiet_since, idleness.handled)
             if idleness.deadline is None:
-                idleness.arm(idleness.quiet_since + self.parts.definition.policy.idle_timeout)
+                idleness.arm(idleness.quiet_since + idleness.timeout)
             await box.wait(trio.lowlevel.current_task())
 
     def message(self, count: int = 1) -> None:
@@ -102,8 +104,8 @@ async def test_a_message_sets_no_deadline(autojump_clock: MockClock) -> None:
 async def test_a_room_that_never_sleeps_has_no_deadline(autojump_clock: MockClock) -> None:
     """With an infinite timeout, though something held it for a while."""
     async with sleeper(math.inf) as one:
-        one.parts.idleness.hold("upload")
-        one.parts.idleness.release("upload")
+        one.parts.idleness.hold("keep_awake", "upload")
+        one.parts.idleness.release("keep_awake", "upload")
         await one.until(1e9)
         assert one.slept == []
         assert len(one.parts.deadlines) == 0
@@ -125,11 +127,11 @@ async def test_a_release_begins_the_timeout_anew(autojump_clock: MockClock) -> N
     async with sleeper() as one:
         idleness = one.parts.idleness
         for reason in ("call", "call", "upload"):
-            idleness.hold(reason)
-        assert idleness.holds == {"call": 2, "upload": 1}
+            idleness.hold("keep_awake", reason)
+        assert {name: hold.count for (_, name), hold in idleness.holds.items()} == {"call": 2, "upload": 1}
         for when, reason in ((15, "upload"), (20, "call"), (33, "call")):
             await one.until(when)
-            idleness.release(reason)
+            idleness.release("keep_awake", reason)
         assert idleness.holds == {}
         await one.until(42.9)
         assert one.slept == []
@@ -141,7 +143,7 @@ async def test_a_hold_that_comes_when_it_is_decided_already_counts(autojump_cloc
     """The last look at the holds is the reader's."""
     async with sleeper() as one:
         one.parts.idleness.sleep_now("idle")
-        one.parts.idleness.hold("call")
+        one.parts.idleness.hold("keep_awake", "call")
         await one.until(100)
         assert one.slept == []
 
@@ -185,12 +187,12 @@ async def test_a_crash_forgets_what_held_the_room(autojump_clock: MockClock) -> 
     """And what was decided; who releases its hold afterwards does no harm."""
     async with sleeper() as one:
         idleness = one.parts.idleness
-        idleness.hold("call")
+        idleness.hold("keep_awake", "call")
         idleness.due = True
         idleness.reset()
         assert (idleness.holds, idleness.due, idleness.deadline) == ({}, False, None)
         await one.until(2)
-        idleness.release("call")
+        idleness.release("keep_awake", "call")
         assert idleness.holds == {}
         await one.until(13)
         assert one.slept == pytest.approx([12])
@@ -199,9 +201,9 @@ async def test_a_crash_forgets_what_held_the_room(autojump_clock: MockClock) -> 
 async def test_after_the_end_nothing_is_decided(autojump_clock: MockClock) -> None:
     """Neither by the deadline that was set nor by one that a release would set."""
     async with sleeper() as one:
-        one.parts.idleness.hold("call")
+        one.parts.idleness.hold("keep_awake", "call")
         one.parts.idleness.close()
-        one.parts.idleness.release("call")
+        one.parts.idleness.release("keep_awake", "call")
         one.message()
         await one.until(100)
         assert one.slept == []
@@ -268,9 +270,9 @@ def test_it_sleeps_when_it_may_whatever_happens_before(events: list[Event]) -> N
                 if event.kind == "message":
                     one.message()
                 elif event.kind == "hold":
-                    idleness.hold(event.reason)
-                elif event.reason in idleness.holds:
-                    idleness.release(event.reason)
+                    idleness.hold("keep_awake", event.reason)
+                elif event.reason in idleness.held:
+                    idleness.release("keep_awake", event.reason)
             await one.until(end)
             assert one.slept == pytest.approx(foretold(timed, end))
 

@@ -100,6 +100,7 @@ class Actor:
         removed: takes it out of the table of awake rooms; synchronous.
         spawn: starts a task that belongs to the runtime and not to this room.
         watch: is told, with the count of handled mail or None, when it begins to do something.
+        reluctance: how many times as long as others it waits before it sleeps.
     """
 
     __slots__ = (
@@ -134,12 +135,15 @@ class Actor:
         removed: Callable[[Actor], None],
         spawn: Callable[..., None],
         watch: Callable[[Actor, int | None], None],
+        reluctance: float = 1.0,
     ) -> None:
         definition, record = shared.definition, shared.record
         self.shared: Shared = shared
         self.stage: Stage = next_stage(Stage.ASLEEP, Step.MAIL)
         self.mailbox: Mailbox = Mailbox(record)
-        self.idleness: Idleness = Idleness(self.mailbox, definition, deadlines)
+        self.idleness: Idleness = Idleness(
+            self.mailbox, definition, deadlines, record, shared.hub.metrics, reluctance
+        )
         self.members: Members = Members(shared)
         self.background: Background = Background(
             shared.key, self.mailbox, self.members.settle_quietly, self.idleness, record
@@ -197,7 +201,7 @@ class Actor:
     @property
     def quiet(self) -> bool:
         """Whether it could be sent to sleep now."""
-        return self.mailbox.waiter is not None and not self.idleness.holds and not self.mailbox.mail
+        return self.mailbox.waiter is not None and not self.idleness.obstacle
 
     def park(self, link: Link) -> None:
         """One of its connections is hibernated."""
@@ -205,7 +209,7 @@ class Actor:
 
     def info(self) -> ActorInfo:
         """What it does now."""
-        return ActorInfo(self.stage, self.mailbox.waiting, self.idleness.handled, tuple(self.idleness.holds))
+        return ActorInfo(self.stage, self.mailbox.waiting, self.idleness.handled, self.idleness.held)
 
     def take(self, step: Step) -> None:
         """Go on to the next stage of the room's life."""
@@ -492,7 +496,7 @@ class Actor:
         dispatcher, members, contexts = self.dispatcher, self.members, self.members.contexts
         on_message = shared.definition.on_message
         gate = shared.gate  # In a plain room it is there always or never: it has no durable handlers.
-        idle_timeout = shared.definition.policy.idle_timeout
+        idle_timeout = idleness.timeout
         window = idleness.window
         task, clock = trio.lowlevel.current_task(), trio.lowlevel.current_clock()
         looked, before = False, -1
@@ -503,7 +507,8 @@ class Actor:
         while True:
             pause_at = 0.0
             if box:
-                idleness.due = False
+                if idleness.due:
+                    idleness.block("mail")
                 if not self.watched:
                     self._watch(self, idleness.handled)
             while box:
@@ -563,6 +568,7 @@ class Actor:
                 if box or idleness.stopping or saver.requested:
                     continue  # Something came while it was busy, and so found nobody to wake.
             elif self._asked:
+                idleness.block(idleness.obstacle)
                 self._answer_asked(False)
             idleness.due = False
             if idleness.handled != before or not looked:  # To save is no reason to stay awake.
@@ -602,7 +608,12 @@ class Actor:
         """Save the room and end it; False where it has to go on."""
         self.take(Step.QUIET)
         self._be_watched()
-        saver, box, decided = self.saver, self.mailbox.mail, trio.current_time()
+        saver, box, idleness, decided = self.saver, self.mailbox.mail, self.idleness, trio.current_time()
+        idleness.disarm()
+        if idleness.stopping:
+            idleness.trigger = "shutdown"
+        elif not idleness.due:
+            idleness.trigger = "explicit"
         on_hibernate = self.shared.definition.on_hibernate
         if self.shared.edited:
             self.members.settle_quietly()
@@ -621,9 +632,9 @@ class Actor:
                 break
             saved = await self._save()  # Something was changed during the commit, by a task for instance.
             restless = saved and saver.unsaved
-        self.idleness.due = False
+        idleness.due = False
         # One step: nothing is awaited between this look at the mailbox and the removal.
-        stopping = self.idleness.stopping
+        stopping = idleness.stopping
         if not saved and stopping and saver.hopeless and not box and not self.background.tasks:
             # Nobody is left who could change the state into one that can be saved.
             logger.critical("room %s: what was not saved is lost: %s", self.key, saver.hopeless)
@@ -632,8 +643,12 @@ class Actor:
             self._end_contexts()
             self._answer_asked(False)
             return True
-        if not saved or box or ((self.idleness.holds or restless) and not stopping):
+        if not saved or box or ((idleness.holds or restless) and not stopping):
             self.take(Step.INTERRUPTED)
+            if not saved:
+                idleness.block("save_failed")
+            else:
+                idleness.block(idleness.obstacle if box or idleness.holds else "task")
             self._answer_asked(False)
             if not saved and stopping:
                 await trio.sleep(_RETRY_STOP)
@@ -726,6 +741,7 @@ class Actor:
             self._begin_outside_again(gate)
         self.mailbox.mail.extend(self._outliving(self.mailbox.drain(), hopeless=hopeless))
         asleep = not self.mailbox.mail
+        self.idleness.trigger = ""
         self._end(Step.DESTROYED)
         self._end_contexts()
         if mail.answer is not None:

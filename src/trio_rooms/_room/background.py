@@ -94,7 +94,7 @@ class Background:
             msg = f"start_soon takes an async function, and {label} is none: it returned {task!r:.100}"
             raise TypeError(msg)
         if keep_awake:
-            self._idleness.hold(label)
+            self._idleness.hold("task", label)
         self.tasks += 1
         self.started = True
         self._record.touch()
@@ -115,7 +115,7 @@ class Background:
             if self._mailbox.current is None:  # Else it is settled with what a handler is editing.
                 self._settle()
             if hold is not None:
-                self._idleness.release(hold)
+                self._idleness.release("task", hold)
 
     @property
     def has_current_task(self) -> bool:

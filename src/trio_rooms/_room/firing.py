@@ -113,7 +113,7 @@ class Firing:
         idleness = self._idleness
         nothing_else = self._alone and idleness.handled < self._alarms and not self._background.tasks
         if nothing_else and timers.next_due() > WALL.now() + _SOON:
-            idleness.due = True
+            idleness.due, idleness.trigger = True, "idle"
 
     def interrupted(self) -> None:
         """The room has crashed: where it was in a handler of this, that was an attempt that failed."""

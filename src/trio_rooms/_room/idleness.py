@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
+from typing import Final, Literal
+
+import attrs
 import trio
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadline, Deadlines
+from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._policy.window import Window
+from trio_rooms._state.record import Record
 
 from .mailbox import Mailbox
 
-__all__ = ["Idleness"]
+__all__ = ["Hold", "Idleness", "Kind"]
+
+Kind = Literal["task", "keep_awake"]
+"""What holds a room: a background task that was to, or a block of `LiveRoom.keep_awake`."""
+_AGAIN: Final = 1.0
+"""Seconds after which it is looked again at a room that only a commit kept from sleeping, if nobody says
+before that it has ended."""
+
+
+@attrs.define(eq=False)
+class Hold:
+    """Something that holds a room awake."""
+
+    since: float
+    """On Trio's clock."""
+    count: int = 1
+    """How often it was given and not taken back."""
 
 
 class Idleness:
-    """Decides when an awake room falls asleep by itself.
+    """Decides when an awake room falls asleep by itself, and knows what keeps it from that.
 
     A message costs it no timer: the one deadline that is set finds, when it is due, that the
-    room was busy since, and is set again.
+    room was busy since, and is set again. While something is in progress there is none: whoever
+    ends it has the room looked at.
 
     Args:
         mailbox: whose reader is to put the room to sleep; while that does not wait, it is busy.
-        definition: has the timeout and the rate.
+        definition: has the policy.
         deadlines: where the deadline is set.
+        record: says whether a commit is in flight.
+        metrics: where it is counted what kept the room from sleeping.
+        reluctance: how many times as long as others it waits, since it was woken just after it slept.
     """
 
     __slots__ = (
+        "_active_at",
+        "_committing",
         "_deadlines",
         "_mailbox",
+        "_metrics",
         "_policy",
-        "_trigger",
+        "_record",
+        "began",
         "deadline",
         "due",
         "handled",
@@ -42,30 +71,45 @@ class Idleness:
         "window",
     )
 
-    def __init__(self, mailbox: Mailbox, definition: Definition, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        definition: Definition,
+        deadlines: Deadlines,
+        record: Record,
+        metrics: Metrics,
+        reluctance: float = 1.0,
+    ) -> None:
         self._mailbox = mailbox
         self._policy = definition.policy
         self._deadlines: Deadlines | None = deadlines
+        self._record = record
+        self._metrics = metrics
         self.deadline: Deadline | None = None
         """When it looks whether the room was quiet for long enough; None where that is not set."""
-        self.holds: dict[str, int] = {}
-        """Why it must not sleep: reasons, and how often each was given."""
+        self.holds: dict[tuple[Kind, str], Hold] = {}
+        """What it must not sleep for: of which kind it is, and its name or reason."""
         self.handled: int = 0
         """Mail handled since it woke."""
         self.window: Window = Window(definition.policy.activity_window)
         """How much mail there was lately; whoever handles it calls `turn` when one is over."""
-        self.quiet_since: float = 0.0
-        """When it last had nothing to do, on Trio's clock."""
+        self.began: float = trio.current_time()
+        """When the room woke, on Trio's clock."""
+        self.quiet_since: float = self.began
+        """When it last had nothing to do; before that was so, when it woke."""
         self.not_before: float = 0.0
         """When it may be tried again after a snapshot that was not saved."""
-        self.reluctance: float = 1.0
-        """How many times as long as others it stays awake, since it was woken just after it slept."""
-        self._trigger = "idle"
-        """What lets it sleep when the deadline is due."""
+        self.reluctance: float = reluctance
+        """How many times as long as others it waits before it sleeps."""
+        self._active_at = -1.0
+        """The `quiet_since` after which it would have slept, but for many messages just before."""
+        self._committing = False
+        """Whether it would sleep, but for a commit that is in flight."""
         self.due: bool = False
         """Whether it is to sleep as soon as it has nothing to do."""
         self.trigger: str = ""
-        """Why: idle, low_activity, ratio, cap, memory or lag; nothing where the program wants it."""
+        """Why it sleeps: idle, low_activity, ratio, cap, memory, lag, explicit or shutdown; nothing where it
+        is destroyed."""
         self.stopping: bool = False
         """Whether it is to sleep whatever holds it awake, since the program ends."""
 
@@ -73,21 +117,67 @@ class Idleness:
         """The room is awake from now on."""
         self.window.begin(trio.current_time(), self.handled)
 
-    def hold(self, reason: str) -> None:
-        """Do not sleep until `release` was called as often."""
-        self.holds[reason] = self.holds.get(reason, 0) + 1
+    @property
+    def timeout(self) -> float:
+        """Seconds without mail after which it may sleep."""
+        return self._policy.idle_timeout * self.reluctance
 
-    def release(self, reason: str) -> None:
-        """Take one hold back; the idle timeout begins anew with the last."""
-        left = self.holds.get(reason, 0) - 1
-        if left > 0:
-            self.holds[reason] = left
+    @property
+    def held(self) -> tuple[str, ...]:
+        """What it must not sleep for, by name."""
+        return tuple(dict.fromkeys(name for _, name in self.holds))
+
+    def hold(self, kind: Kind, name: str) -> None:
+        """Do not sleep until `release` was called as often."""
+        hold = self.holds.get((kind, name))
+        if hold is None:
+            self.holds[kind, name] = Hold(trio.current_time())
         else:
-            self.holds.pop(reason, None)
+            hold.count += 1
+
+    def release(self, kind: Kind, name: str) -> None:
+        """Take one hold back; the idle timeout begins anew with the last."""
+        hold = self.holds.get((kind, name))
+        if hold is not None:
+            hold.count -= 1
+            if not hold.count:
+                del self.holds[kind, name]
         if not self.holds and self._deadlines is not None:
             self.quiet_since = trio.current_time()
-            self.arm(self.quiet_since + self._policy.idle_timeout)
+            self.arm(self.quiet_since + self.timeout)
             self._mailbox.poke()
+
+    # What is in progress.
+
+    @property
+    def obstacle(self) -> str:
+        """What keeps the room from being put to sleep at this moment.
+
+        Returns:
+            One of ``handler``, ``mail``, ``task``, ``keep_awake``, ``commit`` and ``save_failed``; nothing
+            where it may be.
+        """
+        mailbox = self._mailbox
+        if mailbox.current is not None:
+            return "handler"
+        if mailbox.waiting:
+            return "mail"
+        if self.holds:
+            return next(iter(self.holds))[0]
+        if self._record.in_flight is not None or mailbox.waiter is None:
+            return "commit"  # Of a large state where its own task is at it.
+        return "save_failed" if trio.current_time() < self.not_before else ""
+
+    def block(self, reason: str) -> None:
+        """It was to sleep and could not."""
+        self.due = False
+        self._metrics.blocked[reason] += 1
+
+    def committed(self) -> None:
+        """A commit has ended: if only that kept the room from sleeping, it is looked at again."""
+        if self._committing:
+            self.disarm()
+            self.arm(trio.current_time())
 
     def sleep_now(self, trigger: str) -> None:
         """Sleep although the idle timeout has not passed, unless there is something to do.
@@ -101,20 +191,21 @@ class Idleness:
 
     def reset(self) -> None:
         """Forget what held the room and when it was quiet: it crashed."""
-        self._cancel()
+        self.disarm()
         self.holds = {}
         self.due = False
 
     def close(self) -> None:
         """Decide nothing any more."""
-        self._cancel()
+        self.disarm()
         self._deadlines = None
 
-    def _cancel(self) -> None:
+    def disarm(self) -> None:
         """Look no more, unless it is armed again."""
         if self._deadlines is not None:
             self._deadlines.cancel(self.deadline)
         self.deadline = None
+        self._committing = False
 
     def arm(self, when: float) -> None:
         """Look at ``when`` on Trio's clock, or later, unless something holds the room awake."""
@@ -123,28 +214,28 @@ class Idleness:
 
     def _look(self) -> None:
         """The deadline is due: sleep, or look again later."""
-        self.deadline = None
-        if self._mailbox.waiter is None or self.holds:
-            return  # Set again when it is quiet, or released.
-        now = trio.current_time()
-        when = self._decide(now)
-        if when > now:
-            self.arm(when)
-        else:
-            self.sleep_now(self._trigger)
-
-    def _decide(self, now: float) -> float:
-        """When the room may sleep: now or before, or a time at which it is worth to look again."""
-        due = max(self.quiet_since + self._policy.idle_timeout, self.not_before)
+        self.deadline, self._committing = None, False
+        now, due = trio.current_time(), self.quiet_since + self.timeout
         if now < due:
-            self._trigger = "idle"
-            return due
-        low = self._low_at(now)
-        if low > now:
-            self._trigger = "low_activity"
-        return low
+            if self._mailbox.waiter is not None:  # Else it is set again when the room is quiet.
+                self.arm(due)
+            return
+        obstacle = self.obstacle
+        if not obstacle:
+            low = self.low_at(now)
+            if low <= now:
+                self.sleep_now("low_activity" if self._active_at == self.quiet_since else "idle")
+                return
+            obstacle, self._active_at = "activity", self.quiet_since
+            self.arm(low)
+        elif obstacle == "commit":
+            self.arm(now + _AGAIN)
+            self._committing = True
+        elif obstacle == "save_failed":
+            self.arm(self.not_before)
+        self.block(obstacle)
 
-    def _low_at(self, now: float) -> float:
+    def low_at(self, now: float) -> float:
         """When there may have been few messages within the last window at the earliest."""
         emptied = self.quiet_since + self._policy.activity_window
         if now >= emptied:

@@ -334,11 +334,11 @@ class LiveRoom:
     def _kept_awake(self, reason: str) -> Iterator[None]:
         """Hold it as long as the block lasts."""
         self._background.check_life("it cannot be kept awake")
-        self._idleness.hold(reason)
+        self._idleness.hold("keep_awake", reason)
         try:
             yield
         finally:
-            self._idleness.release(reason)
+            self._idleness.release("keep_awake", reason)
 
     def destroy(self) -> None:
         """Delete everything of this room when the current message is done, and close its connections.

@@ -66,6 +66,7 @@ class Saver:
         "_shared",
         "_spawn",
         "_watch",
+        "failing_since",
         "hopeless",
         "record",
         "requested",
@@ -102,6 +103,8 @@ class Saver:
         """Whether it saves by itself: neither half of what on_create does, nor after the end."""
         self._spawn = spawn
         self._failures = 0
+        self.failing_since: float = 0.0
+        """When the first of the last saves in a row failed, on Trio's clock."""
         self.hopeless: str = ""
         """Why the last save failed, where to try it again is in vain: the state itself cannot be saved."""
 
@@ -151,7 +154,9 @@ class Saver:
             raise
         except RoomsError as error:
             self._failed(error)
+            self._idleness.committed()
             return False
+        self._idleness.committed()
         if self._failures:
             logger.info("room %s: its state is saved again", self._key)
             self._failures = 0
@@ -196,6 +201,10 @@ class Saver:
         """Have the actor call `look`."""
         self.requested = True
         self._mailbox.poke()
+
+    def committed(self) -> None:
+        """What was in flight at the gate is durable."""
+        self._idleness.committed()
 
     def roll_back(self) -> None:
         """End everything that runs in the room."""
@@ -341,6 +350,7 @@ class Saver:
         self.hopeless = str(error) if isinstance(error, StateError) else ""
         delay = min(_RETRY_FIRST * 2**self._failures, _RETRY_LAST)
         if self._failures == 1:
+            self.failing_since = trio.current_time()
             logger.error("room %s stays awake, its state could not be saved: %s", self._key, error)
         if self._definition.on_error is not None and not self._idleness.stopping:
             self._mailbox.post(SaveFailed(error))

@@ -22,6 +22,7 @@ from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import alone, first_error, parted
 from trio_rooms._loop.wall import WallClock
 from trio_rooms._metrics.metrics import Metrics
+from trio_rooms._policy.flapping import Flapping
 from trio_rooms._policy.policy import Policy
 from trio_rooms._room.actor import Actor, RolledBack
 from trio_rooms._room.answers import Answer
@@ -72,6 +73,9 @@ _CLOSING: Final = "the rooms are closing, nothing new is taken"
 _TRIM_FIRST: Final = 0.5
 _TRIM_LAST: Final = 32.0
 """Seconds between two looks whether a journal may be trimmed, doubled each time that nothing could go."""
+_EARLY: Final = 10.0
+_EARLY_SHARE: Final = 0.1
+"""A sleep was in vain that lasts no longer than this share of the idle timeout, or so many seconds."""
 _LOOKS: Final = 64
 """Rooms looked at for one that is quiet; a scan of all would cost more than the room it saves."""
 
@@ -125,6 +129,8 @@ class Supervisor:
         """What holds for all rooms together."""
         self.metrics: Metrics = hub.metrics
         """What is counted and measured."""
+        self.flapping: Flapping = Flapping()
+        """Which rooms were woken just after they were put to sleep."""
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.Context()
         self._actors: dict[str, Actor] = {}
@@ -618,6 +624,11 @@ class Supervisor:
         self.metrics.wakes[cause] += 1
         if slept is not None:
             self.metrics.hibernation_duration.note(slept)
+        if cause == "schedule":
+            level = self.flapping.level(key)  # It would have woken then however long it had waited.
+        else:
+            level = self.flapping.woken(key, trio.current_time())
+            self.metrics.flaps += level > 0
         return Actor(
             Shared(definition, roster, self._hub, self._program, record),
             self._deadlines,
@@ -626,6 +637,7 @@ class Supervisor:
             removed=self._remove,
             spawn=self._nursery.start_soon,
             watch=self._watch_actor,
+            reluctance=2.0**level,
         )
 
     def _start(self, actor: Actor) -> None:
@@ -747,6 +759,7 @@ class Supervisor:
         """A room has ended as it should; called in the one step that decides it."""
         self.on_sleep(actor)
         self._hibernations += 1
+        self._note_sleep(actor)
         self._ending[actor.key] = actor
         actor.shared.roster.asleep_since = trio.current_time()
         if self._stopping and actor.parted:
@@ -762,6 +775,16 @@ class Supervisor:
         else:
             self._left_alone(actor.key, actor.saver.record)
             self._drop(actor)
+
+    def _note_sleep(self, actor: Actor) -> None:
+        """A room has fallen asleep, or is destroyed: count why, and see later whether that was too early."""
+        trigger = actor.idleness.trigger
+        if not trigger:
+            return
+        self.metrics.sleeps[trigger] += 1
+        if trigger not in ("explicit", "shutdown"):
+            within = min(actor.shared.definition.policy.idle_timeout * _EARLY_SHARE, _EARLY)
+            self.flapping.slept(actor.key, trio.current_time(), within)
 
     def _drop(self, actor: Actor) -> None:
         """Take an actor out of the tables; its tasks may still unwind."""

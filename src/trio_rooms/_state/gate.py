@@ -119,6 +119,9 @@ class Living(Protocol):
     def look_soon(self) -> None:
         """Call `Gate.look` between two messages, soon."""
 
+    def committed(self) -> None:
+        """What was in flight is durable, and has gone out."""
+
     def roll_back(self) -> None:
         """End everything that runs in the room; when that has ended `Gate.roll_back` is called."""
 
@@ -417,6 +420,8 @@ class Gate:
         await _release(batch)
         self.flight = self._cut = None
         self._tell()
+        if self.living is not None:
+            self.living.committed()
         self._check_done()
 
     async def _refused(self, error: Exception, cut: Cut) -> None:

@@ -209,6 +209,16 @@ class Record:
         return under_way or self.substantial or (gate is not None and not gate.empty)
 
     @property
+    def in_flight(self) -> float | None:
+        """When the commit began that is on its way to the store, on Trio's clock; None where none is.
+
+        What goes out at a gate counts as well.
+        """
+        if self._writer.since is None and self.gate is not None and self.gate.flight is not None:
+            return trio.current_time()
+        return self._writer.since
+
+    @property
     def holds(self) -> bool:
         """Whether something is to be sent that waits for what is read or written first."""
         return self._until_known is not None or (self.gate is not None and not self.gate.empty)

@@ -65,6 +65,8 @@ class Writer:
     """Another one whenever what is not written was forgotten: so what began before finds out."""
     shield: trio.CancelScope | None = attrs.field(init=False, default=None)
     """What keeps the commit in flight from being cancelled."""
+    since: float | None = attrs.field(init=False, default=None)
+    """When the commit in flight began, on Trio's clock; None where none is."""
     busy: bool = attrs.field(init=False, default=False)
     """Whether somebody has the turn."""
     _queue: trio.lowlevel.ParkingLot | None = attrs.field(init=False, default=None)
@@ -138,6 +140,13 @@ class Writer:
             destroy: whether all is deleted.
             until_known: whether the same commit is sent again where its outcome is not known.
         """
+        self.since = trio.current_time()
+        try:
+            await self._carry(encoded, delta, destroy=destroy, until_known=until_known)
+        finally:
+            self.since = None
+
+    async def _carry(self, encoded: bytes | None, delta: Delta, *, destroy: bool, until_known: bool) -> None:
         commit: Commit | None = None
         again = _AGAIN_FIRST
         while True:
