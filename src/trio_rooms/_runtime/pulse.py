@@ -273,7 +273,7 @@ class Pulse:
         """Why rooms do not sleep, in words."""
         found: Counter[str] = Counter()
         for actor in islice(self._actors.values(), _MOST_ASKED):
-            found[", ".join(actor.idleness.holds) or "handler"] += 1
+            found[", ".join(actor.idleness.held) or actor.idleness.obstacle or actor.stage.value] += 1
         if not found:
             return "none is awake, it is the rest of the program"
         return ", ".join(f"{reason} ({count})" for reason, count in found.most_common())
