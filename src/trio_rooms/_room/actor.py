@@ -97,6 +97,7 @@ class Actor:
         deadlines: those of the runtime.
         cause: what it was woken for.
         slept: seconds that it slept in this process, if it did.
+        loaded: is told when it is awake.
         removed: takes it out of the table of awake rooms; synchronous.
         spawn: starts a task that belongs to the runtime and not to this room.
         watch: is told, with the count of handled mail or None, when it begins to do something.
@@ -107,6 +108,7 @@ class Actor:
         "_asked",
         "_ended",
         "_keeping",
+        "_loaded",
         "_removed",
         "_wake",
         "_watch",
@@ -132,6 +134,7 @@ class Actor:
         *,
         cause: str,
         slept: float | None,
+        loaded: Callable[[Actor], None],
         removed: Callable[[Actor], None],
         spawn: Callable[..., None],
         watch: Callable[[Actor, int | None], None],
@@ -173,6 +176,7 @@ class Actor:
         self._wake = _Wake(cause, slept, trio.current_time())
         self._asked: tuple[Answer, ...] = ()
         """Who wants to know whether it sleeps."""
+        self._loaded = loaded
         self._removed = removed
         self._watch = watch
         self.watched: bool = False
@@ -467,6 +471,7 @@ class Actor:
         wake.untold = ()
         self.members.settle()
         self.take(Step.LOADED)
+        self._loaded(self)
         self.idleness.begin()
         self.saver.begin()
         self.firing.begin()

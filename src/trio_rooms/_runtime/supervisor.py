@@ -55,6 +55,7 @@ from .circles import Circles, is_inside, room_task_of
 from .pulse import Pulse
 from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
 from .sweeper import Sweeper
+from .waking import Waking, is_urgent
 from .watch import Hanging, Watch
 
 __all__ = ["Supervisor", "SupervisorStatistics"]
@@ -77,7 +78,7 @@ _EARLY: Final = 10.0
 _EARLY_SHARE: Final = 0.1
 """A sleep was in vain that lasts no longer than this share of the idle timeout, or so many seconds."""
 _LOOKS: Final = 64
-"""Rooms looked at for one that is quiet; a scan of all would cost more than the room it saves."""
+"""Rooms among which some are taken that stand for all."""
 
 
 @attrs.frozen
@@ -86,6 +87,8 @@ class SupervisorStatistics:
 
     awake: int
     """Rooms in memory, whatever their stage."""
+    waiting: int
+    """Rooms that something has come for, and that wait for their turn to wake."""
     stages: Mapping[str, int]
     """How many of them are in which stage; only stages that some are in."""
     wakes: int
@@ -136,6 +139,10 @@ class Supervisor:
         self._actors: dict[str, Actor] = {}
         self.sweeper: Sweeper = Sweeper(policy, hub, self._actors, deadlines, self._spawn)
         """Puts the least active to sleep."""
+        self.waking: Waking = Waking(
+            policy, self._actors, self.sweeper, deadlines, self.metrics, self._begin, self._spawn
+        )
+        """Lets rooms wake, in their turn."""
         self._ending: dict[str, Actor] = {}
         """Rooms that sleep, while their tasks still unwind."""
         self._records: dict[str, Record] = {}
@@ -187,9 +194,13 @@ class Supervisor:
         stages: dict[str, int] = {}
         for actor in self._actors.values():
             stages[actor.stage.value] = stages.get(actor.stage.value, 0) + 1
+        waiting = self.waking.queued
+        if waiting:
+            stages[Stage.WAKING.value] -= waiting
         return SupervisorStatistics(
-            len(self._actors),
-            stages,
+            self.awake,
+            waiting,
+            {stage: count for stage, count in stages.items() if count},
             self._wakes,
             self._hibernations,
             self._restarts.total,
@@ -200,8 +211,8 @@ class Supervisor:
 
     @property
     def awake(self) -> int:
-        """How many rooms are in memory, whatever their stage."""
-        return len(self._actors)
+        """How many rooms are in memory, whatever their stage; not those that wait for their turn to wake."""
+        return self.waking.awake
 
     @property
     def crashes(self) -> int:
@@ -263,8 +274,11 @@ class Supervisor:
 
     def rouse(self, key: str) -> None:
         """Wake a room for a message of high priority to one of its users; nothing where it is awake."""
-        if key not in self._actors:
+        actor = self._actors.get(key)
+        if actor is None:
             self.deliver(key, Rouse())
+        elif self.waking.queued:
+            self.waking.hurry(actor)
 
     # Placement. Called by the program, too, and Ctrl-C must not leave a room half begun.
 
@@ -279,6 +293,8 @@ class Supervisor:
         """See `Placement`."""
         actor = self._actors.get(key)
         if actor is not None:
+            if self.waking.queued and is_urgent(mail):
+                self.waking.hurry(actor)
             return actor.mailbox.post(mail)
         self._deliver_asleep(key, mail)
         return True
@@ -460,7 +476,12 @@ class Supervisor:
         assert self._nursery is not None
         task = room_task_of(trio.lowlevel.current_task(), self._nursery)
         # The name is that of a room; the runtime's own tasks, which ask nothing, have others.
-        return nullcontext() if task is None else self._circles.waiting(task.name, key, answer)
+        if task is None:
+            return nullcontext()
+        actor = self._actors.get(task.name)
+        if actor is not None and actor.stage is Stage.WAKING:
+            self.waking.loaded(actor)  # Whom it asks may have to wake, and must not wait for it.
+        return self._circles.waiting(task.name, key, answer)
 
     async def people(self, key: str) -> tuple[str, ...]:
         """See `Placement`."""
@@ -527,7 +548,7 @@ class Supervisor:
         else:
             actor = self._new_actor(key, cause_of(mail))
             actor.mailbox.post(mail)
-            self._start(actor)
+            self._start(actor, urgent=is_urgent(mail))
 
     async def lapse(self, key: str) -> bool:
         """Destroy a room whose ``state_ttl`` is over, unless somebody is in it, or may come back to it.
@@ -634,35 +655,28 @@ class Supervisor:
             self._deadlines,
             cause=cause,
             slept=slept,
+            loaded=self.waking.loaded,
             removed=self._remove,
             spawn=self._nursery.start_soon,
             watch=self._watch_actor,
             reluctance=2.0**level,
         )
 
-    def _start(self, actor: Actor) -> None:
-        """Put an actor into the table, and start its task."""
-        assert self._nursery is not None
-        if self.policy.max_awake is not None and len(self._actors) >= self.policy.max_awake:
-            self._evict_idle()
+    def _start(self, actor: Actor, *, urgent: bool = False) -> None:
+        """Put an actor into the table, and have it wake."""
         self._actors[actor.key] = actor
         self._over.pop(actor.key, None)
         actor.shared.roster.inbox = actor.mailbox
         if self._stopping:
             actor.stop(called=actor.key in self._parted)
         self._wakes += 1
-        # Not in the context of whoever happened to wake it, which others' mail would then see.
-        start = partial(self._nursery.start_soon, self._supervise, actor, name=actor.key)
-        self._context.run(start)
+        self.waking.enter(actor, urgent=urgent)
 
-    def _evict_idle(self) -> None:
-        """Send one quiet room to sleep early, looking first at those that woke first."""
-        for key in list(self._actors)[:_LOOKS]:
-            actor = self._actors.pop(key)
-            self._actors[key] = actor  # To the end: who was looked at comes last the next time.
-            if actor.quiet:
-                actor.idleness.sleep_now("cap")
-                return
+    def _begin(self, actor: Actor) -> None:
+        """Start the task of a room, whose turn it is to wake."""
+        assert self._nursery is not None
+        # Not in the context of whoever happened to wake it, which others' mail would then see.
+        self._context.run(partial(self._nursery.start_soon, self._supervise, actor, name=actor.key))
 
     @enable_ki_protection
     async def _supervise(self, actor: Actor) -> None:
@@ -678,6 +692,7 @@ class Supervisor:
                     delay = self._after_crash(actor, error)
                     if delay is None:
                         return
+                    self.waking.loaded(actor)
                     await trio.sleep(delay)
                     actor.take(Step.RETRIED)
                 else:
@@ -771,7 +786,8 @@ class Supervisor:
             successor = self._new_actor(actor.key, cause_of(left[0]))
             successor.mailbox.mail.extend(left)
             successor.fruitless = actor.fruitless
-            self._start(successor)
+            self.waking.left(actor)
+            self._start(successor, urgent=any(is_urgent(mail) for mail in left))
         else:
             self._left_alone(actor.key, actor.saver.record)
             self._drop(actor)
@@ -791,6 +807,7 @@ class Supervisor:
         roster = actor.shared.roster
         if self._actors.get(actor.key) is actor:
             del self._actors[actor.key]
+        self.waking.left(actor)
         if roster.inbox is actor.mailbox:
             roster.inbox = roster.away = None
             self._hub.activity.all_quiet(roster)
@@ -855,6 +872,7 @@ class Supervisor:
         """
         assert self._nursery is not None
         self._killing = True
+        self.waking.close()
         self._first.clear()
         if self._actors:
             self._none_left = trio.Event()

@@ -171,7 +171,7 @@ class Sweeper:
     def _reluctance(self, roster: Roster) -> float:
         """How much longer than others the connections of a room have to be silent."""
         actor = self._actors.get(roster.key)
-        return 1.0 if actor is None else _reluctance(actor)
+        return 1.0 if actor is None else actor.idleness.reluctance
 
     # Rooms.
 
@@ -224,7 +224,7 @@ class Sweeper:
             idleness = actor.idleness
             if actor.quiet and now >= idleness.not_before and actor not in self._telling:
                 lately = idleness.window.count(now, idleness.handled)
-                active = score(lately, now - idleness.quiet_since, _reluctance(actor))
+                active = score(lately, now - idleness.quiet_since, idleness.reluctance)
                 if least.takes(active):
                     least.add(active, actor)
         return [*least]
@@ -269,8 +269,3 @@ class Sweeper:
             while rooms:
                 await trio.sleep(_POLL)
                 rooms = [actor for actor in rooms if self.falls_asleep(actor)]
-
-
-def _reluctance(actor: Actor) -> float:
-    """How many times longer than others a room is to be left awake: it woke again each time."""
-    return getattr(actor.idleness, "reluctance", 1.0)
