@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 from trio_rooms import __version__
 from trio_rooms.errors import RoomsError
 
+from .advise import advise
 from .failures import CommandFailed, UsageError
 from .inspect import inspect
 from .send import send
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_serve(commands)
     _add_send(commands)
+    _add_advise(commands)
     _add_inspect(commands)
     return parser
 
@@ -222,6 +224,37 @@ def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="write a room from such a file into the data folder, which no server may have; KEY renames it",
     )
     parser.add_argument("--replace", action="store_true", help="let --import replace a room that is there")
+
+
+def _add_advise(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "advise",
+        help="say what would let rooms sleep better",
+        description="Print what a running server recommends; or what hibernation would bring to the life of "
+        "rooms, of this or another system, that was recorded in a file.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=advise, fail=parser.error)
+    parser.add_argument("url", metavar="URL", nargs="?", help="where the server is, as http://127.0.0.1:8000")
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=_file,
+        help="a life: CSV with the header time,room,connection,bytes, or what record has written",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        type=_file,
+        help="with --trace: draw savings and added wakes over the idle timeout into a .png, .svg or .pdf",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=_file,
+        help="with URL: what serve has as --admin-token-file; without it no rooms are named",
+    )
 
 
 # What an argument's text stands for, each for argparse: ArgumentTypeError where it is nothing.
