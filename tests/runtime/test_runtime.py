@@ -165,6 +165,7 @@ async def test_the_end_takes_no_longer_than_is_said(
             began = trio.current_time()
         assert trio.current_time() - began <= STOP + 2 * CLOSE + 0.001
     lost = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert rooms.metrics().lost["state"] == sum("what was not saved is lost" in line for line in lost)
     if where == "commit":
         assert any("room/x" in line and "lost" in line for line in lost)
     elif where == "aclose":

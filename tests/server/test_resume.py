@@ -669,6 +669,8 @@ async def test_sessions_outlive_the_process(autojump_clock: MockClock, durabilit
             assert (await again.receive())["data"] == "three"
         async with back(rooms, bob) as again:
             assert not resumed(again, bob)  # Its time was over before.
+        assert rooms.metrics().resumes["resumed"] == 1
+        assert sum(rooms.metrics().resumes.values()) == 2
         await trio.sleep(100)
         assert made.of(bob.session) == ["disconnect"]
         assert made.of(carl.session) == []
@@ -704,6 +706,7 @@ async def test_who_is_too_far_behind_learns_it(
                 assert again.welcome["reason"] == "too_far_behind"
             await wait_all_tasks_blocked()
             assert made.of(client.session) == ["connect", "drop", "disconnect"]
+        assert rooms.metrics().resumes == {"resumed": 0, "unknown": 0, "expired": 0, "too_far_behind": 2}
 
 
 async def test_who_was_in_a_channel_when_something_was_sent_to_it_gets_it(

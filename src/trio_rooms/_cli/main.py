@@ -18,6 +18,7 @@ from trio_rooms.errors import RoomsError
 from .advise import advise
 from .failures import CommandFailed, UsageError
 from .inspect import inspect
+from .report import report
 from .send import send
 from .serve import serve
 
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_send(commands)
     _add_advise(commands)
     _add_inspect(commands)
+    _add_report(commands)
     return parser
 
 
@@ -255,6 +257,19 @@ def _add_advise(commands: argparse._SubParsersAction[_Parser]) -> None:
         type=_file,
         help="with URL: what serve has as --admin-token-file; without it no rooms are named",
     )
+
+
+def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="what a running server promises of hibernation, beside what it has measured",
+        description="Print what a running server promises of hibernation, beside what it has measured since "
+        "it was started, and whether that holds.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=report)
+    parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
+    parser.add_argument("--json", action="store_true", help="as one JSON document, as it is at /report")
 
 
 # What an argument's text stands for, each for argparse: ArgumentTypeError where it is nothing.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from trio_rooms._definition.definition import Definition
 from trio_rooms._runtime.runtime import Runtime
 
 from .advice import Adviser, Recommendation
 from .costliest import Costliest
 from .metrics import RoomsMetrics, metrics_of
+from .report import Report
 from .sizes import Sizes
 
 __all__ = ["Insight"]
@@ -46,3 +49,13 @@ class Insight:
     def costliest(self) -> list[dict[str, Any]]:
         """The awake rooms that cost most, and why they are awake; see `Costliest`."""
         return self._costliest.rooms()
+
+    def report(self, definitions: Mapping[str, Definition]) -> dict[str, Any]:
+        """What is promised of hibernation, beside what was measured; see `Report`.
+
+        Args:
+            definitions: the rooms that it tells of by name.
+        """
+        runtime = self.runtime
+        store = type(runtime.store).__name__
+        return Report(definitions, runtime.supervisor.policy, store, self.metrics()).content()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import resource
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import attrs
@@ -126,7 +124,7 @@ class Sizes:
         """
         self.look()
         return {
-            "resident": resident(),
+            "resident": self._runtime.supervisor.pulse.measured(),
             "hibernated_connection": _whole(self.hibernated_connection),
             "active_connection": _whole(self.active_connection),
             "awake_room": _whole(self.awake_room),
@@ -197,14 +195,6 @@ class Sizes:
 
 def _whole(size: float | None) -> int | None:
     return None if size is None else round(size)
-
-
-def resident() -> int | None:
-    """The bytes of memory that this process has now; None where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return None
 
 
 def _state_of(actor: Actor) -> object:

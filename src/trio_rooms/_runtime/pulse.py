@@ -112,6 +112,10 @@ class Pulse:
         """Look no more: all rooms are going to sleep."""
         self._scope.cancel()
 
+    def measured(self) -> int | None:
+        """Bytes of the process that are in memory at this moment; None where that is not told."""
+        return self._memory.resident()
+
     def ask(self, memory: Memory) -> None:
         """Have somebody else say how much memory there is."""
         self._memory.close()

@@ -95,6 +95,8 @@ class Pages:
             return _client()
         if path == "/stats":
             return self._all(insider=insider)
+        if path == "/report":
+            return _json(self._insight.report(self._definitions))
         if path == "/dashboard" and insider:
             return DASHBOARD
         if path.startswith("/stats/"):
