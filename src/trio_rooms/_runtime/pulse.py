@@ -22,6 +22,7 @@ from trio_rooms._policy.pressure import Pressure
 from trio_rooms._room.actor import Actor
 
 from .sweeper import Sweeper
+from .waking import Waking
 from .watch import Watch
 
 __all__ = ["Pulse"]
@@ -60,6 +61,7 @@ class Pulse:
         actors: the rooms that are awake.
         watch: knows whether any of them is busy.
         sweeper: sends rooms to sleep.
+        waking: lets rooms wake, as many at a time as it is told.
         counts: how many rooms have woken until now, and how many have slept.
     """
 
@@ -68,6 +70,7 @@ class Pulse:
     _actors: Mapping[str, Actor]
     _watch: Watch
     _sweeper: Sweeper
+    _waking: Waking
     _counts: Callable[[], tuple[int, int]]
     pressure: Pressure = attrs.field(init=False)
     """What was found."""
@@ -197,8 +200,9 @@ class Pulse:
         woken = self._counts()[0]
         new, self._woken = woken - self._woken, woken
         self._each *= _FADES
-        if self._actors:
-            self._each = max(self._each, (resident - self._empty) / len(self._actors))
+        awake = self._waking.awake
+        if awake:
+            self._each = max(self._each, (resident - self._empty) / awake)
         if new and before is not None:
             self._each = max(self._each, (resident - before) / new)
 
@@ -208,6 +212,7 @@ class Pulse:
         if self.pressure.limit is not None and self.resident is not None and self._each:
             left = (self.pressure.limit - self.resident) / (_LOADING * self._each)
             most = max(min(most, int(left)), 1)
+        self._waking.most = most
         self._sweeper.pressed = bool(self.pressure.trigger)
 
     # What helps.
@@ -277,7 +282,7 @@ class Pulse:
         """Why rooms do not sleep, in words."""
         found: Counter[str] = Counter()
         for actor in islice(self._actors.values(), _MOST_ASKED):
-            found[", ".join(actor.idleness.held) or actor.idleness.obstacle or actor.stage.value] += 1
+            found[actor.idleness.obstacle or "about to sleep"] += 1
         if not found:
             return "none is awake, it is the rest of the program"
         return ", ".join(f"{reason} ({count})" for reason, count in found.most_common())

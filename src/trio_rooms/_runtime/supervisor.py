@@ -151,7 +151,9 @@ class Supervisor:
         self._circles = Circles()
         self._watch = Watch(deadlines)
         self._watch_actor = self._watch.add  # Bound once, and not for each room.
-        self.pulse: Pulse = Pulse(policy, self.metrics, self._actors, self._watch, self.sweeper, self._counts)
+        self.pulse: Pulse = Pulse(
+            policy, self.metrics, self._actors, self._watch, self.sweeper, self.waking, self._counts
+        )
         """Looks how the process does while rooms are busy."""
         self.users: Directory = Directory(hub, store, self, self._spawn, deadlines)
         """Who is connected where."""
@@ -227,7 +229,7 @@ class Supervisor:
 
     def _counts(self) -> tuple[int, int]:
         """How many rooms have woken until now, and how many have slept."""
-        return self._wakes, self._hibernations
+        return self._wakes - self.waking.queued, self._hibernations
 
     def hibernated(self, link: Link) -> None:
         """A connection of an awake room is hibernated."""
