@@ -40,6 +40,7 @@ from ._server.admission import (
     request_of,
 )
 from ._server.server import Address, Server, ServerStatistics
+from ._server.traces import NO_TRACES, Traces
 from ._sockets.hub import HubStatistics, SocketHub
 from ._sockets.roster import Link
 from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
@@ -79,6 +80,7 @@ class Rooms:
         self,
         definitions: Mapping[str, Definition],
         runtime: Runtime,
+        traces: Traces,
     ) -> None:
         self._definitions = definitions
         self._runtime = runtime
@@ -87,6 +89,7 @@ class Rooms:
         self._hub = runtime.hub
         self._store = runtime.store
         self._insight = Insight(runtime)
+        self._traces = traces
         self._servers: list[Server] = []
 
     @property
@@ -192,6 +195,7 @@ class Rooms:
             handshake_timeout,
             admin,
             dashboard,
+            self._traces,
         )
         if ping_interval is not None:
             self._hub.keepalive.ping_every(ping_interval)
@@ -342,29 +346,30 @@ class Rooms:
         task_status: trio.TaskStatus[str | None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Let a connection into its room, and serve it until it ends or the rooms close."""
-        resumed = False
-        link.user = admitted.user
-        if subprotocol is not None and not definition.plain:
-            found: Resumption | str = ""
-            if admitted.token is not None:
-                key, token = link.roster.key, admitted.token
-                found = await self._registrar.look_up(key, admitted.user, token, admitted.seq)
-            try:
-                # The room may have been forgotten meanwhile, and begun anew.
-                link.roster = roster_of(self._hub, definition, link.roster.key)
+        with self._traces.outside():  # Else all that it sends would be of the trace of who serves it.
+            resumed = False
+            link.user = admitted.user
+            if subprotocol is not None and not definition.plain:
+                found: Resumption | str = ""
+                if admitted.token is not None:
+                    key, token = link.roster.key, admitted.token
+                    found = await self._registrar.look_up(key, admitted.user, token, admitted.seq)
+                try:
+                    # The room may have been forgotten meanwhile, and begun anew.
+                    link.roster = roster_of(self._hub, definition, link.roster.key)
+                    _show(link, admitted)
+                    resumed = self._registrar.beginning(admitted.user, found)(link)
+                finally:
+                    if isinstance(found, Resumption):
+                        found.record.unpin()
+            else:
                 _show(link, admitted)
-                resumed = self._registrar.beginning(admitted.user, found)(link)
-            finally:
-                if isinstance(found, Resumption):
-                    found.record.unpin()
-        else:
-            _show(link, admitted)
-        self._hub.enter(link, resumed=resumed)
-        task_status.started(subprotocol)
-        try:
-            await link.run()
-        except BaseExceptionGroup as group:
-            raise first_error(group) from None
+            self._hub.enter(link, resumed=resumed)
+            task_status.started(subprotocol)
+            try:
+                await link.run()
+            except BaseExceptionGroup as group:
+                raise first_error(group) from None
 
     def statistics(self) -> RoomsStatistics:
         """What the runtime holds and has done until now."""
@@ -449,6 +454,7 @@ def open_rooms(
     close_timeout: float = 5.0,
     gc_thresholds: tuple[int, int, int] | None = None,
     app: Any = None,
+    tracer: Any = None,
 ) -> AbstractAsyncContextManager[Rooms]:
     """Run rooms as long as a block lasts.
 
@@ -480,6 +486,8 @@ def open_rooms(
             runs with ``(3000, 20, 1_000_000)``.
         app: what handlers find as ``ctx.app``: whatever they need of the program, such as a pool of
             database connections.
+        tracer: a ``TracerProvider`` of OpenTelemetry, which is told of handshakes, wakes, handlers, commits
+            and sleeps as spans; it takes ``trio-rooms[otel]``. None for no traces, which cost nothing then.
 
     Raises:
         DefinitionError: a definition cannot work, or two have the same name.
@@ -516,15 +524,35 @@ def open_rooms(
         definitions[room.name] = attrs.evolve(definitions[room.name], policy=room.policy_over(policy))
     deadlines = Deadlines()
     used = MemoryStore() if store is None else store
+    tracing = None if tracer is None else _tracing(tracer)
+    if tracing is not None:
+        used = tracing.store(used)
+        definitions = {name: tracing.definition(one) for name, one in definitions.items()}
     hub = SocketHub(
         deadlines, max_message_size=max_message_size, backlog=max_unsent, close_timeout=close_timeout
     )
-    supervisor = Supervisor(definitions, hub, used, deadlines, policy, app)
+    make_supervisor = Supervisor if tracing is None else tracing.supervisor
+    supervisor = make_supervisor(definitions, hub, used, deadlines, policy, app)
     hub.deliver = supervisor.deliver
     if any(definition.presence for definition in definitions.values()):
         hub.keepalive.ping_every(_PRESENCE)
     runtime = Runtime(deadlines, hub, supervisor, used, stop_timeout, close_timeout)
-    return _Opened(Rooms(definitions, runtime), runtime, thresholds(gc_thresholds))
+    traces: Traces = NO_TRACES if tracing is None else tracing
+    return _Opened(Rooms(definitions, runtime, traces), runtime, thresholds(gc_thresholds), traces)
+
+
+def _tracing(tracer: Any) -> Any:
+    """What makes the parts of a runtime with traces.
+
+    Raises:
+        TypeError: that is no TracerProvider, or OpenTelemetry is not installed.
+    """
+    try:
+        from ._tracing.tracing import Tracing  # noqa: PLC0415 (it imports what only those have who want it)
+    except ImportError as error:
+        msg = "traces take OpenTelemetry: pip install 'trio-rooms[otel]'"
+        raise TypeError(msg) from error
+    return Tracing(tracer)
 
 
 @attrs.define(eq=False)
@@ -534,6 +562,7 @@ class _Opened(AbstractAsyncContextManager[Rooms]):
     _rooms: Rooms
     _runtime: Runtime
     _thresholds: AbstractContextManager[None]
+    _traces: Traces
 
     @enable_ki_protection
     async def __aenter__(self) -> Rooms:
@@ -544,7 +573,8 @@ class _Opened(AbstractAsyncContextManager[Rooms]):
             raise RuntimeError(msg) from None
         with ExitStack() as entered:
             entered.enter_context(self._thresholds)
-            await self._runtime.__aenter__()
+            with self._traces.outside():
+                await self._runtime.__aenter__()
             entered.pop_all()
         return self._rooms
 

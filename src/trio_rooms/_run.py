@@ -56,6 +56,7 @@ def run(
     close_timeout: float = 5.0,
     gc_thresholds: tuple[int, int, int] | None = SERVER_THRESHOLDS,
     app: Any = None,
+    tracer: Any = None,
 ) -> None:
     """Serve rooms as the command ``trio-rooms serve`` does, until SIGTERM or SIGINT; a whole program.
 
@@ -94,6 +95,7 @@ def run(
         close_timeout: seconds for closing handshakes, and for the store.
         gc_thresholds: how often the garbage collector runs; other than in `open_rooms` hardly ever.
         app: what handlers find as ``ctx.app``.
+        tracer: a ``TracerProvider`` of OpenTelemetry; None for no traces.
 
     Raises:
         DefinitionError: a definition cannot work.
@@ -116,6 +118,7 @@ def run(
         close_timeout=close_timeout,
         gc_thresholds=gc_thresholds,
         app=app,
+        tracer=tracer,
     )
     serving = partial(
         Rooms.serve,

@@ -36,6 +36,8 @@ class Ask:
     event: str
     data: Any
     answer: Answer
+    trace: Any = None
+    """What it belongs to, where there are traces."""
 
 
 @attrs.frozen

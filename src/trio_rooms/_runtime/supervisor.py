@@ -114,6 +114,8 @@ class Supervisor:
         app: what their handlers are to find as ``ctx.app``.
     """
 
+    _make_actor: Callable[..., Actor] = Actor
+
     def __init__(
         self,
         definitions: Mapping[str, Definition],
@@ -652,7 +654,7 @@ class Supervisor:
         else:
             level = self.flapping.woken(key, trio.current_time())
             self.metrics.flaps += level > 0
-        return Actor(
+        return self._make_actor(
             Shared(definition, roster, self._hub, self._program, record),
             self._deadlines,
             cause=cause,

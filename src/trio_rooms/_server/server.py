@@ -51,6 +51,7 @@ from .admission import (
 )
 from .pages import Pages
 from .paths import MalformedPath, Paths
+from .traces import NO_TRACES, Handshake, Traces
 
 __all__ = ["Address", "Server", "ServerStatistics"]
 
@@ -123,6 +124,7 @@ class Server:
         handshake_timeout: seconds for a client to send its request, and again for `authenticate`.
         admin: answers other processes; None for a server that does not.
         dashboard: whether anybody may see the dashboard, and what else names rooms; else it takes the token.
+        traces: who is to hear of each handshake.
     """
 
     definitions: Mapping[str, Definition]
@@ -141,6 +143,7 @@ class Server:
     handshake_timeout: float = 10.0
     admin: Admin | None = None
     dashboard: bool = False
+    traces: Traces = NO_TRACES
     address: Address | None = attrs.field(init=False, default=None)
     """Where it listens, once it does."""
     _paths: Paths = attrs.field(init=False)
@@ -229,7 +232,8 @@ class Server:
             if definition.authenticate is not None or "resume=" in query:
                 self._start(newcomer, self._authenticate, newcomer, request, definition, key)
             else:
-                self._open(newcomer, request, definition, key, Admission())
+                with self.traces.handshake(request.headers, key) as told:
+                    self._open(newcomer, request, definition, key, told, Admission())
         except Exception:
             logger.exception("a handshake failed")
             if self.hub.unwatch(newcomer.fd):
@@ -263,6 +267,7 @@ class Server:
         head: Head,
         definition: Definition,
         key: str,
+        told: Handshake,
         admission: Admission,
         found: Resumption | str = "",
     ) -> None:
@@ -285,6 +290,8 @@ class Server:
             admission.user,
             admission.presence,
         )
+        told.answered(101)
+        told.opened(link)
         if head.rest:
             self.hub.data_received(link, head.rest)
 
@@ -326,7 +333,25 @@ class Server:
     async def _authenticate(
         self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, definition: Definition, key: str
     ) -> None:
-        """Ask the room whether it lets a client in."""
+        """Ask the room whether it lets a client in, and tell the client if not."""
+        with self.traces.handshake(head.headers, key) as told:
+            last = await self._let_in(client, newcomer, head, definition, key, told)
+            if last:
+                told.answered(int(last[9:12]))  # HTTP/1.1 503 ...
+        if last:
+            self._refused += 1
+            await self._part_with(client, last)
+
+    async def _let_in(
+        self,
+        client: trio.socket.SocketType,
+        newcomer: Newcomer,
+        head: Head,
+        definition: Definition,
+        key: str,
+        told: Handshake,
+    ) -> bytes:
+        """Let a client in if the room says so; else returns what it is answered, which is its last."""
         try:
             path, query = _path_and_query(head)
             request = ConnectRequest(*split_key(key), path, parameters(query), head.headers, newcomer.remote)
@@ -350,10 +375,10 @@ class Server:
             else:
                 client.detach()  # Nothing awaits from here on: the socket is this task's or the hub's.
                 try:
-                    self._open(newcomer, head, definition, key, admission, found)
+                    self._open(newcomer, head, definition, key, told, admission, found)
                 finally:
                     _let_go_of(found)
-                return
+                return b""
         except trio.Cancelled:
             # The server stops, and nothing may wait any more. So little fits into any buffer.
             with contextlib.suppress(OSError):
@@ -368,8 +393,7 @@ class Server:
         except Exception:
             logger.exception("room %s: authenticate raised", key)
             last = Response.text(500, "the room could not decide whether to let you in").encode(time())
-        self._refused += 1
-        await self._part_with(client, last)
+        return last
 
     async def _carry_out(
         self, client: trio.socket.SocketType, newcomer: Newcomer, head: Head, errand: Errand
