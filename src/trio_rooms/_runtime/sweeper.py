@@ -164,7 +164,8 @@ class Sweeper:
             return False
         self._activity.hibernate(link)
         actor = self._actors.get(roster.key)
-        if roster.active is None and actor is not None and now - actor.idleness.quiet_since >= least_idle:
+        # Half, since its room was quiet a little later than the connection.
+        if roster.active is None and actor is not None and now - actor.idleness.quiet_since >= least_idle / 2:
             self._tell(actor, trigger)
         return True
 
@@ -222,7 +223,7 @@ class Sweeper:
                 await trio.lowlevel.checkpoint()
                 pause_at, now = perf_counter() + TURN, trio.current_time()
             idleness = actor.idleness
-            if actor.quiet and now >= idleness.not_before and actor not in self._telling:
+            if actor.quiet and actor not in self._telling:
                 lately = idleness.window.count(now, idleness.handled)
                 active = score(lately, now - idleness.quiet_since, idleness.reluctance)
                 if least.takes(active):
@@ -256,8 +257,13 @@ class Sweeper:
     def _send(self, actor: Actor, trigger: str) -> None:
         """Have one room sleep, if it is still quiet."""
         self._telling.discard(actor)
-        if self._is_awake(actor) and actor.quiet:
-            actor.idleness.sleep_now(trigger)
+        if self._is_awake(actor):
+            idleness = actor.idleness
+            obstacle = idleness.obstacle
+            if obstacle:
+                idleness.block(obstacle)
+            else:
+                idleness.sleep_now(trigger)
 
     def _is_awake(self, actor: Actor) -> bool:
         """Whether an actor is still that of its room."""

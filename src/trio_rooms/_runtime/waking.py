@@ -103,7 +103,7 @@ class Waking:
         self._making = False
         """Whether there is a task that sends them there."""
         self._since = 0.0
-        """When a room fell asleep last while others waited for that, on Trio's clock."""
+        """When a room fell asleep last while others waited for that, or was sent there, on Trio's clock."""
         self._changed = trio.Event()
         """Set when it is to look again."""
         self._closed = False
@@ -131,6 +131,8 @@ class Waking:
         self.queued += 1
         if self._look is None:
             self._look_later()
+        if self._making:
+            self._changed.set()
         self._note()
 
     def hurry(self, actor: Actor) -> None:
@@ -158,7 +160,7 @@ class Waking:
             self._since = trio.current_time()
             if actor in self._asleep_for_it:
                 self._asleep_for_it.discard(actor)
-                self._places += 1
+                self._places += self._sweeper.pressed
             self._changed.set()
         if self.queued:
             self._note()
@@ -273,12 +275,13 @@ class Waking:
             full = cap is not None and len(self._actors) > cap
             rooms = await sweeper.least_active(max(missing, few(self._policy, looked)) if full else missing)
             rooms[missing:] = [actor for actor in rooms[missing:] if self._is_idle(actor)]
-            self._asleep_for_it.update(sweeper.send_to_sleep(rooms, "cap" if full else sweeper.trigger))
-        if self._asleep_for_it:
-            self._passes = 0
-        elif self.queued and self._is_in_vain():
-            # No more than may load at a time: those that are done by then may sleep for the next.
-            self._passes = max(0, min(self.queued, self.most - len(self._loading)))
+            sent = sweeper.send_to_sleep(rooms, "cap" if full else sweeper.trigger)
+            if sent:
+                self._asleep_for_it.update(sent)
+                self._since = trio.current_time()
+        # No more than may load at a time: those that are done by then may sleep for the next.
+        spare = self.most - len(self._loading)
+        self._passes = max(0, min(self.queued, spare)) if self._is_in_vain() else 0
         return looked
 
     def _is_idle(self, actor: Actor) -> bool:
@@ -287,11 +290,11 @@ class Waking:
         return trio.current_time() - actor.idleness.quiet_since >= least
 
     def _is_in_vain(self) -> bool:
-        """Whether no room will soon have nothing to do, as far as can be told, or none had for a while."""
+        """Whether those who wait are to wait no longer: no room sleeps in time, or none will."""
         waiting = [next(iter(queue.values())) for queue in (self._urgent, self._others) if queue]
-        if trio.current_time() - max(self._since, min(waiting)) >= _PATIENCE:
+        if waiting and trio.current_time() - max(self._since, min(waiting)) >= _PATIENCE:
             return True
-        return all(
+        return not self._asleep_for_it and all(
             actor.idleness.holds or actor in self._urgent or actor in self._others
             for actor in self._actors.values()
         )
