@@ -44,7 +44,7 @@ def test_what_users_install_has_a_lower_bound(settings: dict[str, Any]) -> None:
     """Where there is none, the lowest version would be the first that there ever was."""
     project = settings["project"]
     extras = project["optional-dependencies"]
-    for requirement in [*project["dependencies"], *extras["fast"], *extras["testing"]]:
+    for requirement in [*project["dependencies"], *extras["fast"], *extras["prometheus"], *extras["testing"]]:
         assert re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", requirement), requirement
 
 

@@ -82,7 +82,7 @@ class Pages:
     def page(
         self,
         path: str,
-        headers: Mapping[str, str] = _NONE,  # noqa: ARG002 (soon)
+        headers: Mapping[str, str] = _NONE,
         *,
         insider: bool = False,
     ) -> Response | None:
@@ -97,6 +97,8 @@ class Pages:
             return self._all(insider=insider)
         if path == "/report":
             return _json(self._insight.report(self._definitions))
+        if path == "/metrics":
+            return self._metrics(headers.get("accept", ""))
         if path == "/dashboard" and insider:
             return DASHBOARD
         if path.startswith("/stats/"):
@@ -124,6 +126,16 @@ class Pages:
         if insider:
             shown["costliest"] = self._insight.costliest()
         return _json(shown)
+
+    def _metrics(self, accept: str) -> Response:
+        """All metrics, where the library is there that knows how Prometheus wants them."""
+        try:
+            from .prometheus import exposition  # noqa: PLC0415 (it costs whoever never asks nothing)
+        except ImportError:
+            return Response.text(
+                501, "for /metrics install prometheus-client: pip install 'trio-rooms[prometheus]'"
+            )
+        return exposition(self._insight, self._statistics(), accept)
 
     def _room(self, path: str) -> Response:
         """One room as it is now; asking does not wake it."""
