@@ -22,6 +22,7 @@ from ._room.handles import RoomHandle
 from ._room.lifecycle import Stage
 from ._room.live import LiveRoom
 from ._room.placement import RoomInfo
+from ._room.reasons import Reason, WhyAwake
 from ._room.reports import Disconnect, WakeReport
 from ._room.schedules import Schedule
 from ._room.storage import Storage
@@ -102,6 +103,7 @@ __all__ = [
     "NotSaved",
     "Policy",
     "QueueMetrics",
+    "Reason",
     "Recommendation",
     "Refused",
     "Retry",
@@ -138,6 +140,7 @@ __all__ = [
     "UnknownRoom",
     "User",
     "WakeReport",
+    "WhyAwake",
     "open_rooms",
     "run",
 ]

@@ -91,7 +91,8 @@ def test_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["serve", "--help"], ["send", "--help"], ["inspect", "--help"]]
+    "arguments",
+    [["--help"], ["serve", "--help"], ["send", "--help"], ["inspect", "--help"], ["why", "--help"]],
 )
 def test_help(run: Run, arguments: list[str]) -> None:
     """``--help`` says how it is called."""

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_rooms import AskTimeout, Context, Room, RoomHandle, RoomInfo, Rooms, Stage, open_rooms
+from trio_rooms import AskTimeout, Context, Room, RoomHandle, RoomInfo, Rooms, Stage, WhyAwake, open_rooms
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail
 from trio_rooms._sockets.fanout import Message
@@ -103,6 +103,11 @@ class Elsewhere:
         self.handed.append(("info", key, None))
         return RoomInfo(key, Stage.AWAKE, 1, (), 0, ())
 
+    def why_awake(self, key: str) -> WhyAwake:
+        """Note it."""
+        self.handed.append(("why_awake", key, None))
+        return WhyAwake(key, Stage.AWAKE, ())
+
     def emit(self, key: str, message: Message, channel: str | None, manner: Manner | None = None) -> Sent:
         """Note it."""
         self.handed.append(("emit", key, channel))
@@ -131,6 +136,7 @@ async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock
         await room.destroy()
         assert room.emit("kept", channel="red") == Sent(parked=42)
         assert room.info().stage is Stage.AWAKE
+        assert room.why_awake() == WhyAwake("shelf/x", Stage.AWAKE, ())
         assert await room.users() == ("ana",)
         room.cancel("x")
         assert await room.cancel_durably("x")
@@ -140,6 +146,7 @@ async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock
             ("deliver", "shelf/x", Destroy),
             ("emit", "shelf/x", "red"),
             ("info", "shelf/x", None),
+            ("why_awake", "shelf/x", None),
             ("people", "shelf/x", None),
             ("reschedule", "shelf/x", True),
             ("reschedule", "shelf/x", False),

@@ -61,6 +61,28 @@ async def test_one_room_is_shown_as_it_is(autojump_clock: MockClock) -> None:
             assert answer.status == 404
 
 
+async def test_why_a_room_is_awake_is_told_to_who_asks(autojump_clock: MockClock) -> None:
+    """All that keeps it so, to the millisecond; asking wakes nobody, and private rooms are not told of."""
+    async with pages(hall("hall"), Room("vault", public=False), prefix="/ws") as (made, rooms):
+
+        def why(path: str = "/why/ws/hall/a%2Fb") -> Any:
+            answer = made.page(path)
+            assert answer is not None
+            return json.loads(answer.body) if answer.status == 200 else answer.status
+
+        assert why() == {"key": "hall/a/b", "stage": "asleep", "reasons": []}
+        async with connect(rooms, "hall/a/b") as client:
+            await client.send("hello")
+            await trio.sleep(1.23456)
+            reason = {"reason": "idle", "for_seconds": 1.235, "until": "8.8 s without a message"}
+            assert why() == {"key": "hall/a/b", "stage": "awake", "reasons": [reason]}
+            await trio.sleep(20)
+            assert why()["reasons"] == []
+        assert rooms.statistics().supervisor.wakes == 1
+        for path in ("/why/ws/nobody/x", "/why/hall/x", "/why/ws/hall/%FF", "/why/", "/why/ws/vault/x"):
+            assert why(path) == 404
+
+
 async def test_what_is_at_the_root(autojump_clock: MockClock) -> None:
     """The first page that a definition has; without one, where rooms are and which there are."""
     async with pages(hall("b"), hall("a", page="<p>a"), hall("c", page="<p>c")) as (made, _):

@@ -21,6 +21,7 @@ from .inspect import inspect
 from .report import report
 from .send import send
 from .serve import serve
+from .why import why
 
 __all__ = ["main"]
 
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_advise(commands)
     _add_inspect(commands)
     _add_report(commands)
+    _add_why(commands)
     return parser
 
 
@@ -270,6 +272,20 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.set_defaults(run=report)
     parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
     parser.add_argument("--json", action="store_true", help="as one JSON document, as it is at /report")
+
+
+def _add_why(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "why",
+        help="say what keeps a room of a running server awake",
+        description="Say what keeps a room of a running server awake, for how long it has done so, and what "
+        "will let the room sleep. Asking wakes nobody.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=why)
+    parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
+    parser.add_argument("key", metavar="KEY", help="the room, like chat/lobby")
+    parser.add_argument("--json", action="store_true", help="print what the server answers, as JSON")
 
 
 # What an argument's text stands for, each for argparse: ArgumentTypeError where it is nothing.

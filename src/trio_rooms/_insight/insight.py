@@ -46,6 +46,12 @@ class Insight:
         """What to change, so that rooms and connections sleep better; see `Adviser`."""
         return self._adviser.recommendations()
 
+    def why(self, key: str) -> dict[str, Any]:
+        """What keeps a room awake, for JSON; wakes nobody."""
+        why = self.runtime.supervisor.why_awake(key)
+        reasons = [attrs.asdict(one) | {"for_seconds": round(one.for_seconds, 3)} for one in why.reasons]
+        return {"key": key, "stage": why.stage.value, "reasons": reasons}
+
     def costliest(self) -> list[dict[str, Any]]:
         """The awake rooms that cost most, and why they are awake; see `Costliest`."""
         return self._costliest.rooms()

@@ -20,6 +20,7 @@ from trio_rooms.errors import RoomsError
 from .answers import Answer
 from .mail import Mail
 from .placement import Placement, RoomInfo
+from .reasons import WhyAwake
 
 __all__ = ["Behind"]
 
@@ -95,6 +96,10 @@ class Behind:
     def info(self, key: str) -> RoomInfo:
         """See `Placement`."""
         return self._placement.info(key)
+
+    def why_awake(self, key: str) -> WhyAwake:
+        """See `Placement`."""
+        return self._placement.why_awake(key)
 
 
 def _forget_result(job: Callable[[], object]) -> None:

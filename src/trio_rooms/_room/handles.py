@@ -35,6 +35,7 @@ from .answers import Answer, own
 from .behind import Behind
 from .mail import Ask, Destroy, Hibernate
 from .placement import Placement, RoomInfo
+from .reasons import WhyAwake
 from .reliably import is_reliable, manner_of
 from .schedules import WALL, Schedule, Wanted, schedules_of, wanted
 from .signs import Signs
@@ -231,6 +232,13 @@ class RoomHandle:
     def info(self) -> RoomInfo:
         """The room as it is now; wakes nobody."""
         return self._placement.info(self.key)
+
+    def why_awake(self) -> WhyAwake:
+        """What keeps the room awake now, for how long, and what will let it sleep when; wakes nobody.
+
+        Of a room that sleeps, or is given up for a while, there are no reasons.
+        """
+        return self._placement.why_awake(self.key)
 
     async def peek(self) -> Any:
         """The room's state as its newest snapshot has it, a copy; None for a room that was never saved.

@@ -192,6 +192,7 @@ class Idleness:
     def reset(self) -> None:
         """Forget what held the room and when it was quiet: it crashed."""
         self.disarm()
+        self.quiet_since = trio.current_time()
         self.holds = {}
         self.due = False
 

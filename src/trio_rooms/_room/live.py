@@ -24,6 +24,7 @@ from .connection import Connection, Connections
 from .idleness import Idleness
 from .mail import Destroy, link_of
 from .mailbox import Mailbox
+from .reasons import WhyAwake
 from .reliably import is_reliable, manner_of
 from .schedules import WALL, Schedule, schedules_of, wanted
 from .shared import Shared
@@ -339,6 +340,17 @@ class LiveRoom:
             yield
         finally:
             self._idleness.release("keep_awake", reason)
+
+    def why_awake(self) -> WhyAwake:
+        """What keeps the room awake now, for how long, and what will let it sleep when.
+
+        The handler that asks is one of the reasons.
+
+        Raises:
+            StaleContext: the room has fallen asleep since.
+        """
+        self._shared.check_life("it is not awake any more")
+        return self._shared.program.rooms.get(self.name, self.id).why_awake()
 
     def destroy(self) -> None:
         """Delete everything of this room when the current message is done, and close its connections.

@@ -19,6 +19,7 @@ from trio_rooms.errors import RoomsError
 from .answers import Answer
 from .lifecycle import Stage
 from .mail import Mail
+from .reasons import WhyAwake
 
 __all__ = ["Placement", "RoomInfo"]
 
@@ -130,3 +131,6 @@ class Placement(Protocol):
 
     def info(self, key: str) -> RoomInfo:
         """A room as it is now; wakes nobody."""
+
+    def why_awake(self, key: str) -> WhyAwake:
+        """What keeps a room awake now; wakes nobody."""

@@ -31,6 +31,7 @@ from trio_rooms._room.handles import Handles, Program
 from trio_rooms._room.lifecycle import Stage, Step
 from trio_rooms._room.mail import Alarm, Ask, Destroy, Hibernate, Mail, Rouse, cause_of
 from trio_rooms._room.placement import RoomInfo
+from trio_rooms._room.reasons import WhyAwake
 from trio_rooms._room.reliably import keep
 from trio_rooms._room.shared import Shared, roster_of
 from trio_rooms._room.signs import Signs
@@ -52,6 +53,7 @@ from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, SnapshotError
 from trio_rooms.stores.base import Store
 
 from .circles import Circles, is_inside, room_task_of
+from .explanation import explain
 from .pulse import Pulse
 from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
 from .sweeper import Sweeper
@@ -520,6 +522,13 @@ class Supervisor:
             doing.mailbox if doing is not None else 0,
             doing.held if doing is not None else (),
         )
+
+    def why_awake(self, key: str) -> WhyAwake:
+        """See `Placement`."""
+        actor = self._actors.get(key)
+        if actor is None:
+            return WhyAwake(key, self.stage(key), ())
+        return explain(actor, self._watch.since(actor))
 
     def _deliver_next(self) -> None:
         """Deliver the oldest of what must not keep messages waiting."""

@@ -20,7 +20,7 @@ from trio_rooms._room.mail import Ask
 from trio_rooms._wire import envelope
 from trio_rooms.errors import EventError
 
-__all__ = ["Hanging", "Watch"]
+__all__ = ["Hanging", "Watch", "called", "name_of"]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -113,6 +113,18 @@ class Watch:
         if watched is not None:
             self._end(actor, watched, trio.current_time())
 
+    def since(self, actor: Actor) -> float | None:
+        """When a room began what it handles now, on Trio's clock; None where it handles nothing.
+
+        Of what began since the last look that is not known, and said to be now.
+        """
+        doing, watched = _doing(actor), self._watched.get(actor)
+        if isinstance(doing, tuple):
+            return doing[1]
+        if doing is None:
+            return None
+        return watched.since if watched is not None and watched.doing == doing else trio.current_time()
+
     def hanging(self) -> tuple[Hanging, ...]:
         """The handlers that hang now, as far as they were told of; those that hang longest."""
         now = trio.current_time()
@@ -182,7 +194,7 @@ class Watch:
         if watched.name is not None:
             took = now - watched.since
             logger.info(
-                "room %s: %s has ended, after %.0f s", actor.key, _called(watched.name), took,
+                "room %s: %s has ended, after %.0f s", actor.key, called(watched.name), took,
                 extra={"cause": watched.name, "duration": took},
             )  # fmt: skip
             watched.name = None
@@ -190,7 +202,7 @@ class Watch:
     def _warn(self, actor: Actor, watched: _Watched, seconds: float) -> None:
         """Tell of a handler that takes long, and when to tell again."""
         if watched.name is None:
-            watched.name = _name(actor)
+            watched.name = name_of(actor)
             self.slow += 1
         watched.warn_after = 2 * seconds
         self._lines += 1
@@ -199,7 +211,7 @@ class Watch:
         place = innermost(watched.task.iter_await_frames())
         logger.warning(
             "room %s: %s has been running for %.0f s%s; %d messages wait behind it",
-            actor.key, _called(watched.name), seconds, place and f", at {place}", len(actor.mailbox.mail),
+            actor.key, called(watched.name), seconds, place and f", at {place}", len(actor.mailbox.mail),
             extra={"cause": watched.name, "duration": seconds},
         )  # fmt: skip
 
@@ -217,7 +229,7 @@ def _doing(actor: Actor) -> tuple[str, float] | int | None:
     return actor.idleness.handled if type(mail) is tuple or isinstance(mail, Ask) else None
 
 
-def _name(actor: Actor) -> str:
+def name_of(actor: Actor) -> str:
     """The event, or the name of the hook, that a room handles now."""
     hook = actor.shared.hook
     if hook is not None:
@@ -234,6 +246,6 @@ def _name(actor: Actor) -> str:
     return "" if received is None else received.event[:_LONGEST_NAME]
 
 
-def _called(name: str) -> str:
+def called(name: str) -> str:
     """What a handler is called in the log."""
     return name if name.startswith("on_") else f"the handler of {name!r}"

@@ -102,7 +102,9 @@ class Pages:
         if path == "/dashboard" and insider:
             return DASHBOARD
         if path.startswith("/stats/"):
-            return self._room(path.removeprefix("/stats"))
+            return self._of_room(path.removeprefix("/stats"), self._room)
+        if path.startswith("/why/"):
+            return self._of_room(path.removeprefix("/why"), self._insight.why)
         return None
 
     def _index(self) -> Response:
@@ -137,15 +139,19 @@ class Pages:
             )
         return exposition(self._insight, self._statistics(), accept)
 
-    def _room(self, path: str) -> Response:
-        """One room as it is now; asking does not wake it."""
+    def _of_room(self, path: str, shown: Callable[[str], dict[str, Any]]) -> Response:
+        """What there is to say of the room at a path, or that there is none; asking does not wake it."""
         try:
             _, key = self._paths.room(path)
         except UnknownRoom as error:
             return Response.text(404, str(error))
+        return _json(shown(key))
+
+    def _room(self, key: str) -> dict[str, Any]:
+        """A room as it is now."""
         roster = self._hub.rosters.get(key)
         connections = len(roster.links) if roster is not None else 0
-        return _json({"key": key, "stage": self._stage(key).value, "connections": connections})
+        return {"key": key, "stage": self._stage(key).value, "connections": connections}
 
 
 def _client() -> Response:
