@@ -77,6 +77,8 @@ _COUNTERS: Final[tuple[tuple[str, str, str, Callable[[Any], Mapping[str, int]]],
     ("hibernation_blocked", "Times that a room could not sleep", "reason", lambda told: told.blocked),
     ("sweeps", "Times that the least active were put to sleep", "trigger", lambda told: told.sweeps),
     ("antipatterns", "Rooms found to sleep badly", "antipattern", lambda told: told.antipatterns),
+    ("lost", "What could not be kept", "what", lambda told: told.lost),
+    ("resumes", "Clients that came back, by what they were told", "outcome", lambda told: told.resumes),
 )
 _TOTALS: Final[tuple[tuple[str, str, Callable[[Any], int]], ...]] = (
     ("flaps", "Wakes just after the room was put to sleep", lambda told: told.flaps),
