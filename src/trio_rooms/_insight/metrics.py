@@ -79,8 +79,10 @@ class DropMetrics:
 class QueueMetrics:
     """What waits now."""
 
+    waking: int
+    """Rooms that something has come for, and that wait for their turn to wake."""
     mailboxes: int
-    """Mail of awake rooms."""
+    """Mail of rooms that are awake, or about to be."""
     outputs: int
     """Rooms whose output is not all written yet."""
     users: int
@@ -195,6 +197,8 @@ def metrics_of(runtime: Runtime, sizes: Sizes) -> RoomsMetrics:
         restarts=supervisor.crashes,
         errors=noted.errors,
         drops=DropMetrics(sockets.dropped, sockets.relays_dropped, users.dropped),
-        queues=QueueMetrics(mail, hub.unwritten, users.pending, runtime.store.statistics().pending),
+        queues=QueueMetrics(
+            supervisor.waking.queued, mail, hub.unwritten, users.pending, runtime.store.statistics().pending
+        ),
         journal_bytes=journals,
     )

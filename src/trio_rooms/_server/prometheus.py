@@ -152,6 +152,7 @@ class _Rooms(Collector):
         users, servers = self._statistics.users, self._statistics.servers
         queues, drops = told.queues, told.drops
         waits = {
+            "waking": queues.waking,
             "mailboxes": queues.mailboxes,
             "outputs": queues.outputs,
             "users": queues.users,
