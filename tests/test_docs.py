@@ -16,13 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 from trio_websocket import open_websocket_url
 
 import trio_rooms._room.lifecycle
-from trio_rooms import Room
+from trio_rooms import Policy, Room
 from trio_rooms._cli.main import main
 from trio_rooms._definition.signatures import HOOKS
 
@@ -257,7 +258,8 @@ def test_the_packages_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "page"), [("serve", "serving.md"), ("inspect", "serving.md"), ("send", "http.md")]
+    ("command", "page"),
+    [("serve", "serving.md"), ("inspect", "serving.md"), ("send", "http.md"), ("why", "serving.md")],
 )
 def test_options_are_those_of_the_help(command: str, page: str) -> None:
     """The tables of the commands' options have all that --help has, and nothing else."""
@@ -276,6 +278,13 @@ def test_options_of_a_room_are_told() -> None:
     wanted = {p.name: "" if p.default is p.empty else f"`{p.default}`" for p in parameters}
     wanted = {name: value.replace("`inf`", "`math.inf`") for name, value in wanted.items()}
     assert told == wanted
+
+
+def test_fields_of_a_policy_are_told() -> None:
+    """The chapter has every field of a policy, in order and with its default."""
+    text = section_of(ROOT / "docs" / "policy.md", "What a policy has")
+    told = re.findall(r"^\| `(\w+)` \| `(\S+)` \|", text, re.MULTILINE)
+    assert told == [(field.name, str(field.default)) for field in attrs.fields(Policy)]
 
 
 def test_hooks_of_a_room_are_told() -> None:
