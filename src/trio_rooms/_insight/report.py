@@ -165,7 +165,7 @@ class Report:
                 _seen(told.resumes),
             ),
             "message_guarantees": _leaf(
-                promised, messages if sent.active.count or sent.hibernated.count else None
+                promised, messages if sent.active.count or sent.hibernated.count or _any(messages) else None
             ),
             "failover_mechanism": _leaf(failover, {"crashes": told.restarts} if told.restarts else None),
         }
@@ -238,6 +238,11 @@ def _verdict(standard: str, measured: float | None, holds: Callable[[float], boo
 def _seen(counts: Mapping[str, int]) -> dict[str, int] | None:
     """Counts, if anything was counted."""
     return dict(counts) if any(counts.values()) else None
+
+
+def _any(counts: Mapping[str, Any]) -> bool:
+    """Whether any of some counts, or of those in them, is not 0."""
+    return any(_any(one) if isinstance(one, Mapping) else one for one in counts.values())
 
 
 def _finite(value: Any) -> Any:

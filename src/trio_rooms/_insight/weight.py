@@ -116,7 +116,10 @@ class Scales:
             if self.left % _LOOKS == 0 and perf_counter() > self._until:
                 self.left = 0
                 continue
-            parts, share = _parts_of(one, kind)
+            try:
+                parts, share = _parts_of(one, kind)
+            except RuntimeError:
+                continue  # A thread of the application changes it at this moment.
             if kind.__dictoffset__:
                 total += times * (_VALUES + 8 * len(parts))
             times *= share
