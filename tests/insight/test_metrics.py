@@ -75,7 +75,9 @@ async def test_connections_and_rooms_are_counted_as_they_are(autojump_clock: Moc
         metrics = rooms.metrics()
         assert attrs.astuple(metrics.connections) == (1, 1, 2)
         assert (attrs.astuple(metrics.rooms), metrics.ratio, metrics.cost_savings) == ((1, 0), 0.5, 0.45)
-        assert shown(rooms)["hibernation"] == attrs.asdict(metrics)
+        told, expected = shown(rooms)["hibernation"], attrs.asdict(metrics)
+        del told["bytes"]["resident"], expected["bytes"]["resident"]  # Which may change at any moment.
+        assert told == expected
         await trio.sleep(5)
         assert attrs.astuple(rooms.metrics().connections) == (0, 2, 2)
         assert rooms.metrics().rooms.awake == 1
