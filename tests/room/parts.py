@@ -25,6 +25,7 @@ from trio_rooms._room.mailbox import Mailbox
 from trio_rooms._room.members import Members
 from trio_rooms._room.saver import Saver
 from trio_rooms._room.shared import Shared
+from trio_rooms._room.signs import Signs
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.flags import CLOSING, DISMISSED, GONE, UNREPORTED
 from trio_rooms._sockets.manner import Manner
@@ -127,7 +128,8 @@ class Parts:
         hub: Any = self.output
         self.shared = Shared(self.definition, self.roster, hub, NOTHING, self.record)
         self.shared.over = False
-        self.idleness = Idleness(self.mailbox, self.definition, self.deadlines, self.record, self.metrics)
+        signs = Signs(self.metrics, {})
+        self.idleness = Idleness(self.mailbox, self.definition, self.deadlines, self.record, signs)
         self.members = Members(self.shared)
         self.background = Background(
             key, self.mailbox, self.members.settle_quietly, self.idleness, self.record

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
 
 import attrs
 import pytest
+import trio
 from trio.testing import MockClock
 
 from trio_rooms import Context, MemoryStore, Room, Rooms, open_rooms
 from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._room.signs import LargeLoad, Signs
 from trio_rooms._state.saved import Loaded
+from trio_rooms.testing import connect
 
 
 def load(size: int = 100, seconds: float = 0.001) -> Loaded:
@@ -60,7 +67,7 @@ async def test_a_large_snapshot_is_told_once(caplog: pytest.LogCaptureFixture) -
         assert await one.hibernate()
         (line,) = told(caplog, "large_snapshot")
         assert line.startswith("room book/one: its snapshot has 300 KB")
-        assert "ctx.storage" in line
+        assert "ctx.room.storage" in line
         await one.ask("write", 300_001)
         assert await one.hibernate()
         assert len(told(caplog, "large_snapshot")) == 1
@@ -77,9 +84,9 @@ async def test_a_large_snapshot_is_told_once(caplog: pytest.LogCaptureFixture) -
 
 async def test_a_slow_load_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """However small what was loaded is."""
-    signs = Signs(Metrics())
-    signs.loaded("book/fast", load(seconds=0.02))
-    signs.loaded("book/slow", load(seconds=0.03))
+    signs = Signs(Metrics(), {})
+    signs.loaded("book/fast", load(seconds=0.02), 1)
+    signs.loaded("book/slow", load(seconds=0.03), 1)
     (line,) = told(caplog, "slow_load")
     assert line.startswith("room book/slow: it took 30 ms to load its 0 KB")
     assert [one.key for one in signs.large_loads] == ["book/slow"]
@@ -87,15 +94,15 @@ async def test_a_slow_load_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_the_slowest_loads_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     """Of each room the last, 32 in all; one that is quick again is forgotten."""
-    signs = Signs(Metrics())
+    signs = Signs(Metrics(), {})
     for number in range(100):
-        signs.loaded(f"book/{number}", load(300_000, number % 50 / 100))
+        signs.loaded(f"book/{number}", load(300_000, number % 50 / 100), 1)
     kept = signs.large_loads
     assert [one.seconds for one in kept] == sorted((one.seconds for one in kept), reverse=True)
     assert len(kept) == 32
     assert {one.seconds for one in kept} == {number / 100 for number in range(34, 50)}
-    signs.loaded(kept[0].key, load())
-    signs.loaded(kept[1].key, load(400_000, 0.1))
+    signs.loaded(kept[0].key, load(), 1)
+    signs.loaded(kept[1].key, load(400_000, 0.1), 1)
     assert kept[0] not in signs.large_loads
     assert signs.large_loads[-1] == LargeLoad(kept[1].key, 400_000, 0.1)
 
@@ -105,7 +112,7 @@ async def test_many_rooms_with_a_sign_are_counted_and_few_told(
 ) -> None:
     """Ten lines in a minute; and what is remembered is bounded."""
     metrics = Metrics()
-    signs = Signs(metrics)
+    signs = Signs(metrics, {})
     with caplog.at_level(logging.WARNING):
         for number in range(5000):
             signs.saved(f"book/{number}", 300_000)
@@ -117,3 +124,190 @@ async def test_many_rooms_with_a_sign_are_counted_and_few_told(
     autojump_clock.jump(61)
     signs.saved("book/later", 300_000)
     assert told(caplog, "large_snapshot")[-1].startswith("room book/later")
+
+
+# Messages that wake.
+
+
+async def _note(ctx: Context[Text], data: str = "") -> None:
+    ctx.state.text = data
+
+
+async def _look(ctx: Context[Text], _data: Any = None) -> str:
+    return "x" if ctx.state.text else ""
+
+
+async def _hold(ctx: Context[Text], data: float) -> None:
+    with ctx.room.keep_awake("a long game"):
+        await trio.sleep(data)
+
+
+async def _poll(seconds: float) -> None:
+    await trio.sleep(seconds)
+
+
+async def _begin_polling(ctx: Context[Text], data: float) -> None:
+    ctx.room.start_soon(_poll, data, name="poll", keep_awake=True)
+
+
+async def _message(ctx: Context[Text], message: str | bytes) -> None:
+    if message == "note":
+        ctx.state.text += "x"
+
+
+def desk(**options: Any) -> Room[Text]:
+    """A room that sleeps after 5 s."""
+    room: Room[Text] = Room("desk", state=Text, **{"idle_timeout": 5, **options})
+    room.on("note")(_note)
+    room.on("look")(_look)
+    room.on("hold")(_hold)
+    room.on("poll")(_begin_polling)
+    return room
+
+
+def lines(rooms: Rooms) -> dict[str, int]:
+    """How many rooms have which sign."""
+    return dict(rooms._runtime.hub.metrics.antipatterns)
+
+
+@pytest.mark.parametrize(("interval", "wakes"), [(30, True), (3, False)])
+async def test_a_heartbeat_is_told_with_its_bytes(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock, interval: float, *, wakes: bool
+) -> None:
+    """Whether it wakes the room or keeps it awake; and one that is answered automatically is none."""
+    ping = '{"event":"look"}'
+    async with open_rooms([desk()]) as rooms, connect(rooms, "desk/a") as client:
+        for _ in range(6):
+            await client.send(ping)
+            await trio.sleep(interval)
+        (line,) = told(caplog, "heartbeat_wakes")
+        assert f"auto_respond={{{ping!r}: ...}}" in line
+        assert f"every {interval} s" in line
+        assert (rooms.statistics().supervisor.wakes > 1) is wakes
+        assert lines(rooms)["heartbeat_wakes"] == 1
+    async with (
+        open_rooms([desk(auto_respond={ping: '{"event":"pong"}'})]) as rooms,
+        connect(rooms, "desk/a") as client,
+    ):
+        for _ in range(6):
+            await client.send(ping)
+            assert await client.receive() == {"event": "pong"}
+            await trio.sleep(interval)
+        assert not lines(rooms)
+
+
+async def test_wakes_for_nothing_are_told(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """Five in a row of messages that nobody waits for and that change nothing."""
+    async with open_rooms([desk()]) as rooms, connect(rooms, "desk/a") as client:
+        await client.ask("note", "something")
+
+        async def wake(event: str, data: Any = None, id_: int | None = None) -> None:
+            await trio.sleep(20)
+            await client.emit(event, data, id=id_)
+
+        for number in range(6):
+            await wake("look", number, number + 2)  # It is answered.
+        for number in range(4):
+            await wake("look", number)
+        await wake("note", "anew")
+        for number in range(4):
+            await wake("look", number)
+        await trio.sleep(20)
+        assert not lines(rooms)
+        await wake("look", 4)
+        await trio.sleep(20)
+        (line,) = told(caplog, "low_priority_wakes")
+        assert "5 times in a row" in line
+        assert "'look'" in line
+        assert lines(rooms) == {"low_priority_wakes": 1}
+
+
+async def test_wakes_for_nothing_of_a_plain_room_are_told(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """With what hands such messages on."""
+    room: Room[Text] = Room("plain", state=Text, idle_timeout=5)
+    room.on_message(_message)
+    async with open_rooms([room]) as rooms, connect(rooms, "plain/a") as client:
+        for number in range(8):
+            await client.send("note" if number == 1 else f"cursor {number}")
+            await trio.sleep(20)
+        (line,) = told(caplog, "low_priority_wakes")
+        assert "auto_relay" in line
+        assert "'cursor 6'" in line
+
+
+# Rooms that do not sleep.
+
+
+async def test_a_room_with_idle_connections_that_never_sleeps_is_told(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """Ten or more, of which most are idle, after three idle timeouts."""
+    async with (
+        open_rooms([desk(connection_idle_timeout=5)]) as rooms,
+        AsyncExitStack() as clients,
+    ):
+        lively = await clients.enter_async_context(connect(rooms, "desk/a"))
+        for _ in range(8):
+            await clients.enter_async_context(connect(rooms, "desk/a"))
+
+        async def chat() -> None:
+            for number in range(12):
+                await lively.ask("note", str(number))
+                await trio.sleep(3 + number % 2)
+
+        await chat()
+        assert not lines(rooms)
+        await clients.enter_async_context(connect(rooms, "desk/a"))
+        await chat()
+        (line,) = told(caplog, "never_hibernates")
+        assert line.startswith("room desk/a: it has not slept for ")
+        assert re.search("although [89] of its 10 connections are idle", line)
+        assert lines(rooms) == {"never_hibernates": 1}
+
+
+async def test_a_room_that_must_never_sleep_is_told_when_somebody_is_idle(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """And not before."""
+    async with open_rooms([desk(idle_timeout=math.inf)]) as rooms, connect(rooms, "desk/a") as client:
+        await client.ask("note", "")
+        await trio.sleep(59)
+        assert not lines(rooms)
+        await trio.sleep(10)
+        (line,) = told(caplog, "hibernation_off")
+        assert "idle_timeout=300" in line
+
+
+@pytest.mark.parametrize(
+    ("event", "name"), [("hold", "keep_awake('a long game')"), ("poll", "the task 'poll'")]
+)
+async def test_what_pins_a_room_is_told(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock, event: str, name: str
+) -> None:
+    """After ten idle timeouts; what ended before is forgotten, and leaves no deadline."""
+    async with open_rooms([desk()]) as rooms:
+        one, other = rooms.get("desk", "one"), rooms.get("desk", "other")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(one.ask, event, 49, timeout=math.inf))
+            nursery.start_soon(partial(other.ask, event, 51, timeout=math.inf))
+        await trio.sleep(60)
+        (line,) = told(caplog, "pinned_by_task")
+        assert line.startswith(f"room desk/other: {name} has held it awake for 50 s")
+        assert lines(rooms) == {"pinned_by_task": 1}
+        assert not one.info().held
+
+
+async def test_wakes_and_sleeps_are_logged_with_their_fields(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """At DEBUG."""
+    caplog.set_level(logging.DEBUG, "trio_rooms")
+    async with open_rooms([desk()]) as rooms:
+        await rooms.get("desk", "a").ask("note", "x")
+        await trio.sleep(6)
+    said = [(one.room, one.cause, one.duration) for one in caplog.records if hasattr(one, "duration")]  # type: ignore[attr-defined]
+    assert said == [("desk/a", "ask", 0), ("desk/a", "idle", 5)]

@@ -145,7 +145,7 @@ class Actor:
         self.stage: Stage = next_stage(Stage.ASLEEP, Step.MAIL)
         self.mailbox: Mailbox = Mailbox(record)
         self.idleness: Idleness = Idleness(
-            self.mailbox, definition, deadlines, record, shared.hub.metrics, reluctance
+            self.mailbox, definition, deadlines, record, shared.program.signs, reluctance
         )
         self.members: Members = Members(shared)
         self.background: Background = Background(
@@ -442,7 +442,7 @@ class Actor:
         metrics = self.shared.hub.metrics
         loaded = await self.saver.load()
         if loaded is not None:
-            self.shared.program.signs.loaded(self.key, loaded)
+            self.shared.program.signs.loaded(self.key, loaded, self.saver.record.number)
             metrics.state_restoration.note(loaded.seconds)
         presence = presence_of(roster)
         if presence is not None:
@@ -476,8 +476,12 @@ class Actor:
         self.saver.begin()
         self.firing.begin()
         if wake.came is not None:
-            metrics.wake_latency.note(trio.current_time() - wake.came)
-            wake.came = None
+            took, wake.came = trio.current_time() - wake.came, None
+            metrics.wake_latency.note(took)
+            logger.debug(
+                "room %s is awake: %s, after %.3f s", self.key, wake.cause, took,
+                extra={"cause": wake.cause, "duration": took},
+            )  # fmt: skip
 
     async def _recall(self) -> list[Disconnected]:
         """Sessions that ended while the room slept."""

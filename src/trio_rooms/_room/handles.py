@@ -445,5 +445,5 @@ class Program:
     app: Any
     """What ``open_rooms`` was given for them."""
     rooms: Handles
-    signs: Signs = attrs.field(factory=lambda: Signs(Metrics()))
+    signs: Signs = attrs.field(factory=lambda: Signs(Metrics(), {}))
     """Told of what keeps them from sleeping."""

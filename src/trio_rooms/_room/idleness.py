@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final, Literal
 
 import attrs
@@ -9,11 +10,11 @@ import trio
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadline, Deadlines
-from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._policy.window import Window
 from trio_rooms._state.record import Record
 
 from .mailbox import Mailbox
+from .signs import Signs
 
 __all__ = ["Hold", "Idleness", "Kind"]
 
@@ -24,6 +25,14 @@ _AGAIN: Final = 1.0
 before that it has ended."""
 
 
+_LONG: Final = 3
+"""Idle timeouts after which a room that was never put to sleep is looked at for why."""
+_PINNED: Final = 10
+"""Idle timeouts for which something may hold a room awake before that is said."""
+_LEAST: Final = 1.0
+"""Seconds as which an idle timeout counts for these, where it is shorter."""
+
+
 @attrs.define(eq=False)
 class Hold:
     """Something that holds a room awake."""
@@ -32,6 +41,8 @@ class Hold:
     """On Trio's clock."""
     count: int = 1
     """How often it was given and not taken back."""
+    told: Deadline | None = None
+    """When it is said that it has done so for long."""
 
 
 class Idleness:
@@ -46,7 +57,7 @@ class Idleness:
         definition: has the policy.
         deadlines: where the deadline is set.
         record: says whether a commit is in flight.
-        metrics: where it is counted what kept the room from sleeping.
+        signs: told of what keeps the room from sleeping.
         reluctance: how many times as long as others it waits, since it was woken just after it slept.
     """
 
@@ -55,9 +66,9 @@ class Idleness:
         "_committing",
         "_deadlines",
         "_mailbox",
-        "_metrics",
         "_policy",
         "_record",
+        "_signs",
         "began",
         "deadline",
         "due",
@@ -77,14 +88,14 @@ class Idleness:
         definition: Definition,
         deadlines: Deadlines,
         record: Record,
-        metrics: Metrics,
+        signs: Signs,
         reluctance: float = 1.0,
     ) -> None:
         self._mailbox = mailbox
         self._policy = definition.policy
         self._deadlines: Deadlines | None = deadlines
         self._record = record
-        self._metrics = metrics
+        self._signs = signs
         self.deadline: Deadline | None = None
         """When it looks whether the room was quiet for long enough; None where that is not set."""
         self.holds: dict[tuple[Kind, str], Hold] = {}
@@ -131,7 +142,11 @@ class Idleness:
         """Do not sleep until `release` was called as often."""
         hold = self.holds.get((kind, name))
         if hold is None:
-            self.holds[kind, name] = Hold(trio.current_time())
+            now = trio.current_time()
+            hold = self.holds[kind, name] = Hold(now)
+            if self._deadlines is not None:
+                when = now + _PINNED * max(self.timeout, _LEAST)
+                hold.told = self._deadlines.set(when, partial(self._tell_of, kind, name, now))
         else:
             hold.count += 1
 
@@ -142,10 +157,16 @@ class Idleness:
             hold.count -= 1
             if not hold.count:
                 del self.holds[kind, name]
+                if self._deadlines is not None:
+                    self._deadlines.cancel(hold.told)
         if not self.holds and self._deadlines is not None:
             self.quiet_since = trio.current_time()
             self.arm(self.quiet_since + self.timeout)
             self._mailbox.poke()
+
+    def _tell_of(self, kind: Kind, name: str, since: float) -> None:
+        """Something has held the room for long."""
+        self._signs.pinned(self._record.key, kind, name, trio.current_time() - since)
 
     # What is in progress.
 
@@ -171,7 +192,14 @@ class Idleness:
     def block(self, reason: str) -> None:
         """It was to sleep and could not."""
         self.due = False
-        self._metrics.blocked[reason] += 1
+        self._signs.metrics.blocked[reason] += 1
+        self._note_long()
+
+    def _note_long(self) -> None:
+        """It does not sleep now: if it has not for long, that is a sign."""
+        awake = trio.current_time() - self.began
+        if awake > _LONG * max(self.timeout, _LEAST):
+            self._signs.restless(self._record.key, awake)
 
     def committed(self) -> None:
         """A commit has ended: if only that kept the room from sleeping, it is looked at again."""
@@ -193,13 +221,21 @@ class Idleness:
         """Forget what held the room and when it was quiet: it crashed."""
         self.disarm()
         self.quiet_since = trio.current_time()
+        self._tell_of_none()
         self.holds = {}
         self.due = False
 
     def close(self) -> None:
         """Decide nothing any more."""
         self.disarm()
+        self._tell_of_none()
         self._deadlines = None
+
+    def _tell_of_none(self) -> None:
+        """It is not said any more of what holds the room that it does so for long."""
+        if self._deadlines is not None:
+            for hold in self.holds.values():
+                self._deadlines.cancel(hold.told)
 
     def disarm(self) -> None:
         """Look no more, unless it is armed again."""
@@ -218,6 +254,7 @@ class Idleness:
         self.deadline, self._committing = None, False
         now, due = trio.current_time(), self.quiet_since + self.timeout
         if now < due:
+            self._note_long()
             if self._mailbox.waiter is not None:  # Else it is set again when the room is quiet.
                 self.arm(due)
             return

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
 import attrs
 import trio
 
+from trio_rooms._definition.definition import Definition
 from trio_rooms._metrics.metrics import Metrics
+from trio_rooms._policy.heartbeats import Heartbeats
+from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.saved import Loaded
+from trio_rooms._wire import envelope
+from trio_rooms.errors import EventError
 
 __all__ = ["LargeLoad", "Signs"]
 
 logger = logging.getLogger("trio_rooms")
 
+_T = TypeVar("_T")
+
 _LARGE: Final = 256 * 1024
 """Bytes of a snapshot from which on reading it takes most of the time of a wake."""
 _SLOW: Final = 0.02
 """Seconds that a load may take, of the tenth of a second that a client is to wait for a wake."""
+_MANY: Final = 10
+"""Connections of a room of which it is worth to say that most are idle."""
+_FRUITLESS: Final = 5
+"""Times in a row that a room is woken, and nothing is changed by what woke it."""
+_LONGEST: Final = 256
+"""Characters or bytes of a message that is looked at for that."""
+_MOST_WOKEN: Final = 1024
+"""Rooms that are remembered for it."""
 _MOST_TOLD: Final = 4096
 """Rooms that are remembered as told of, with what was told; who is forgotten may be told of again."""
 _MOST_LOADS: Final = 32
@@ -41,6 +58,16 @@ class LargeLoad:
 
 
 @attrs.define(eq=False)
+class _Woken:
+    """A room that a message has woken, while it is awake."""
+
+    message: str | bytes
+    plain: bool
+    number: int | None = None
+    """That of its last commit, when it was loaded; None for a room that never was."""
+
+
+@attrs.define(eq=False)
 class _Lines:
     """What was said of one sign lately."""
 
@@ -56,12 +83,19 @@ class Signs:
 
     Args:
         metrics: where rooms are counted that were told of.
+        rosters: the connections of rooms, by key.
     """
 
-    __slots__ = ("_lines", "_loads", "_metrics", "_told")
+    __slots__ = ("_fruitless", "_heartbeats", "_lines", "_loads", "_rosters", "_told", "_woken", "metrics")
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, rosters: Mapping[str, Roster]) -> None:
+        self.metrics: Metrics = metrics
+        """What is counted and measured of all rooms."""
+        self._rosters = rosters
+        self._heartbeats = Heartbeats()
+        self._woken: OrderedDict[str, _Woken] = OrderedDict()
+        self._fruitless: OrderedDict[str, int] = OrderedDict()
+        """How often in a row it was for nothing that a room was woken."""
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._lines: dict[str, _Lines] = {}
         self._loads: dict[str, LargeLoad] = {}
@@ -73,8 +107,17 @@ class Signs:
         """Rooms whose last load was of over 256 KiB or took over 20 ms; 32 at most, the slowest first."""
         return tuple(sorted(self._loads.values(), key=lambda load: load.seconds, reverse=True))
 
-    def loaded(self, key: str, loaded: Loaded) -> None:
-        """A room was loaded."""
+    def loaded(self, key: str, loaded: Loaded, number: int) -> None:
+        """A room was loaded.
+
+        Args:
+            key: the room.
+            loaded: what came out of the store.
+            number: that of its last commit.
+        """
+        woken = self._woken.get(key)
+        if woken is not None:
+            woken.number = number
         if loaded.size <= _LARGE and loaded.seconds <= _SLOW:
             if self._loads:
                 self._loads.pop(key, None)
@@ -89,8 +132,8 @@ class Signs:
             self._tell(
                 "slow_load",
                 key,
-                "it took %.0f ms to load its %.0f KB, which whoever wakes it waits for; keep in ctx.storage "
-                "what is not needed at each wake",
+                "it took %.0f ms to load its %.0f KB, which whoever wakes it waits for; keep in "
+                "ctx.room.storage what is not needed at each wake",
                 loaded.seconds * 1000,
                 loaded.size / 1000,
             )
@@ -106,8 +149,109 @@ class Signs:
             "large_snapshot",
             key,
             "its snapshot has %.0f KB, which are read at each wake and written after each change; keep in "
-            "ctx.storage what is not needed at each wake, or take old entries out",
+            "ctx.room.storage what is not needed at each wake, or take old entries out",
             size / 1000,
+        )
+
+    # Messages that wake.
+
+    def woken(self, definition: Definition, link: Link, message: str | bytes) -> None:
+        """A message of a client wakes its room."""
+        heartbeat = self.heard(link, message)
+        if not heartbeat and definition.state is not None and len(message) <= _LONGEST:
+            _keep(self._woken, link.roster.key, _Woken(message, definition.plain))
+
+    def heard(self, link: Link, message: str | bytes) -> bool:
+        """A message of a client wakes its room, or ends its silence; whether it is a heartbeat."""
+        key = link.roster.key
+        interval = self._heartbeats.heard(key, link.id, message, trio.current_time())
+        if interval is not None:
+            self._tell(
+                "heartbeat_wakes",
+                key,
+                "a heartbeat of a client wakes it, or keeps it awake: %r comes every %.3g s; "
+                "auto_respond={%r: ...} answers it without the room",
+                message,
+                interval,
+                message,
+            )
+        return interval is not None
+
+    def slept(self, key: str, number: int) -> None:
+        """A room has fallen asleep.
+
+        Args:
+            key: the room.
+            number: that of its last commit.
+        """
+        woken = self._woken.pop(key, None)
+        if woken is None:
+            return
+        if woken.number != number:
+            self._fruitless.pop(key, None)
+            return
+        said = _fire_and_forget(woken)
+        if not said:
+            return
+        count = self._fruitless.pop(key, 0) + 1
+        _keep(self._fruitless, key, count)
+        if count >= _FRUITLESS:
+            self._tell(
+                "low_priority_wakes",
+                key,
+                "it was woken %d times in a row by messages that changed nothing, the last one %.64r; "
+                "%s, or give it a longer idle_timeout",
+                count,
+                said,
+                "auto_relay and auto_echo hand such messages on without the room"
+                if woken.plain
+                else "have clients send such an event along with one that matters, or less often",
+            )
+
+    # Rooms that do not sleep.
+
+    def restless(self, key: str, seconds: float) -> None:
+        """A room has not slept for so long, though it should have."""
+        roster = self._rosters.get(key)
+        count = 0 if roster is None else len(roster.links)
+        active = 0 if roster is None or roster.active is None else len(roster.active)
+        if count >= _MANY and 2 * active < count:
+            self._tell(
+                "never_hibernates",
+                key,
+                "it has not slept for %.0f s, although %d of its %d connections are idle: give the others a "
+                "room of their own, let auto_respond answer what needs none, or set a shorter idle_timeout",
+                seconds,
+                count - active,
+                count,
+            )
+
+    def idle(self, definition: Definition, key: str) -> None:
+        """A connection of an awake room is hibernated."""
+        if definition.policy.idle_timeout == math.inf:
+            self._tell(
+                "hibernation_off",
+                key,
+                "connections of it are idle, and it never sleeps, since its idle_timeout is inf; set one, "
+                "such as idle_timeout=300",
+            )
+
+    def pinned(self, key: str, kind: str, name: str, seconds: float) -> None:
+        """Something has held a room awake for long.
+
+        Args:
+            key: the room.
+            kind: ``task`` or ``keep_awake``.
+            name: of the task, or the reason that was given.
+            seconds: for how long.
+        """
+        self._tell(
+            "pinned_by_task",
+            key,
+            "%s has held it awake for %.0f s; %s, or have it called again with ctx.room.schedule",
+            f"the task {name!r}" if kind == "task" else f"keep_awake({name!r})",
+            seconds,
+            "start it with keep_awake=False" if kind == "task" else "leave the block when all is done",
         )
 
     # What is said.
@@ -121,7 +265,7 @@ class Signs:
         told[sign, key] = None
         if len(told) > _MOST_TOLD:
             told.popitem(last=False)
-        self._metrics.antipatterns[sign] += 1
+        self.metrics.antipatterns[sign] += 1
         now = trio.current_time()
         lines = self._lines.get(sign)
         if lines is None or now - lines.since >= _MINUTE:
@@ -135,3 +279,21 @@ class Signs:
                 sign,
                 extra={"sign": sign},
             )
+
+
+def _keep(kept: OrderedDict[str, _T], key: str, value: _T) -> None:
+    """Remember something of a room, and forget the oldest for it."""
+    kept[key] = value
+    if len(kept) > _MOST_WOKEN:
+        kept.popitem(last=False)
+
+
+def _fire_and_forget(woken: _Woken) -> str | bytes:
+    """What a message says that nobody waits for an answer to; nothing of any other."""
+    if woken.plain:
+        return woken.message
+    try:
+        received = envelope.decode(woken.message)
+    except EventError:
+        return ""
+    return "" if received is None or received.id is not None else received.event

@@ -163,7 +163,7 @@ class Supervisor:
         """Who is connected where."""
         self.handles: Handles = Handles(definitions, self, store, deadlines, self.users)
         """How its rooms are reached."""
-        self.signs: Signs = Signs(self.metrics)
+        self.signs: Signs = Signs(self.metrics, hub.rosters)
         """What keeps rooms from sleeping well."""
         self._program = Program(app, self.handles, self.signs)
         self._trims: dict[str, float] = {}
@@ -240,6 +240,7 @@ class Supervisor:
         actor = self._actors.get(link.roster.key)
         if actor is not None:
             actor.park(link)
+            self.signs.idle(actor.shared.definition, actor.key)
 
     def is_awake(self, key: str) -> bool:
         """Whether a room is in memory, so that nothing has to be loaded for its mail."""
@@ -559,6 +560,8 @@ class Supervisor:
             self._forget_record(key)
             self._hub.forget(roster)
         else:
+            if type(mail) is tuple:
+                self.signs.woken(self.definition(key), *mail)
             actor = self._new_actor(key, cause_of(mail))
             actor.mailbox.post(mail)
             self._start(actor, urgent=is_urgent(mail))
@@ -808,6 +811,12 @@ class Supervisor:
     def _note_sleep(self, actor: Actor) -> None:
         """A room has fallen asleep, or is destroyed: count why, and see later whether that was too early."""
         trigger = actor.idleness.trigger
+        self.signs.slept(actor.key, actor.saver.record.number)
+        awake = trio.current_time() - actor.idleness.began
+        logger.debug(
+            "room %s sleeps: %s, after %.3f s", actor.key, trigger or "destroyed", awake,
+            extra={"cause": trigger or "destroyed", "duration": awake},
+        )  # fmt: skip
         if not trigger:
             return
         self.metrics.sleeps[trigger] += 1

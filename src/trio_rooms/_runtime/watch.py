@@ -103,6 +103,8 @@ class Watch:
         now = trio.current_time()
         slow = actor.shared.definition.slow_handler
         self._watched[actor] = _Watched(trio.lowlevel.current_task(), doing, now, slow)
+        if doing is not None and type(first := actor.mailbox.mail[0]) is tuple:
+            actor.shared.program.signs.heard(*first)
         if not self.looking:
             self._note(now + _LOOK)
             self.begun()
