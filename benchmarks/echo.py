@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Final
 
@@ -42,10 +43,18 @@ COLUMNS: Final = [
     Column("late", "sent late, p99", unit="ms", spread=False),
     Column("busy", "generator busy", unit="%", digits=0, spread=False),
 ]
+WATCHED: Final = [
+    Column("on", "server's CPU per message, on", unit="µs", better="low"),
+    Column("off", "off", unit="µs", better="low"),
+    Column("extra", "more, on", unit="%", digits=1, better="low"),
+]
+_TURNS: Final = 10
+"""How often each of two servers is measured, one after the other: what the machine does else hits both."""
 
 
 def run(run: Run) -> None:
-    """Measure every contestant with both sizes."""
+    """Measure every contestant with both sizes; and ours with and without what watches over them."""
+    _watch(run)
     connections = run.connections(100, quick=20)
     tables = {size: _table(run, size, connections) for size in SIZES}
     entrants = _ours(connections)
@@ -116,3 +125,45 @@ def _measure(run: Run, table: Table, contestant: Contestant, server: Server, loa
         at_least=["rate"] if echoed.cpu_share > BUSY else [],
         note="" if kept_up else f"did not keep up with {size.rate:,} messages a second",
     )
+
+
+def _watch(run: Run) -> None:
+    """What metrics and policy cost: the same room with both and with neither, in turns."""
+    connections = run.connections(100, quick=20)
+    table = run.table(
+        "watched",
+        f"Metrics and policy, on and off: echo of {SIZES[0].title}, {connections:,} connections, 1 room",
+        WATCHED,
+        note=f"Both servers run at once, and are measured in {_TURNS} turns of a second. On: as `--policy "
+        "classic` has it, which goes on looking for connections that could sleep. Off: nothing is measured, "
+        "and nothing sleeps.",
+    )
+    kinds = {"plain": ("plain", PLAIN), "JSON events": ("events", JSON)}
+    for entrant in run.each([run.entrant(f"trio_rooms, {kind}, watched", "ours") for kind in kinds], table):
+        room, dialect = kinds[entrant.name.split(", ")[1]]
+        on = Contestant(entrant.name, "ours", ours(room, "--policy", "classic"), dialect, f"/{room}/0")
+        without = (sys.executable, "-m", "benchmarks.servers.unmeasured", room)
+        with run.attempt(entrant), contextlib.ExitStack() as running:
+            sides = []
+            for contestant in (on, attrs.evolve(on, command=without)):
+                server, load = running.enter_context(serving(contestant)), running.enter_context(Load())
+                load.open(server.port, on.path, 1, dialect, connections, at_once=64)
+                load.echo(0.05 if run.quick else 1.0, SIZES[0].payload)
+                sides.append((server, load))
+            watched, unwatched = _in_turn(run, sides)
+            run.measured(table, entrant, on=watched, off=unwatched, extra=watched / unwatched - 1)
+
+
+def _in_turn(run: Run, sides: list[tuple[Server, Load]]) -> list[float]:
+    """Seconds of processor time for each message, of each server."""
+    spent, checked = [0.0, 0.0], [0, 0]
+    turns = 2 if run.quick else _TURNS
+    for turn in range(turns):
+        run.progress("metrics and policy, on and off", turn / turns)
+        # Who goes first changes.
+        for number, (server, load) in sorted(enumerate(sides), reverse=turn % 2 == 1):
+            before = cpu_seconds(server.process.pid)
+            echoed = load.echo(0.1 if run.quick else 1.0, SIZES[0].payload)
+            spent[number] += cpu_seconds(server.process.pid) - before
+            checked[number] += echoed.checked
+    return [seconds / count for seconds, count in zip(spent, checked, strict=True)]

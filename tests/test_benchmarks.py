@@ -467,12 +467,15 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_a_benchmark_of_a_real_server(tmp_path: Path) -> None:
-    """From the command line to the files; beside it the same of another checkout."""
-    beside = ("--beside", str(ROOT))
-    with start("echo", "--quick", "--only", "plain, 1 room", "--results", str(tmp_path), *beside) as process:
+    """From the command line to the files; beside it the same of another checkout, and without metrics."""
+    asked = ("--only", "plain, 1 room", "plain, watched", "--beside", str(ROOT), "--results", str(tmp_path))
+    with start("echo", "--quick", *asked) as process:
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
-    (small, large) = json.loads((tmp_path / "echo.json").read_text())["tables"]
+    (watched, small, large) = json.loads((tmp_path / "echo.json").read_text())["tables"]
+    ((name, found),) = [(row["name"], row["median"]) for row in watched["rows"]]
+    assert name == "trio_rooms, plain, watched"
+    assert found["extra"] == pytest.approx(found["on"] / found["off"] - 1)
     for told in (small, large):
         names = [row["name"] for row in told["rows"]]
         assert names == ["trio_rooms, plain, 1 room", f"trio_rooms, plain, 1 room, {ROOT.name}"]
