@@ -52,6 +52,10 @@ class Insight:
         reasons = [attrs.asdict(one) | {"for_seconds": round(one.for_seconds, 3)} for one in why.reasons]
         return {"key": key, "stage": why.stage.value, "reasons": reasons}
 
+    def advice_for_clients(self, *, insider: bool) -> list[dict[str, Any]]:
+        """The same for pages, see `Adviser.for_clients`."""
+        return self._adviser.for_clients(insider=insider)
+
     def costliest(self) -> list[dict[str, Any]]:
         """The awake rooms that cost most, and why they are awake; see `Costliest`."""
         return self._costliest.rooms()

@@ -153,9 +153,12 @@ class Replay:
         used.last = time
 
     def came(self, time: float, room: Hashable, connection: Hashable) -> None:
-        """A connection is there from now on; nothing where that was known."""
-        found = self._rooms.get(room) or self._new(time, room)
-        if connection in found.connections:
+        """A connection is there from now on; nothing where that was known. Its room does not wake for it."""
+        found = self._rooms.get(room)
+        if found is None:
+            found = self._new(time, room)
+            found.last = -math.inf  # Nobody had anything to say in it yet: it sleeps.
+        elif connection in found.connections:
             return
         self._rest(found, time)
         new = found.connections[connection] = _Connection(time, time)
@@ -218,7 +221,7 @@ class Replay:
         """When a room sleeps under a policy, if nothing more happens."""
         policy = self.policies[number]
         at = room.last + policy.idle_timeout
-        if room.windows is not None and number in room.windows:
+        if room.windows is not None and number in room.windows and math.isfinite(at):
             low = room.windows[number].below(policy.message_threshold, at, room.handled)
             at = max(at, min(low, room.last + policy.activity_window))
         return at
@@ -233,11 +236,11 @@ class Replay:
             if at < time:
                 slept[number] = at
                 if wakes:
-                    tally.wakes += 1
+                    tally.wakes += room.last > -math.inf
                     if room.windows is not None and number in room.windows:
                         room.windows[number].begin(time, room.handled)
                 if wakes or ends:
-                    tally.asleep += time - at
+                    tally.asleep += time - max(at, room.since)
         if not slept or not room.groups:
             return
         asleep = sum(1 << number for number in slept)

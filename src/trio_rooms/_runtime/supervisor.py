@@ -153,7 +153,7 @@ class Supervisor:
         """What the store has of each room that is awake, or of which something is still on its way there."""
         self._restarts = Restarts(deadlines)
         self._circles = Circles()
-        self._watch = Watch(deadlines)
+        self._watch = Watch(deadlines, hub.trace)
         self._watch_actor = self._watch.add  # Bound once, and not for each room.
         self.pulse: Pulse = Pulse(
             policy, self.metrics, self._actors, self._watch, self.sweeper, self.waking, self._counts

@@ -14,6 +14,7 @@ import trio
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.places import innermost
 from trio_rooms._loop.turn import TURN
+from trio_rooms._metrics.trace import APART, Trace
 from trio_rooms._room.actor import Actor
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._room.mail import Ask
@@ -59,6 +60,8 @@ class _Watched:
     """When it began, or was first seen, on Trio's clock."""
     warn_after: float
     """Seconds from then on after which it is told, or told again."""
+    added: float
+    """When the room began to be busy."""
     name: str | None = None
     """The handler, once it was told."""
 
@@ -72,12 +75,14 @@ class Watch:
 
     Args:
         deadlines: where the next look is noted.
+        trace: is told when rooms had something to do that no client has sent, and how long they were at it.
     """
 
-    __slots__ = ("_deadlines", "_due", "_lines", "_round", "_watched", "begun", "looking", "slow")
+    __slots__ = ("_deadlines", "_due", "_lines", "_round", "_trace", "_watched", "begun", "looking", "slow")
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(self, deadlines: Deadlines, trace: Trace) -> None:
         self._deadlines = deadlines
+        self._trace = trace
         self.begun: Callable[[], None] = _nothing
         """Told when rooms are busy again, after none was."""
         self._watched: dict[Actor, _Watched] = {}
@@ -102,9 +107,13 @@ class Watch:
         actor.watched = True
         now = trio.current_time()
         slow = actor.shared.definition.slow_handler
-        self._watched[actor] = _Watched(trio.lowlevel.current_task(), doing, now, slow)
-        if doing is not None and type(first := actor.mailbox.mail[0]) is tuple:
-            actor.shared.program.signs.heard(*first)
+        self._watched[actor] = _Watched(trio.lowlevel.current_task(), doing, now, slow, now)
+        mail, trace = actor.mailbox.mail, self._trace
+        message = mail[0] if mail and type(mail[0]) is tuple else None
+        if doing is not None and message is not None:
+            actor.shared.program.signs.heard(*message)
+        if actor.stage is not Stage.HIBERNATING and (message is None or trace.thinned):
+            trace.worked(actor.key, now)
         if not self.looking:
             self._note(now + _LOOK)
             self.begun()
@@ -113,6 +122,7 @@ class Watch:
         """Nothing of a room runs any more."""
         watched = self._watched.pop(actor, None)
         if watched is not None:
+            self._rested(actor, watched)
             self._end(actor, watched, trio.current_time())
 
     def since(self, actor: Actor) -> float | None:
@@ -190,6 +200,13 @@ class Watch:
         if doing is None and resting:
             actor.watched = False
             del self._watched[actor]
+            self._rested(actor, watched)
+
+    def _rested(self, actor: Actor, watched: _Watched) -> None:
+        """A room has nothing more to do: note until when it had, if it was busy for long."""
+        last = actor.idleness.quiet_since
+        if last - watched.added >= APART:
+            self._trace.worked(actor.key, last)
 
     def _end(self, actor: Actor, watched: _Watched, now: float) -> None:
         """What ran at the last look has ended: say so, if it was told of."""

@@ -124,7 +124,7 @@ class Pages:
         doing = shown["supervisor"]
         doing["hanging"] = [one for one in doing["hanging"] if split_key(one["key"])[0] in self._definitions]
         shown["hibernation"] = self._insight.hibernation()
-        shown["recommendations"] = [attrs.asdict(one) for one in self._insight.recommendations()]
+        shown["recommendations"] = self._insight.advice_for_clients(insider=insider)
         if insider:
             shown["costliest"] = self._insight.costliest()
         return _json(shown)

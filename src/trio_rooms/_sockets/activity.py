@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from trio_rooms._loop.deadlines import Deadline, Deadlines
+from trio_rooms._metrics.trace import Trace
 from trio_rooms._policy.policy import Policy
 
 from .flags import REPLAYING, UNGREETED
@@ -55,12 +56,23 @@ class Activity:
 
     Args:
         deadlines: those of the runtime.
+        trace: is told when connections were last used.
     """
 
-    __slots__ = ("_deadlines", "_watches", "on_fewer", "on_hibernated", "on_more", "policy", "total")
+    __slots__ = (
+        "_deadlines",
+        "_trace",
+        "_watches",
+        "on_fewer",
+        "on_hibernated",
+        "on_more",
+        "policy",
+        "total",
+    )
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(self, deadlines: Deadlines, trace: Trace) -> None:
         self._deadlines = deadlines
+        self._trace = trace
         self._watches: dict[Roster, _Watch] = {}
         self.policy: Callable[[str], Policy] = _default
         """That of a room, by its key; the runtime sets it."""
@@ -134,8 +146,10 @@ class Activity:
     def hibernate(self, link: Link) -> None:
         """Take a connection for hibernated from now on; nothing where it is so already."""
         roster = link.roster
-        if roster.active is not None and roster.active.pop(link, None) is not None:
+        use = None if roster.active is None else roster.active.pop(link, None)
+        if use is not None:
             self.total -= 1
+            self._note_last(link, use)
             if not roster.active:
                 self.all_quiet(roster)
             if roster.inbox is not None:
@@ -144,8 +158,10 @@ class Activity:
     def left(self, link: Link) -> None:
         """A connection has left its room."""
         active = link.roster.active
-        if active is not None and active.pop(link, None) is not None:
+        use = None if active is None else active.pop(link, None)
+        if use is not None:
             self.total -= 1
+            self._note_last(link, use)
         if self.on_fewer is not None:
             self.on_fewer()
 
@@ -153,8 +169,16 @@ class Activity:
         """All connections of a room are hibernated: it sleeps, or is forgotten."""
         if roster.active is not None:
             self.total -= len(roster.active)
+            if self._trace.notes(roster.key):
+                for link, use in roster.active.items():
+                    self._note_last(link, use)
             roster.active = None
             self._deadlines.cancel(self._watches.pop(roster).deadline)
+
+    def _note_last(self, link: Link, use: Use) -> None:
+        """Say when a connection was last used that is not active any more, if not only as it became so."""
+        if use.count or use.level:
+            self._trace.rested(link.roster.key, link.id, use.last)
 
     def in_use(self) -> Iterator[tuple[Roster, Policy, list[tuple[Link, Use]]]]:
         """The active connections, room by room, each room as it is when its turn comes."""

@@ -24,6 +24,7 @@ import trio
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.turn import TURN
 from trio_rooms._metrics.metrics import Metrics
+from trio_rooms._metrics.trace import APART, Trace
 from trio_rooms._wire import envelope, frames
 from trio_rooms._wire.close_codes import CloseCode
 
@@ -177,7 +178,9 @@ class SocketHub:
         """See `LinkOwner`."""
         self.now: float = 0.0
         """See `LinkOwner`."""
-        self.activity: Activity = Activity(deadlines)
+        self.trace: Trace = Trace()
+        """What happened lately."""
+        self.activity: Activity = Activity(deadlines, self.trace)
         self._postponements = Postponements(deadlines)
         self._sockets: list[SocketLink | None] = []
         self._watched: dict[int, Callable[[int], None]] = {}
@@ -350,7 +353,9 @@ class SocketHub:
             self._deliver(roster, Connected(link))
         elif roster.inbox is not None:
             roster.inbox.post(Resumed(link))
-        if roster.inbox is not None or link.user is not None:
+        awake = roster.inbox is not None
+        self.trace.came(roster.key, link.id, trio.current_time(), awake=awake)
+        if awake or link.user is not None:
             self.activity.use(link)  # Also where its room sleeps: who has just come is not away.
         if not link.flags & UNGREETED:
             if link.user is not None:
@@ -414,6 +419,7 @@ class SocketHub:
                 roster.presence.left(link, met=met)
             self._open -= 1
             self.activity.left(link)
+            self.trace.gone(roster.key, link.id, trio.current_time())
             self.closing.count += 1
             if link.user is not None:
                 self.users.left(link)
@@ -563,10 +569,13 @@ class SocketHub:
         self._received += 1
         active = roster.active
         if active is not None and link in active:
-            use = active[link]
-            use.last = self.now
+            use, now = active[link], self.now
+            if now - use.last >= APART:
+                self.trace.used(roster.key, link.id, now, now - use.last)
+            use.last = now
             use.count += 1
         else:
+            self.trace.used(roster.key, link.id, self.now)
             self.activity.use(link)
         inbox = roster.inbox
         goes_on = inbox.post(event) if inbox is not None else self.deliver(roster.key, event)
