@@ -1,9 +1,13 @@
-"""The dashboard in a real browser: what it shows is what /stats tells, and nothing else happens in it."""
+"""The dashboard in a real browser, and `trio-rooms top` in a real terminal: they show what /stats tells."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +35,15 @@ for one in rooms:
 """
 MOVING = ("hibernation.bytes.", "hibernation.wake_latency_seconds")
 """What is another thing each time that it is asked, or that only some know."""
+LATENCIES = (
+    "wake_latency_seconds",
+    "state_restoration_seconds",
+    "hibernation_latency_seconds",
+    "hibernation_duration_seconds",
+    "delivery_delay_seconds.active",
+    "delivery_delay_seconds.hibernated",
+    "loop_lag_seconds",
+)
 HELLO = '{"event": "hello", "data": "you", "id": 1}'
 
 
@@ -76,76 +89,125 @@ class Dashboard:
     def is_told(self) -> bool:
         """Whether all figures are those that the server tells."""
         told, shown = json.loads(self.served.get("/stats")), self.figures()
-        wrong = {
-            path: (value, at(told, path))
+        counts = [str(at(told, f"hibernation.{one}.count")) for one in LATENCIES]
+        return [row[1] for row in self.table("#latencies tbody tr")] == counts and not any(
+            value != "" if at(told, path) is None else float(value or "nan") != at(told, path)
             for path, value in shown.items()
             if not path.startswith(MOVING)
-            and (value != "" if at(told, path) is None else float(value or "nan") != at(told, path))
-        }
-        return not wrong
+        )
 
 
-def test_it_shows_what_the_server_tells(
-    serve: Callable[..., Served], browser: webdriver.Chrome, tmp_path: Path
+class Terminal:
+    """A terminal in which commands run, one after the other."""
+
+    def __init__(self, tmux: str, folder: Path, command: str) -> None:
+        self._tmux = [tmux, "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        self.call("new-session", "-d", "-x", "110", "-y", "40", f"{command}; cat")
+
+    def call(self, *arguments: str) -> str:
+        """Ask tmux for something."""
+        done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def shown(self) -> str:
+        """What stands in it."""
+        return self.call("capture-pane", "-p")
+
+    def until(self, true: Callable[[str], bool]) -> str:
+        """Wait until it looks so, and return how it looks then."""
+        deadline = time.monotonic() + TIMEOUT
+        while not true(shown := self.shown()):
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.1)
+        return shown
+
+
+@pytest.fixture
+def terminal(require: Callable[..., str], tmp_path: Path) -> Iterator[Callable[[str], Terminal]]:
+    """``terminal("top")`` runs a command in a terminal, which ends with the test."""
+    opened: list[Terminal] = []
+
+    def terminal(command: str) -> Terminal:
+        opened.append(Terminal(require("tmux"), tmp_path, command))
+        return opened[-1]
+
+    yield terminal
+    for one in opened:
+        one.call("kill-server")
+
+
+def test_both_show_what_the_server_tells(
+    serve: Callable[..., Served],
+    browser: webdriver.Chrome,
+    terminal: Callable[[str], Terminal],
+    tmp_path: Path,
 ) -> None:
-    """All figures, causes and rooms; a stranger's name for a room is text; and it outlives the server."""
+    """All figures, causes and rooms; a stranger's name for a room is text; and they outlive the server."""
     module = tmp_path / "rooms.py"
     module.write_text(ROOMS)
     served = serve(f"{module}:rooms", "--dashboard")
-    clients: list[Any] = [
-        websocket.create_connection(f"{served.url}/{path}", timeout=TIMEOUT)
-        for path in (f"hall/{quote(NASTY, safe='')}", "nap/a", "nap/a", "nap/b")
-    ]
-    for client in clients[:2]:
-        client.send(HELLO)
-        client.recv()
-    served.wait_until("nap/a", "asleep")
-    page = Dashboard(browser, served)
+    top = f"{sys.executable} -m trio_rooms top http://127.0.0.1:{served.port}"
+    tell = "echo ended with $?; stty -a | grep -o -e '-*icanon' -e '-*echo '"
+    screen = terminal(f"{top}; {tell}; read line; {top}; {tell}")
+    with ExitStack() as stack:
+        clients: list[Any] = [
+            stack.enter_context(closing(websocket.create_connection(f"{served.url}/{path}", timeout=TIMEOUT)))
+            for path in (f"hall/{quote(NASTY, safe='')}", "nap/a", "nap/a", "nap/b")
+        ]
+        for client in clients[:2]:
+            client.send(HELLO)
+            client.recv()
+        served.wait_until("nap/a", "asleep")
+        page = Dashboard(browser, served)
+        assert_page(page)
+        seen = screen.until(lambda seen: " live " in seen and "3 asleep" not in seen and "2 asleep" in seen)
+        for part in ("75%", "1 active", "onerror=", "<b>bold</b"):
+            assert part in seen, seen
+        screen.call("resize-window", "-x", "60", "-y", "15")
+        seen = screen.until(lambda seen: " live " in seen and max(map(len, seen.splitlines())) <= 60)
+        assert "75%" in seen
+        screen.call("resize-window", "-x", "110", "-y", "40")
+    served.stop()
+    page.until(
+        "it does not say that the server is gone", lambda: page.text("#status").startswith("no answer")
+    )
+    screen.until(lambda seen: " no answer for " in seen)
+    served = page.served = serve(f"{module}:rooms", "--dashboard", "--port", str(served.port))
+    page.until("it does not see that the server is back", lambda: page.text("#status") == "live")
+    page.until("the figures were never those of the new server", page.is_told)
+    assert page.table("#wakes li") == [["none yet", "", ""]]
+    screen.until(lambda seen: " live " in seen and "0 active" in seen)
+    screen.call("send-keys", "q")
+    screen.until(lambda seen: "ended with 0" in seen)
+    screen.call("send-keys", "Enter")
+    screen.until(lambda seen: " live " in seen)
+    screen.call("send-keys", "C-c")
+    seen = screen.until(lambda seen: "ended with 130" in seen and seen.count("icanon") == 2)
+    told = seen.replace("^C", "").split()
+    assert told == ["ended", "with", "0", "icanon", "echo", "ended", "with", "130", "icanon", "echo"]
+
+
+def assert_page(page: Dashboard) -> None:
+    """The page shows what is told, and a room's name is only shown."""
     page.until("the figures were never those of the server", page.is_told)
+    browser = page.driver
     assert page.text("#status") == "live"
-    told = json.loads(served.get("/stats"))
-    life = told["hibernation"]
-    assert life["connections"] == {"active": 1, "hibernated": 3, "total": 4}
     tiles = [tile.text.split("\n") for tile in browser.find_elements(By.CSS_SELECTOR, ".tiles li")]
     assert tiles[0] == ["Connections", "4", "3 hibernated, 1 active"]
     assert tiles[1] == ["Hibernated", "75%", "of all connections; wanted: any"]
     assert tiles[2] == ["Rooms awake", "1", "2 asleep"]
     assert page.table("#wakes li") == [["message", "2", ""]]
-    assert [row[1] for row in page.table("#latencies tbody tr")] == [
-        str(at(life, f"{one}.count"))
-        for one in (
-            "wake_latency_seconds",
-            "state_restoration_seconds",
-            "hibernation_latency_seconds",
-            "hibernation_duration_seconds",
-            "delivery_delay_seconds.active",
-            "delivery_delay_seconds.hibernated",
-            "loop_lag_seconds",
-        )
-    ]
+    assert page.table("#sleeps li") == [["idle", "1", ""]]
     ((key, connections, active, *_),) = page.table("#costliest tbody tr")
     assert (key, connections, active) == (f"hall/{NASTY}", "1", "1")
-    assert browser.title == f"trio-rooms 127.0.0.1:{served.port}"
+    assert browser.title == f"trio-rooms 127.0.0.1:{page.served.port}"
     assert page.table("img") == page.table("td b") == []
-    drawn = [
-        one.get_attribute("d") for one in browser.find_elements(By.CSS_SELECTOR, "#chart-connections path")
-    ]
-    assert all(drawn)
+    drawn = browser.find_elements(By.CSS_SELECTOR, "#chart-connections path")
+    assert all(one.get_attribute("d") for one in drawn)
     dark, light = (ground(browser, scheme) for scheme in ("dark", "light"))
     assert sum(dark) < 150
     assert sum(light) > 600
     assert complaints(browser) == []
-
-    served.stop()
-    page.until(
-        "it does not say that the server is gone", lambda: page.text("#status").startswith("no answer")
-    )
-    served = page.served = serve(f"{module}:rooms", "--dashboard", "--port", str(served.port))
-    page.until("it does not see that the server is back", lambda: page.text("#status") == "live")
-    page.until("the figures were never those of the new server", page.is_told)
-    assert page.table("#wakes li") == [["none yet", "", ""]]
-    for client in clients:
-        client.shutdown()
 
 
 def ground(browser: webdriver.Chrome, scheme: str) -> list[int]:

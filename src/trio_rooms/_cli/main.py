@@ -21,6 +21,7 @@ from .inspect import inspect
 from .report import report
 from .send import send
 from .serve import serve
+from .top import top
 from .why import why
 
 __all__ = ["main"]
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_report(commands)
     _add_why(commands)
+    _add_top(commands)
     return parser
 
 
@@ -286,6 +288,24 @@ def _add_why(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
     parser.add_argument("key", metavar="KEY", help="the room, like chat/lobby")
     parser.add_argument("--json", action="store_true", help="print what the server answers, as JSON")
+
+
+def _add_top(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "top",
+        help="show live what a running server does",
+        description="Show in the terminal what the dashboard shows in a browser, until q or Ctrl-C.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=top)
+    parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=_file,
+        help="what serve has as --admin-token-file; not needed where it has --dashboard",
+    )
+    parser.add_argument("--once", action="store_true", help="print it once, and without charts")
 
 
 # What an argument's text stands for, each for argparse: ArgumentTypeError where it is nothing.
