@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any, Final
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -114,8 +115,9 @@ async def test_the_costliest_rooms_come_first(
             "active": 0,
             "messages": 12.0,
             "cost": 12.0,
-            "reasons": [],
+            "reasons": [attrs.asdict(one) for one in rooms.get("hall", "11").why_awake().reasons],
         }
+        assert found[0]["reasons"]
         monkeypatch.setattr(costliest, "_AT_ONCE", 5)
         few = costliest.Costliest(rooms._supervisor)
         assert len(few.rooms()) == 5

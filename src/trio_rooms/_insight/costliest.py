@@ -7,6 +7,7 @@ from heapq import nlargest
 from itertools import islice
 from typing import Any, Final
 
+import attrs
 import trio
 
 from trio_rooms._keys import split_key
@@ -90,7 +91,7 @@ class Costliest:
             "active": active,
             "messages": messages,
             "cost": active + messages,
-            "reasons": [],
+            "reasons": [attrs.asdict(reason) for reason in self._supervisor.why_awake(key).reasons],
         }
 
 
