@@ -27,6 +27,7 @@ from trio_rooms import (
     HandlerFailed,
     MemoryStore,
     NotSaved,
+    Policy,
     Refused,
     Room,
     RoomFailed,
@@ -141,14 +142,8 @@ async def _tell(ctx: Context[Any], data: list[Any]) -> str:
 
 
 def _rooms() -> list[Room[Any]]:
-    shared: dict[str, Any] = {
-        "idle_timeout": 2.0,
-        "resume_window": WINDOW,
-        "connection_idle_timeout": 3.0,
-        "message_threshold": 2,
-        "activity_window": 4.0,
-        "flush_after": 5.0,
-    }
+    policy = Policy(idle_timeout=2.0, connection_idle_timeout=3.0, message_threshold=2, activity_window=4.0)
+    shared: dict[str, Any] = {"policy": policy, "resume_window": WINDOW, "flush_after": 5.0}
     made: list[Room[Any]] = [
         Room("open", wakes=True, **shared),
         Room("safe", state=dict, durability="commit", **shared),
