@@ -11,7 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.room.gates import full
 from trio_rooms import Context, MemoryStore, Policy, Room, RoomHandle, Rooms, Stage, open_rooms
+from trio_rooms._room.answers import Answer
+from trio_rooms._room.mail import Ask
 from trio_rooms.testing import FaultyStore
 
 IDLE = 10.0
@@ -69,6 +72,20 @@ async def _upload(ctx: Context[None]) -> None:
         await ctx.app.go.wait()
 
 
+async def _change(ctx: Context[dict[str, int]]) -> None:
+    ctx.state["count"] = ctx.state.get("count", 0) + 1
+
+
+async def _restless(ctx: Context[dict[str, int]]) -> None:
+    ctx.room.start_soon(_go_on_changing, ctx)
+
+
+async def _go_on_changing(ctx: Context[dict[str, int]]) -> None:
+    while not ctx.app.go.is_set():
+        ctx.state["count"] = ctx.state.get("count", 0) + 1
+        await trio.sleep(0.1)
+
+
 async def _on_hibernate(ctx: Context[None]) -> None:
     ctx.app.slept.append(trio.current_time() - ctx.app.began)
 
@@ -77,9 +94,11 @@ async def _on_hibernate(ctx: Context[None]) -> None:
 async def bed(policy: Policy, **options: Any) -> AsyncIterator[Bed]:
     """One room; nothing has come for it."""
     made: Room[None] = Room("bed", policy=policy, **options)
-    for event, handler in {
+    handlers: dict[str, Any] = {
         "say": _say, "handler": _handler, "task": _task, "keep_awake": _keep_awake,
-    }.items():  # fmt: skip
+        "change": _change, "restless": _restless,
+    }  # fmt: skip
+    for event, handler in handlers.items():
         made.on(event)(handler)
     made.on_hibernate(_on_hibernate)
     one = Bed()
@@ -124,3 +143,75 @@ async def test_a_room_sleeps_when_all_three_are_so(
         await one.until(100)
         assert one.slept == pytest.approx([due if low else quiet + WINDOW])
         assert one.sleeps == {"idle" if low else "low_activity": 1}
+
+
+async def test_it_is_counted_what_kept_a_room_awake_that_was_to_sleep(autojump_clock: MockClock) -> None:
+    """By whoever wanted it: a sweep, the program, or the room itself; once each time."""
+    async with bed(Policy(idle_timeout=IDLE), state=dict) as one, trio.open_nursery() as nursery:
+        await one.room.ask("say")
+        actor = one.rooms._supervisor._actors["bed/x"]
+        actor.idleness.sleep_now("cap")
+        nursery.start_soon(one.room.ask, "say")  # It finds the room about to sleep.
+        await wait_all_tasks_blocked()
+        assert one.blocked == {"mail": 1}
+        actor.mailbox.post(Ask("say", None, Answer()))
+        actor.idleness.sleep_now("cap")
+        await wait_all_tasks_blocked()
+        assert one.blocked == {"mail": 2}
+        await one.room.ask("keep_awake")
+        await wait_all_tasks_blocked()
+        assert not await one.room.hibernate()
+        assert one.blocked == {"mail": 2, "keep_awake": 1}
+        one.go.set()
+        await wait_all_tasks_blocked()
+        one.store.fail_commits(full(), times=1)
+        await one.room.ask("change")
+        assert not await one.room.hibernate()
+        assert one.blocked == {"mail": 2, "keep_awake": 1, "save_failed": 1}
+        await one.room.destroy()
+        assert one.sleeps == {}
+
+
+async def test_a_room_that_changes_as_it_sleeps_is_kept_awake_by_its_task(autojump_clock: MockClock) -> None:
+    """By one that changes it during each commit."""
+    async with bed(Policy(idle_timeout=IDLE), state=dict, snapshot_interval=100) as one:
+        one.store.delay = 1
+        await one.room.ask("restless")
+        await one.until(30)
+        assert one.room.info().stage is not Stage.ASLEEP
+        assert one.blocked["task"] > 0
+        one.go.set()
+        await one.until(60)
+        assert one.sleeps == {"idle": 1}
+
+
+async def test_low_activity_is_the_trigger_only_where_it_came_last(autojump_clock: MockClock) -> None:
+    """Not where a message came since, after which the room was idle last."""
+    async with bed(Policy(idle_timeout=IDLE, activity_window=10.5)) as one:
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(one.room.ask, "say")
+        await one.until(10.2)
+        assert one.blocked == {"activity": 1}
+        await one.room.ask("say")
+        await one.until(30)
+        assert one.slept == pytest.approx([20.2])
+        assert one.sleeps == {"idle": 1}
+
+
+async def test_each_sleep_is_counted_by_what_it_came_from(autojump_clock: MockClock) -> None:
+    """A room that is destroyed does not sleep, and one that woke for an alarm alone sleeps by itself."""
+    async with bed(Policy(idle_timeout=IDLE)) as one:
+        for trigger in ("ratio", "cap", "memory", "lag"):
+            await one.room.ask("say")
+            one.rooms._supervisor._actors["bed/x"].idleness.sleep_now(trigger)
+            await wait_all_tasks_blocked()
+            assert one.room.info().stage is Stage.ASLEEP
+        await one.room.ask("say")
+        await one.room.destroy()
+        assert one.sleeps == {"ratio": 1, "cap": 1, "memory": 1, "lag": 1}
+        assert one.rooms._hub.metrics.flaps == 4  # The wake before the last one, and those before it.
+        await one.room.ask("say")
+        await trio.sleep(0)
+        metrics = one.rooms._hub.metrics
+    assert metrics.sleeps["shutdown"] == 1
