@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_rooms import Context, MemoryStore, Room, Rooms, open_rooms
+from trio_rooms import Context, Room, Rooms, open_rooms
 from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._room.signs import LargeLoad, Signs
 from trio_rooms._state.saved import Loaded
@@ -33,9 +33,9 @@ class Text:
     text: str = ""
 
 
-def book() -> Room[Text]:
+def book(**options: Any) -> Room[Text]:
     """A room that keeps what it is told."""
-    room: Room[Text] = Room("book", state=Text, idle_timeout=5)
+    room: Room[Text] = Room("book", state=Text, idle_timeout=5, **options)
 
     async def write(ctx: Context[Text], data: int) -> int:
         ctx.state.text = "x" * data
@@ -55,10 +55,10 @@ def told(caplog: pytest.LogCaptureFixture, sign: str) -> list[str]:
     return [one.getMessage() for one in caplog.records if getattr(one, "sign", None) == sign]
 
 
-async def test_a_large_snapshot_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("durability", ["snapshot", "commit"])
+async def test_a_large_snapshot_is_told_once(caplog: pytest.LogCaptureFixture, durability: Any) -> None:
     """When it is saved, or when it is loaded; and whoever reads of loads finds it."""
-    store = MemoryStore()
-    async with open_rooms([book()], store=store) as rooms:
+    async with open_rooms([book(durability=durability)]) as rooms:
         one = rooms.get("book", "one")
         await one.ask("write", 200_000)
         assert await one.hibernate()
@@ -66,7 +66,9 @@ async def test_a_large_snapshot_is_told_once(caplog: pytest.LogCaptureFixture) -
         await one.ask("write", 300_000)
         assert await one.hibernate()
         (line,) = told(caplog, "large_snapshot")
-        assert line.startswith("room book/one: its snapshot has 300 KB")
+        assert line.startswith(
+            "room book/one: its snapshot has 300 KB, of which 'text' is about 300 KB, which"
+        )
         assert "ctx.room.storage" in line
         await one.ask("write", 300_001)
         assert await one.hibernate()
@@ -75,6 +77,7 @@ async def test_a_large_snapshot_is_told_once(caplog: pytest.LogCaptureFixture) -
         (large,) = signs_of(rooms).large_loads
         assert large.key == "book/one"
         assert 300_000 < large.bytes < 300_100
+        assert large.parts == (("text", 300_001),)
         assert 0 < large.seconds < 5
         await one.ask("write", 1)
         assert await one.hibernate()
@@ -115,14 +118,14 @@ async def test_many_rooms_with_a_sign_are_counted_and_few_told(
     signs = Signs(metrics, {})
     with caplog.at_level(logging.WARNING):
         for number in range(5000):
-            signs.saved(f"book/{number}", 300_000)
+            signs.saved(f"book/{number}", 300_000, None)
     assert metrics.antipatterns["large_snapshot"] == 5000
     lines = told(caplog, "large_snapshot")
     assert len(lines) == 11
     assert "more rooms" in lines[-1]
     assert len(signs._told) == 4096
     autojump_clock.jump(61)
-    signs.saved("book/later", 300_000)
+    signs.saved("book/later", 300_000, None)
     assert told(caplog, "large_snapshot")[-1].startswith("room book/later")
 
 

@@ -163,7 +163,7 @@ class Saver:
             self.hopeless = ""
         self._resting_until = trio.current_time() + _ENCODING_SHARE * record.encoding_took
         if record.large:
-            self._shared.program.signs.saved(self._key, record.size)
+            self._shared.program.signs.saved(self._key, record.size, self.state)
         if record.dirty:
             self._arm(self._definition.snapshot_interval / 2)
         if self._suspended and self._watch is None and self._active:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
@@ -16,6 +16,7 @@ from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._policy.heartbeats import Heartbeats
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.saved import Loaded
+from trio_rooms._state.shares import largest_parts
 from trio_rooms._wire import envelope
 from trio_rooms.errors import EventError
 
@@ -41,6 +42,8 @@ _MOST_TOLD: Final = 4096
 """Rooms that are remembered as told of, with what was told; who is forgotten may be told of again."""
 _MOST_LOADS: Final = 32
 """Loads that are kept, the slowest ones."""
+_MOST_PARTS: Final = 3
+"""Parts of a state that are named."""
 _MOST_LINES: Final = 10
 _MINUTE: Final = 60.0
 """Lines of the log for one sign within this many seconds; ten thousand rooms may all be alike."""
@@ -55,6 +58,8 @@ class LargeLoad:
     """Of its snapshot."""
     seconds: float
     """For which it was read and decoded."""
+    parts: tuple[tuple[str, int], ...] = ()
+    """What takes most of it: up to three fields of its state, and about how many bytes each has."""
 
 
 @attrs.define(eq=False)
@@ -123,34 +128,37 @@ class Signs:
                 self._loads.pop(key, None)
             return
         loads = self._loads
-        loads[key] = LargeLoad(key, loaded.size, loaded.seconds)
+        parts = largest_parts(loaded.state, _MOST_PARTS)
+        loads[key] = LargeLoad(key, loaded.size, loaded.seconds, parts)
         if len(loads) > _MOST_LOADS:
             del loads[min(loads, key=lambda one: loads[one].seconds)]
         if loaded.size > _LARGE:
-            self.large(key, loaded.size)
+            self._tell_of_size(key, loaded.size, _most(parts, loaded.size))
         if loaded.seconds > _SLOW:
             self._tell(
                 "slow_load",
                 key,
-                "it took %.0f ms to load its %.0f KB, which whoever wakes it waits for; keep in "
+                "it took %.0f ms to load its %.0f KB%s, which whoever wakes it waits for; keep in "
                 "ctx.room.storage what is not needed at each wake",
                 loaded.seconds * 1000,
                 loaded.size / 1000,
+                _most(parts, loaded.size),
             )
 
-    def saved(self, key: str, size: int) -> None:
-        """A room was saved, with so many bytes."""
-        if size > _LARGE:
-            self.large(key, size)
+    def saved(self, key: str, size: int, state: Any) -> None:
+        """A room was saved, with so many bytes; the state may have changed since."""
+        if size > _LARGE and ("large_snapshot", key) not in self._told:
+            self._tell_of_size(key, size, _most(largest_parts(state, 1), size))
 
-    def large(self, key: str, size: int) -> None:
+    def _tell_of_size(self, key: str, size: int, most: str) -> None:
         """The snapshot of a room is large."""
         self._tell(
             "large_snapshot",
             key,
-            "its snapshot has %.0f KB, which are read at each wake and written after each change; keep in "
+            "its snapshot has %.0f KB%s, which are read at each wake and written after each change; keep in "
             "ctx.room.storage what is not needed at each wake, or take old entries out",
             size / 1000,
+            most,
         )
 
     # Messages that wake.
@@ -297,3 +305,11 @@ def _fire_and_forget(woken: _Woken) -> str | bytes:
     except EventError:
         return ""
     return "" if received is None or received.id is not None else received.event
+
+
+def _most(parts: tuple[tuple[str, int], ...], size: int) -> str:
+    """What takes most of a snapshot, for people; nothing where no part stands out."""
+    if not parts or 2 * parts[0][1] < size:
+        return ""
+    name, of_it = parts[0]
+    return f", of which {name!r} is about {min(of_it, size) / 1000:.0f} KB"

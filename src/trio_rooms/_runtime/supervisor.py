@@ -811,7 +811,9 @@ class Supervisor:
     def _note_sleep(self, actor: Actor) -> None:
         """A room has fallen asleep, or is destroyed: count why, and see later whether that was too early."""
         trigger = actor.idleness.trigger
-        self.signs.slept(actor.key, actor.saver.record.number)
+        record = actor.saver.record
+        self.signs.slept(actor.key, record.number)
+        self.signs.saved(actor.key, record.size, getattr(actor.saver, "state", None))
         awake = trio.current_time() - actor.idleness.began
         logger.debug(
             "room %s sleeps: %s, after %.3f s", actor.key, trigger or "destroyed", awake,
