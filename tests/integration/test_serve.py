@@ -288,6 +288,9 @@ def test_inspect_beside_a_server(serve: Serve, tmp_path: Path) -> None:
         assert refused.returncode == 1
         assert f"is in use by process {served.process.pid}" in refused.stderr
         assert add(client, 1) == 42
+        why = trio_rooms("why", f"http://127.0.0.1:{served.port}", "counter/sheep")
+        assert why.returncode == 0, why.stderr
+        assert why.stdout.startswith("counter/sheep is a")
     assert served.stop() == 0
     imported = trio_rooms("inspect", data, "counter/cows", "--import", tmp_path / "sheep.cbor")
     assert imported.returncode == 0, imported.stderr

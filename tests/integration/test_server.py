@@ -88,7 +88,7 @@ async def test_a_private_room_is_as_one_that_is_not_there() -> None:
     """Whatever a stranger asks about it, the answer is that to any name that was never given."""
     async with serving(hidden, echo, who) as served:
         await served.rooms.get("hidden", "x").ask("wake")
-        for path in ("/hidden/x", "/stats/hidden/x", "/hidden", "/hidden/" + "x" * 257):
+        for path in ("/hidden/x", "/stats/hidden/x", "/why/hidden/x", "/hidden", "/hidden/" + "x" * 257):
             for headers in ({}, {"Upgrade": None}):
                 known = await served.ask(request(path, **headers))
                 unknown = await served.ask(request(path.replace("hidden", "nobody"), **headers))
@@ -353,6 +353,8 @@ async def test_pages() -> None:
         _, _, body = await served.ask(request("/stats/echo/x", Upgrade=None))
         assert json.loads(body) == {"key": "echo/x", "stage": "asleep", "connections": 0}
         assert (await served.ask(request("/stats/nobody/x", Upgrade=None)))[0] == 404
+        _, _, body = await served.ask(request("/why/echo/x", Upgrade=None))
+        assert json.loads(body) == {"key": "echo/x", "stage": "asleep", "reasons": []}
         async with served.connection() as client:
             await client.send(request("/", "HEAD", Upgrade=None))
             status, headers, _ = await client.answer(body=False)

@@ -262,6 +262,23 @@ async def test_what_is_on_its_way_to_the_store(autojump_clock: MockClock) -> Non
         assert scene.why()[0] == ("save_failed", 0.1, "the store takes its snapshot; tried again in 0.1 s")
 
 
+async def test_one_that_waits_for_its_turn(autojump_clock: MockClock) -> None:
+    """Says how many do, and then is loaded as all others."""
+    async with den(attrs.evolve(SOON, max_waking=1)) as (scene, nursery):
+        loads = scene.store.hold_loads()
+        others = [scene.rooms.get("den", str(number)) for number in range(3)]
+        for other in (*others[:1], scene.room, *others[1:]):
+            nursery.start_soon(other.ask, "say")
+            await wait_all_tasks_blocked()
+        await scene.until(0.5)
+        assert scene.why()[1] == ("waking", 0.5, "it has its turn, for which 3 rooms wait")
+        assert others[0].why_awake().reasons[1].until == "it has its state, and its hooks have returned"
+        loads.release_one()
+        await wait_all_tasks_blocked()
+        assert scene.why()[1] == ("waking", 0.5, "it has its state, and its hooks have returned")
+        loads.release()
+
+
 async def test_the_rest_of_its_life(autojump_clock: MockClock) -> None:
     """As it wakes, as it sleeps, and after a crash."""
     async with den() as (scene, nursery):

@@ -23,12 +23,13 @@ _LONGEST_NAME: Final = 100
 """Characters of the name of a task, or of the reason of a hold."""
 
 
-def explain(actor: Actor, since: float | None) -> WhyAwake:
+def explain(actor: Actor, since: float | None, waiting: int = 0) -> WhyAwake:
     """Why a room is awake.
 
     Args:
         actor: the room.
         since: when it began what it handles now, on Trio's clock; None where that is not known.
+        waiting: how many rooms wait for their turn to wake, where it is one of them.
     """
     now, stage = trio.current_time(), actor.stage
     reasons = [*_under_way(actor, now, since)]
@@ -39,7 +40,10 @@ def explain(actor: Actor, since: float | None) -> WhyAwake:
         reasons += _in_use(actor, now, busy=busy)
     elif stage is Stage.WAKING:
         began = actor.idleness.quiet_since
-        reasons.append(Reason("waking", now - began, "it has its state, and its hooks have returned"))
+        until = "it has its state, and its hooks have returned"
+        if waiting:
+            until = f"it has its turn, for which {waiting} rooms wait" if waiting > 1 else "it has its turn"
+        reasons.append(Reason("waking", now - began, until))
     elif stage is Stage.RESTARTING:
         began = actor.idleness.quiet_since
         reasons.append(Reason("restarting", now - began, "it has begun anew, after a crash or a rollback"))

@@ -529,7 +529,8 @@ class Supervisor:
         actor = self._actors.get(key)
         if actor is None:
             return WhyAwake(key, self.stage(key), ())
-        return explain(actor, self._watch.since(actor))
+        waiting = self.waking.queued if self.waking.waits(actor) else 0
+        return explain(actor, self._watch.since(actor), waiting)
 
     def _deliver_next(self) -> None:
         """Deliver the oldest of what must not keep messages waiting."""

@@ -135,6 +135,10 @@ class Waking:
             self._changed.set()
         self._note()
 
+    def waits(self, actor: Actor) -> bool:
+        """Whether a room waits for its turn."""
+        return actor in self._urgent or actor in self._others
+
     def hurry(self, actor: Actor) -> None:
         """Something urgent has come for a room; nothing where it does not wait."""
         since = self._others.pop(actor, None)
