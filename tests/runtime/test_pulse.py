@@ -255,8 +255,8 @@ async def test_garbage_is_collected_where_nothing_else_helps(autojump_clock: Moc
             gone = weakref.ref(Cycle())
             gc.freeze()  # No collection of young objects finds it.
             gc.unfreeze()
-            await rooms.get("room", "1").ask("stay", 10)
             assert gone() is not None
+            await rooms.get("room", "1").ask("stay", 10)
             await trio.sleep(5)
             assert gone() is None
     finally:

@@ -99,6 +99,8 @@ class Pulse:
     """When memory may be given back again, by the performance counter."""
     _collect_at: float = attrs.field(init=False, default=-math.inf)
     """The same of a garbage collection."""
+    _press_at: float = attrs.field(init=False, default=-math.inf)
+    """When rooms may be put to sleep again: at once, if that was enough for memory."""
     _told: dict[str, float] = attrs.field(init=False, factory=dict)
     """When something was last told in the log."""
 
@@ -168,14 +170,15 @@ class Pulse:
             self.pressure.may_have(self._memory.total())
             self._see_stall(now)
         self._see_memory()
-        if self.pressure.over or (self._slept != self._counts()[1] and self._is_grown()):
+        if now >= self._press_at if self.pressure.over else self._has_slept and self._is_grown:
             self._give_back()
         trigger = self.pressure.trigger
         self._let_in()
-        if trigger:
+        if trigger and now >= self._press_at:
+            self._press_at = -math.inf if self.pressure.over else now + _LOOK
             self._tell_of_pressure(trigger)
             self._sweeper.press(trigger, self._is_relieved, self._cannot)
-        if trigger or self.resident is None or self.pressure.limit is None:
+        if self.resident is None or self.pressure.limit is None:
             return _LOOK
         return min(max((self.pressure.limit - self.resident) / _GROWTH, _SOON), _LOOK)
 
@@ -224,6 +227,12 @@ class Pulse:
         self._let_in()
         return not self.pressure.over
 
+    @property
+    def _has_slept(self) -> bool:
+        """Whether a room has since memory was given back."""
+        return self._slept != self._counts()[1]
+
+    @property
     def _is_grown(self) -> bool:
         """Whether there may be much to be given back."""
         return (self.resident or 0) > self._least + max(_WORTH, self._least // 8)
@@ -243,6 +252,7 @@ class Pulse:
 
     def _cannot(self) -> None:
         """No room can be sent to sleep: see whether something else helps, and say so if nothing does."""
+        self._press_at = trio.current_time() + _LOOK
         began = perf_counter()
         if self.pressure.over and began >= self._collect_at:
             gc.collect()  # What the program made; rooms that sleep leave nothing to be found.

@@ -43,6 +43,7 @@ from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, R
 from trio_rooms._sockets.sent import Sent
 from trio_rooms._sockets.standing import Unsettled
 from trio_rooms._state.audience import Audience
+from trio_rooms._state.freight import Freight
 from trio_rooms._state.plans import Plan
 from trio_rooms._state.record import Record
 from trio_rooms._users.directory import Directory
@@ -151,6 +152,7 @@ class Supervisor:
         """Rooms that sleep, while their tasks still unwind."""
         self._records: dict[str, Record] = {}
         """What the store has of each room that is awake, or of which something is still on its way there."""
+        self._freight = Freight()
         self._restarts = Restarts(deadlines)
         self._circles = Circles()
         self._watch = Watch(deadlines, hub.trace)
@@ -364,6 +366,7 @@ class Supervisor:
                 self.noted,
                 self._journaled,
                 self.metrics,
+                self._freight,
             )
             record.on_put = self._trim_later
         return record

@@ -33,6 +33,7 @@ from trio_rooms.stores.base import Entry, RoomHead, Store, StoredSession, Timer
 from . import overlay
 from .codec import LARGE
 from .delta import Cut, Delta
+from .freight import Freight
 from .gate import MOST_TRIES, Gate, Outside
 from .journal import LONGER, Journal
 from .plans import Plans
@@ -112,6 +113,7 @@ class Record:
         noted: called with the time of what is in the store since then and is due the earliest.
         on_journal: called when there is a `journal`, or another one.
         metrics: where it is noted what snapshots take.
+        freight: what is on its way to the store of all rooms.
     """
 
     key: str
@@ -122,6 +124,7 @@ class Record:
     _noted: Callable[[float], None] | None = None
     _on_journal: Callable[[Record], None] | None = None
     _metrics: Metrics = _NOBODYS
+    _freight: Freight = attrs.field(factory=Freight)
     wanted: Callable[[bool], None] | None = attrs.field(init=False, default=None)
     """Called when there is something to write, and whether it is so much that it should be written at
     once; None while no actor would write it."""
@@ -764,13 +767,17 @@ class Record:
                 written, nor can be before the room is loaded again.
             StoreError: it is not known to be written; a later call tries again.
         """
-        life = self._writer.life
+        life, freight = self._writer.life, self._freight
         await self._writer.take()
         try:
+            if freight.full:
+                await freight.wait()
             if life is self._writer.life:
                 with trio.CancelScope(shield=True) as self._writer.shield:
                     await self._save(state, life, in_thread=in_thread)
                 self._writer.check_answered()
+            else:
+                freight.give(0)
         finally:
             self._writer.give()
 
@@ -778,6 +785,9 @@ class Record:
         self.dirty = self.touched = False
         self._loaded = True
         delta: Delta | None = None
+        size = self._saved.size if self.large else 0
+        if size:
+            self._freight.take(size)
         try:
             encoded = None
             if self.large and in_thread:
@@ -788,6 +798,9 @@ class Record:
             if life is not self._writer.life:
                 return
             self._saved.large = len(encoded) >= LARGE
+            if len(encoded) > size:
+                more, size = len(encoded) - size, len(encoded)
+                self._freight.take(more)
             digest, saved = digest_of(encoded), self._saved.digest
             changed = digest != saved
             if changed or self.substantial:
@@ -801,6 +814,8 @@ class Record:
             self.dirty = self.touched = True
             self._tell_failed(error)
             raise
+        finally:
+            self._freight.give(size)
         if delta is not None:
             self._under_way.remove(delta)
             for job in delta.after:
