@@ -6,11 +6,11 @@ from ._definition.fire import Fire, Retry
 from ._definition.room import Room
 from ._insight.advice import Recommendation
 from ._insight.metrics import (
-    ConnectionMetrics,
+    ConnectionCounts,
     DeliveryMetrics,
     DropMetrics,
     QueueMetrics,
-    RoomMetrics,
+    RoomCounts,
     RoomsMetrics,
     SnapshotMetrics,
 )
@@ -83,8 +83,8 @@ __all__ = [
     "CloseCode",
     "ConnectRequest",
     "Connection",
+    "ConnectionCounts",
     "ConnectionGone",
-    "ConnectionMetrics",
     "Connections",
     "Context",
     "DefinitionError",
@@ -108,10 +108,10 @@ __all__ = [
     "Refused",
     "Retry",
     "Room",
+    "RoomCounts",
     "RoomFailed",
     "RoomHandle",
     "RoomInfo",
-    "RoomMetrics",
     "Rooms",
     "RoomsClosed",
     "RoomsError",

@@ -13,11 +13,11 @@ from trio_rooms._runtime.runtime import Runtime
 from .sizes import Sizes
 
 __all__ = [
-    "ConnectionMetrics",
+    "ConnectionCounts",
     "DeliveryMetrics",
     "DropMetrics",
     "QueueMetrics",
-    "RoomMetrics",
+    "RoomCounts",
     "RoomsMetrics",
     "SnapshotMetrics",
     "metrics_of",
@@ -28,7 +28,7 @@ _SAVED: Final = 0.9
 
 
 @attrs.frozen
-class ConnectionMetrics:
+class ConnectionCounts:
     """Connections of rooms now, see `Policy` for when one is hibernated."""
 
     active: int
@@ -37,7 +37,7 @@ class ConnectionMetrics:
 
 
 @attrs.frozen
-class RoomMetrics:
+class RoomCounts:
     """Rooms now."""
 
     awake: int
@@ -99,8 +99,8 @@ class RoomsMetrics:
     has None where nothing was measured yet.
     """
 
-    connections: ConnectionMetrics
-    rooms: RoomMetrics
+    connections: ConnectionCounts
+    rooms: RoomCounts
     ratio: float
     """The share of all connections that is hibernated; 0 where there are none."""
     ratio_target: float
@@ -170,8 +170,8 @@ def metrics_of(runtime: Runtime, sizes: Sizes) -> RoomsMetrics:
     asleep = max(sockets.rosters - supervisor.awake, 0)
     mail, journals = supervisor.depths()
     return RoomsMetrics(
-        connections=ConnectionMetrics(active, total - active, total),
-        rooms=RoomMetrics(supervisor.awake, asleep),
+        connections=ConnectionCounts(active, total - active, total),
+        rooms=RoomCounts(supervisor.awake, asleep),
         ratio=ratio,
         ratio_target=supervisor.policy.ratio,
         cost_savings=_SAVED * ratio,

@@ -199,8 +199,9 @@ class Supervisor:
 
     def statistics(self) -> SupervisorStatistics:
         """What it has under it now, and has done until now."""
-        stages: dict[str, int] = {}
-        for actor in self._actors.values():
+        busy = self._busy()
+        stages = {Stage.AWAKE.value: len(self._actors) - len(busy)}
+        for actor in busy:
             stages[actor.stage.value] = stages.get(actor.stage.value, 0) + 1
         waiting = self.waking.queued
         if waiting:
@@ -229,9 +230,13 @@ class Supervisor:
 
     def depths(self) -> tuple[int, int]:
         """How much mail waits in all rooms that are awake, and how many bytes the journals in memory have."""
-        mail = sum([actor.mailbox.waiting for actor in self._actors.values()])
+        mail = sum([actor.mailbox.waiting for actor in self._busy()])
         journals = [record.journal for record in self._records.values() if record.journal is not None]
         return mail, sum([journal.size for journal in journals])
+
+    def _busy(self) -> list[Actor]:
+        """Rooms in memory that are not awake and at rest; to ask each of the others for more takes long."""
+        return [actor for actor in self._actors.values() if actor.mailbox.waiter is None]
 
     def _counts(self) -> tuple[int, int]:
         """How many rooms have woken until now, and how many have slept."""
