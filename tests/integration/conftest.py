@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -13,11 +15,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import attrs
 import pytest
 from selenium import webdriver
+
+from tests.forked import Forked, Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 30.0
@@ -34,11 +38,15 @@ FLAGS = (
 )
 
 
+Running = subprocess.Popen[str] | Forked
+"""A process that was started."""
+
+
 @attrs.define(eq=False)
 class Served:
     """A server that runs."""
 
-    process: subprocess.Popen[str]
+    process: Running
     line: str
     """What it wrote to standard output first."""
     log: Path
@@ -90,24 +98,43 @@ def serve_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
         yield serve
 
 
+def start(arguments: list[str], errors: TextIO) -> Running:
+    """Run ``python -m trio_rooms ARGUMENTS`` in the project's folder; standard error goes to a file."""
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    forks = _forks()
+    if forks is not None:
+        return forks.start(arguments, environment, ROOT, errors.fileno())
+    return subprocess.Popen(
+        [sys.executable, "-m", "trio_rooms", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )
+
+
+@functools.cache
+def _forks() -> Forks | None:
+    """What starts servers quickly, where that can be; it ends with this process."""
+    if sys.platform != "linux" or any(name.startswith("COVERAGE_") for name in os.environ):
+        return None  # Coverage begins where Python starts.
+    forks = Forks({**os.environ, "PYTHONWARNINGS": "error"})
+    atexit.register(forks.close)
+    return forks
+
+
 @contextmanager
 def _servers(folder: Path) -> Iterator[Callable[..., Served]]:
     """Starts servers, and ends those that still run; their logs are in a folder."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Running] = []
 
     def serve(target: str | Path, *options: str | Path) -> Served:
         log = folder / f"server-{len(started)}.log"
         port = [] if "--port" in options else ["--port", "0"]
         with log.open("w") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "trio_rooms", "serve", target, *port, *options],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONWARNINGS": "error"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+            process = start(["serve", str(target), *port, *map(str, options)], errors)
         started.append(process)
         assert process.stdout is not None
         watchdog = threading.Timer(TIMEOUT, process.kill)

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from benchmarks.suite.killed import kill_again_and_again
-from tests.integration.conftest import ROOT, TIMEOUT, Served
+from tests.integration.conftest import ROOT, TIMEOUT, Running, Served
 from tests.integration.soak_client import open_client
 from tests.raw import CLOSE, TEXT, Client, frame
 
@@ -253,7 +253,7 @@ async def test_kill_while_it_stops(serve: Serve, tmp_path: Path) -> None:
     served = serve("examples/counter.py", *options)
     for patience in (0, 0.02, TIMEOUT):
 
-        def end(process: subprocess.Popen[str] = served.process, patience: float = patience) -> None:
+        def end(process: Running = served.process, patience: float = patience) -> None:
             process.terminate()
             if patience < TIMEOUT:
                 time.sleep(patience)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import websockets.exceptions
 from websockets.sync.client import ClientConnection, connect
 
-from tests.integration.conftest import ROOT, TIMEOUT, Served
+from tests.integration.conftest import ROOT, TIMEOUT, Served, start
 
 Serve = Callable[..., Served]
 
@@ -42,8 +43,17 @@ def add(client: ClientConnection, amount: int) -> int:
 
 def trio_rooms(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    command = [sys.executable, "-m", "trio_rooms", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+    with tempfile.TemporaryFile("w+") as errors:
+        process = start([*map(str, arguments)], errors)
+        assert process.stdout is not None
+        with process.stdout as output:
+            watchdog = threading.Timer(TIMEOUT, process.kill)
+            watchdog.start()
+            told = output.read()
+            watchdog.cancel()
+        status = process.wait(TIMEOUT)
+        errors.seek(0)
+        return subprocess.CompletedProcess([*arguments], status, told, errors.read())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1012), (signal.SIGINT, 1001)])
