@@ -115,7 +115,10 @@ async def test_the_costliest_rooms_come_first(
             "active": 0,
             "messages": 12.0,
             "cost": 12.0,
-            "reasons": [attrs.asdict(one) for one in rooms.get("hall", "11").why_awake().reasons],
+            "reasons": [
+                attrs.asdict(one) | {"for_seconds": round(one.for_seconds, 3)}
+                for one in rooms.get("hall", "11").why_awake().reasons
+            ],
         }
         assert found[0]["reasons"]
         monkeypatch.setattr(costliest, "_AT_ONCE", 5)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from trio_rooms import Context, Room, Rooms, open_rooms
+from trio_rooms._insight.advice import Adviser
 from trio_rooms._server.pages import Pages
 from trio_rooms._server.paths import Paths
 from trio_rooms.testing import connect
@@ -100,6 +103,17 @@ async def test_nothing_else_is_a_page(autojump_clock: MockClock) -> None:
     async with pages(hall("hall")) as (made, _):
         for path in ("", "/hall/x", "/healthz/", "/stat", "//"):
             assert made.page(path) is None
+
+
+async def test_what_is_told_is_json(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a room that never sleeps: where a number is infinite stands null."""
+    async with pages(hall("hall")) as (made, _):
+        found = [{"from": math.inf, "rates": [math.nan, 1.5]}]
+        monkeypatch.setattr(Adviser, "for_clients", lambda _, insider: found)
+        answer = made.page("/stats")
+        assert answer is not None
+        told = json.loads(answer.body, parse_constant=pytest.fail)
+        assert told["recommendations"] == [{"from": None, "rates": [None, 1.5]}]
 
 
 async def _hang(_ctx: Context[None]) -> None:

@@ -296,6 +296,7 @@ class Picture:
                 ("wakes", "wakes"),
                 ("sleeps", "sleeps"),
                 ("not asleep because", "blocked"),
+                ("in the way of hibernation", "antipatterns"),
                 ("sweeps", "sweeps"),
             )
         ]

@@ -7,7 +7,6 @@ from heapq import nlargest
 from itertools import islice
 from typing import Any, Final
 
-import attrs
 import trio
 
 from trio_rooms._keys import split_key
@@ -20,6 +19,8 @@ _SHOWN: Final = 10
 """Rooms that are told of."""
 _KEPT: Final = 50
 """Rooms that were found and are looked at again, so that there are others where some fall asleep."""
+_REASONS: Final = 5
+"""Reasons that are told of each; a room may have a hundred."""
 _AT_ONCE: Final = 2_000
 """Rooms looked at each time, which takes about 2 ms."""
 _STALE: Final = 0.5
@@ -53,7 +54,8 @@ class Costliest:
         Returns:
             For each ``key``, ``stage``, ``connections``, ``active`` (those of them that are not
             hibernated), ``messages`` (about how many it handled in the last ``activity_window``), ``cost``
-            (the sum of these two), and ``reasons``: what keeps it awake, as `RoomHandle.why_awake` has it.
+            (the sum of these two), and ``reasons``: what keeps it awake, as `RoomHandle.why_awake` has it,
+            the first five.
         """
         now = trio.current_time()
         if not 0 <= now - self._asked < _STALE:
@@ -91,7 +93,10 @@ class Costliest:
             "active": active,
             "messages": messages,
             "cost": active + messages,
-            "reasons": [attrs.asdict(reason) for reason in self._supervisor.why_awake(key).reasons],
+            "reasons": [
+                {"reason": one.reason, "for_seconds": round(one.for_seconds, 3), "until": one.until}
+                for one in self._supervisor.why_awake(key).reasons[:_REASONS]
+            ],
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from types import MappingProxyType
@@ -176,5 +177,18 @@ def _is_known(page: Response, headers: Mapping[str, str]) -> bool:
 
 def _json(content: Any) -> Response:
     """An answer in JSON that nobody caches."""
-    body = json.dumps(content, default=dict).encode()
+    try:
+        body = json.dumps(content, default=dict, allow_nan=False).encode()
+    except ValueError:
+        # A timeout may be infinite, and JSON has no such number: browsers would refuse all of it.
+        body = json.dumps(_finite(json.loads(json.dumps(content, default=dict)))).encode()
     return Response(200, body, {"Cache-Control": "no-store"}, kind="application/json")
+
+
+def _finite(content: Any) -> Any:
+    """Plain values with null in the place of what is no number in JSON."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

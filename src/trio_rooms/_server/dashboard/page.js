@@ -251,6 +251,7 @@ function bars(id, counts) {
     say(value, count === null ? "" : show(count));
     meter.max = most;
     meter.value = count ?? 0;
+    meter.hidden = count === null;
   });
 }
 
@@ -283,6 +284,7 @@ function tables(told) {
   bars("wakes", life.wakes);
   bars("sleeps", life.sleeps);
   bars("blocked", life.blocked);
+  bars("antipatterns", life.antipatterns);
   bars("sweeps", life.sweeps);
   const rooms = (told.costliest ?? []).map((room) => [
     room.key, show(room.connections), show(room.active), show(room.messages), because(room.reasons),
