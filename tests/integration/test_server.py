@@ -355,6 +355,10 @@ async def test_pages() -> None:
         assert (await served.ask(request("/stats/nobody/x", Upgrade=None)))[0] == 404
         _, _, body = await served.ask(request("/why/echo/x", Upgrade=None))
         assert json.loads(body) == {"key": "echo/x", "stage": "asleep", "reasons": []}
+        asked = request("/metrics", Upgrade=None, Accept="application/openmetrics-text; version=1.0.0")
+        status, headers, body = await served.ask(asked)
+        assert (status, headers["content-type"].partition(";")[0]) == (200, "application/openmetrics-text")
+        assert b'trio_rooms_handshakes_total{outcome="accepted"} 7.0\n' in body
         async with served.connection() as client:
             await client.send(request("/", "HEAD", Upgrade=None))
             status, headers, _ = await client.answer(body=False)
