@@ -171,6 +171,17 @@ async def test_after_a_failed_save_a_room_does_not_sleep_before_its_time(autojum
         assert one.slept == pytest.approx([25])
 
 
+async def test_a_commit_of_whose_end_nobody_tells_is_looked_for(autojump_clock: MockClock) -> None:
+    """Now and then, so that no room stays awake for ever."""
+    async with sleeper() as one:
+        one.parts.record._writer.since = one.began
+        await one.until(15)
+        one.parts.record._writer.since = None
+        await one.until(29)
+        assert one.slept == pytest.approx([20])
+        assert one.parts.metrics.blocked == {"commit": 1}
+
+
 async def test_a_room_can_be_sent_to_sleep_at_once(autojump_clock: MockClock) -> None:
     """Unless there is mail, which comes first."""
     async with sleeper() as one:
@@ -222,7 +233,7 @@ events = st.lists(
     st.builds(
         Event,
         st.sampled_from([0, 1, 5, 9, 10, 11, 23]),
-        st.sampled_from(["message", "hold", "release"]),
+        st.sampled_from(["message", "hold", "release", "commit", "committed"]),
         st.sampled_from("ab"),
     ),
     max_size=25,
@@ -240,10 +251,10 @@ def apart(events: list[Event]) -> list[tuple[float, Event]]:
 
 def foretold(events: list[tuple[float, Event]], end: float) -> list[float]:
     """When a room is to sleep to which this happens."""
-    slept, quiet_since = [], 0.0
+    slept, quiet_since, committing = [], 0.0, False
     holds: collections.Counter[str] = collections.Counter()
     for when, event in [*events, (end, Event(0, "end", ""))]:
-        while not holds and quiet_since + IDLE < when:
+        while not (holds or committing) and quiet_since + IDLE < when:
             quiet_since += IDLE
             slept.append(quiet_since)
         if event.kind == "message":
@@ -254,23 +265,35 @@ def foretold(events: list[tuple[float, Event]], end: float) -> list[float]:
             holds[event.reason] -= 1
             holds += collections.Counter()
             quiet_since = when if not holds else quiet_since
+        elif event.kind == "commit":
+            committing = True
+        elif event.kind == "committed":
+            committing = False
+            if not holds and quiet_since + IDLE < when:
+                quiet_since = when
+                slept.append(when)
     return slept
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(events)
 def test_it_sleeps_when_it_may_whatever_happens_before(events: list[Event]) -> None:
-    """Neither early nor late, in any order of messages, holds and releases."""
+    """Neither early nor late, in any order of messages, holds, releases and commits."""
 
     async def main() -> None:
         async with sleeper() as one:
-            idleness = one.parts.idleness
+            idleness, writer = one.parts.idleness, one.parts.record._writer
             for when, event in timed:
                 await one.until(when)
                 if event.kind == "message":
                     one.message()
                 elif event.kind == "hold":
                     idleness.hold("keep_awake", event.reason)
+                elif event.kind == "commit":
+                    writer.since = writer.since or trio.current_time()
+                elif event.kind == "committed":
+                    writer.since = None
+                    idleness.committed()
                 elif event.reason in idleness.held:
                     idleness.release("keep_awake", event.reason)
             await one.until(end)

@@ -20,7 +20,7 @@ __all__ = ["Hold", "Idleness", "Kind"]
 
 Kind = Literal["task", "keep_awake"]
 """What holds a room: a background task that was to, or a block of `LiveRoom.keep_awake`."""
-_AGAIN: Final = 1.0
+_AGAIN: Final = 10.0
 """Seconds after which it is looked again at a room that only a commit kept from sleeping, if nobody says
 before that it has ended."""
 
