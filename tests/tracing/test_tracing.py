@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from trio_rooms import Context, EventError, HandlerFailed, MemoryStore, Refused, Room, open_rooms
+from trio_rooms import Admitted, Context, EventError, HandlerFailed, MemoryStore, Refused, Room, open_rooms
 from trio_rooms._tracing.spans import Spans as KnownSpans
 from trio_rooms.testing import connect
 
@@ -206,6 +206,35 @@ async def test_a_commit_names_what_it_has(spans: Spans, durability: Any) -> None
     assert [one.context.span_id for one in commit.links] == [added.context and added.context.span_id]
     assert int((commit.attributes or {})["trio_rooms.bytes"]) > 10  # type: ignore[arg-type]
     assert (commit.attributes or {})["trio_rooms.number"] == 1
+
+
+async def _be_ada(_request: Any) -> Admitted:
+    return Admitted(user="ada")
+
+
+async def _call(ctx: Context[Count]) -> None:
+    await ctx.rooms.user("ada").send("called", priority="high")
+
+
+async def test_a_wake_for_a_user_is_of_the_trace_of_who_sends(spans: Spans) -> None:
+    """Where the message is of high priority, and the room wants to be awake then."""
+    home: Room[Count] = Room("home", state=Count, wakes=True, connection_idle_timeout=0)
+    home.on("add")(_add)
+    home.authenticate(_be_ada)
+    home.on_wake(_nothing)
+    office = Room[Count]("office", state=Count)
+    office.on("call")(_call)
+    async with open_rooms([home, office], tracer=spans.provider) as rooms, connect(rooms, "home/a") as ada:
+        await ada.ask("add", 1)
+        assert await rooms.get("home", "a").hibernate()
+        spans.exporter.clear()
+        await rooms.get("office", "a").ask("call")
+        assert (await ada.receive())["event"] == "called"
+        while not spans.of("wake", key="home/a"):
+            await trio.sleep(0)
+        wake, call = spans.one("wake", key="home/a"), spans.one("handle", event="call")
+        assert (wake.attributes or {})["trio_rooms.cause"] == "priority"
+        assert is_child(wake, call)
 
 
 async def test_a_handshake_goes_on_with_the_trace_of_its_request(spans: Spans) -> None:

@@ -11,8 +11,8 @@ from opentelemetry import context as otel
 from opentelemetry import propagate, trace
 
 from trio_rooms._keys import split_key
-from trio_rooms._room.connection import Connection
 from trio_rooms._room.mail import Ask, Mail
+from trio_rooms._sockets.roster import Connected, Resumed
 from trio_rooms.errors import EventError, Refused
 
 __all__ = ["Spans"]
@@ -119,10 +119,10 @@ class Spans:
         self._woken.pop(key, None)
         self._handled.pop(key, None)
 
-    def parent_of(self, key: str, mail: Mail | None, connection: Connection | None) -> otel.Context | None:
+    def parent_of(self, key: str, mail: Mail | None) -> otel.Context | None:
         """What the handling of mail belongs to; None for what its task is in."""
         woken = self._woken.pop(key, None)
-        opened = None if connection is None else self._opened.pop(connection.link.id, None)
+        opened = self._opened.pop(mail.link.id, None) if isinstance(mail, Connected | Resumed) else None
         if trace.get_current_span().get_span_context().is_valid:
             return None
         if isinstance(mail, Ask) and mail.trace is not None:

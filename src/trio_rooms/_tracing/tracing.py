@@ -79,10 +79,12 @@ class Tracing:
         spans = self.spans
 
         async def handle(ctx: Any, *rest: Any) -> Any:
-            key, mail = ctx.room.key, ctx.room._mailbox.current
-            connection = ctx.connection if ctx.from_connection else None
-            parent = spans.parent_of(key, mail, connection)
-            event, from_ = (name or rest[0])[:_LONGEST_NAME], None if connection is None else connection.id
+            key = ctx.room.key
+            parent = spans.parent_of(key, ctx.room._mailbox.current)
+            event, from_ = (
+                (name or rest[0])[:_LONGEST_NAME],
+                ctx.connection.id if ctx.from_connection else None,
+            )
             with spans.span("handle", key, parent, event=event, connection=from_) as span:
                 try:
                     return await function(ctx, *rest)
@@ -120,6 +122,8 @@ class Handshake:
     def answered(self, status: int) -> None:
         """What the client was answered with."""
         self._span.set_attribute("http.response.status_code", status)
+        if status >= 500:
+            self._span.set_status(trace.StatusCode.ERROR)
 
     def opened(self, link: Link) -> None:
         """It is let in. To be called before anything else happens."""
