@@ -201,9 +201,14 @@ async def test_a_sweep_shares_the_event_loop(
         rounds = 0
         while made.activity.total == 1599:
             rounds += 1
+            if rounds == 5:  # They were looked at before, and are to be taken.
+                made.activity.use(made.lines[0])
+                made.lines[3].flags |= REPLAYING
             await trio.lowlevel.checkpoint()
         assert made.looks == 2  # The first found that all were just used.
         assert rounds >= 50 / 3
+        await trio.sleep(0.9)
+        assert {0, 3} <= {*made.active()}
 
 
 # Whatever happens.

@@ -26,6 +26,7 @@ from trio_rooms import (
     WakeReport,
     open_rooms,
 )
+from trio_rooms._runtime.sweeper import Sweeper
 from trio_rooms.stores import Store
 from trio_rooms.testing import FaultyStore, connect
 
@@ -40,6 +41,8 @@ class Scene:
     nursery: trio.Nursery = attrs.field(init=False)
     gate: trio.Event = attrs.field(factory=trio.Event)
     """What rooms wait for as they wake whose id begins with a b."""
+    begun: list[str] = attrs.field(factory=list)
+    """Rooms that began to wake, by id."""
     loading: int = 0
     most_loading: int = 0
     handled: list[Any] = attrs.field(factory=list)
@@ -76,6 +79,7 @@ class Scene:
 
 async def _wake(ctx: Context[State], report: WakeReport | None = None) -> None:
     made: Scene = ctx.app
+    made.begun.append(ctx.room.id)
     made.loading += 1
     made.most_loading = max(made.loading, made.most_loading)
     name = ctx.room.id
@@ -101,6 +105,7 @@ async def _say(ctx: Context[State], data: Any) -> int:
 
 async def _think(ctx: Context[State], data: float) -> None:
     await trio.sleep(data)
+    ctx.state["thought"] = ctx.state.get("thought", 0) + 1
 
 
 async def _hold(ctx: Context[State]) -> None:
@@ -244,7 +249,7 @@ async def test_a_stop_that_takes_too_long_answers_those_who_wait(autojump_clock:
         await made.rooms.aclose()
         await trio.sleep(1)
         assert made.answers == {"b": RoomsClosed, "x": RoomsClosed, "y": RoomsClosed}
-        assert made.handled == []
+        assert made.begun == ["b"]
 
 
 # Places.
@@ -281,12 +286,25 @@ async def test_the_least_active_makes_room(autojump_clock: MockClock) -> None:
         assert made.awake == 9
         asleep = [n for n in range(10) if not made.rooms._supervisor.is_awake(f"hut/{n}")]
         assert asleep == [1, 2]
-        await made.ask("y")
-        assert made.rooms.metrics().wake_wait_seconds.count == 1
+        for number in range(10):
+            await made.ask(str(number))
+        assert made.awake == 10
+        assert await made.ask("y") == 1
+        assert made.awake == 10  # Nobody else had to sleep, as all were just used.
 
 
-async def test_where_all_are_held_a_room_wakes_at_once(autojump_clock: MockClock) -> None:
-    """More are awake then than may be; and as soon as some can sleep they do."""
+async def test_where_all_are_held_a_room_wakes_at_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More are awake then than may be, and sleep as soon as they can, for which is looked now and then."""
+    looks, least_active = 0, Sweeper.least_active
+
+    async def counted(sweeper: Sweeper, count: int) -> list[Any]:
+        nonlocal looks
+        looks += 1
+        return await least_active(sweeper, count)
+
+    monkeypatch.setattr(Sweeper, "least_active", counted)
     async with scene(max_awake=3) as made:
         for number in range(3):
             await made.ask(f"h{number}", "hold")
@@ -297,6 +315,10 @@ async def test_where_all_are_held_a_room_wakes_at_once(autojump_clock: MockClock
         await trio.sleep(5)
         assert made.awake == 3
         assert all(made.rooms._supervisor.is_awake(f"hut/h{number}") for number in range(3))
+        before = looks
+        await made.ask("x", "hold")
+        await trio.sleep(1000)
+        assert looks - before < 50
 
 
 async def test_where_all_are_busy_a_room_wakes_a_second_later(autojump_clock: MockClock) -> None:
@@ -312,6 +334,11 @@ async def test_where_all_are_busy_a_room_wakes_a_second_later(autojump_clock: Mo
         began = trio.current_time()
         assert await made.ask("y") == 1
         assert 1 <= trio.current_time() - began < 1.1
+        made.nursery.start_soon(made.ask, "y", "think", 100)
+        await trio.sleep(20)
+        began = trio.current_time()
+        assert await made.ask("z") == 1
+        assert 1 <= trio.current_time() - began < 1.1
         await trio.sleep(150)
         assert made.awake <= 2
 
@@ -325,6 +352,38 @@ async def test_where_the_store_hangs_a_room_wakes_a_second_later(autojump_clock:
         assert await made.ask("x") == 1
         assert 1 <= autojump_clock.current_time() < 1.1
         gate.release()
+
+
+async def test_one_that_is_quiet_at_last_has_a_second_to_sleep(autojump_clock: MockClock) -> None:
+    """However long it was waited for until then."""
+    store = FaultyStore(MemoryStore())
+    async with scene(store, max_awake=1) as made:
+        await made.ask("a")
+        await trio.sleep(5)
+        made.nursery.start_soon(made.ask, "a", "think", 0.995)
+        await wait_all_tasks_blocked()
+        made.nursery.start_soon(made.ask, "x")
+        await trio.sleep(0.98)
+        gate = store.hold_commits()
+        await trio.sleep(0.5)
+        assert "x" not in made.answers
+        gate.release()
+        await trio.sleep(0.1)
+        assert made.answers["x"] == 1
+
+
+async def test_a_place_is_kept_for_a_room_that_waits_for_its_turn(autojump_clock: MockClock) -> None:
+    """No more are put to sleep than wake."""
+    async with scene(max_waking=1) as made:
+        for number in range(5):
+            await made.ask(str(number))
+        made.rooms._supervisor.sweeper.pressed = True
+        await made.asks("b", "x", "y")
+        await trio.sleep(0.5)
+        made.gate.set()
+        await trio.sleep(1)
+        assert made.answers == {**made.answers, "b": 1, "x": 1, "y": 1}
+        assert made.awake == 5
 
 
 async def test_under_pressure_a_room_wakes_in_the_place_of_another(autojump_clock: MockClock) -> None:

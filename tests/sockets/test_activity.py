@@ -210,7 +210,9 @@ async def test_all_are_hibernated_when_their_room_falls_asleep(mock_clock: MockC
         scene = Scene(made, mock_clock, awake=True)
         scene.come()
         before = len(made.deadlines)
+        assert made.hub.activity.total == 2
         made.hub.activity.all_quiet(scene.roster)
+        assert made.hub.activity.total == 0
         assert not scene.active()
         await scene.wait(IDLE)
         assert scene.parked == []

@@ -811,7 +811,6 @@ class Supervisor:
             successor = self._new_actor(actor.key, cause_of(left[0]))
             successor.mailbox.mail.extend(left)
             successor.fruitless = actor.fruitless
-            self.waking.left(actor)
             self._start(successor, urgent=any(is_urgent(mail) for mail in left))
         else:
             self._left_alone(actor.key, actor.saver.record)

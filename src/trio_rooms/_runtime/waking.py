@@ -154,12 +154,8 @@ class Waking:
             self._changed.set()
 
     def left(self, actor: Actor) -> None:
-        """A room is no longer in the table; it sleeps, has failed, or was stopped while it waited."""
+        """A room is no longer in the table."""
         self._loading.discard(actor)
-        if self.queued and (actor in self._urgent or actor in self._others):
-            self._urgent.pop(actor, None)
-            self._others.pop(actor, None)
-            self.queued -= 1
         if self._making:
             self._since = trio.current_time()
             if actor in self._asleep_for_it:
