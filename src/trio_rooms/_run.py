@@ -18,6 +18,7 @@ from ._definition.room import Room
 from ._loop.collector import SERVER_THRESHOLDS
 from ._loop.groups import alone
 from ._loop.logs import log_to_stderr
+from ._loop.memory import keep_one_heap
 from ._policy.policy import Policy
 from ._rooms import Rooms, open_rooms
 from ._wire.close_codes import CloseCode
@@ -107,6 +108,7 @@ def run(
     if main is not None:
         _check_main(main)
     log_to_stderr()
+    keep_one_heap()
     opening = partial(
         open_rooms,
         rooms,

@@ -9,14 +9,18 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-__all__ = ["Memory", "Stall", "SystemMemory", "give_back"]
+__all__ = ["Memory", "Stall", "SystemMemory", "give_back", "keep_one_heap"]
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _FROZEN: Final = 1000
 """Objects that Python itself keeps out of the collector's sight, at most; more have been put there by the
 program, and stay there."""
+
+
+_ARENA_MAX: Final = -8
+"""M_ARENA_MAX, see mallopt(3)."""
 
 
 class Stall(NamedTuple):
@@ -125,17 +129,29 @@ def give_back() -> None:
         _trim(0)
 
 
-def _found_trim() -> Callable[[int], int] | None:
+def keep_one_heap() -> bool:
+    """Have all threads of this process allocate from one heap; whether the C library can do so.
+
+    GNU's has one for each of the first threads, and the end of each but the first is never given back:
+    some megabytes for each thread that has read or written large rooms. Call it before there are
+    threads. Python lets them run one at a time, so that they hardly ever wait for each other here.
+    """
+    return _mallopt is not None and _mallopt(_ARENA_MAX, 1) == 1
+
+
+def _found(name: str, *arguments: type) -> Callable[..., int] | None:
+    """A function of the C library, if that has it."""
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        function: Any = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
         return None
-    trim.argtypes = [ctypes.c_size_t]
-    trim.restype = ctypes.c_int
-    return trim
+    function.argtypes = arguments
+    function.restype = ctypes.c_int
+    return function  # type: ignore[no-any-return]
 
 
-_trim: Final = _found_trim()
+_trim: Final = _found("malloc_trim", ctypes.c_size_t)
+_mallopt: Final = None if _trim is None else _found("mallopt", ctypes.c_int, ctypes.c_int)
 
 
 # Where Linux says it.
