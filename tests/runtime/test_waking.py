@@ -112,12 +112,24 @@ async def _hold(ctx: Context[State]) -> None:
     ctx.room.start_soon(trio.sleep_forever, keep_awake=True)
 
 
+async def _relay(ctx: Context[State], data: str) -> int:
+    answer: int = await ctx.rooms.get("hut", data).ask("say", data)
+    return answer
+
+
+async def _part(ctx: Context[State]) -> None:
+    if ctx.room.id == "parting":
+        await ctx.rooms.get("hut", "asked").ask("say", "farewell")
+
+
 def hut() -> Room[State]:
     """The room under test."""
     room: Room[State] = Room("hut", state=dict, idle_timeout=math.inf)
     room.on_create(_wake)
     room.on_wake(_wake)
+    room.on_hibernate(_part)
     room.on("say")(_say)
+    room.on("relay")(_relay)
     room.on("think")(_think)
     room.on("hold")(_hold)
     return room
@@ -319,6 +331,21 @@ async def test_where_all_are_held_a_room_wakes_at_once(
         await made.ask("x", "hold")
         await trio.sleep(1000)
         assert looks - before < 50
+
+
+async def test_a_room_that_a_room_waits_for_does_not_wait_for_that(autojump_clock: MockClock) -> None:
+    """Neither as that wakes, nor while it handles something, nor as it falls asleep to make room."""
+    async with scene(max_awake=1) as made:
+        assert await made.ask("chain5") == 1
+        await trio.sleep(0.5)
+        assert made.awake == 1
+        assert await made.ask("a", "relay", "c") == 1
+        assert await made.ask("parting") == 1
+        assert await made.ask("x") == 1
+        assert made.handled[-2:] == ["farewell", "x"]
+        await trio.sleep(0.1)
+        assert autojump_clock.current_time() < 1
+        assert made.awake == 1
 
 
 async def test_where_all_are_busy_a_room_wakes_a_second_later(autojump_clock: MockClock) -> None:

@@ -47,6 +47,13 @@ class Circles:
             if not edges:
                 del self._asked[asker]
 
+    def edges(self) -> Iterator[tuple[str, str]]:
+        """Rooms whose handler waits for another one, and that one, by their keys."""
+        for asker, asked in self._asked.items():
+            for key, answer in asked:
+                if not answer.settled:
+                    yield asker, key
+
     def _way(self, start: str, end: str) -> tuple[str, ...] | None:
         """The rooms from one to another, each of which waits for the next; None where it does not."""
         before: dict[str, str | None] = {start: None}

@@ -144,8 +144,16 @@ class Supervisor:
         self._actors: dict[str, Actor] = {}
         self.sweeper: Sweeper = Sweeper(policy, hub, self._actors, deadlines, self._spawn)
         """Puts the least active to sleep."""
+        self._circles = Circles()
         self.waking: Waking = Waking(
-            policy, self._actors, self.sweeper, deadlines, self.metrics, self._begin, self._spawn
+            policy,
+            self._actors,
+            self.sweeper,
+            deadlines,
+            self.metrics,
+            self._circles.edges,
+            self._begin,
+            self._spawn,
         )
         """Lets rooms wake, in their turn."""
         self._ending: dict[str, Actor] = {}
@@ -154,7 +162,6 @@ class Supervisor:
         """What the store has of each room that is awake, or of which something is still on its way there."""
         self._freight = Freight()
         self._restarts = Restarts(deadlines)
-        self._circles = Circles()
         self._watch = Watch(deadlines, hub.trace)
         self._watch_actor = self._watch.add  # Bound once, and not for each room.
         self.pulse: Pulse = Pulse(

@@ -3,14 +3,15 @@
 Where nothing is limited a room begins at once, in the step that has mail for it. Else it waits, in the
 order of its first mail; whatever comes for it meanwhile gathers in its mailbox. Nothing is refused.
 
-WARNING: a room that wakes may wait for one that is still to wake. So whoever asks gives its turn back,
-and whoever takes long loses it; and where no room can be put to sleep, the next one wakes all the same.
+WARNING: a room that wakes, or is awake, may wait for one that is still to wake. So whoever asks gives its
+turn back, and whoever takes long loses it; and where no room can be put to sleep, the next one wakes all
+the same: at once if a room waits for it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 import trio
@@ -55,6 +56,7 @@ class Waking:
         sweeper: puts others to sleep in their place.
         deadlines: where they are begun, a few at a time.
         metrics: is told how long they waited.
+        edges: which room waits for which, by their keys.
         begin: starts the task of a room.
         spawn: starts a task of the runtime.
     """
@@ -66,6 +68,7 @@ class Waking:
         sweeper: Sweeper,
         deadlines: Deadlines,
         metrics: Metrics,
+        edges: Callable[[], Iterable[tuple[str, str]]],
         begin: Callable[[Actor], None],
         spawn: Callable[[Callable[..., Coroutine[Any, Any, None]]], None],
     ) -> None:
@@ -79,6 +82,7 @@ class Waking:
         self._sweeper = sweeper
         self._deadlines = deadlines
         self._metrics = metrics
+        self._edges = edges
         self._begin = begin
         self._spawn = spawn
         self._loading: set[Actor] = set()
@@ -280,14 +284,25 @@ class Waking:
                 self._asleep_for_it.update(sent)
                 self._since = trio.current_time()
         # No more than may load at a time: those that are done by then may sleep for the next.
-        spare = self.most - len(self._loading)
-        self._passes = max(0, min(self.queued, spare)) if self._is_in_vain() else 0
+        spare = max(0, self.most - len(self._loading))
+        self._passes = min(self.queued if self._is_in_vain() else self._put_asked_first(), spare)
         return looked
 
     def _is_idle(self, actor: Actor) -> bool:
         """Whether a room can be put to sleep before its place is wanted."""
         least = self._policy.least_idle * actor.idleness.reluctance
         return trio.current_time() - actor.idleness.quiet_since >= least
+
+    def _put_asked_first(self) -> int:
+        """How many rooms would wait for whoever waits for them, and stand before all others now."""
+        count = 0
+        for asker, asked in self._edges():
+            actor = self._actors.get(asked)
+            by_itself = not self._asleep_for_it or self._actors.get(asker) in self._asleep_for_it
+            if actor is not None and actor in self._urgent and by_itself:
+                self._urgent.move_to_end(actor, last=False)
+                count += 1
+        return count
 
     def _is_in_vain(self) -> bool:
         """Whether those who wait are to wait no longer: no room sleeps in time, or none will."""
