@@ -17,6 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_rooms import Context, Policy, Room, Rooms, open_rooms
 from trio_rooms._loop.memory import Stall, SystemMemory
+from trio_rooms._runtime import pulse
 
 MB = 1_000_000
 
@@ -263,8 +264,11 @@ async def test_garbage_is_collected_where_nothing_else_helps(autojump_clock: Moc
         gc.enable()
 
 
-async def test_a_loop_that_is_late_again_and_again(mock_clock: MockClock) -> None:
+async def test_a_loop_that_is_late_again_and_again(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fifth of the rooms sleeps at each look, and no more where it is in time."""
+    monkeypatch.setattr(pulse, "perf_counter", trio.current_time)
     memory = Scripted()
     async with opened(memory, max_lag=0.5) as rooms:
         await say(rooms, *range(10))
@@ -282,6 +286,18 @@ async def test_a_loop_that_is_late_again_and_again(mock_clock: MockClock) -> Non
         await settled(mock_clock)
         assert sleeps(rooms) == {"lag": 2}
         assert (rooms._supervisor.metrics.loop_lag.summary().max or 0) >= 1.0
+
+
+async def test_a_clock_that_jumps_is_no_lag(mock_clock: MockClock) -> None:
+    """A test may let as much time pass as it likes; nobody has waited."""
+    async with opened(Scripted(), max_lag=0.5) as rooms:
+        for _ in range(6):
+            await say(rooms, *range(3))
+            mock_clock.jump(9.0)
+            await settled()
+        assert sleeps(rooms) == {}
+        assert rooms._supervisor.metrics.loop_lag.count
+        assert rooms._supervisor.metrics.loop_lag.max < 0.5
 
 
 async def settled(clock: MockClock | None = None) -> None:
