@@ -65,10 +65,10 @@ def test_a_record_is_an_object_in_a_line(caplog: pytest.LogCaptureFixture) -> No
 def test_what_is_about_a_room_has_its_key(caplog: pytest.LogCaptureFixture) -> None:
     """As a field, whatever the key is."""
     key = 'chat/"\n{}\u2028\ud800'
-    assert logged(caplog, "room %s: it crashed", key)["room"] == key
-    assert logged(caplog, "room %s wakes", key, extra={"room": "another"})["room"] == "another"
-    assert "room" not in logged(caplog, "stopped")
-    assert "room" not in logged(caplog, "room %s is at %s", "chat", "ws://...")
+    assert logged(caplog, "room %s: it crashed", key)["key"] == key
+    assert logged(caplog, "room %s wakes", key, extra={"key": "another"})["key"] == "another"
+    assert "key" not in logged(caplog, "stopped")
+    assert "key" not in logged(caplog, "room %s is at %s", "chat", "ws://...")
 
 
 def test_an_exception_has_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
@@ -78,7 +78,7 @@ def test_an_exception_has_its_traceback(caplog: pytest.LogCaptureFixture) -> Non
     said = logged(caplog, "room %s:\nit raised", "a/b", exc_info=raised.value)
     assert said["exception"].startswith("Traceback")
     assert "JSONDecodeError: Expecting value" in said["exception"].splitlines()[-1]
-    assert said["room"] == "a/b"
+    assert said["key"] == "a/b"
     assert "exception" not in logged(caplog, "nothing", exc_info=False)
 
 

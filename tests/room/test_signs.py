@@ -86,13 +86,20 @@ async def test_a_large_snapshot_is_told_once(caplog: pytest.LogCaptureFixture, d
 
 
 async def test_a_slow_load_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """However small what was loaded is."""
+    """Of a small state when it happens again, since what was slow is something else then."""
     signs = Signs(Metrics(), {})
-    signs.loaded("book/fast", load(seconds=0.02), 1)
-    signs.loaded("book/slow", load(seconds=0.03), 1)
+    signs.loaded("book/fast", load(30_000, seconds=0.02), 1)
+    signs.loaded("book/slow", load(30_000, seconds=0.03), 1)
     (line,) = told(caplog, "slow_load")
-    assert line.startswith("room book/slow: it took 30 ms to load its 0 KB")
+    assert line.startswith("room book/slow: it took 30 ms to load its 30 KB, which")
+    assert "ctx.room.storage" in line
     assert [one.key for one in signs.large_loads] == ["book/slow"]
+    for seconds in (0.03, 0.01, 0.03):
+        signs.loaded("book/small", load(seconds=seconds), 1)
+    assert len(told(caplog, "slow_load")) == 1
+    signs.loaded("book/small", load(seconds=0.04), 1)
+    _, line = told(caplog, "slow_load")
+    assert line.startswith("room book/small: it took 40 ms to load its 100 bytes, again: the store is slow")
 
 
 async def test_the_slowest_loads_are_kept(caplog: pytest.LogCaptureFixture) -> None:
@@ -312,5 +319,5 @@ async def test_wakes_and_sleeps_are_logged_with_their_fields(
     async with open_rooms([desk()]) as rooms:
         await rooms.get("desk", "a").ask("note", "x")
         await trio.sleep(6)
-    said = [(one.room, one.cause, one.duration) for one in caplog.records if hasattr(one, "duration")]  # type: ignore[attr-defined]
+    said = [(one.key, one.cause, one.duration) for one in caplog.records if hasattr(one, "duration")]  # type: ignore[attr-defined]
     assert said == [("desk/a", "ask", 0), ("desk/a", "idle", 5)]

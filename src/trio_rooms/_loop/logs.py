@@ -32,9 +32,9 @@ class _Room(logging.Filter):
             and isinstance(arguments, tuple)
             and arguments
             and "/" in str(arguments[0])  # Else it is the name of all rooms of a kind.
-            and not hasattr(record, "room")
+            and not hasattr(record, "key")
         ):
-            record.room = arguments[0]
+            record.key = arguments[0]
         return True
 
 
@@ -45,7 +45,7 @@ class JsonLines(logging.Formatter):
     """One object of JSON for each record, in a line of its own.
 
     It has ``time`` (RFC 3339, in UTC), ``level``, ``logger``, ``message``, the fields of the record, such as
-    ``room``, and ``exception`` where there was one.
+    ``key``, and ``exception`` where there was one.
     """
 
     def format(self, record: logging.LogRecord) -> str:

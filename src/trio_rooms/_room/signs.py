@@ -28,6 +28,8 @@ _T = TypeVar("_T")
 
 _LARGE: Final = 256 * 1024
 """Bytes of a snapshot from which on reading it takes most of the time of a wake."""
+_SMALL: Final = 16 * 1024
+"""Bytes of one that takes no time to read by itself."""
 _SLOW: Final = 0.02
 """Seconds that a load may take, of the tenth of a second that a client is to wait for a wake."""
 _MANY: Final = 10
@@ -128,13 +130,24 @@ class Signs:
                 self._loads.pop(key, None)
             return
         loads = self._loads
+        again = key in loads
         parts = largest_parts(loaded.state, _MOST_PARTS)
         loads[key] = LargeLoad(key, loaded.size, loaded.seconds, parts)
         if len(loads) > _MOST_LOADS:
             del loads[min(loads, key=lambda one: loads[one].seconds)]
         if loaded.size > _LARGE:
             self._tell_of_size(key, loaded.size, _most(parts, loaded.size))
-        if loaded.seconds > _SLOW:
+        if loaded.seconds > _SLOW and loaded.size < _SMALL:
+            if again:  # Once may be anything.
+                self._tell(
+                    "slow_load",
+                    key,
+                    "it took %.0f ms to load its %d bytes, again: the store is slow, or the machine is "
+                    "overloaded",
+                    loaded.seconds * 1000,
+                    loaded.size,
+                )
+        elif loaded.seconds > _SLOW:
             self._tell(
                 "slow_load",
                 key,
