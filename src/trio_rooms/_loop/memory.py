@@ -72,7 +72,10 @@ class SystemMemory:
     def open(self) -> None:
         """See `Memory`."""
         root = self._root
-        self._cgroups = tuple(_cgroups(root))
+        try:
+            self._cgroups = tuple(_cgroups(root))
+        except (OSError, ValueError):
+            self._cgroups = ()  # Whatever is there, it is none of Linux's.
         # Kept open: one has to look also where no descriptors are left.
         self._statm = _opened(root / "proc/self/statm")
         own = [group.folder / "memory.pressure" for group in self._cgroups if group.unified]
@@ -81,15 +84,15 @@ class SystemMemory:
 
     def resident(self) -> int | None:
         """See `Memory`."""
-        told = _read(self._statm)
-        return None if told is None else int(told.split()[1]) * _PAGE
+        told = re.match(rb"[0-9]+ ([0-9]+) ", _read(self._statm) or b"")
+        return None if told is None else int(told[1]) * _PAGE
 
     def total(self) -> int | None:
         """See `Memory`: what the machine has, or less where its cgroup or one around it says so."""
         found = [group.limit() for group in self._cgroups]
         with contextlib.suppress(ValueError, OSError):
             found.append(os.sysconf("SC_PHYS_PAGES") * _PAGE)
-        return min((one for one in found if one is not None), default=None)
+        return min((one for one in found if one is not None and one > 0), default=None)
 
     def stall(self) -> Stall | None:
         """See `Memory`: of the own cgroup, or of the machine."""

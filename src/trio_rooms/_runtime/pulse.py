@@ -116,6 +116,7 @@ class Pulse:
     def stop(self) -> None:
         """Look no more: all rooms are going to sleep."""
         self._scope.cancel()
+        self._sweeper.pressed, self._waking.most = False, self._policy.max_waking
 
     def measured(self) -> int | None:
         """Bytes of the process that are in memory at this moment; None where that is not told."""
