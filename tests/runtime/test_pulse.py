@@ -136,6 +136,28 @@ async def test_memory_over_its_limit_has_rooms_sleep_until_it_is_under_the_targe
     assert memory.closed
 
 
+async def test_as_many_wake_at_a_time_as_there_is_memory_for(autojump_clock: MockClock) -> None:
+    """By what those take that are awake; at the limit one at a time, and at the stop it does not matter."""
+    memory = Scripted(each=10 * MB)
+    async with opened(memory, memory_limit=310 * MB, max_waking=8) as rooms:
+        waking, seen = rooms._supervisor.waking, []
+        for one in range(30):
+            await say(rooms, one)
+            await trio.sleep(0.5)
+            seen.append(waking.most)
+        await trio.sleep(5)
+        assert seen[:9] == [8] * 9
+        assert (seen[12], seen[16], seen[22]) == (6, 4, 1)
+        assert min(seen) == 1
+        assert len(awake(rooms)) <= 26
+        memory.rest = 500 * MB
+        await say(rooms, *awake(rooms))
+        await trio.sleep(0.01)
+        assert rooms._supervisor.sweeper.pressed
+    assert not rooms._supervisor.sweeper.pressed
+    assert waking.most == 8
+
+
 async def test_what_was_freed_is_given_back_first(autojump_clock: MockClock) -> None:
     """No room sleeps where that is enough."""
     memory = Scripted()
