@@ -239,10 +239,11 @@ async def test_one_that_cannot_be_loaded_keeps_nobody_out(autojump_clock: MockCl
         assert made.answers["x"] == made.answers["y"] == 1
 
 
-async def test_at_the_stop_those_who_wait_handle_their_mail(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("limit", ["max_waking", "max_awake"])
+async def test_at_the_stop_those_who_wait_handle_their_mail(limit: str, autojump_clock: MockClock) -> None:
     """And are saved."""
     store = MemoryStore()
-    async with scene(store, max_waking=1) as made, connect(made.rooms, "hut/c") as client:
+    async with scene(store, **{limit: 1}) as made, connect(made.rooms, "hut/c") as client:
         await made.asks("b")
         await client.emit("say", "c")
         await made.asks("x", "y")

@@ -104,9 +104,8 @@ class Sweeper:
         """Hibernate connections until no more are active than may be."""
         pause = _PAUSE_FIRST
         try:
-            await (
-                trio.lowlevel.checkpoint()
-            )  # What is about to happen in this turn of the loop counts as well.
+            # What is about to happen in this turn of the event loop counts as well.
+            await trio.lowlevel.checkpoint()
             while not self._closed:
                 due = wanted(self._policy, self._activity.total, self._hub.sockets)
                 if due is None:
@@ -198,9 +197,7 @@ class Sweeper:
         """See `press`."""
         try:
             while not self._closed:
-                rooms = await self.least_active(few(self._policy, len(self._actors)))
-                sent = self.send_to_sleep(rooms, trigger)
-                await self._wait_for(sent)
+                sent = await self._send_least(trigger)
                 if not sent:
                     if stuck is not None:
                         stuck()
@@ -209,6 +206,13 @@ class Sweeper:
                     return
         finally:
             self._pressing = False
+
+    async def _send_least(self, trigger: str) -> int:
+        """Send a share of the rooms to sleep; how many, once they do. Nothing holds on to them then."""
+        rooms = await self.least_active(few(self._policy, len(self._actors)))
+        sent = self.send_to_sleep(rooms, trigger)
+        await self._wait_for(sent)
+        return len(sent)
 
     async def least_active(self, count: int) -> list[Actor]:
         """The quiet rooms that are least active, the least one first. A checkpoint where they are many.
