@@ -820,7 +820,9 @@ async def _run(process: Process, steps: list[tuple[Any, ...]]) -> tuple[Disk, Mo
     model, left, remains = process.model, math.inf, None
     with trio.CancelScope() as scope, contextlib.suppress(OnPurpose, SystemExit):
         async with open_rooms(
-            definitions(), store=process.store, policy=Policy(max_awake=process.max_awake)
+            definitions(),
+            store=process.store,
+            policy=Policy(max_awake=process.max_awake, max_waking=process.max_awake or 64),
         ) as process.rooms:
             while True:
                 ended = not steps or not left or process.exits
