@@ -102,7 +102,7 @@ def test_each_connection_is_as_if_looked_at_alone(
 ) -> None:
     """Under several policies at once it finds what one finds who looks at each for itself."""
     policies = [policy(3, 1000), policy(7, 4), policy(3, 2), policy(15, 15), policy(1000, 1000)]
-    replay, end = Replay(policies), 300
+    replay, end = Replay(policies, 0), 300
     seen: dict[str, list[int]] = {}
     """When each room had something to do."""
     first: dict[str, int] = {}
@@ -133,7 +133,7 @@ def test_each_connection_is_as_if_looked_at_alone(
             if one in here:
                 here.remove(one)
                 lives[one][-1].append((time, False))
-    outcomes = replay.outcomes(end, begin=0)
+    outcomes = replay.outcomes(end)
     for asked, outcome in zip(policies, outcomes, strict=True):
         slept = {room: sleeps(times, asked.idle_timeout, end) for room, times in seen.items()}
         active = connected = 0.0

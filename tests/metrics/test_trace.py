@@ -61,10 +61,11 @@ def test_it_takes_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(trace) == 100
     stretch = trace.stretch("a", 1001.0)
     assert stretch.begin == 900
+    assert stretch.rows[2] == (899, USED, hash("a/x"), 2 * FD)
     assert stretch.silent == 1
     assert [row for row in stretch.rows if row[1] == HERE] == [
-        (900, HERE, hash("a/x"), 1 * FD),
-        (900, HERE, hash("a/x"), 2 * FD),
+        (899, HERE, hash("a/x"), 2 * FD),
+        (899, HERE, hash("a/x"), 1 * FD),
     ]
 
 

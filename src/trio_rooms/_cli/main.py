@@ -18,6 +18,7 @@ from trio_rooms.errors import RoomsError
 from .advise import advise
 from .failures import CommandFailed, UsageError
 from .inspect import inspect
+from .record import record
 from .report import report
 from .send import send
 from .serve import serve
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_send(commands)
     _add_advise(commands)
+    _add_record(commands)
     _add_inspect(commands)
     _add_report(commands)
     _add_why(commands)
@@ -306,6 +308,30 @@ def _add_top(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="what serve has as --admin-token-file; not needed where it has --dashboard",
     )
     parser.add_argument("--once", action="store_true", help="print it once, and without charts")
+
+
+def _add_record(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "record",
+        help="record what clients send to a running server, for advise --trace",
+        description="Record which connection of which room sends something when, and how many bytes, but not "
+        "what; until Ctrl-C, or for some seconds.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=record)
+    parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
+    parser.add_argument(
+        "--seconds", metavar="S", type=_seconds, default=math.inf, help="for how long (until Ctrl-C)"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=_file, help="where to write it (default: standard output)"
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=_file,
+        help="what serve has as --admin-token-file; not needed where it has --dashboard",
+    )
 
 
 # What an argument's text stands for, each for argparse: ArgumentTypeError where it is nothing.

@@ -65,12 +65,8 @@ class _Life:
             self._replays: dict[str | None, Replay] = {None: Replay(ladder)}
         else:
             self._replays = {
-                name: Replay([
-                    policy,
-                    *(policy.of_room(idle_timeout=one, connection_idle_timeout=None) for one in timeouts),
-                ])
-                for name, policy in policies.items()
-            }  # fmt: skip
+                name: Replay([policy, *_with(policy, timeouts)], 0.0) for name, policy in policies.items()
+            }
 
     def row(self, time: float, room: str, connection: Hashable | None, what: int | str) -> None:
         """The next row.
@@ -108,11 +104,16 @@ class _Life:
         """What it comes to."""
         if not self.rows:
             raise CommandFailed("there is nothing to advise on: the trace has no rows")
-        begin = 0.0 if self._known and self._first <= 0.0 < self._end else self._first
-        told = [one.outcomes(self._end, begin=begin) for one in self._replays.values()]
+        begin = 0.0 if self._known else self._first
+        told = [one.outcomes(self._end) for one in self._replays.values()]
         settings = [together(alike) for alike in zip(*told, strict=True)]
         present = settings.pop(0) if self._known else None
         return Findings(settings, present, self._end - begin, self.rows, self.lost)
+
+
+def _with(policy: Policy, timeouts: list[float]) -> list[Policy]:
+    """A policy with each of these idle timeouts."""
+    return [policy.of_room(idle_timeout=one, connection_idle_timeout=None) for one in timeouts]
 
 
 def replay_file(path: Path) -> Findings:

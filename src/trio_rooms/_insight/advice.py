@@ -352,7 +352,7 @@ def replayed(stretch: Stretch, policies: list[Policy], now: float) -> list[Outco
         policies: these.
         now: when it ends, on Trio's clock.
     """
-    replay = Replay(policies)
+    replay = Replay(policies, stretch.begin)
     for when, what, room, number in stretch.rows:
         connection = number or None
         if what == HERE:
@@ -364,7 +364,7 @@ def replayed(stretch: Stretch, policies: list[Policy], now: float) -> list[Outco
             replay.came(when, room, number)
         else:
             replay.message(when, room, connection)
-    return replay.outcomes(now, silent=stretch.silent, begin=stretch.begin)
+    return replay.outcomes(now, silent=stretch.silent)
 
 
 def _finite(seconds: float) -> float | None:

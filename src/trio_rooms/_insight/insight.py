@@ -13,6 +13,7 @@ from trio_rooms._runtime.runtime import Runtime
 from .advice import Adviser, Recommendation
 from .costliest import Costliest
 from .metrics import RoomsMetrics, metrics_of
+from .recording import Recordings
 from .report import Report
 from .sizes import Sizes
 
@@ -26,13 +27,15 @@ class Insight:
         runtime: open rooms.
     """
 
-    __slots__ = ("_adviser", "_costliest", "_sizes", "runtime")
+    __slots__ = ("_adviser", "_costliest", "_sizes", "recordings", "runtime")
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime: Runtime = runtime
         self._adviser = Adviser(runtime)
         self._costliest = Costliest(runtime.supervisor)
         self._sizes = Sizes(runtime)
+        self.recordings: Recordings = Recordings(runtime)
+        """What clients send, for as long as somebody wants to know."""
 
     def metrics(self) -> RoomsMetrics:
         """What is counted and measured until now."""

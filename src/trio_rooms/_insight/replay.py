@@ -95,16 +95,19 @@ class Replay:
 
     Args:
         policies: these; of each what is about rooms and their connections counts.
+        begin: from when on it counts. What is told of the time before says what was under way then.
     """
 
     __slots__ = (
-        "_all", "_always", "_connected", "_first", "_rooms", "_seen", "_shortest", "_tallies", "policies",
+        "_all", "_always", "_begin", "_connected", "_first", "_rooms", "_seen", "_shortest", "_tallies",
+        "policies",
     )  # fmt: skip
 
-    def __init__(self, policies: Sequence[Policy]) -> None:
+    def __init__(self, policies: Sequence[Policy], begin: float = -math.inf) -> None:
         self.policies: tuple[Policy, ...] = tuple(policies)
         self._tallies = [Tally() for _ in policies]
         self._all = (1 << len(self.policies)) - 1
+        self._begin = begin
         self._always = 0.0
         """Seconds of connections that were active whatever the policy."""
         self._first = min((one.idle_timeout for one in policies), default=math.inf)
@@ -178,19 +181,18 @@ class Replay:
         self._end(left, time)
         self._move(found, left, 0)
 
-    def outcomes(self, end: float, *, silent: int = 0, begin: float | None = None) -> list[Outcome]:
+    def outcomes(self, end: float, *, silent: int = 0) -> list[Outcome]:
         """What each policy comes to; nothing can be told of the life after that.
 
         Args:
             end: when it ended.
             silent: connections that were there from the beginning to the end, and of which nothing was told.
-            begin: when it began; None for the first that was told.
         """
-        if begin is None:
-            begin = min((room.since for room in self._rooms.values()), default=end)
+        first = min((room.since for room in self._rooms.values()), default=end)
+        begin = self._begin if math.isfinite(self._begin) else first
         for room in self._rooms.values():
             self._rest(room, end, ends=True)
-            self._seen += end - room.since
+            self._seen += end - max(room.since, begin)
             for connection in room.connections.values():
                 self._end(connection, end)
         self._rooms = {}
@@ -236,11 +238,11 @@ class Replay:
             if at < time:
                 slept[number] = at
                 if wakes:
-                    tally.wakes += room.last > -math.inf
+                    tally.wakes += room.last > -math.inf and time >= self._begin
                     if room.windows is not None and number in room.windows:
                         room.windows[number].begin(time, room.handled)
                 if wakes or ends:
-                    tally.asleep += time - max(at, room.since)
+                    tally.asleep += max(time - max(at, room.since, self._begin), 0.0)
         if not slept or not room.groups:
             return
         asleep = sum(1 << number for number in slept)
@@ -253,8 +255,7 @@ class Replay:
             for connection in group:
                 connection.active = left
                 for number, at in ended:
-                    longest = self.policies[number].connection_idle_timeout
-                    self._tallies[number].active += min(at - connection.last, longest)
+                    self._count(number, connection.last, at)
             if left:
                 room.groups.setdefault(left, {}).update(group)
 
@@ -272,18 +273,23 @@ class Replay:
 
     def _active_until(self, connection: _Connection, time: float) -> None:
         """Count how long a connection was active since it was last used, where its room did not sleep."""
-        silent = time - connection.last
-        if silent <= self._shortest and connection.active == self._all:
-            self._always += silent
+        last = connection.last
+        if time - last <= self._shortest and connection.active == self._all and last >= self._begin:
+            self._always += time - last
             return
-        for number, tally in enumerate(self._tallies):
+        for number in range(len(self.policies)):
             if connection.active >> number & 1:
-                tally.active += min(silent, self.policies[number].connection_idle_timeout)
+                self._count(number, last, time)
+
+    def _count(self, number: int, last: float, time: float) -> None:
+        """A connection was used last, and its room was awake until a time, or it was used again then."""
+        until = min(time, last + self.policies[number].connection_idle_timeout)
+        self._tallies[number].active += max(until - max(last, self._begin), 0.0)
 
     def _end(self, connection: _Connection, time: float) -> None:
         """A connection is seen no more."""
         self._active_until(connection, time)
-        self._connected += time - connection.since
+        self._connected += max(time - max(connection.since, self._begin), 0.0)
 
 
 def best(outcomes: Sequence[Outcome], present: Outcome | None = None) -> Outcome | None:

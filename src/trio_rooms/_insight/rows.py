@@ -2,7 +2,7 @@
 
 The first is a map, which says what the rooms' policies were::
 
-    {"format": "trio-rooms.trace.1",
+    {"format": "trio-rooms.trace.1", "recording": "5f0c...",
      "policies": {"chat": {"idle_timeout": 300.0, "connection_idle_timeout": 60.0,
                            "message_threshold": 10, "activity_window": 60.0}}}
 
@@ -23,7 +23,7 @@ import cbor2
 
 from trio_rooms._policy.policy import Policy
 
-__all__ = ["FORMAT", "GONE", "HERE", "OF_ROOMS", "encode_header", "encode_row"]
+__all__ = ["FORMAT", "GONE", "HERE", "OF_ROOMS", "encode_end", "encode_header", "encode_lost", "encode_row"]
 
 FORMAT: Final = "trio-rooms.trace.1"
 HERE: Final = "here"
@@ -34,19 +34,31 @@ _SELF_DESCRIBED: Final = 55799
 """The tag by which a file is known to be CBOR (RFC 8949, 3.4.6)."""
 
 
-def encode_header(policies: Mapping[str, Policy]) -> bytes:
+def encode_header(policies: Mapping[str, Policy], recording: str = "") -> bytes:
     """What a recording begins with.
 
     Args:
         policies: those of the rooms, by name.
+        recording: by which name the server knows it while it goes on.
     """
     told = {
         name: attrs.asdict(policy, filter=lambda field, _: field.name in OF_ROOMS)
         for name, policy in policies.items()
     }
-    return cbor2.dumps(cbor2.CBORTag(_SELF_DESCRIBED, {"format": FORMAT, "policies": told}))
+    header = {"format": FORMAT, "recording": recording, "policies": told}
+    return cbor2.dumps(cbor2.CBORTag(_SELF_DESCRIBED, header))
 
 
 def encode_row(time: float, room: str, connection: int | None, what: int | str) -> bytes:
     """One row."""
     return cbor2.dumps((time, room, connection, what))
+
+
+def encode_lost(count: int) -> bytes:
+    """So many rows could not be kept."""
+    return cbor2.dumps({"lost": count})
+
+
+def encode_end(time: float) -> bytes:
+    """The last item: when the recording ended."""
+    return cbor2.dumps({"end": time})

@@ -54,7 +54,7 @@ class Stretch:
     """What is known of the rooms of one definition, since a time."""
 
     begin: float
-    """On Trio's clock."""
+    """On Trio's clock. Rows before it say what was under way then."""
     share: float
     """The share of its rooms that this is about; rooms of which nothing was told are in it."""
     silent: int
@@ -254,7 +254,7 @@ class Trace:
         """
         of, begin = self._names.get(name), now if self._began is None else self._began
         rows = [
-            (max(when, begin), what, key, number)
+            (when, what, key, number)
             for at in range(len(self._times))
             if self._of[at] == of
             for when, what, key, number in self._rows(at)
@@ -278,7 +278,8 @@ class Trace:
                 old[key, number] = None
             if what == GONE:
                 left.add((key, number))
-        rows[:0] = [(begin, HERE, key, number) for key, number in old]
+        first = min(rows[0][0], begin) if rows else begin
+        rows[:0] = [(first, HERE, key, number) for key, number in old]
         silent = max(here - len({*new, *old} - left), 0)
         # By chance more or fewer rooms than a half stay; those with connections can be counted.
         among = sum(count for (one, rooms, _), count in self._open.items() if one == of and rooms >= noted[0])

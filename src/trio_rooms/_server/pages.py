@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from types import MappingProxyType
@@ -14,6 +15,7 @@ import attrs
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._insight.insight import Insight
+from trio_rooms._insight.recording import Busy
 from trio_rooms._keys import split_key
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._sockets.hub import SocketHub
@@ -27,6 +29,7 @@ __all__ = ["Pages"]
 
 _CLIENT: Final = files("trio_rooms").joinpath("js", "trio-rooms.js").read_bytes()
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_RECORDING: Final = re.compile("/trace/([0-9a-f]{16})(/end)?")
 _CLIENT_TAG: Final = f'"{hashlib.sha256(_CLIENT).hexdigest()[:32]}"'
 
 
@@ -71,6 +74,10 @@ class Pages:
             headers: the request's, by lower-case name.
             insider: whether who asks may see which rooms there are, and the dashboard.
         """
+        if insider and method == "GET" and path.startswith("/trace"):
+            recorded = self._recorded(path)
+            if recorded is not None:
+                return recorded
         page = None if method == "OPTIONS" and path == "*" else self.page(path, headers, insider=insider)
         if page is not None and _is_known(page, headers):
             page = Response(304, headers=page.headers, kind=page.kind)
@@ -130,6 +137,22 @@ class Pages:
             shown["costliest"] = self._insight.costliest()
         return _json(shown)
 
+    def _recorded(self, path: str) -> Response | None:
+        """A recording that begins, or more of one."""
+        recordings = self._insight.recordings
+        if path == "/trace":
+            try:
+                return _rows(recordings.begin())
+            except Busy:
+                return Response.text(503, "somebody records already", Retry_After="15")
+        match = _RECORDING.fullmatch(path)
+        if match is None:
+            return None
+        piece = recordings.fetch(match[1], ends=match[2] is not None)
+        if piece is None:
+            return Response.text(404, "there is no such recording: one ends when nobody fetches its rows")
+        return _rows(piece)
+
     def _metrics(self, accept: str) -> Response:
         """All metrics, where the library is there that knows how Prometheus wants them."""
         try:
@@ -173,6 +196,11 @@ def _is_known(page: Response, headers: Mapping[str, str]) -> bool:
     if tag is None or known is None:
         return False
     return known.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in known.split(",")]
+
+
+def _rows(items: bytes) -> Response:
+    """Items of CBOR, one after the other (RFC 8742)."""
+    return Response(200, items, {"Cache-Control": "no-store"}, kind="application/cbor-seq")
 
 
 def _json(content: Any) -> Response:

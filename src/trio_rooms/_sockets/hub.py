@@ -582,6 +582,23 @@ class SocketHub:
         if not goes_on:
             self._hold_back(link)
 
+    def record(self, heard: Callable[[Link, int], None] | None) -> None:
+        """Tell of each message that clients send to their rooms, and of its bytes; None: no more."""
+        # In place of the method, so that nobody looks for it with each message while nobody wants it.
+        if heard is None:
+            vars(self).pop("take", None)
+        else:
+            vars(self)["take"] = partial(self._take_and_tell, heard)
+
+    def _take_and_tell(
+        self, heard: Callable[[Link, int], None], link: Link, message: str | bytes, began: float = 0.0
+    ) -> None:
+        """Do as `take`, and tell of what went to a room."""
+        before = self._received
+        SocketHub.take(self, link, message, began)
+        if self._received != before:
+            heard(link, len(message if isinstance(message, bytes) else message.encode()))
+
     def _hold_back(self, link: Link) -> None:
         """Do not read from a connection until its room has caught up."""
         if link.flags & (PAUSED | GONE):
