@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.insight.lives import hall
 from trio_rooms import Context, Room, Rooms, open_rooms
 from trio_rooms._insight import recording
+from trio_rooms._metrics.trace import APART
 from trio_rooms._server.pages import Pages
 from trio_rooms._server.paths import Paths
 from trio_rooms._wire.handshake import Response
@@ -123,7 +124,8 @@ async def test_what_no_client_sent_is_a_row(autojump_clock: MockClock) -> None:
         times = [row.pop(0) for row in rows]
         assert rows == [["quiz/x", None, 0]] * len(rows)
         assert times == sorted(times)
-        assert (times[0], times[-1]) == (0, 3)
+        assert times[0] == 0
+        assert times[-1] >= 3 - APART
 
 
 async def test_only_insiders_record_one_at_a_time(autojump_clock: MockClock) -> None:
@@ -191,7 +193,7 @@ async def test_many_who_were_there_are_told_of_a_few_at_a_time(
         await trio.sleep(1)
         path = pages.begin()
         await clients[9].send("x")
-        rows = [row for row in pages.items(path) if row[1] == "hall/9"]
+        rows = pages.items(path)
         await trio.sleep(1)
         rows += pages.items(path)
         assert [row[3] for row in rows if row[1] == "hall/9"] == ["here", 1]

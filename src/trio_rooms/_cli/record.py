@@ -36,18 +36,18 @@ def record(options: argparse.Namespace) -> int:
     if options.output is None and sys.stdout.isatty():
         raise UsageError("a trace is no text: give --output FILE")
     until = time.monotonic() + options.seconds
-    with ExitStack() as stack:
-        # Before the server is asked: what cannot be written need not be recorded.
-        file = sys.stdout.buffer if options.output is None else _opened(options, stack)
-        for piece in _pieces(options.url, token, until):
-            try:
+    try:
+        with ExitStack() as stack:
+            # Before the server is asked: what cannot be written need not be recorded.
+            file = sys.stdout.buffer if options.output is None else _opened(options, stack)
+            for piece in _pieces(options.url, token, until):
                 file.write(piece)
                 file.flush()
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                msg = f"the trace cannot be written on: {error.strerror or error}"
-                raise CommandFailed(msg) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        msg = f"the trace cannot be written on: {error.strerror or error}"
+        raise CommandFailed(msg) from error
     return 0
 
 
