@@ -169,7 +169,9 @@ def visit(url: str, count: int) -> None:
     there = min(count, descriptors() - SPARE)
     if there < count:
         tell(f"{there} guests and not {count}: more descriptors are not allowed; `ulimit -Hn` says how many")
-    page = url.replace("ws", "http", 1) + "/dashboard"
+    # Where it listens on all addresses, one of them is this.
+    page = url.replace("ws", "http", 1).replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    page += "/dashboard"
     shown = bool(sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if not (shown and webbrowser.open(page)):
         tell(f"the dashboard is at {page}")

@@ -33,6 +33,7 @@ TOLD: Final[dict[str, Any]] = {
         "blocked": {},
         "sweeps": {"ratio": 1},
     },
+    "supervisor": {"pressure": "memory"},
     "recommendations": [{"rule": "flapping", "message": "longer", "evidence": {}, "predicted": {}}],
     "costliest": [
         {
@@ -68,6 +69,7 @@ def test_what_was_told_is_drawn() -> None:
     for part in (
         *("5,000", "59 active", "98.8%", "wanted: 80%", "457 asleep", "45.0 MB", "9.00 KB each", "88.9%"),
         *("1.00 ms", "19.9 ms", "12.0 s", "table/3", "11.2", "flapping: longer", "http://localhost:8000"),
+        "under pressure: memory",
     ):
         assert part in text, part
     words = " ".join(text.replace("│", " ").split())

@@ -194,7 +194,11 @@ class Picture:
         """
         head = Text(no_wrap=True, overflow="ellipsis")
         head.append("trio-rooms ", "bold").append(printable(self._url)).append("  ")
-        head.append(printable(status), "green" if good else "bold red").append("  q ends it", "dim")
+        head.append(printable(status), "green" if good else "bold red")
+        pressure = _at(self._told, "supervisor.pressure")
+        if pressure:
+            head.append(f"  under pressure: {printable(str(pressure))}", "bold red")
+        head.append("  q ends it", "dim")
         left = height - 4
         latencies = advice = charts = None
         if left >= 30:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -49,6 +50,9 @@ def top(options: argparse.Namespace) -> int:
             raise
         msg = "top takes the package rich, which is not installed: pip install 'trio-rooms[top]'"
         raise CommandFailed(msg) from error
+    # What a terminal does not know is shown as a question mark, and does not end the command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     console = Console(highlight=False)
     if not options.once and not (console.is_terminal and sys.stdout.isatty()):
         raise UsageError("top draws on a terminal, and the standard output is none; --once prints it once")

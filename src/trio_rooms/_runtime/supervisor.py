@@ -103,6 +103,10 @@ class SupervisorStatistics:
     """Handlers that took longer than their room's ``slow_handler``."""
     hanging: tuple[Hanging, ...]
     """Those that still run; ten at most, those that do so longest."""
+    pressure: str
+    """What rooms are put to sleep for now: "memory", "lag", or nothing."""
+    memory_limit: int | None
+    """Bytes of resident memory from which on they are; None for any."""
 
 
 class Supervisor:
@@ -223,6 +227,8 @@ class Supervisor:
             len(self._restarts),
             self._watch.slow,
             self._watch.hanging(),
+            self.pulse.pressure.trigger,
+            self.pulse.pressure.limit,
         )
 
     @property

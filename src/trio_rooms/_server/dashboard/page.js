@@ -29,7 +29,10 @@ const SHOWN = {
   bytes: (value) => scaled(value, [[1e9, "GB"], [1e6, "MB"], [1e3, "KB"], [1, "B"]]),
   seconds: (value) => scaled(value, [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"], [1e-3, "ms"], [1e-6, "µs"]]),
 };
-const show = (value, as = "count") => (known(value) ? SHOWN[as](value) : NONE);
+const show = (value, as = "count") => {
+  if (as === "text") return value ? String(value) : "none";
+  return known(value) ? SHOWN[as](value) : NONE;
+};
 
 // The document.
 
