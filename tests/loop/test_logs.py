@@ -82,20 +82,18 @@ def test_an_exception_has_its_traceback(caplog: pytest.LogCaptureFixture) -> Non
     assert "exception" not in logged(caplog, "nothing", exc_info=False)
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_program_logs_in_the_format_that_it_wants(log_format: str) -> None:
-    """From INFO on, to the standard error; once, however often it is asked for."""
+def test_a_program_logs_as_it_wants() -> None:
+    """From INFO on, to the standard error, once, however often it is asked for; also Python's warnings."""
     code = (
-        "import logging; from trio_rooms._loop.logs import log_to_stderr as log\n"
-        f"log({log_format!r}); log(); logger = logging.getLogger('trio_rooms')\n"
-        "logger.debug('hidden'); logger.info('room %s: shown', 'a/b')"
+        "import logging, warnings; from trio_rooms._loop.logs import log_to_stderr as log\n"
+        "log('json'); log(); logger = logging.getLogger('trio_rooms')\n"
+        "logger.debug('hidden'); logger.info('room %s: shown', 'a/b'); warnings.warn('careful')"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    (line,) = done.stderr.splitlines()
-    if log_format == "json":
-        assert json.loads(line)["message"] == "room a/b: shown"
-    else:
-        assert line.endswith(" INFO room a/b: shown")
+    shown, careful = map(json.loads, done.stderr.splitlines())
+    assert (shown["message"], shown["level"]) == ("room a/b: shown", "INFO")
+    assert "UserWarning: careful" in careful["message"]
+    assert (careful["logger"], careful["level"]) == ("py.warnings", "WARNING")
 
 
 def test_whatever_is_said_of_a_room_begins_with_it() -> None:

@@ -84,8 +84,10 @@ def log_to_stderr(log_format: Literal["text", "json"] = "text") -> None:
     """Log from INFO on, unless the program has configured logging.
 
     Args:
-        log_format: lines for people, or `JsonLines`.
+        log_format: lines for people, or `JsonLines`, of Python's warnings, too.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if log_format == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if log_format == "json":
+        logging.captureWarnings(True)  # Else Python writes them between the lines.
