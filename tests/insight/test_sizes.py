@@ -54,7 +54,7 @@ def allocated() -> int:
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize(("count", "each", "lines"), [(60, 1, 0), (60, 1, 40), (5, 20, 10)])
+@pytest.mark.parametrize(("count", "each", "lines"), [(60, 1, 0), (60, 1, 40), (12, 20, 10)])
 async def test_measures_what_the_allocator_gave(
     mock_clock: MockClock, count: int, each: int, lines: int
 ) -> None:
@@ -85,11 +85,11 @@ async def test_measures_what_the_allocator_gave(
         for _ in range(5):
             mock_clock.jump(1)
             sizes.look()
-        assert sizes.hibernated_connection == pytest.approx((parked - before) / (count * each), rel=0.15)
-        assert sizes.active_connection == pytest.approx((woken - before) / (count * each), rel=0.15)
-        assert sizes.awake_room is not None
         for client in clients:
-            client.close()
+            client.close()  # Else their rooms would wait for them at the end, on a clock that stands still.
+    assert sizes.hibernated_connection == pytest.approx((parked - before) / (count * each), rel=0.2)
+    assert sizes.active_connection == pytest.approx((woken - before) / (count * each), rel=0.2)
+    assert sizes.awake_room is not None
 
 
 async def test_what_sleeps_has_been_seen(autojump_clock: MockClock) -> None:
@@ -118,14 +118,14 @@ async def test_a_look_is_rare_and_short(autojump_clock: MockClock) -> None:
                 await client.receive()
         sizes, began = rooms._insight._sizes, perf_counter()
         sizes.look()
-        first = sizes.awake_room
-        assert first is not None
-        assert first > 4_000_000
+        seen = sizes._room.count
+        assert sizes.awake_room is not None
+        assert sizes.awake_room > 4_000_000
         for _ in range(100):
             await rooms.get("chat", "d").ask("wake")
             sizes.look()
-        assert sizes.awake_room == first
+        assert sizes._room.count == seen
         assert perf_counter() - began < 0.5
         await trio.sleep(1)
         sizes.look()
-        assert sizes.awake_room < first
+        assert sizes._room.count > seen

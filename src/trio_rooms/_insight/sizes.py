@@ -135,20 +135,19 @@ class Sizes:
         """Look at a few connections and rooms, unless that was done just now."""
         if not self._is_due():
             return
-        supervisor, hub, scales = self._runtime.supervisor, self._runtime.hub, Scales(_OWNED)
-        for actor in supervisor.some_awake(_ROOMS):
+        self._weigh_links(self._runtime.hub.some_links(_LINKS))
+        rooms = self._runtime.supervisor.some_awake(_ROOMS)
+        scales, first = Scales(_OWNED), True
+        for actor in rooms:
             if actor.stage is Stage.AWAKE and not scales.spent:
-                self._weigh_room(actor, scales)
-        for link in hub.some_links(_LINKS):
-            self._weigh_link(link, scales)
+                self._weigh_room(actor, scales, whole=not first)
+                first = False
 
     def falls_asleep(self, actor: Actor) -> None:
         """A room's own task is about to end since it sleeps; it has everything still."""
         if self._is_due():
-            scales = Scales(_OWNED)
-            for link in [*actor.shared.roster.links.values()][:1]:
-                self._weigh_link(link, scales)
-            self._weigh_room(actor, scales)
+            self._weigh_links([*islice(actor.shared.roster.links.values(), _LINKS)])
+            self._weigh_room(actor, Scales(_OWNED), whole=False)
 
     def _is_due(self) -> bool:
         now = trio.current_time()
@@ -157,25 +156,35 @@ class Sizes:
         self._looked = now
         return True
 
-    def _weigh_link(self, link: Link, scales: Scales) -> None:
-        """Note what a connection takes in any case."""
-        roster, unfinished = link.roster, link.unfinished
-        record = shallow(roster) + shallow(roster.key) + shallow(roster.links) + _ROSTER
-        own = shallow(link) + scales.weigh(
-            link.id, link.attachment, link.channels, link.session, link.user, unfinished
-        )
-        if unfinished is not None and unfinished.postponed is not None:
-            own += unfinished.postponed.size
-        self._link.note(own + _PLACE + record / max(len(roster.links), 1))
+    def _weigh_links(self, links: list[Link]) -> None:
+        """Note what connections take in any case."""
+        scales = Scales(_OWNED)
+        for link in links:
+            roster, unfinished = link.roster, link.unfinished
+            record = shallow(roster) + shallow(roster.key) + shallow(roster.links) + _ROSTER
+            own = shallow(link) + scales.weigh(
+                link.id, link.attachment, link.channels, link.session, link.user, unfinished
+            )
+            if unfinished is not None and unfinished.postponed is not None:
+                own += unfinished.postponed.size
+            self._link.note(own + _PLACE + record / max(len(roster.links), 1))
 
-    def _weigh_room(self, actor: Actor, scales: Scales) -> None:
-        """Note what an awake room takes, and what its active connections do."""
+    def _weigh_room(self, actor: Actor, scales: Scales, *, whole: bool) -> None:
+        """Note what an awake room takes, and what its active connections do.
+
+        Args:
+            actor: the room.
+            scales: what to weigh it with.
+            whole: whether it counts only if there was time for all of it.
+        """
         shared, contexts = actor.shared, actor.members.contexts
         scales.leave_out(contexts, shared.program, *gc.get_referents(shared.program))
         tasks = actor.background.nursery
         size = _TASK + scales.weigh(actor, shared.record, _state_of(actor))
         if tasks is not None:
             size += _CHILD * len(tasks.child_tasks)
+        if scales.spent and whole:
+            return
         self._room.note(size)
         members = len(shared.roster.links)
         if not members:
@@ -184,12 +193,13 @@ class Sizes:
         self._members.note(members)
         active = shared.roster.active or {}
         for link in islice(active, _LINKS):
-            if scales.spent:
-                return
+            scales.leave_out(link.id, link.attachment, link.user)
             own = shallow(active) / len(active) + scales.weigh(active[link])
             context = contexts.get(link.id)
             if context is not None:
                 own += scales.weigh(context) + shallow(contexts) / len(contexts)
+            if scales.spent:
+                return
             self._extra.note(own)
 
 
