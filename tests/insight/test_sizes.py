@@ -86,7 +86,9 @@ async def test_measures_what_the_allocator_gave(
             mock_clock.jump(1)
             sizes.look()
         for client in clients:
-            client.close()  # Else their rooms would wait for them at the end, on a clock that stands still.
+            client.close()
+        while hub.held:
+            await wait_all_tasks_blocked()  # Else the end would wait for them, on a clock that stands still.
     assert sizes.hibernated_connection == pytest.approx((parked - before) / (count * each), rel=0.2)
     assert sizes.active_connection == pytest.approx((woken - before) / (count * each), rel=0.2)
     assert sizes.awake_room is not None
