@@ -92,11 +92,19 @@ async def test_rooms_that_are_more_than_the_memory(
             await in_turn(check, [*range(rooms)])
             await in_turn(check, [*reversed(range(rooms))])
             told = json.loads(served.get("/stats"))["hibernation"]
+            heaps = heaps_of(served.process.pid)
     assert seen.looks > 50
+    assert heaps == 0  # But that of the process.
     assert seen.most < most * MB, f"{seen.most / MB:.0f} MB"
     assert told["sleeps"]["memory"] > rooms / 2
     assert told["sweeps"]["memory"] > 0
     assert served.stop() == 0
+
+
+def heaps_of(process: int) -> int:
+    """How many heaps for threads there are: each has 64 MiB of addresses, most of which are not used yet."""
+    reserved = re.findall(r"^(\w+)-(\w+) ---p", Path(f"/proc/{process}/maps").read_text(), re.MULTILINE)
+    return sum(32 << 20 < int(end, 16) - int(begin, 16) <= 64 << 20 for begin, end in reserved)
 
 
 async def in_turn(do: Callable[[int], Any], numbers: list[int]) -> None:
