@@ -41,6 +41,7 @@ class Measured:
     ratio: float
     """The share of connections hibernated, on the average over time."""
     wakes: int
+    """Those of rooms that had slept: each has begun once."""
     recommended: tuple[Recommendation, ...]
     recorded: bytes
     """The trace of it."""
@@ -95,7 +96,7 @@ async def live(lived: Life, **options: Any) -> Measured:
         pieces.append(recordings.fetch(name, ends=True) or b"")
         measured = Measured(
             sum(looks) / len(looks),
-            sum(metrics.wakes.values()),
+            sum(metrics.wakes.values()) - lived.rooms,
             rooms.recommendations(),
             b"".join(pieces),
         )

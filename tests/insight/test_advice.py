@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
+import trio
 from trio.testing import MockClock
 
-from tests.insight.lives import life, live
+from tests.insight.lives import hall, life, live
+from trio_rooms import Room, Rooms, open_rooms
 from trio_rooms._cli.traces import replay_file
+from trio_rooms._state.saved import Loaded
+from trio_rooms.testing import connect
+
+
+def shown(rooms: Rooms, *, insider: bool) -> Any:
+    """What ``/stats`` shows of it."""
+    return rooms._insight.advice_for_clients(insider=insider)
 
 
 async def test_what_is_advised_comes_true(autojump_clock: MockClock, tmp_path: Path) -> None:
     """Few hibernate; a shorter timeout is recommended, and does what was predicted when it is set."""
-    lived = life(rooms=6, clients=3, seconds=1200, pause=90)
+    lived = life(rooms=5, clients=3, seconds=900, pause=90)
     before = await live(lived, idle_timeout=300, connection_idle_timeout=300)
     (advice,) = before.recommended
     assert advice.rule == "hibernation_ratio"
@@ -40,3 +53,107 @@ async def test_what_is_advised_comes_true(autojump_clock: MockClock, tmp_path: P
     (advised,) = [one for one in findings.settings if one.policy.idle_timeout == predicted["idle_timeout"]]
     assert advised.hibernation_ratio == pytest.approx(after.ratio, abs=0.02)
     assert advised.added_wakes == pytest.approx(after.wakes, rel=0.1)
+
+
+async def test_nothing_is_recommended_before_anything_is_known(autojump_clock: MockClock) -> None:
+    """Neither at once, nor in a minute, nor where connections are few."""
+    async with open_rooms([hall()]) as rooms, connect(rooms, "hall/a") as client:
+        assert rooms.recommendations() == ()
+        await client.send("x")
+        await trio.sleep(200)
+        assert rooms._hub.activity.total == 0
+        assert rooms.recommendations() == ()
+
+
+async def test_rooms_that_wake_again_and_again_are_to_sleep_later(autojump_clock: MockClock) -> None:
+    """A timeout just below the pauses has a room wake each time; one above them is predicted to spare it."""
+    async with open_rooms([hall(idle_timeout=8)]) as rooms, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect(rooms, f"hall/{number}")) for number in range(12)]
+        for _ in range(10):
+            for client in clients:
+                await client.send("x")
+            await trio.sleep(8.5)
+        assert rooms.metrics().flaps >= 10  # Of each room one: then it sleeps later by itself, for a while.
+        (advice,) = rooms.recommendations()
+        (told,) = shown(rooms, insider=False)
+        assert told["rule"] == "flapping"
+        # Of rooms that clients are not to know of nothing is shown.
+        secret: Any = rooms._definitions
+        secret["hall"] = attrs.evolve(secret["hall"], public=False)
+        assert shown(rooms, insider=True) == []
+    assert advice.rule == "flapping"
+    assert advice.evidence["room"] == "hall"
+    assert advice.evidence["wakes_per_hour"] == pytest.approx(12 * 3600 / 8.5, rel=0.15)
+    assert advice.predicted["idle_timeout"] == 10
+    assert advice.predicted["wakes_per_hour"] == 0
+    assert "set idle_timeout=10 in place of 8, and rooms would wake 0 times" in advice.message
+
+
+async def test_where_sweeps_wake_them_again_a_timeout_does_not_help(autojump_clock: MockClock) -> None:
+    """What puts them to sleep is to be changed."""
+    async with open_rooms([hall()]) as rooms:
+        rooms._hub.metrics.flaps = 10
+        rooms._hub.metrics.sleeps.update(ratio=20, idle=10)
+        (advice,) = rooms.recommendations()
+        assert "a larger least_idle" in advice.message
+        assert advice.evidence == {"flaps": 10, "sleeps": 10, "swept": 20}
+        rooms._hub.metrics.sleeps.update(idle=20)
+        assert rooms.recommendations() == (advice,)  # For some seconds.
+        await trio.sleep(60)
+        (advice,) = rooms.recommendations()
+        assert advice.message.endswith("put to sleep: a longer idle_timeout spares that")
+
+
+async def test_where_memory_is_short_fewer_are_to_be_awake(autojump_clock: MockClock) -> None:
+    """A shorter timeout, with the rooms that would be awake then; where none helps, less in the states."""
+    async with open_rooms([hall(idle_timeout=100)]) as rooms:
+        rooms._hub.metrics.sleeps["memory"] += 5
+        (advice,) = rooms.recommendations()
+        assert advice.predicted == {}
+        for number in range(40):
+            async with connect(rooms, f"hall/{number}") as client:
+                await client.send("x")
+                await trio.sleep(10)
+        (advice,) = rooms.recommendations()
+        awake = rooms._supervisor.awake
+    assert advice.rule == "memory"
+    assert (advice.evidence["room"], advice.evidence["sleeps"]) == ("hall", 5)
+    assert advice.evidence["awake_rooms"] == awake
+    assert advice.predicted["idle_timeout"] == 60
+    assert advice.predicted["awake_rooms"] == pytest.approx(6.5, rel=0.1)
+    assert "set idle_timeout=60 in place of 100, and " in advice.message
+
+
+async def test_slow_wakes_are_told_with_the_rooms_that_are_large(autojump_clock: MockClock) -> None:
+    """Which and how large, to insiders alone, and of those that clients may know of."""
+    async with open_rooms([hall(), Room("secret", public=False)]) as rooms:
+        for _ in range(20):
+            rooms._hub.metrics.wake_latency.note(0.15)
+        (advice,) = rooms.recommendations()
+        assert "no state is large" in advice.message
+        assert advice.predicted == {}
+        for key, size in (("hall/a", 2**20), ("secret/x", 2**19)):
+            state = {"log": "x" * (size - 2**15), "rest": "x" * 2**15}
+            loaded = Loaded(state, restarted=False, fell_back=False, size=size, seconds=size / 2**23)
+            rooms._supervisor.signs.loaded(key, loaded, 1)
+        await trio.sleep(6)
+        (advice,) = rooms.recommendations()
+        assert advice.rule == "wake_latency"
+        assert [room["key"] for room in advice.evidence["rooms"]] == ["hall/a", "secret/x"]
+        assert advice.evidence["p95"] == pytest.approx(0.15, rel=0.07)
+        assert list(advice.evidence["rooms"][0]["parts"]) == ["log", "rest"]
+        assert advice.predicted["bytes"] == pytest.approx(2**15, rel=0.1)
+        assert advice.predicted["seconds"] == pytest.approx(0.125 / 32, rel=0.1)
+        assert "of 1,049 KB and take 125 ms to load; keep in ctx.storage" in advice.message
+        (told,) = shown(rooms, insider=True)
+        assert [room["key"] for room in told["evidence"]["rooms"]] == ["hall/a"]
+        (told,) = shown(rooms, insider=False)
+        assert "rooms" not in told["evidence"]
+        assert told["message"] == advice.message
+        json.dumps(told)
+        for _ in range(10):
+            rooms._hub.metrics.wake_waits.note(0.1)
+        rooms._supervisor.signs._loads.clear()
+        await trio.sleep(60)
+        (advice,) = rooms.recommendations()
+        assert "a larger max_waking lets more" in advice.message

@@ -166,10 +166,13 @@ class Adviser:
                 tried[name] = self._try(name, now)
             return tried[name]
 
-        rules: tuple[Callable[[Callable[[str], _Tried | None]], Iterator[tuple[str, Recommendation]]], ...]
-        rules = (self._memory, self._ratio, self._flapping, self._wake_latency)
-        for rule in rules:
-            yield from rule(try_)
+        # One thing is said of a definition's timeouts: a shorter one and a longer one help nobody.
+        said: set[str] = set()
+        for rule in (self._memory, self._flapping, self._ratio, self._wake_latency):
+            for name, one in rule(try_):
+                if name not in said:
+                    yield name, one
+                    said |= {name} - {""}
 
     def _try(self, name: str, now: float) -> _Tried | None:
         """Have the last while of a definition's rooms happen once more; None where too little is known."""
@@ -324,7 +327,7 @@ class Adviser:
             "p99": latency.p99,
             "max": latency.max,
             "waits": waits.count,
-            "rooms": [{"key": one.key, "bytes": one.bytes, "seconds": one.seconds} for one in loads],
+            "rooms": [attrs.asdict(one) | {"parts": dict(one.parts)} for one in loads],
         }
         slow, predicted = f"one of twenty wakes takes {1000 * latency.p95:,.0f} ms or more", {}
         if loads:
@@ -333,8 +336,10 @@ class Adviser:
                 f"{slow}: the largest states are of {worst.bytes / 1000:,.0f} KB and take "
                 f"{1000 * worst.seconds:,.0f} ms to load; keep in ctx.storage what is not needed at each wake"
             )
-            if worst.bytes > _SMALL:
-                predicted = {"bytes": _SMALL, "seconds": round(worst.seconds * _SMALL / worst.bytes, 4)}
+            # Without the largest part of its state; where nobody knows the parts, as large as it may be.
+            left = worst.bytes - worst.parts[0][1] if worst.parts else min(_SMALL, worst.bytes)
+            if 0 <= left < worst.bytes:
+                predicted = {"bytes": left, "seconds": round(worst.seconds * left / worst.bytes, 4)}
         elif waits.count > latency.count * _OFTEN:
             most = self._runtime.supervisor.policy.max_waking
             message = f"{slow}: many wait for their turn, since {most} may wake at once; a larger max_waking"

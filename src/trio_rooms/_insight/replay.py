@@ -17,7 +17,7 @@ import attrs
 from trio_rooms._policy.policy import Policy
 from trio_rooms._policy.window import Window
 
-__all__ = ["LADDER", "SAVED", "Outcome", "Replay", "Tally", "best", "together"]
+__all__ = ["LADDER", "SAVED", "Outcome", "Replay", "best", "together"]
 
 LADDER: Final = (5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Idle timeouts that are tried, in seconds."""
@@ -50,17 +50,6 @@ class Outcome:
     def savings(self) -> float | None:
         """The share of what connections cost that hibernation saves."""
         return None if self.hibernation_ratio is None else SAVED * self.hibernation_ratio
-
-
-@attrs.define
-class Tally:
-    """What was counted under one policy."""
-
-    active: float = 0.0
-    """Seconds of connections that were active."""
-    asleep: float = 0.0
-    """Seconds of rooms that slept."""
-    wakes: int = 0
 
 
 @attrs.define(eq=False)
@@ -99,13 +88,20 @@ class Replay:
     """
 
     __slots__ = (
-        "_all", "_always", "_begin", "_connected", "_first", "_rooms", "_seen", "_shortest", "_tallies",
-        "policies",
+        "_active", "_all", "_always", "_asleep", "_begin", "_connected", "_first", "_limits", "_rooms",
+        "_seen", "_shortest", "_timeouts", "_wakes", "policies",
     )  # fmt: skip
 
     def __init__(self, policies: Sequence[Policy], begin: float = -math.inf) -> None:
         self.policies: tuple[Policy, ...] = tuple(policies)
-        self._tallies = [Tally() for _ in policies]
+        self._active = [0.0 for _ in policies]
+        """Seconds of connections that were active, by the number of the policy; as those that follow."""
+        self._asleep = [0.0 for _ in policies]
+        """Seconds of rooms that slept."""
+        self._wakes = [0 for _ in policies]
+        self._timeouts = sorted((one.idle_timeout, number) for number, one in enumerate(policies))
+        """The shortest first."""
+        self._limits = [one.connection_idle_timeout for one in policies]
         self._all = (1 << len(self.policies)) - 1
         self._begin = begin
         self._always = 0.0
@@ -200,12 +196,12 @@ class Replay:
         return [
             Outcome(
                 policy,
-                min(max(1 - (self._always + tally.active) / connected, 0), 1) if connected else None,
-                tally.wakes,
-                (self._seen - tally.asleep) / span if span else 0.0,
+                min(max(1 - (self._always + self._active[number]) / connected, 0), 1) if connected else None,
+                self._wakes[number],
+                (self._seen - self._asleep[number]) / span if span else 0.0,
                 connected,
             )
-            for policy, tally in zip(self.policies, self._tallies, strict=True)
+            for number, policy in enumerate(self.policies)
         ]
 
     def _new(self, time: float, name: Hashable) -> _Room:
@@ -233,19 +229,26 @@ class Replay:
         if time - room.last <= self._first:
             return
         slept: dict[int, float] = {}
-        for number, tally in enumerate(self._tallies):
-            at = self._sleeps_at(room, number)
-            if at < time:
-                slept[number] = at
-                if wakes:
-                    tally.wakes += room.last > -math.inf and time >= self._begin
-                    if room.windows is not None and number in room.windows:
-                        room.windows[number].begin(time, room.handled)
-                if wakes or ends:
-                    tally.asleep += max(time - max(at, room.since, self._begin), 0.0)
+        last, begin = room.last, max(room.since, self._begin)
+        woken = wakes and last > -math.inf and time >= self._begin
+        for timeout, number in self._timeouts:
+            if time - last <= timeout:
+                break  # As under those that are longer.
+            at = last + timeout if room.windows is None else self._sleeps_at(room, number)
+            if at >= time:
+                continue
+            slept[number] = at
+            if woken:
+                self._wakes[number] += 1
+            if wakes and room.windows is not None and number in room.windows:
+                room.windows[number].begin(time, room.handled)
+            if wakes or ends:
+                since = max(at, begin)
+                if since < time:
+                    self._asleep[number] += time - since
         if not slept or not room.groups:
             return
-        asleep = sum(1 << number for number in slept)
+        asleep, limits, total = sum(1 << number for number in slept), self._limits, self._active
         for active, group in [*room.groups.items()]:
             if not active & asleep:
                 continue
@@ -254,8 +257,12 @@ class Replay:
             ended = [(number, at) for number, at in slept.items() if active >> number & 1]
             for connection in group:
                 connection.active = left
+                last = connection.last
+                since = max(last, self._begin)
                 for number, at in ended:
-                    self._count(number, connection.last, at)
+                    until = min(at, last + limits[number])
+                    if until > since:
+                        total[number] += until - since
             if left:
                 room.groups.setdefault(left, {}).update(group)
 
@@ -277,14 +284,14 @@ class Replay:
         if time - last <= self._shortest and connection.active == self._all and last >= self._begin:
             self._always += time - last
             return
-        for number in range(len(self.policies)):
-            if connection.active >> number & 1:
-                self._count(number, last, time)
-
-    def _count(self, number: int, last: float, time: float) -> None:
-        """A connection was used last, and its room was awake until a time, or it was used again then."""
-        until = min(time, last + self.policies[number].connection_idle_timeout)
-        self._tallies[number].active += max(until - max(last, self._begin), 0.0)
+        since, under = max(last, self._begin), connection.active
+        active = self._active
+        for number, limit in enumerate(self._limits):
+            if under >> number & 1:
+                until = last + limit
+                until = min(until, time)
+                if until > since:
+                    active[number] += until - since
 
     def _end(self, connection: _Connection, time: float) -> None:
         """A connection is seen no more."""

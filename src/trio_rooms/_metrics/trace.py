@@ -13,10 +13,14 @@ __all__ = ["APART", "Recorder", "Stretch", "Trace"]
 
 APART: Final = 1.0
 """Seconds of silence that are noted at least: what comes sooner goes on with what was before."""
-_MOST: Final = 8192
-"""Entries that are kept, in 30 bytes each."""
+_MOST: Final = 1024
+"""Entries that are kept. So many happen once more, under ten settings, within ten milliseconds."""
 _SPAN: Final = 1800.0
 """Seconds that they are to reach back: what is older may go."""
+_SHORT: Final = 300.0
+"""Seconds that are too few to say anything; else connections are not halved, which begins anew."""
+_SOMETIMES: Final = 128
+"""Entries after which it is looked again whether there is something to halve."""
 _MANY: Final = 64
 """Rooms, or connections, that are enough to stand for all."""
 _HALVINGS: Final = 20
@@ -193,7 +197,9 @@ class Trace:
             self._of.append(self._name(key))
             self._whats.append(what)
             return
-        if when - self._times[self._next] < _SPAN and self._thin():
+        span = when - self._times[self._next]
+        # To see that there is nothing to halve takes a while, so it is not looked at for each.
+        if span < _SPAN and not self._next % _SOMETIMES and self._thin(links=span < _SHORT):
             self._note(what, key, number, when, silence)
             return
         at = self._next
@@ -203,12 +209,16 @@ class Trace:
         self._of[at], self._whats[at] = self._name(key), what
         self._next = (at + 1) % _MOST
 
-    def _thin(self) -> bool:
-        """Keep half of it, and note half as much from now on; False where too little would be left."""
-        rooms, links = len(set(self._keys)), len(set(self._numbers))
+    def _thin(self, *, links: bool) -> bool:
+        """Keep half of it, and note half as much from now on; False where too little would be left.
+
+        Args:
+            links: whether connections may be halved, where rooms are few.
+        """
+        rooms = len(set(self._keys))
         if rooms >= 2 * _MANY and self._rooms.bit_length() < _HALVINGS:
             self._rooms = self._rooms << 1 | 1
-        elif links >= 2 * _MANY and self._links.bit_length() < _HALVINGS:
+        elif links and len(set(self._numbers)) >= 2 * _MANY and self._links.bit_length() < _HALVINGS:
             first, self._links = not self._links, self._links << 1 | 1
             if first:
                 # What rooms have had to do was known by their connections.
