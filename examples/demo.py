@@ -24,6 +24,7 @@ import os
 import random
 import resource
 import runpy
+import signal
 import subprocess
 import sys
 import webbrowser
@@ -166,6 +167,7 @@ def event(name: str, data: object) -> str:
 
 def visit(url: str, count: int) -> None:
     """Be the process of the guests."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, and they leave with that.
     there = min(count, descriptors() - SPARE)
     if there < count:
         tell(f"{there} guests and not {count}: more descriptors are not allowed; `ulimit -Hn` says how many")
@@ -175,8 +177,7 @@ def visit(url: str, count: int) -> None:
     shown = bool(sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if not (shown and webbrowser.open(page)):
         tell(f"the dashboard is at {page}")
-    with suppress(KeyboardInterrupt):
-        trio.run(Guests(url, there).run)
+    trio.run(Guests(url, there).run)
 
 
 def descriptors() -> int:

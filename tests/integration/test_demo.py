@@ -37,6 +37,7 @@ def test_the_guests_come_are_hibernated_and_leave_with_the_server(tmp_path: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         preexec_fn=few_descriptors,  # noqa: PLW1509 (this process has one thread)
     )
     assert started.stdout is not None
@@ -52,7 +53,7 @@ def test_the_guests_come_are_hibernated_and_leave_with_the_server(tmp_path: Path
         assert life["connections"]["total"] <= DESCRIPTORS - 100
         assert life["connections"]["active"] > 0  # Some talk all the time.
         assert life["wakes"]["message"] > 0
-        started.send_signal(signal.SIGINT)
+        os.killpg(started.pid, signal.SIGINT)  # As a terminal does, whose Ctrl-C reaches both.
         # To its end, which comes when both processes have ended: both have it.
         _, log = started.communicate(timeout=TIMEOUT)
     finally:
