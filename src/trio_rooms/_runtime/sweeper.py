@@ -113,8 +113,10 @@ class Sweeper:
                 done, looked, first = await self._hibernate_least(*due)
                 now = again = trio.current_time()
                 if done < due[1]:
-                    pause = _PAUSE_FIRST if done or first < inf else min(2 * pause, _PAUSE_LAST)
+                    if done or first < inf:
+                        pause = _PAUSE_FIRST
                     again = max(now + _LEAST, min(first, now + pause))
+                    pause = min(2 * pause, _PAUSE_LAST)
                 await trio.sleep_until(max(again, now + looked * _EACH))
         finally:
             self._sweeping = False

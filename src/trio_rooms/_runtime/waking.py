@@ -242,18 +242,17 @@ class Waking:
         try:
             while not self._closed:
                 self._changed = trio.Event()
-                missing, waits = self._missing, self.queued > 0
-                if missing <= 0 and not (waits and self._sweeper.pressed):
+                missing = self._missing
+                if missing <= 0 and not (self.queued and self._sweeper.pressed):
                     return
                 looked = await self._find_places(missing) if missing > 0 else 0
                 await trio.sleep(looked * _EACH)
                 if self.queued:
                     self._note()
-                    later = _LATER
-                elif not self._asleep_for_it:
-                    later = min(2 * later, _LAST)
-                with trio.move_on_after(_SOON if self.queued or self._asleep_for_it else later):
+                soon = self.queued > 0 or len(self._asleep_for_it) > 0
+                with trio.move_on_after(_SOON if soon else later):
                     await self._changed.wait()
+                later = _LATER if soon else min(2 * later, _LAST)
         finally:
             self._making = False
             self._places = self._passes = 0
