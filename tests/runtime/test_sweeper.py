@@ -185,6 +185,19 @@ async def test_hibernated_ones_that_leave_may_be_too_many(autojump_clock: MockCl
         assert made.activity.total == 0
 
 
+async def test_one_more_may_make_them_so_many_that_the_ratio_counts(autojump_clock: MockClock) -> None:
+    """Also one that is hibernated itself."""
+    async with scene(attrs.evolve(QUICK, ratio_from=10)) as made:
+        made.come(9)
+        for line in made.lines:
+            made.activity.use(line)
+        await trio.sleep(10)
+        assert made.activity.total == 9
+        made.come()
+        await trio.sleep(1)
+        assert made.activity.total == 2
+
+
 async def test_a_sweep_shares_the_event_loop(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

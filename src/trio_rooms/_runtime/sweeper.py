@@ -83,7 +83,7 @@ class Sweeper:
         if policy.ratio or policy.max_active is not None:
             hub.activity.on_more = self.look
             if policy.ratio:
-                hub.activity.on_fewer = self.look
+                hub.activity.on_total = self.look
 
     def close(self) -> None:
         """Begin nothing any more."""

@@ -63,9 +63,9 @@ class Activity:
         "_deadlines",
         "_trace",
         "_watches",
-        "on_fewer",
         "on_hibernated",
         "on_more",
+        "on_total",
         "policy",
         "total",
     )
@@ -82,8 +82,8 @@ class Activity:
         """How many connections of all rooms are not hibernated."""
         self.on_more: Callable[[], None] | None = None
         """Told when one more is active, where somebody wants to know; the runtime sets it."""
-        self.on_fewer: Callable[[], None] | None = None
-        """Told when one has left, of which so many more may be active; the runtime sets it."""
+        self.on_total: Callable[[], None] | None = None
+        """Told when one has come or left, by which more or fewer may be active; the runtime sets it."""
 
     def use(self, link: Link) -> None:
         """A connection is used: its client has sent something, or is sent what is urgent."""
@@ -162,8 +162,8 @@ class Activity:
         if use is not None:
             self.total -= 1
             self._note_last(link, use)
-        if self.on_fewer is not None:
-            self.on_fewer()
+        if self.on_total is not None:
+            self.on_total()
 
     def all_quiet(self, roster: Roster) -> None:
         """All connections of a room are hibernated: it sleeps, or is forgotten."""
