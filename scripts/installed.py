@@ -16,7 +16,12 @@ from trio_websocket import open_websocket_url
 import trio_rooms
 
 COMMAND = str(Path(sys.executable).parent / "trio-rooms")
-WITH_EXTRAS = {"trio_rooms._cli.picture", "trio_rooms._server.prometheus"}
+WITH_EXTRAS = {
+    "trio_rooms._cli.picture",
+    "trio_rooms._server.prometheus",
+    "trio_rooms._tracing.spans",
+    "trio_rooms._tracing.tracing",
+}
 """Modules that are imported only where an extra is installed."""
 PATIENCE = 30
 """Seconds for each step; all of them together take about one."""
