@@ -208,7 +208,7 @@ def test_a_proxy_as_it_is_documented(name: str, require: Require, serve: Serve, 
         assert refused.value.response.status_code == 404
         assert proxy.get("/healthz") == (200, b"ok\n")
         assert proxy.get("/hall/x")[0] == 426
-        for hidden in ("/stats", "/stats/hall/x", "/%73tats", "/metrics"):
+        for hidden in ("/stats", "/stats/hall/x", "/%73tats", "/metrics", "/why/hall/x"):
             status, body = proxy.get(hidden)
             assert status == 404
             assert b"connections" not in body
