@@ -347,6 +347,11 @@ async def live_with_rooms(steps: list[Any], protocol: Any) -> None:
 
 
 @hypothesis.settings(max_examples=25)
+@hypothesis.example(
+    # It cannot be loaded, while something waits until it is known what the store has of it.
+    [*[("unreadable store", 0, how) for how in (3, 3, 2, 3)], ("ask and give up", 1, 0.5), ("away", 0, 12)],
+    "json",
+)
 @hypothesis.given(st.lists(STEPS, max_size=15), st.sampled_from(["json", "cbor"]))
 def test_whatever_happens_to_clients_and_rooms(steps: list[Any], protocol: str) -> None:
     """Each thing is done once, or refused and not done; all hear of all, once and in order."""

@@ -407,7 +407,9 @@ class Actor:
                     await self._begin()
                     sleeps = await self._work()
                 except BaseException as error:
-                    if self._is_crash(error, nursery):
+                    # Where it could not even be loaded nothing is in doubt, and what came for it is still to
+                    # be written, though nobody lives in it.
+                    if self._is_crash(error, nursery) and self.saver.has_state:
                         self.saver.abandon()  # Now: to unwind its tasks may take as long as a save.
                     raise
                 if nursery.child_tasks:
