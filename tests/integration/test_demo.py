@@ -51,7 +51,6 @@ def test_the_guests_come_are_hibernated_and_leave_with_the_server(tmp_path: Path
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats", timeout=TIMEOUT) as answer:
                 life = json.loads(answer.read())["hibernation"]
         assert life["connections"]["total"] <= DESCRIPTORS - 100
-        assert life["connections"]["active"] > 0  # Some talk all the time.
         assert life["wakes"]["message"] > 0
         os.killpg(started.pid, signal.SIGINT)  # As a terminal does, whose Ctrl-C reaches both.
         # To its end, which comes when both processes have ended: both have it.
