@@ -159,7 +159,7 @@ class Pulse:
             due, ends = trio.current_time() + pause, perf_counter() + pause
             await trio.sleep_until(due)
             # By both clocks: a clock of tests that jumps keeps nobody waiting.
-            late = min(trio.current_time() - due, perf_counter() - ends)
+            late = max(0.0, min(trio.current_time() - due, perf_counter() - ends))
             self._metrics.loop_lag.note(late)
             self.pressure.see_lag(late)
 
