@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from tests.insight.lives import hall, life, live
 from trio_rooms import Room, Rooms, open_rooms
 from trio_rooms._cli.traces import replay_file
+from trio_rooms._metrics.trace import USED
 from trio_rooms._state.saved import Loaded
 from trio_rooms.testing import connect
 
@@ -157,3 +158,21 @@ async def test_slow_wakes_are_told_with_the_rooms_that_are_large(autojump_clock:
         await trio.sleep(60)
         (advice,) = rooms.recommendations()
         assert "a larger max_waking lets more" in advice.message
+
+
+@pytest.mark.parametrize("connection_idle_timeout", [5, 100])
+async def test_until_when_somebody_talked_is_known(
+    autojump_clock: MockClock, connection_idle_timeout: float
+) -> None:
+    """Who is never silent for a second is noted as he begins, and as he hibernates, or his room sleeps."""
+    room = hall(idle_timeout=20, connection_idle_timeout=connection_idle_timeout)
+    async with open_rooms([room]) as rooms, connect(rooms, "hall/a") as client:
+        await trio.sleep(10)
+        began = trio.current_time()
+        for _ in range(20):
+            await client.send("x")
+            await trio.sleep(0.5)
+        await trio.sleep(30)
+        rows = rooms._hub.trace.stretch("hall", trio.current_time()).rows
+    used = [when - began for when, what, _, number in rows if what == USED and number]
+    assert used == pytest.approx([0, 9.5])
