@@ -259,7 +259,13 @@ def test_the_packages_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize(
     ("command", "page"),
-    [("serve", "serving.md"), ("inspect", "serving.md"), ("send", "http.md"), ("why", "serving.md")],
+    [
+        ("serve", "serving.md"),
+        ("inspect", "serving.md"),
+        ("send", "http.md"),
+        ("why", "serving.md"),
+        ("report", "serving.md"),
+    ],
 )
 def test_options_are_those_of_the_help(command: str, page: str) -> None:
     """The tables of the commands' options have all that --help has, and nothing else."""
