@@ -55,15 +55,15 @@ def test_weighs_what_the_allocator_gave(make: Callable[[], object]) -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert Scales().weigh(made) == pytest.approx(after - before, rel=0.2)
+    assert Scales(seconds=60).weigh(made) == pytest.approx(after - before, rel=0.2)
 
 
 def test_weighs_everything_once() -> None:
     """What hangs on two is weighed with the first, and what hangs on itself too."""
-    shared, scales = ["x" * 1000], Scales()
+    shared, scales = ["x" * 1000], Scales(seconds=60)
     first: list[Any] = [shared, shared]
     first.append(first)
-    alone = Scales().weigh(shared)
+    alone = Scales(seconds=60).weigh(shared)
     assert alone <= scales.weigh(first) < 2 * alone
     assert scales.weigh([shared]) < 200
     assert scales.weigh(shared) == 0
@@ -78,7 +78,7 @@ class Color(enum.Enum):
 def test_leaves_out_what_is_shared() -> None:
     """Classes, modules, functions, members of enumerations, the library's parts, and what it is told."""
     large, own = ["x" * 10_000], Deadlines()
-    scales = Scales()
+    scales = Scales(seconds=60)
     scales.leave_out(large)
     assert scales.weigh([Line, json, gc.collect, lambda: large, Color.RED, own, large]) < 250
     assert Scales(("trio_rooms._loop.",)).weigh(own) > 100
