@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from trio_rooms._insight.replay import Outcome, best
+from trio_rooms._insight.replay import Outcome, best, percent
 
 from .asking import get_json
 from .plot import plot
@@ -98,7 +98,7 @@ def _advice(findings: Findings) -> dict[str, Any]:
     chosen = best(findings.settings, present)
     if chosen is None:
         why = "no idle timeout would hibernate much" if present is None else "nothing would be much better"
-        now = "" if present is None else f" than now, with {_percent(present.hibernation_ratio)} hibernated"
+        now = "" if present is None else f" than now, with {percent(present.hibernation_ratio)} hibernated"
         return {"idle_timeout": None, "message": f"{why}{now}"}
     timeout = chosen.policy.idle_timeout
     what = f"idle_timeout={timeout:g}"
@@ -107,18 +107,14 @@ def _advice(findings: Findings) -> dict[str, Any]:
         than = ""
         wakes = f"{chosen.added_wakes:,} wakes"
     else:
-        than = f" in place of {_percent(present.hibernation_ratio)}"
+        than = f" in place of {percent(present.hibernation_ratio)}"
         wakes = f"{chosen.added_wakes:,} wakes in place of {present.added_wakes:,}"
     message = (
-        f"set {what}: {_percent(chosen.hibernation_ratio)} of the connections would have been hibernated"
-        f"{than}, which saves {_percent(chosen.savings)} of what connections cost, with {wakes} in "
+        f"set {what}: {percent(chosen.hibernation_ratio)} of the connections would have been hibernated"
+        f"{than}, which saves {percent(chosen.savings)} of what connections cost, with {wakes} in "
         f"{findings.seconds:,.0f} s"
     )
     return {**_setting(chosen), "message": message}
-
-
-def _percent(share: float | None) -> str:
-    return "none" if share is None else f"{100 * share:.0f} %"
 
 
 def _table(findings: Findings, shown: dict[str, Any]) -> Iterator[str]:
@@ -130,14 +126,14 @@ def _table(findings: Findings, shown: dict[str, Any]) -> Iterator[str]:
     yield "idle timeout  hibernated  savings  added wakes"
     for one in findings.settings:
         yield (
-            f"{one.policy.idle_timeout:>10g} s  {_percent(one.hibernation_ratio):>10}  "
-            f"{_percent(one.savings):>7}  {one.added_wakes:>11,}"
+            f"{one.policy.idle_timeout:>10g} s  {percent(one.hibernation_ratio):>10}  "
+            f"{percent(one.savings):>7}  {one.added_wakes:>11,}"
         )
     if findings.present is not None:
         one = findings.present
         yield (
-            f"{'as it was':>12}  {_percent(one.hibernation_ratio):>10}  "
-            f"{_percent(one.savings):>7}  {one.added_wakes:>11,}"
+            f"{'as it was':>12}  {percent(one.hibernation_ratio):>10}  "
+            f"{percent(one.savings):>7}  {one.added_wakes:>11,}"
         )
     yield ""
     yield shown["advice"]["message"]

@@ -14,9 +14,9 @@ import attrs
 import cbor2
 
 from trio_rooms._insight.replay import LADDER, Outcome, Replay, together
-from trio_rooms._insight.rows import FORMAT, GONE, HERE, OF_ROOMS
+from trio_rooms._insight.rows import FORMAT, GONE, HERE
 from trio_rooms._keys import split_key
-from trio_rooms._policy.policy import Policy
+from trio_rooms._policy.policy import OF_ROOMS, Policy
 
 from .failures import CommandFailed
 from .render import printable

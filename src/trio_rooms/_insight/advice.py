@@ -19,8 +19,9 @@ from trio_rooms._keys import split_key
 from trio_rooms._metrics.trace import APART, CAME, GONE, HERE, Stretch
 from trio_rooms._policy.policy import Policy
 from trio_rooms._runtime.runtime import Runtime
+from trio_rooms._values.plain import finite
 
-from .replay import LADDER, Outcome, Replay, best
+from .replay import LADDER, Outcome, Replay, best, percent
 
 __all__ = ["Adviser", "Recommendation", "replayed"]
 
@@ -88,8 +89,8 @@ class _Tried:
         """A setting, and what it comes to."""
         ratio, savings = outcome.hibernation_ratio, outcome.savings
         return {
-            "idle_timeout": _finite(outcome.policy.idle_timeout),
-            "connection_idle_timeout": _finite(outcome.policy.connection_idle_timeout),
+            "idle_timeout": finite(outcome.policy.idle_timeout),
+            "connection_idle_timeout": finite(outcome.policy.connection_idle_timeout),
             "hibernation_ratio": None if ratio is None else round(ratio, 4),
             "cost_savings": None if savings is None else round(savings, 4),
             "wakes_per_hour": self.wakes(outcome),
@@ -221,9 +222,9 @@ class Adviser:
             before, after = tried.told(tried.present), tried.told(chosen)
             share, share_now = after["hibernation_ratio"], before["hibernation_ratio"]
             message = (
-                f"room {name}: {_percent(ratio)} of all connections are hibernated now; set "
-                f"{tried.change(chosen)}, and {_percent(share)} of this room's would be in place of "
-                f"{_percent(share_now)}, with {after['wakes_per_hour']:g} wakes an hour in place of "
+                f"room {name}: {percent(ratio)} of all connections are hibernated now; set "
+                f"{tried.change(chosen)}, and {percent(share)} of this room's would be in place of "
+                f"{percent(share_now)}, with {after['wakes_per_hour']:g} wakes an hour in place of "
                 f"{before['wakes_per_hour']:g}"
             )
             evidence = {
@@ -305,8 +306,8 @@ class Adviser:
             message = (
                 f"room {one.name}: {often}; set {one.change(chosen)}, and rooms would wake "
                 f"{after['wakes_per_hour']:g} times an hour in place of {before['wakes_per_hour']:g}, with "
-                f"{_percent(after['hibernation_ratio'])} of the connections hibernated in place of "
-                f"{_percent(before['hibernation_ratio'])}"
+                f"{percent(after['hibernation_ratio'])} of the connections hibernated in place of "
+                f"{percent(before['hibernation_ratio'])}"
             )
             evidence = {"room": one.name, **evidence, **before}
             yield one.name, Recommendation("flapping", message, evidence, after)
@@ -370,12 +371,3 @@ def replayed(stretch: Stretch, policies: list[Policy], now: float) -> list[Outco
         else:
             replay.message(when, room, connection)
     return replay.outcomes(now, silent=stretch.silent)
-
-
-def _finite(seconds: float) -> float | None:
-    """A number that JSON has; None for infinity."""
-    return seconds if math.isfinite(seconds) else None
-
-
-def _percent(share: float | None) -> str:
-    return "none" if share is None else f"{100 * share:.0f} %"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import attrs
 
 from trio_rooms._metrics.histogram import Summary
 from trio_rooms._runtime.runtime import Runtime
 
+from .replay import SAVED
 from .sizes import Sizes
 
 __all__ = [
@@ -22,9 +22,6 @@ __all__ = [
     "SnapshotMetrics",
     "metrics_of",
 ]
-
-_SAVED: Final = 0.9
-"""Of what a connection costs, what hibernation saves: the declared share, beside which bytes are measured."""
 
 
 @attrs.frozen
@@ -174,7 +171,7 @@ def metrics_of(runtime: Runtime, sizes: Sizes) -> RoomsMetrics:
         rooms=RoomCounts(supervisor.awake, asleep),
         ratio=ratio,
         ratio_target=supervisor.policy.ratio,
-        cost_savings=_SAVED * ratio,
+        cost_savings=SAVED * ratio,
         bytes=sizes.told(hibernated=total - active, asleep=asleep),
         hibernation_duration_seconds=noted.hibernation_duration.summary(),
         hibernation_latency_seconds=noted.hibernation_latency.summary(),

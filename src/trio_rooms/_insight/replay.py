@@ -17,12 +17,13 @@ import attrs
 from trio_rooms._policy.policy import Policy
 from trio_rooms._policy.window import Window
 
-__all__ = ["LADDER", "SAVED", "Outcome", "Replay", "best", "together"]
+__all__ = ["LADDER", "SAVED", "Outcome", "Replay", "best", "percent", "together"]
 
 LADDER: Final = (5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Idle timeouts that are tried, in seconds."""
 SAVED: Final = 0.9
-"""The share of what an active connection costs that is saved while it is hibernated."""
+"""The share of what an active connection costs that is saved while it is hibernated, as it is declared; what
+is really saved is measured."""
 _GOOD: Final = 0.8
 """The share of connections hibernated from which on a longer timeout is better than a larger share."""
 _LITTLE: Final = 0.05
@@ -324,6 +325,11 @@ def best(outcomes: Sequence[Outcome], present: Outcome | None = None) -> Outcome
     )
     now = 0.0 if present is None else present.hibernation_ratio or 0.0
     return outcomes[number] if (outcomes[number].hibernation_ratio or 0.0) - now >= _LITTLE else None
+
+
+def percent(share: float | None) -> str:
+    """A share as people read it."""
+    return "none" if share is None else f"{100 * share:.0f} %"
 
 
 def together(outcomes: Sequence[Outcome]) -> Outcome:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._metrics.histogram import Summary
-from trio_rooms._policy.policy import Policy
+from trio_rooms._policy.policy import OF_ROOMS, Policy
 from trio_rooms._runtime.restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES
+from trio_rooms._values.plain import finite
 
 from .metrics import RoomsMetrics
+from .replay import SAVED
 
-__all__ = ["SAVINGS", "Report"]
+__all__ = ["Report"]
 
-SAVINGS: Final = 0.9
-"""Of an idle connection's memory, the share that hibernation saves at least."""
 _WAKE: Final = 100.0
 """Milliseconds in which a room is awake, as for all that follow, in 99 of 100 cases."""
 _SLEEP: Final = 100.0
@@ -70,15 +69,10 @@ class Report:
     def _strategy(self) -> dict[str, Any]:
         told = self._told
         rooms = {
-            name: {
-                "idle_timeout": _finite(one.policy.idle_timeout),
-                "message_threshold": one.policy.message_threshold,
-                "activity_window": _finite(one.policy.activity_window),
-                "connection_idle_timeout": _finite(one.policy.connection_idle_timeout),
-            }
+            name: {value: finite(getattr(one.policy, value)) for value in OF_ROOMS}
             for name, one in self._definitions.items()
         }
-        together = {name: _finite(value) for name, value in self._policy.of_all.items()}
+        together = {name: finite(value) for name, value in self._policy.of_all.items()}
         return {
             "trigger_conditions": _leaf({"rooms": rooms, "together": together}, _seen(told.sleeps)),
             "hibernation_ratio_target": _leaf(
@@ -97,7 +91,7 @@ class Report:
             "one snapshot as a room falls asleep after a change, and one in a snapshot_interval of changes"
         )
         return {
-            "expected_savings": _leaf(SAVINGS, self._savings()),
+            "expected_savings": _leaf(SAVED, self._savings()),
             "hibernation_overhead_ms": _leaf(_SLEEP + _WAKE, overhead),
             "state_persistence_cost": _leaf(
                 costs,
@@ -129,7 +123,7 @@ class Report:
             "rooms": {
                 name: {
                     "durability": "commit" if one.gated else "snapshot",
-                    "snapshot_interval": _finite(one.snapshot_interval),
+                    "snapshot_interval": finite(one.snapshot_interval),
                 }
                 for name, one in rooms.items()
             },
@@ -160,7 +154,7 @@ class Report:
             "connection_recovery": _leaf(
                 {
                     "sockets": "stay open while their rooms sleep, wake, or are started again",
-                    "resume_window": {name: _finite(one.resume_window) for name, one in rooms.items()},
+                    "resume_window": {name: finite(one.resume_window) for name, one in rooms.items()},
                 },
                 _seen(told.resumes),
             ),
@@ -178,7 +172,7 @@ class Report:
             _verdict(
                 "savings >= 90 % of an idle connection's memory",
                 self._savings(),
-                lambda share: share >= SAVINGS,
+                lambda share: share >= SAVED,
             ),
             _verdict("wake < 100 ms", wake, lambda late: late < _WAKE),
             _verdict("no data lost by hibernating", self._lost(), lambda lost: not lost),
@@ -243,11 +237,6 @@ def _seen(counts: Mapping[str, int]) -> dict[str, int] | None:
 def _any(counts: Mapping[str, Any]) -> bool:
     """Whether any of some counts, or of those in them, is not 0."""
     return any(_any(one) if isinstance(one, Mapping) else one for one in counts.values())
-
-
-def _finite(value: Any) -> Any:
-    """A value as JSON can have it: for ever, or any number, is None."""
-    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -21,15 +21,13 @@ from typing import Final
 import attrs
 import cbor2
 
-from trio_rooms._policy.policy import Policy
+from trio_rooms._policy.policy import OF_ROOMS, Policy
 
-__all__ = ["FORMAT", "GONE", "HERE", "OF_ROOMS", "encode_end", "encode_header", "encode_lost", "encode_row"]
+__all__ = ["FORMAT", "GONE", "HERE", "encode_end", "encode_header", "encode_lost", "encode_row"]
 
 FORMAT: Final = "trio-rooms.trace.1"
 HERE: Final = "here"
 GONE: Final = "gone"
-OF_ROOMS: Final = ("idle_timeout", "connection_idle_timeout", "message_threshold", "activity_window")
-"""What a header says of a policy."""
 _SELF_DESCRIBED: Final = 55799
 """The tag by which a file is known to be CBOR (RFC 8949, 3.4.6)."""
 

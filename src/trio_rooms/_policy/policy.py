@@ -9,7 +9,7 @@ import attrs
 
 from trio_rooms._arguments import number, whole
 
-__all__ = ["Policy"]
+__all__ = ["OF_ROOMS", "Policy"]
 
 
 def _number(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -136,5 +136,6 @@ class Policy:
         return {name: getattr(self, name) for name in _OF_ALL}
 
 
-_OF_ROOMS: Final = ("idle_timeout", "message_threshold", "activity_window", "connection_idle_timeout")
-_OF_ALL: Final = tuple(one.name for one in attrs.fields(Policy) if one.name not in _OF_ROOMS)
+OF_ROOMS: Final = ("idle_timeout", "message_threshold", "activity_window", "connection_idle_timeout")
+"""What of a policy is about each room."""
+_OF_ALL: Final = tuple(one.name for one in attrs.fields(Policy) if one.name not in OF_ROOMS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -19,6 +18,7 @@ from trio_rooms._insight.recording import Busy
 from trio_rooms._keys import split_key
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._values.plain import finite
 from trio_rooms._wire.handshake import METHODS, Response
 from trio_rooms.errors import UnknownRoom
 
@@ -209,14 +209,5 @@ def _json(content: Any) -> Response:
         body = json.dumps(content, default=dict, allow_nan=False).encode()
     except ValueError:
         # A timeout may be infinite, and JSON has no such number: browsers would refuse all of it.
-        body = json.dumps(_finite(json.loads(json.dumps(content, default=dict)))).encode()
+        body = json.dumps(finite(json.loads(json.dumps(content, default=dict)))).encode()
     return Response(200, body, {"Cache-Control": "no-store"}, kind="application/json")
-
-
-def _finite(content: Any) -> Any:
-    """Plain values with null in the place of what is no number in JSON."""
-    if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
-    if isinstance(content, list):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -12,6 +12,7 @@ import datetime
 import decimal
 import enum
 import inspect
+import math
 import uuid
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ import cbor2
 
 from .classes import fields, is_class
 
-__all__ = ["MESSAGE_DEPTH", "plain"]
+__all__ = ["MESSAGE_DEPTH", "finite", "plain"]
 
 MESSAGE_DEPTH: Final = 64
 """Containers in containers that a client's message may have, besides the outermost; deeper data has no
@@ -60,3 +61,12 @@ def plain(value: Any) -> Any:
         raise TypeError(msg)
     msg = f"a {type(value).__qualname__} cannot be sent; send strings, numbers, lists, maps or attrs classes"
     raise TypeError(msg)
+
+
+def finite(value: Any) -> Any:
+    """Plain values with None in the place of what is no number in JSON: infinity, as a timeout may be."""
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
