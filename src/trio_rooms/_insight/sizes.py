@@ -180,7 +180,7 @@ class Sizes:
         shared, contexts = actor.shared, actor.members.contexts
         scales.leave_out(contexts, shared.program, *gc.get_referents(shared.program))
         tasks = actor.background.nursery
-        size = _TASK + scales.weigh(actor, shared.record, _state_of(actor))
+        size = _TASK + scales.weigh(actor, shared.record, actor.saver.state_now)
         if tasks is not None:
             size += _CHILD * len(tasks.child_tasks)
         if scales.spent and whole:
@@ -205,8 +205,3 @@ class Sizes:
 
 def _whole(size: float | None) -> int | None:
     return None if size is None else round(size)
-
-
-def _state_of(actor: Actor) -> object:
-    """The state of a room, if it has one now."""
-    return getattr(actor.saver, "state", None)

@@ -336,6 +336,11 @@ class Saver:
         return hasattr(self, "state")
 
     @property
+    def state_now(self) -> Any:
+        """The state, whatever becomes of it; None where there is none."""
+        return getattr(self, "state", None)
+
+    @property
     def _key(self) -> str:
         """The room's key."""
         return self.record.key

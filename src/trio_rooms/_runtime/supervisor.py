@@ -22,7 +22,6 @@ from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import alone, first_error, parted
 from trio_rooms._loop.wall import WallClock
 from trio_rooms._metrics.metrics import Metrics
-from trio_rooms._policy.flapping import Flapping
 from trio_rooms._policy.policy import Policy
 from trio_rooms._room.actor import Actor, RolledBack
 from trio_rooms._room.answers import Answer
@@ -57,6 +56,7 @@ from .circles import Circles, is_inside, room_task_of
 from .explanation import explain
 from .pulse import Pulse
 from .restarts import COOL_DOWN, CRASH_WINDOW, MOST_CRASHES, Restarts
+from .rhythm import Rhythm
 from .sweeper import Sweeper
 from .waking import Waking, is_urgent
 from .watch import Hanging, Watch
@@ -77,9 +77,6 @@ _CLOSING: Final = "the rooms are closing, nothing new is taken"
 _TRIM_FIRST: Final = 0.5
 _TRIM_LAST: Final = 32.0
 """Seconds between two looks whether a journal may be trimmed, doubled each time that nothing could go."""
-_EARLY: Final = 10.0
-_EARLY_SHARE: Final = 0.1
-"""A sleep was in vain that lasts no longer than this share of the idle timeout, or so many seconds."""
 _LOOKS: Final = 64
 """Rooms among which some are taken that stand for all."""
 
@@ -141,8 +138,6 @@ class Supervisor:
         """What holds for all rooms together."""
         self.metrics: Metrics = hub.metrics
         """What is counted and measured."""
-        self.flapping: Flapping = Flapping()
-        """Which rooms were woken just after they were put to sleep."""
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.Context()
         self._actors: dict[str, Actor] = {}
@@ -178,6 +173,7 @@ class Supervisor:
         """How its rooms are reached."""
         self.signs: Signs = Signs(self.metrics, hub.rosters)
         """What keeps rooms from sleeping well."""
+        self._rhythm = Rhythm(self.metrics, self.signs)
         self._program = Program(app, self.handles, self.signs)
         self._trims: dict[str, float] = {}
         """Rooms of whose journals something may go, and the seconds between two looks at each."""
@@ -680,14 +676,6 @@ class Supervisor:
         roster, record = roster_of(self._hub, definition, key), self.record(key)
         roster.journal = record.journal
         slept = None if roster.asleep_since is None else trio.current_time() - roster.asleep_since
-        self.metrics.wakes[cause] += 1
-        if slept is not None:
-            self.metrics.hibernation_duration.note(slept)
-        if cause == "schedule":
-            level = self.flapping.level(key)  # It would have woken then however long it had waited.
-        else:
-            level = self.flapping.woken(key, trio.current_time())
-            self.metrics.flaps += level > 0
         return self._make_actor(
             Shared(definition, roster, self._hub, self._program, record),
             self._deadlines,
@@ -697,7 +685,7 @@ class Supervisor:
             removed=self._remove,
             spawn=self._nursery.start_soon,
             watch=self._watch_actor,
-            reluctance=2.0**level,
+            reluctance=self._rhythm.woken(key, cause, slept),
         )
 
     def _start(self, actor: Actor, *, urgent: bool = False) -> None:
@@ -812,7 +800,7 @@ class Supervisor:
         """A room has ended as it should; called in the one step that decides it."""
         self.on_sleep(actor)
         self._hibernations += 1
-        self._note_sleep(actor)
+        self._rhythm.slept(actor)
         self._ending[actor.key] = actor
         actor.shared.roster.asleep_since = trio.current_time()
         if self._stopping and actor.parted:
@@ -828,24 +816,6 @@ class Supervisor:
         else:
             self._left_alone(actor.key, actor.saver.record)
             self._drop(actor)
-
-    def _note_sleep(self, actor: Actor) -> None:
-        """A room has fallen asleep, or is destroyed: count why, and see later whether that was too early."""
-        trigger = actor.idleness.trigger
-        record = actor.saver.record
-        self.signs.slept(actor.key, record.number)
-        self.signs.saved(actor.key, record.size, getattr(actor.saver, "state", None))
-        awake = trio.current_time() - actor.idleness.began
-        logger.debug(
-            "room %s sleeps: %s, after %.3f s", actor.key, trigger or "destroyed", awake,
-            extra={"cause": trigger or "destroyed", "duration": awake},
-        )  # fmt: skip
-        if not trigger:
-            return
-        self.metrics.sleeps[trigger] += 1
-        if trigger not in ("explicit", "shutdown"):
-            within = min(actor.shared.definition.policy.idle_timeout * _EARLY_SHARE, _EARLY)
-            self.flapping.slept(actor.key, trio.current_time(), within)
 
     def _drop(self, actor: Actor) -> None:
         """Take an actor out of the tables; its tasks may still unwind."""
