@@ -216,6 +216,38 @@ async def test_what_may_be_edited_still_is_not_parked() -> None:
         assert not parts.members.contexts
 
 
+async def test_what_a_task_has_edited_is_kept_when_the_connection_is_parked() -> None:
+    """Though nobody has settled it since, as it was settled before; also while a handler runs."""
+    for handling in (False, True):
+        async with wired(small_room()) as parts:
+            line, done = with_attachment(parts, []), trio.Event()
+            parts.background.start(done.wait, (), None, keep_awake=False)
+            attachment = parts.members.context_for(line).connection.attachment
+            parts.members.settle()
+            attachment.append(1)
+            done.set()
+            await trio.testing.wait_all_tasks_blocked()
+            parts.members.park(line, handling=handling)
+            parts.members.settle()
+            assert kept(line) == [1]
+
+
+async def test_a_task_may_edit_what_is_parked() -> None:
+    """Whatever a handler settles meanwhile, and though the task holds the attachment alone."""
+    async with wired(small_room()) as parts:
+        line, done = with_attachment(parts, []), trio.Event()
+        view = parts.members.connection(line)
+        parts.background.start(done.wait, (), None, keep_awake=False)
+        parts.members.park(line, handling=False)
+        attachment = view.attachment
+        del view
+        parts.members.settle()
+        attachment.append(1)
+        await parts.members.settle_all()
+        assert kept(line) == [1]
+        done.set()
+
+
 async def test_whoever_goes_through_all_connections_keeps_none_that_is_hibernated() -> None:
     """Nor does it wake one: each is made anew, with what was edited."""
     async with wired(small_room()) as parts:
@@ -274,3 +306,21 @@ async def test_an_awake_room_keeps_nothing_of_who_is_quiet(autojump_clock: MockC
         assert await clients[0].ask("same")
         assert await clients[0].ask("join", ["last"]) == 4
         HELD.clear()
+
+
+async def _edit_slowly(ctx: Context[None]) -> None:
+    attachments = [connection.attachment for connection in ctx.room.connections]
+    await trio.sleep(3)
+    for attachment in attachments:
+        attachment.append("parted")
+
+
+async def test_what_a_hook_edits_is_kept_though_the_connection_hibernates(autojump_clock: MockClock) -> None:
+    """It may hold the attachment alone, as a handler may."""
+    parting: Room[None] = Room("room", connection_idle_timeout=1)
+    parting.on("join")(join)
+    parting.on_hibernate(_edit_slowly)
+    async with open_rooms([parting]) as rooms, connect(rooms, "room/x", attachment=[]) as client:
+        assert await client.ask("join", []) == 0
+        assert await rooms.get("room", "x").hibernate()
+        assert await client.ask("join", []) == 1

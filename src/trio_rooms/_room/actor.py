@@ -209,7 +209,8 @@ class Actor:
 
     def park(self, link: Link) -> None:
         """One of its connections is hibernated."""
-        self.members.park(link, handling=self.mailbox.current is not None)
+        busy = self.mailbox.current is not None or self.shared.hook is not None
+        self.members.park(link, handling=busy)
 
     def info(self) -> ActorInfo:
         """What it does now."""

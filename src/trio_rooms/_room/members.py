@@ -79,17 +79,19 @@ class Members:
     def park(self, link: Link, *, handling: bool) -> None:
         """A connection is hibernated: keep nothing of it but what somebody holds.
 
-        Its view stays where its attachment may be edited still: by the handler that runs, or by a task, which
-        may hold the attachment alone.
+        Its view stays where its attachment may be edited still: by the handler or the hook that runs, or by a
+        task, which may hold the attachment alone.
 
         Args:
             link: the connection.
-            handling: whether a handler runs.
+            handling: whether a handler or a hook runs.
         """
         context = self.contexts.get(link.sid)
         if context is None:
             return
         connection = context.connection
+        if connection.editable and self.background is not None and self.background.started:
+            self.edited.add(connection)  # A task may have edited it since it was settled.
         if connection in self.edited and not handling:
             self.settle_quietly()
         if connection in self.edited or (connection.editable and self._has_tasks):
@@ -141,7 +143,16 @@ class Members:
             AttachmentError: one cannot be kept and is what it was before; others may be left to settle.
         """
         while self.edited:
-            self.edited.pop().settle()
+            view = self.edited.pop()
+            view.settle()
+            if self._held and self._has_tasks:
+                self._hold_on(view)
+
+    def _hold_on(self, view: Editable) -> None:
+        """Keep the view on a hibernated connection: a task may hold its attachment alone, and edit it."""
+        if isinstance(view, Connection) and self._released(view.link) is not None:
+            link, context = view.link, self.new_context(view)
+            self.contexts[link.id] = self.contexts[link.sid] = context
 
     def settle_quietly(self) -> None:
         """Keep what can be kept of what was edited; the rest is logged."""

@@ -295,6 +295,7 @@ class Supervisor:
         """The connections of a room, awake or asleep; the hub forgets it where nobody needs it."""
         return roster_of(self._hub, self.definition(key), key)
 
+    @enable_ki_protection
     def rouse(self, key: str) -> None:
         """Wake a room for a message of high priority to one of its users; nothing where it is awake."""
         actor = self._actors.get(key)
