@@ -33,7 +33,7 @@ def advise(options: argparse.Namespace) -> int:
     if options.url is not None and options.plot is not None:
         options.fail("--plot goes with --trace")
     if options.url is not None:
-        token = None if options.token_file is None else read_token(options.token_file)
+        token = read_token(options.token_file)
         told = get_json(options.url, "/stats", token=token).get("recommendations", [])
         _print(told, _recommended(told), as_json=options.json)
         return 0

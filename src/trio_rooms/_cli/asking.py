@@ -13,7 +13,7 @@ from trio_rooms._values.json_codec import decode
 from .failures import CommandFailed, UsageError
 from .render import printable
 
-__all__ = ["ask", "get", "get_json", "room_path"]
+__all__ = ["ask", "get", "get_json", "room_path", "unlike_ours"]
 
 _PATIENCE: Final = 45.0
 """Seconds of silence after which nothing more is expected of a server; it answers within 30."""
@@ -49,8 +49,7 @@ def get_json(url: str, path: str, *, token: str | None = None, longest: int = _L
     try:
         return json.loads(answer)
     except (ValueError, RecursionError) as error:
-        msg = f"what {url} answers at {path} is not that of a server of rooms: {_shown(answer)}"
-        raise CommandFailed(msg) from error
+        raise unlike_ours(url, path, answer) from error
 
 
 def ask(
@@ -86,6 +85,12 @@ def ask(
     if len(answer) > longest:
         raise CommandFailed(f"{url} answers more than {longest:,} bytes at {path}")
     return answer
+
+
+def unlike_ours(url: str, path: str, answer: bytes = b"") -> CommandFailed:
+    """What is raised where no server of rooms would have answered like that."""
+    shown = f": {_shown(answer)}" if answer else ""
+    return CommandFailed(f"what {url} answers at {path} is not that of a server of rooms{shown}")
 
 
 def room_path(key: str) -> str:

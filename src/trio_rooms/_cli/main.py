@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Final, NoReturn
 from trio_rooms import __version__
 from trio_rooms.errors import RoomsError
 
+from . import arguments
 from .advise import advise
 from .failures import CommandFailed, UsageError
 from .inspect import inspect
@@ -96,31 +96,36 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         "Room or a list of Rooms; ':room' may be left out",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", type=_host, help="the address to listen on (%(default)s)"
-    )
-    parser.add_argument("--port", default=8000, type=_port, help="the port; 0 for a free one (%(default)s)")
-    parser.add_argument(
-        "--data", metavar="DIR", type=_folder, help="where to keep rooms (default: in memory)"
+        "--host", default="127.0.0.1", type=arguments.host, help="the address to listen on (%(default)s)"
     )
     parser.add_argument(
-        "--idle-timeout", metavar="S", type=_seconds, help="seconds without mail after which a room sleeps"
+        "--port", default=8000, type=arguments.port, help="the port; 0 for a free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", type=arguments.folder, help="where to keep rooms (default: in memory)"
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        metavar="S",
+        type=arguments.seconds,
+        help="seconds without mail after which a room sleeps",
     )
     parser.add_argument(
         "--snapshot-interval",
         metavar="S",
-        type=_seconds,
+        type=arguments.seconds,
         help="seconds until a change is saved at the latest",
     )
     parser.add_argument(
         "--connection-idle-timeout",
         metavar="S",
-        type=_seconds,
+        type=arguments.seconds,
         help="seconds without use after which a connection hibernates",
     )
     parser.add_argument(
         "--flush-after",
         metavar="S",
-        type=_seconds,
+        type=arguments.seconds,
         help="seconds that a message of low priority waits for a hibernated connection at the latest",
     )
     parser.add_argument(
@@ -131,37 +136,39 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument(
         "--hibernation-ratio",
         metavar="R",
-        type=_ratio,
+        type=arguments.ratio,
         help="share of the connections that is to be hibernated, such as 0.8; 0 for any",
     )
     parser.add_argument(
-        "--max-active", metavar="N", type=_count, help="connections that may be active at once"
+        "--max-active", metavar="N", type=arguments.count, help="connections that may be active at once"
     )
-    parser.add_argument("--max-awake", metavar="N", type=_count, help="rooms that may be awake at once")
+    parser.add_argument(
+        "--max-awake", metavar="N", type=arguments.count, help="rooms that may be awake at once"
+    )
     parser.add_argument(
         "--memory-limit",
         metavar="BYTES",
-        type=_memory,
+        type=arguments.memory,
         help="resident memory from which on rooms are put to sleep, such as 140MB, or a share such as 80%%",
     )
     parser.add_argument(
         "--max-message-size",
         metavar="BYTES",
-        type=_count,
+        type=arguments.count,
         default=1024 * 1024,
         help="bytes of the largest message that is taken (%(default)s)",
     )
     parser.add_argument(
         "--ping-interval",
         metavar="S",
-        type=_seconds,
+        type=arguments.seconds,
         default=0.0,
         help="seconds in which each client is sent a ping; 0 for no pings (%(default)s)",
     )
     parser.add_argument(
         "--admin-token-file",
         metavar="FILE",
-        type=_file,
+        type=arguments.file,
         help="let other processes send over HTTP that have the token in this file, of 32 characters or more",
     )
     parser.add_argument(
@@ -186,7 +193,7 @@ def _add_send(commands: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=send, fail=parser.error)
-    parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
+    _add_url(parser)
     parser.add_argument("event", metavar="EVENT", help="the event's name")
     parser.add_argument(
         "data", metavar="DATA", nargs="?", default="null", help="what it says, in JSON (null)"
@@ -204,11 +211,15 @@ def _add_send(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="with --user: what waits, and what wakes (normal)",
     )
     parser.add_argument(
-        "--ttl", metavar="S", type=_seconds, help="with --user: seconds for which it waits (86400)"
+        "--ttl", metavar="S", type=arguments.seconds, help="with --user: seconds for which it waits (86400)"
     )
     parser.add_argument("--volatile", action="store_true", help="only to who is there and not slow")
     parser.add_argument(
-        "--token-file", metavar="FILE", type=_file, required=True, help="what serve has as --admin-token-file"
+        "--token-file",
+        metavar="FILE",
+        type=arguments.file,
+        required=True,
+        help="what serve has as --admin-token-file",
     )
 
 
@@ -220,7 +231,9 @@ def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=inspect, fail=parser.error)
-    parser.add_argument("directory", metavar="DIR", type=_folder, help="what serve was given as --data")
+    parser.add_argument(
+        "directory", metavar="DIR", type=arguments.folder, help="what serve was given as --data"
+    )
     parser.add_argument("key", metavar="KEY", nargs="?", help="one room, like chat/lobby")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--export", metavar="FILE", type=Path, help="write the room into a .cbor file")
@@ -247,20 +260,20 @@ def _add_advise(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument(
         "--trace",
         metavar="FILE",
-        type=_file,
+        type=arguments.file,
         help="a life: CSV with the header time,room,connection,bytes, or what record has written",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--plot",
         metavar="FILE",
-        type=_file,
+        type=arguments.file,
         help="with --trace: draw savings and added wakes over the idle timeout into a .png, .svg or .pdf",
     )
     parser.add_argument(
         "--token-file",
         metavar="FILE",
-        type=_file,
+        type=arguments.file,
         help="with URL: what serve has as --admin-token-file; without it no rooms are named",
     )
 
@@ -274,7 +287,7 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=report)
-    parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
+    _add_url(parser)
     parser.add_argument("--json", action="store_true", help="as one JSON document, as it is at /report")
 
 
@@ -287,7 +300,7 @@ def _add_why(commands: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=why)
-    parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
+    _add_url(parser)
     parser.add_argument("key", metavar="KEY", help="the room, like chat/lobby")
     parser.add_argument("--json", action="store_true", help="print what the server answers, as JSON")
 
@@ -300,13 +313,8 @@ def _add_top(commands: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=top)
-    parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
-    parser.add_argument(
-        "--token-file",
-        metavar="FILE",
-        type=_file,
-        help="what serve has as --admin-token-file; not needed where it has --dashboard",
-    )
+    _add_url(parser)
+    _add_token_file(parser)
     parser.add_argument("--once", action="store_true", help="print it once, and without charts")
 
 
@@ -319,91 +327,24 @@ def _add_record(commands: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=record)
+    _add_url(parser)
+    parser.add_argument(
+        "--seconds", metavar="S", type=arguments.seconds, default=math.inf, help="for how long (until Ctrl-C)"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=arguments.file, help="where to write it (default: standard output)"
+    )
+    _add_token_file(parser)
+
+
+def _add_url(parser: _Parser) -> None:
     parser.add_argument("url", metavar="URL", help="where the server is, as http://127.0.0.1:8000")
-    parser.add_argument(
-        "--seconds", metavar="S", type=_seconds, default=math.inf, help="for how long (until Ctrl-C)"
-    )
-    parser.add_argument(
-        "--output", metavar="FILE", type=_file, help="where to write it (default: standard output)"
-    )
+
+
+def _add_token_file(parser: _Parser) -> None:
     parser.add_argument(
         "--token-file",
         metavar="FILE",
-        type=_file,
+        type=arguments.file,
         help="what serve has as --admin-token-file; not needed where it has --dashboard",
     )
-
-
-# What an argument's text stands for, each for argparse: ArgumentTypeError where it is nothing.
-
-
-def _host(text: str) -> str:
-    if not text:
-        msg = "it is empty; for all addresses of this machine give 0.0.0.0 (or :: for IPv6)"
-        raise argparse.ArgumentTypeError(msg)
-    return text
-
-
-def _folder(text: str) -> Path:
-    if not text:
-        msg = "it is empty; for the current folder give ."
-        raise argparse.ArgumentTypeError(msg)
-    return Path(text)
-
-
-def _file(text: str) -> Path:
-    if not text:
-        msg = "it is empty; give the path of a file"
-        raise argparse.ArgumentTypeError(msg)
-    return Path(text)
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text) or int(text) > 65535:
-        msg = f"a port is a whole number from 0 (any free one) to 65535, not {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        msg = f"it takes a number of seconds from 0 on, such as 0.5, or inf for never, not {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return seconds
-
-
-def _ratio(text: str) -> float:
-    try:
-        ratio = float(text)
-    except ValueError:
-        ratio = math.nan
-    if not 0 <= ratio <= 1:
-        msg = f"it takes a share from 0 (for any) to 1, such as 0.8, not {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return ratio
-
-
-_UNITS: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
-
-
-def _memory(text: str) -> float:
-    """Bytes, as an int; or a share, as a float."""
-    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(%|(?:[kmg]i?)?b?)", text, re.IGNORECASE)
-    number = float(match[1]) if match else 0.0
-    if match and match[2] == "%" and 0 < number <= 100:
-        return number / 100
-    if match and match[2] != "%" and (size := int(number * _UNITS[match[2].upper().rstrip("B")])) > 1:
-        return size
-    msg = f"it takes bytes, such as 140MB, or a share of the memory, such as 80%, not {text!r}"
-    raise argparse.ArgumentTypeError(msg)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < 1:
-        msg = f"it takes a whole number from 1 on, not {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 import cbor2
 
-from .asking import get
+from .asking import get, unlike_ours
 from .failures import CommandFailed, UsageError
 from .tokens import read_token
 
@@ -32,7 +32,7 @@ def record(options: argparse.Namespace) -> int:
         UsageError: the URL is none of a server, or the output a terminal.
         CommandFailed: the server does not let us, or is gone; what was written until then is a trace.
     """
-    token = None if options.token_file is None else read_token(options.token_file)
+    token = read_token(options.token_file)
     if options.output is None and sys.stdout.isatty():
         raise UsageError("a trace is no text: give --output FILE")
     until = time.monotonic() + options.seconds
@@ -66,8 +66,7 @@ def _name(url: str, begin: bytes) -> str:
     try:
         name = cbor2.loads(begin)["recording"]
     except (cbor2.CBORDecodeError, TypeError, KeyError) as error:
-        msg = f"what {url} answers is not that of a server of rooms"
-        raise CommandFailed(msg) from error
+        raise unlike_ours(url, "/trace") from error
     return str(name)
 
 

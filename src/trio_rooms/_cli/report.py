@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from .asking import get_json
-from .failures import CommandFailed
+from .asking import get_json, unlike_ours
 from .render import printable, show
 
 __all__ = ["report"]
@@ -27,8 +26,7 @@ def report(options: argparse.Namespace) -> int:
     try:
         lines = [json.dumps(content, indent=2)] if options.json else [*_lines(content)]
     except (KeyError, TypeError, AttributeError) as error:
-        msg = f"what {options.url} answers at /report is not that of a server of rooms"
-        raise CommandFailed(msg) from error
+        raise unlike_ours(options.url, "/report") from error
     print("\n".join(lines))
     return 0
 

@@ -38,7 +38,7 @@ def serve(options: argparse.Namespace) -> int:
         RoomsError: nobody may listen there, the store cannot be opened, or another failure of the runtime.
     """
     log_to_stderr(options.log_format)
-    token = None if options.admin_token_file is None else read_token(options.admin_token_file)
+    token = read_token(options.admin_token_file)
     rooms = find_rooms(options.target)
     chosen = None if options.policy is None else _POLICIES[options.policy]()
     for room in rooms:

@@ -18,13 +18,17 @@ _LONGEST: Final = 4096
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-def read_token(file: Path) -> str:
-    """The token in a file, without the white space around it. The text of no error has anything of it.
+def read_token(file: Path | None) -> str | None:
+    """The token in a file, without the white space around it; None where no file was given.
+
+    The text of no error has anything of it.
 
     Raises:
         UsageError: others may read or change the file, or what is in it can be no token.
         CommandFailed: it cannot be read.
     """
+    if file is None:
+        return None
     try:
         with file.open("rb") as opened:
             # Of what is open, not of its name, which can be another file's a moment later.

@@ -19,7 +19,7 @@ import trio
 
 from trio_rooms._loop.groups import alone
 
-from .asking import get_json
+from .asking import get_json, unlike_ours
 from .failures import CommandFailed, UsageError
 from .tokens import read_token
 
@@ -56,7 +56,7 @@ def top(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if not options.once and not (console.is_terminal and sys.stdout.isatty()):
         raise UsageError("top draws on a terminal, and the standard output is none; --once prints it once")
-    token = None if options.token_file is None else read_token(options.token_file)
+    token = read_token(options.token_file)
     picture = Picture(options.url)
     asking = partial(_ask, options.url, token)
     picture.tell(asking(), perf_counter())
@@ -80,7 +80,7 @@ def _ask(url: str, token: str | None) -> Mapping[str, Any]:
     """
     told = get_json(url, "/stats", token=token)
     if not isinstance(told, dict) or not isinstance(told.get("hibernation"), dict):
-        raise CommandFailed(f"what {url} answers at /stats is not that of a server of rooms")
+        raise unlike_ours(url, "/stats")
     return told
 
 
