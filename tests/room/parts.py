@@ -36,7 +36,7 @@ from trio_rooms.stores import Store
 
 __all__ = ["Parts", "Wire", "wired"]
 
-NOTHING: Any = Program(None, None)  # type: ignore[arg-type]
+NOTHING: Any = Program(None, None, Signs(Metrics(), {}))  # type: ignore[arg-type]
 """The program around a room whose handlers need none."""
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import nlargest
 from itertools import islice
 from typing import Any, Final
 
+import attrs
 import trio
 
 from trio_rooms._room.actor import Actor
+from trio_rooms._room.reasons import Reason
 from trio_rooms._runtime.supervisor import Supervisor
 
-__all__ = ["Costliest"]
+__all__ = ["Costliest", "plain_reasons"]
 
 _SHOWN: Final = 10
 """Rooms that are told of."""
@@ -78,13 +80,13 @@ class Costliest:
         actor = self._supervisor.actor(key)
         if actor is None or not actor.shared.definition.public:
             return -1
-        return _active(actor) + _messages(actor, now)
+        return _active(actor) + actor.idleness.lately(now)
 
     def _shown(self, key: str, now: float) -> dict[str, Any]:
         """One room as it is told."""
         actor = self._supervisor.actor(key)
         assert actor is not None
-        active, messages = _active(actor), round(_messages(actor, now), 1)
+        active, messages = _active(actor), round(actor.idleness.lately(now), 1)
         return {
             "key": key,
             "stage": actor.stage.value,
@@ -92,20 +94,16 @@ class Costliest:
             "active": active,
             "messages": messages,
             "cost": active + messages,
-            "reasons": [
-                {"reason": one.reason, "for_seconds": round(one.for_seconds, 3), "until": one.until}
-                for one in self._supervisor.why_awake(key).reasons[:_REASONS]
-            ],
+            "reasons": plain_reasons(self._supervisor.why_awake(key).reasons[:_REASONS]),
         }
+
+
+def plain_reasons(reasons: Iterable[Reason]) -> list[dict[str, Any]]:
+    """Why a room is awake, as plain values."""
+    return [attrs.asdict(one) | {"for_seconds": round(one.for_seconds, 3)} for one in reasons]
 
 
 def _active(actor: Actor) -> int:
     """Connections that something is kept of, beside their sockets' records."""
     active = actor.shared.roster.active
     return 0 if active is None else len(active)
-
-
-def _messages(actor: Actor, now: float) -> float:
-    """About how many messages it handled lately."""
-    idleness = actor.idleness
-    return idleness.window.count(now, idleness.handled)

@@ -11,7 +11,7 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._runtime.runtime import Runtime
 
 from .advice import Adviser, Recommendation
-from .costliest import Costliest
+from .costliest import Costliest, plain_reasons
 from .metrics import RoomsMetrics, metrics_of
 from .recording import Recordings
 from .report import Report
@@ -52,8 +52,7 @@ class Insight:
     def why(self, key: str) -> dict[str, Any]:
         """What keeps a room awake, for JSON; wakes nobody."""
         why = self.runtime.supervisor.why_awake(key)
-        reasons = [attrs.asdict(one) | {"for_seconds": round(one.for_seconds, 3)} for one in why.reasons]
-        return {"key": key, "stage": why.stage.value, "reasons": reasons}
+        return {"key": key, "stage": why.stage.value, "reasons": plain_reasons(why.reasons)}
 
     def advice_for_clients(self, *, insider: bool) -> list[dict[str, Any]]:
         """The same for pages, see `Adviser.for_clients`."""

@@ -344,8 +344,7 @@ class Actor:
                 ended = self._ended is not None and self._ended.is_set()
                 await self.saver.record.save(self.saver.give_state, in_thread=ended)
             except RoomsError as error:
-                logger.critical("room %s: what was not saved is lost: %s", self.key, error)
-                self.shared.hub.metrics.lost["state"] += 1
+                self.shared.lost("what was not saved", error)
         # What is cancelled may still run; from here on it cannot change what nobody would save.
         self.shared.end()
         self.saver.dispose()
@@ -649,8 +648,7 @@ class Actor:
         stopping = idleness.stopping
         if not saved and stopping and saver.hopeless and not box and not self.background.tasks:
             # Nobody is left who could change the state into one that can be saved.
-            logger.critical("room %s: what was not saved is lost: %s", self.key, saver.hopeless)
-            self.shared.hub.metrics.lost["state"] += 1
+            self.shared.lost("what was not saved", saver.hopeless)
             self._end(Step.COMMITTED)
             self._end_contexts()
             self._answer_asked(False)
@@ -707,8 +705,7 @@ class Actor:
                     delay = min(2 * delay, _RETRY_LAST)
                 else:
                     return
-        logger.critical("room %s: what its tasks changed last is lost: %s", self.key, failure)
-        self.shared.hub.metrics.lost["state"] += 1
+        self.shared.lost("what its tasks changed last", failure)
 
     async def _let_out_last(self, gate: Gate) -> None:
         """The same where there is a gate, which tries once: what is refused there is so for good."""
@@ -716,8 +713,7 @@ class Actor:
         try:
             await gate.settled()
         except RoomsError as error:
-            logger.critical("room %s: what its tasks changed last is lost: %s", self.key, error)
-            self.shared.hub.metrics.lost["state"] += 1
+            self.shared.lost("what its tasks changed last", error)
             self._take_back(gate, NotSaved(self.key, str(error)))
 
     async def _destroy(self, mail: Destroy) -> bool:

@@ -14,7 +14,6 @@ from trio_rooms._arguments import number, text
 from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import make_key
 from trio_rooms._loop.deadlines import Deadlines
-from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.sent import Sent
@@ -445,5 +444,5 @@ class Program:
     app: Any
     """What ``open_rooms`` was given for them."""
     rooms: Handles
-    signs: Signs = attrs.field(factory=lambda: Signs(Metrics(), {}))
+    signs: Signs
     """Told of what keeps them from sleeping."""

@@ -273,6 +273,10 @@ class Idleness:
             self.arm(self.not_before)
         self.block(obstacle)
 
+    def lately(self, now: float) -> float:
+        """About how much mail it has handled within the last window."""
+        return self.window.count(now, self.handled)
+
     def low_at(self, now: float) -> float:
         """When there may have been few messages within the last window at the earliest."""
         emptied = self.quiet_since + self._policy.activity_window

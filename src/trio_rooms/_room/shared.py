@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ from .output import Farewell, Output
 from .reliably import keep
 
 __all__ = ["Editable", "Shared", "roster_of"]
+
+logger = logging.getLogger("trio_rooms")
 
 
 class Editable(Protocol):
@@ -93,6 +96,11 @@ class Shared:
             await hook(*arguments)
         finally:
             self.hook = None
+
+    def lost(self, what: str, why: object) -> None:
+        """Something of the room's state could not be saved, and will not be."""
+        logger.critical("room %s: %s is lost: %s", self.key, what, why)
+        self.hub.metrics.lost["state"] += 1
 
     def check_life(self, what: str) -> None:
         """Refuse what would be written into nothing, or into another life of the room.

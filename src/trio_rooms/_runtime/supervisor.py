@@ -900,10 +900,7 @@ class Supervisor:
                 await self._none_left.wait()
             for actor in list(self._actors.values()):
                 if actor.stage in (Stage.AWAKE, Stage.HIBERNATING):
-                    logger.critical(
-                        "room %s: what was not saved is lost, the store does not answer", actor.key
-                    )
-                    self.metrics.lost["state"] += 1
+                    actor.shared.lost("what was not saved", "the store does not answer")
                 self._drop_killed(actor)
         for actor in self._ending.values():
             actor.give_up()

@@ -230,8 +230,7 @@ class Sweeper:
                 pause_at, now = perf_counter() + TURN, trio.current_time()
             idleness = actor.idleness
             if actor.quiet and actor not in self._telling:
-                lately = idleness.window.count(now, idleness.handled)
-                active = score(lately, now - idleness.quiet_since, idleness.reluctance)
+                active = score(idleness.lately(now), now - idleness.quiet_since, idleness.reluctance)
                 if least.takes(active):
                     least.add(active, actor)
         return [*least]
