@@ -6,15 +6,14 @@ import ast
 import json
 import logging
 import re
-import subprocess
-import sys
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from trio_rooms._loop.logs import JsonLines
+from trio_rooms._loop.logs import JsonLines, log_to_stderr
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -82,15 +81,24 @@ def test_an_exception_has_its_traceback(caplog: pytest.LogCaptureFixture) -> Non
     assert "exception" not in logged(caplog, "nothing", exc_info=False)
 
 
-def test_a_program_logs_as_it_wants() -> None:
+def test_a_program_logs_as_it_wants(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From INFO on, to the standard error, once, however often it is asked for; also Python's warnings."""
-    code = (
-        "import logging, warnings; from trio_rooms._loop.logs import log_to_stderr as log\n"
-        "log('json'); log(); logger = logging.getLogger('trio_rooms')\n"
-        "logger.debug('hidden'); logger.info('room %s: shown', 'a/b'); warnings.warn('careful')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    shown, careful = map(json.loads, done.stderr.splitlines())
+    with monkeypatch.context() as program, warnings.catch_warnings():
+        program.setattr(logging, "root", logging.RootLogger(logging.WARNING))
+        program.setattr(logging.getLogger("trio_rooms"), "parent", logging.root)
+        program.setattr(logging.getLogger("py.warnings"), "parent", logging.root)
+        warnings.simplefilter("always")
+        log_to_stderr("json")
+        log_to_stderr()
+        logger = logging.getLogger("trio_rooms")
+        logger.debug("hidden")
+        logger.info("room %s: shown", "a/b")
+        warnings.warn("careful", stacklevel=1)
+        logging.captureWarnings(False)
+    logging.root.setLevel(logging.root.level)  # Loggers remember what was let through.
+    shown, careful = map(json.loads, capsys.readouterr().err.splitlines())
     assert (shown["message"], shown["level"]) == ("room a/b: shown", "INFO")
     assert "UserWarning: careful" in careful["message"]
     assert (careful["logger"], careful["level"]) == ("py.warnings", "WARNING")
@@ -101,7 +109,8 @@ def test_whatever_is_said_of_a_room_begins_with_it() -> None:
     calls = [
         node
         for path in (ROOT / "src").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        if "import logging" in (text := path.read_text())
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and ast.unparse(node.func.value) in ("logger", "_log")
