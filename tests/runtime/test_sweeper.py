@@ -17,7 +17,7 @@ from trio.testing import MockClock
 
 from tests.sockets.bench import Bench, Line, bench
 from trio_rooms import Context, Policy, Room, Rooms, open_rooms
-from trio_rooms._policy.sweep import most_active
+from trio_rooms._policy.sweep import wanted
 from trio_rooms._runtime import sweeper as module
 from trio_rooms._runtime.sweeper import Sweeper
 from trio_rooms._sockets.activity import Activity
@@ -269,8 +269,7 @@ def test_random_lives(ratio: float, most: int | None, steps: list[tuple[str, int
             for line in made.lines:
                 line.flags &= ~REPLAYING
             await trio.sleep(50)
-            may = most_active(policy, len(made.lines))
-            assert may is None or made.activity.total <= may
+            assert wanted(policy, made.activity.total, len(made.lines)) is None
             assert not made.sweeper._sweeping
             for line in [*made.lines]:
                 made.leave(line)

@@ -22,9 +22,9 @@ from trio_rooms.testing import connect
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-def scraped(made: Pages, **headers: str) -> tuple[str, str]:
+def scraped(made: Pages, accept: str = "") -> tuple[str, str]:
     """The text of ``/metrics``, and which kind it is."""
-    answer = made.page("/metrics", headers)
+    answer = made.page("/metrics", accept)
     assert answer is not None
     assert answer.status == 200
     return answer.body.decode(), answer.kind

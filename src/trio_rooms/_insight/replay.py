@@ -114,10 +114,6 @@ class Replay:
         self._connected = 0.0
         self._rooms: dict[Hashable, _Room] = {}
 
-    def __len__(self) -> int:
-        """Rooms that were seen."""
-        return len(self._rooms)
-
     def latest(self, room: Hashable) -> float:
         """When a room last had something to do; before all time where it was not heard of."""
         found = self._rooms.get(room)

@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 
 from .policy import Policy
 
-__all__ = ["Least", "few", "most_active", "score", "wanted"]
+__all__ = ["Least", "few", "score", "wanted"]
 
 T = TypeVar("T")
 
@@ -32,15 +32,6 @@ def score(messages: float, silent: float, reluctance: float = 1.0) -> float:
 def few(policy: Policy, active: int) -> int:
     """How many a sweep takes: the policy's share of those that are active, and at least one."""
     return max(1, int(policy.sweep * active))
-
-
-def most_active(policy: Policy, total: int) -> int | None:
-    """How many connections may be active, of so many; None for all."""
-    most = policy.max_active
-    if policy.ratio and total >= policy.ratio_from:
-        by_ratio = _by_ratio(policy, total)
-        most = by_ratio if most is None else min(most, by_ratio)
-    return most
 
 
 def wanted(policy: Policy, active: int, total: int) -> tuple[str, int] | None:

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -28,7 +27,6 @@ from .paths import Paths
 __all__ = ["Pages"]
 
 _CLIENT: Final = files("trio_rooms").joinpath("js", "trio-rooms.js").read_bytes()
-_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _RECORDING: Final = re.compile("/trace/([0-9a-f]{16})(/end)?")
 _CLIENT_TAG: Final = f'"{hashlib.sha256(_CLIENT).hexdigest()[:32]}"'
 
@@ -78,7 +76,8 @@ class Pages:
             recorded = self._recorded(path)
             if recorded is not None:
                 return recorded
-        page = None if method == "OPTIONS" and path == "*" else self.page(path, headers, insider=insider)
+        accept = headers.get("accept", "")
+        page = None if method == "OPTIONS" and path == "*" else self.page(path, accept, insider=insider)
         if page is not None and _is_known(page, headers):
             page = Response(304, headers=page.headers, kind=page.kind)
         if method in ("GET", "HEAD") or (page is None and path != "*"):
@@ -87,14 +86,14 @@ class Pages:
             return Response(200, headers={"Allow": METHODS})
         return Response.text(405, "a page is only read", Allow=METHODS)
 
-    def page(
-        self,
-        path: str,
-        headers: Mapping[str, str] = _NONE,
-        *,
-        insider: bool = False,
-    ) -> Response | None:
-        """What is at a path, or None."""
+    def page(self, path: str, accept: str = "", *, insider: bool = False) -> Response | None:
+        """What is at a path, or None.
+
+        Args:
+            path: without a query.
+            accept: in which forms it is asked for, as the request's header says.
+            insider: see `answer`.
+        """
         if path == "/":
             return self._index()
         if path == "/healthz":
@@ -106,7 +105,7 @@ class Pages:
         if path == "/report":
             return _json(self._insight.report(self._definitions))
         if path == "/metrics":
-            return self._metrics(headers.get("accept", ""))
+            return self._metrics(accept)
         if path == "/dashboard" and insider:
             return DASHBOARD
         if path.startswith("/stats/"):
