@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any, ClassVar
-
 import pytest
 
+from tests.cli.asked import Asked
 from trio_rooms._cli.asking import get, get_json, room_path
 from trio_rooms._cli.failures import CommandFailed, UsageError
 
 
-class Asked(BaseHTTPRequestHandler):
-    """A server that notes what it is asked, and answers as it is told."""
-
-    seen: ClassVar[list[tuple[str, str | None]]] = []
-    answer: ClassVar[tuple[int, bytes]] = 200, b"{}"
-
-    def do_GET(self) -> None:
-        """Note it, and answer."""
-        self.seen.append((self.path, self.headers["Authorization"]))
-        status, body = self.answer
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (what it is called there)
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """Where it is."""
-    with HTTPServer(("127.0.0.1", 0), Asked) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
 def test_what_is_asked(url: str) -> None:
     """The path below that of the URL, with the token where there is one."""
-    Asked.seen.clear()
     Asked.answer = 200, b'{"a": [1]}'
     assert get_json(url, "/stats") == {"a": [1]}
     assert get(f"{url}/below/", "/why/a/b", token="t") == Asked.answer[1]
-    assert Asked.seen == [("/stats", None), ("/below/why/a/b", "Bearer t")]
+    assert Asked.seen == [("/stats", None, None), ("/below/why/a/b", "Bearer t", None)]
 
 
 @pytest.mark.parametrize(

@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
+from tests.cli.asked import Asked
 from trio_rooms._cli.main import main
 
 TOKEN = "0123456789abcdef" * 2
 
 
-class Asked(BaseHTTPRequestHandler):
-    """A server that notes what it is asked."""
-
-    requests: ClassVar[list[tuple[str, str | None, Any]]] = []
-    answer: ClassVar[tuple[int, bytes]]
-
-    def do_POST(self) -> None:
-        """Note it, and answer as told."""
-        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.requests.append((self.path, self.headers["Authorization"], content))
-        status, body = self.answer
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (what it is called there)
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """Where it is."""
-    with HTTPServer(("127.0.0.1", 0), Asked) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+@pytest.fixture
+def server(url: str) -> str:
+    """Where a server is, without the scheme."""
+    return url.removeprefix("http://")
 
 
 @pytest.fixture
 def token(tmp_path: Path) -> Path:
     """A file with a token."""
-    Asked.requests.clear()
     Asked.answer = (200, b'{"active":1}\n')
     file = tmp_path / "token"
     file.write_text(f" {TOKEN}\n")
@@ -97,7 +68,7 @@ def test_what_is_sent(
     """The request of the HTTP interface, with the token of the file; what comes back is printed."""
     assert run(form.format(server), *arguments, "--token-file", token) == 0
     base = "/base" if "base" in form else ""
-    assert Asked.requests == [(base + path, f"Bearer {TOKEN}", content)]
+    assert Asked.seen == [(base + path, f"Bearer {TOKEN}", content)]
     assert capsys.readouterr() == ('{"active":1}\n', "")
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import pytest
 from rich.console import Console, RenderableType
 
+from tests.cli.asked import Asked
 from trio_rooms._cli.main import main
 from trio_rooms._cli.picture import Picture
 
@@ -118,47 +116,17 @@ def test_the_charts_show_what_went_before() -> None:
     assert "sleeps 0, wakes 0" in drawn(picture.screen("live", good=True, height=40))
 
 
-class Told(BaseHTTPRequestHandler):
-    """A server that tells its statistics."""
-
-    answer: ClassVar[bytes]
-    tokens: ClassVar[list[str | None]] = []
-
-    def do_GET(self) -> None:
-        """Tell them."""
-        assert self.path == "/stats"
-        self.tokens.append(self.headers["Authorization"])
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.answer)))
-        self.end_headers()
-        self.wfile.write(self.answer)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (what it is called there)
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """Where such a server is."""
-    with HTTPServer(("127.0.0.1", 0), Told) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
 def test_once_prints_it(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All of it, with the token shown; without one, what is told to everybody."""
     token = tmp_path / "token"
     token.write_text(TOKEN)
     token.chmod(0o600)
-    Told.answer = json.dumps(TOLD).encode()
+    Asked.answer = 200, json.dumps(TOLD).encode()
     assert main(["top", url, "--once", "--token-file", str(token)]) == 0
     assert "table/3" in capsys.readouterr().out
-    Told.answer = json.dumps({**TOLD, "costliest": None}).encode()
+    Asked.answer = 200, json.dumps({**TOLD, "costliest": None}).encode()
     assert main(["top", url, "--once"]) == 0
-    assert Told.tokens == [f"Bearer {TOKEN}", None]
+    assert [token for _, token, _ in Asked.seen] == [f"Bearer {TOKEN}", None]
     out = capsys.readouterr().out
     assert "5,000" in out
     assert "--token-file" in out
@@ -168,7 +136,7 @@ def test_what_fails_is_one_line(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No terminal, no server, another server, no rich: what is wrong and what to do."""
-    Told.answer = json.dumps(TOLD).encode()
+    Asked.answer = 200, json.dumps(TOLD).encode()
 
     def said(*arguments: str) -> tuple[int, str]:
         status = main(["top", *arguments])
@@ -182,7 +150,7 @@ def test_what_fails_is_one_line(
     status, text = said("http://127.0.0.1:1", "--once")
     assert (status, text.partition(":")[0]) == (1, "no answer from http")
     assert said("nowhere", "--once")[0] == 2
-    Told.answer = b"[]"
+    Asked.answer = 200, b"[]"
     other = f"what {url} answers at /stats is not that of a server of rooms"
     assert said(url, "--once") == (1, other)
     monkeypatch.setitem(sys.modules, "rich.console", None)

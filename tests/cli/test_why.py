@@ -6,10 +6,8 @@ import json
 
 import pytest
 
-from tests.cli.test_asking import Asked, url
+from tests.cli.asked import Asked
 from trio_rooms._cli.main import main
-
-__all__ = ["url"]
 
 ANSWER = {
     "key": "chat/a b",
@@ -22,7 +20,6 @@ ANSWER = {
 
 
 def _answers(content: object) -> None:
-    Asked.seen.clear()
     Asked.answer = 200, json.dumps(content).encode()
 
 
@@ -30,7 +27,7 @@ def test_a_line_for_each_reason(url: str, capsys: pytest.CaptureFixture[str]) ->
     """In columns, and nothing in it harms a terminal."""
     _answers(ANSWER)
     assert main(["why", url, "chat/a b"]) == 0
-    assert Asked.seen == [("/why/chat/a%20b", None)]
+    assert Asked.seen == [("/why/chat/a%20b", None, None)]
     assert capsys.readouterr().out.splitlines() == [
         "chat/a b is awake",
         "  task  3725 s  until: the task '\\u001b[31m' ends",
