@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import cbor2
 import pytest
 
 from trio_rooms import Policy
+from trio_rooms._cli.failures import CommandFailed
 from trio_rooms._cli.main import main
-from trio_rooms._insight.rows import encode_header, encode_row
+from trio_rooms._cli.traces import replay_file
+from trio_rooms._insight.rows import encode_header, encode_room, encode_row
 
 Advise = Callable[..., Any]
 
@@ -86,13 +90,13 @@ def test_a_recording_knows_what_there_was(advise: Advise, tmp_path: Path) -> Non
     """Its policies are what is compared with; connections that only are there count; its end is its own."""
     policies = {"a": Policy(idle_timeout=400, connection_idle_timeout=400), "b": Policy(idle_timeout=60)}
     rows = [
-        encode_row(-5.0, "a/x", 1, 7),
-        encode_row(0.0, "b/y", 3, "here"),
-        encode_row(0.0, "a/x", 2, "here"),
+        encode_row(-5.0, encode_room("a/x"), 1, 7),
+        encode_row(0.0, encode_room("b/y"), 3, "here"),
+        encode_row(0.0, encode_room("a/x"), 2, "here"),
         cbor2.dumps({"lost": 3}),
-        encode_row(500.0, "a/x", 2, "gone"),
-        encode_row(499.0, "a/x", 1, 7),  # Told a little late.
-        encode_row(995.0, "a/x", None, 0),
+        encode_row(500.0, encode_room("a/x"), 2, "gone"),
+        encode_row(499.0, encode_room("a/x"), 1, 7),  # Told a little late.
+        encode_row(995.0, encode_room("a/x"), None, 0),
     ]
     file = tmp_path / "life"
     file.write_bytes(encode_header(policies) + b"".join(rows) + cbor2.dumps({"end": 1000.0}) + rows[0][:-2])
@@ -123,10 +127,16 @@ def test_a_recording_knows_what_there_was(advise: Advise, tmp_path: Path) -> Non
         (b'time,room,connection,bytes\n"1,a,b,2\n', "it is no CSV"),
         (b"\xef\xbb\xbftime,room,connection,bytes\ninf,a,b,2\n", "line 2: 'time' is a number of seconds"),
         (cbor2.dumps({"format": "x"}), "item 1: it is no map with format 'trio-rooms.trace.1'"),
-        (encode_header({}) + encode_row(1, "a/b", 1, 2), "item 2: room 'a/b' is none of those"),
+        (encode_header({}) + encode_row(1, encode_room("a/b"), 1, 2), "item 2: room 'a/b' is none of those"),
         (encode_header({"a": Policy()}) + cbor2.dumps([1, 2]), "item 2: a row is a list of time, room"),
         (encode_header({"a": Policy()}) + cbor2.dumps([1, "a/b", 1, "away"]), "item 2: it takes a whole"),
         (encode_header({"a": Policy()}) + b"\x1c", "item 2: it is no CBOR"),
+        (encode_header({"a": Policy()}) + cbor2.dumps([10**400, "a/b", 1, 2]), "item 2: a time is a number"),
+        (encode_header({"a": Policy()}) + cbor2.dumps([1, "a/b", 1, 10**5000]), "item 2: it takes a whole"),
+        (encode_header({"a": Policy()}) + cbor2.dumps({"lost": 10**5000}), "item 2: it takes a whole"),
+        (encode_header({"a": Policy()}) + cbor2.dumps({"end": 1e300}), "item 2: a time is a number"),
+        (encode_header({"a": Policy(idle_timeout=10**400)}), "item 1: it has a policy that is none"),
+        (b"time,room,connection,bytes\n-1e308,a,b,2\n1e308,a,b,2\n", "line 2: 'time' is a number of seconds"),
     ],
 )
 def test_what_is_no_trace(advise: Advise, tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -137,6 +147,57 @@ def test_what_is_no_trace(advise: Advise, tmp_path: Path, content: bytes, compla
     assert (status, out) == (1, "")
     assert complaint in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("begins", "complaint"),
+    [
+        (b"time,room,connection,bytes\n1,", "line 2: it has more than 1,048,576 characters"),
+        (encode_header({"a": Policy()}) + b"\x7b\0\0\0\1\0\0\0\0", "item 2: it has more than 262,144 bytes"),
+        (encode_header({"a": Policy()}) + b"\x9b\0\0\0\1\0\0\0\0", "item 2: it has more than 262,144 bytes"),
+    ],
+)
+def test_what_has_no_end_is_not_read_to_it(tmp_path: Path, begins: bytes, complaint: str) -> None:
+    """A line, a string or a list that claims to be gigabytes takes no more memory than any other."""
+    file = tmp_path / "trace"
+    with file.open("wb") as trace:
+        trace.write(begins)
+        trace.seek(200_000_000)
+        trace.write(b"x")  # All between is zeros, and not on the disk.
+    tracemalloc.start()
+    try:
+        with pytest.raises(CommandFailed, match=complaint):
+            replay_file(file)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_room_that_never_sleeps_has_no_number_of_seconds(advise: Advise, tmp_path: Path) -> None:
+    """JSON has none for it: it is null; and a picture has no place for it."""
+    policy = Policy(idle_timeout=math.inf, connection_idle_timeout=math.inf)
+    file, room = tmp_path / "life", encode_room("a/x")
+    file.write_bytes(
+        encode_header({"a": policy}) + encode_row(0.0, room, 1, 5) + encode_row(1000.0, room, 1, 5)
+    )
+    _, out, _ = advise("--trace", file, "--json")
+    document = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert document["present"]["idle_timeout"] is None
+    assert document["settings"][-1] == document["present"]
+    pytest.importorskip("matplotlib", reason="the extra plot is not installed")
+    assert advise("--trace", file, "--plot", tmp_path / "x.svg")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]", "1", "{}", '{"recommendations": [1]}', '{"recommendations": [{"rule": "a"}]}']
+)
+def test_what_is_no_server_of_rooms(advise: Advise, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """Another server may answer at /stats, too: it is said, in one line."""
+    monkeypatch.setattr("trio_rooms._cli.asking.get", lambda *_, **__: answer.encode())
+    for json_too in ([], ["--json"]):
+        status, out, err = advise("http://127.0.0.1:1", *json_too)
+        assert (status, out) == (1, "")
+        assert err.endswith("answers at /stats is not that of a server of rooms\n")
 
 
 def test_what_makes_no_sense(advise: Advise, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -172,6 +173,48 @@ async def test_what_nobody_fetches_is_lost(
         await client.send("x")
         await trio.sleep(1)
         assert len(pages.items(path)) == 1
+
+
+async def test_what_waits_takes_no_more_than_that(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are small, and many: what each had beside its bytes would be several times as much."""
+    monkeypatch.setattr(recording, "_MOST", 1_000_000)
+    async with asked(hall()) as (rooms, pages):
+        path, recorder = pages.begin(), rooms._hub.trace.recorder
+        assert recorder is not None
+        await trio.sleep(1)
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for number in range(60_000):
+                recorder.worked("hall/a", float(number))
+            assert tracemalloc.get_traced_memory()[0] - before < 1_300_000
+        finally:
+            tracemalloc.stop()
+        *rows, lost, _ = pages.items(f"{path}/end")
+        assert lost == {"lost": 60_000 - len(rows)}
+        assert rows[-1] == [pytest.approx(len(rows) - 1), "hall/a", None, 0]
+
+
+async def test_rooms_that_clients_are_not_to_know_of_are_in_no_row(autojump_clock: MockClock) -> None:
+    """Neither what they do, nor that they are there, nor their policies."""
+    secret: Room[None] = Room("secret", public=False)
+
+    @secret.on("work")
+    async def work(_ctx: Context[None]) -> None:
+        await trio.sleep(3)
+
+    async with asked(hall(), secret) as (rooms, pages), connect(rooms, "hall/a") as client:
+        await rooms.get("secret", "before").ask("work")
+        (header,) = pages.items("/trace")
+        assert [*header["policies"]] == ["hall"]
+        await client.send("x")
+        await rooms.get("secret", "after").ask("work")
+        await trio.sleep(1)
+        rows = pages.items(f"/trace/{header['recording']}/end")
+        assert {row[1] for row in rows[:-1]} == {"hall/a"}
+        assert [*rows[-1]] == ["end"]
 
 
 async def test_many_who_were_there_are_told_of_a_few_at_a_time(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from trio_rooms._insight.replay import Outcome, best, percent
+from trio_rooms._values.plain import finite
 
 from .asking import get_json
+from .failures import CommandFailed
 from .plot import plot
 from .render import printable
 from .tokens import read_token
@@ -34,8 +36,14 @@ def advise(options: argparse.Namespace) -> int:
         options.fail("--plot goes with --trace")
     if options.url is not None:
         token = read_token(options.token_file)
-        told = get_json(options.url, "/stats", token=token).get("recommendations", [])
-        _print(told, _recommended(told), as_json=options.json)
+        told = get_json(options.url, "/stats", token=token)
+        try:
+            recommended = told["recommendations"]
+            lines = [*_recommended(recommended)]
+        except (KeyError, TypeError, AttributeError) as error:
+            msg = f"what {options.url} answers at /stats is not that of a server of rooms"
+            raise CommandFailed(msg) from error
+        _print(recommended, lines, as_json=options.json)
         return 0
     findings = replay_file(options.trace)
     shown = _document(findings)
@@ -45,7 +53,7 @@ def advise(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(document: Any, lines: Iterator[str], *, as_json: bool) -> None:
+def _print(document: Any, lines: Iterable[str], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, indent=2))
     else:
@@ -75,7 +83,7 @@ def _document(findings: Findings) -> dict[str, Any]:
     if findings.present is not None:
         shown["present"] = _setting(findings.present)
         shown["lost"] = findings.lost
-    return shown
+    return finite(shown)
 
 
 def _setting(outcome: Outcome) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,8 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
     except ImportError as error:
         msg = "--plot takes matplotlib: install trio-rooms[plot]"
         raise CommandFailed(msg) from error
-    shown = [one for one in outcomes if one.savings is not None]
+    # That rooms never sleep has no place on the axis.
+    shown = [one for one in outcomes if one.savings is not None and isfinite(one.policy.idle_timeout)]
     timeouts = [one.policy.idle_timeout for one in shown]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     savings = figure.add_subplot()

@@ -7,6 +7,7 @@ import csv
 import io
 import math
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn
 
@@ -26,6 +27,16 @@ __all__ = ["Findings", "replay_file"]
 _HEADER: Final = ["time", "room", "connection", "bytes"]
 _LONGEST: Final = 100
 """Characters that are shown of what is wrong."""
+_FARTHEST: Final = 1e15
+"""Seconds between which and their negative times are: beyond, a float has no tenths of a second."""
+_MOST_ROWS: Final = 1e15
+"""Bytes of a message, and rows that were lost, which nobody has more of."""
+_LONGEST_LINE: Final = 1024 * 1024
+"""Characters of a line that are read: what has none of its own is no trace, however large it is."""
+_LONGEST_HEADER: Final = 16 * 1024 * 1024
+"""Bytes of what a recording begins with: a policy takes some hundred."""
+_LONGEST_ITEM: Final = 256 * 1024
+"""Bytes of another item."""
 
 
 @attrs.frozen
@@ -138,7 +149,7 @@ def _read_csv(path: Path, file: BinaryIO) -> Findings:
     life = _Life(None)
     expected = f"a trace is CSV with the header {','.join(_HEADER)}, or what trio-rooms record writes"
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        reader = csv.reader(text, strict=True)
+        reader = csv.reader(_lines(text), strict=True)
         try:
             header = next(reader, None)
             if header is None or [name.strip() for name in header] != _HEADER:
@@ -149,11 +160,26 @@ def _read_csv(path: Path, file: BinaryIO) -> Findings:
                     life.row(*_parsed(cells))
         except UnicodeDecodeError as error:
             _complain(path, reader.line_num + 1, f"it is not UTF-8; {expected}", error)
+        except _TooLong as error:
+            why = f"it has more than {_LONGEST_LINE:,} characters; {expected}"
+            _complain(path, reader.line_num + 1, why, error)
         except csv.Error as error:
             _complain(path, reader.line_num, f"it is no CSV: {error}", error)
         except ValueError as error:
             _complain(path, reader.line_num, str(error), error)
     return life.findings()
+
+
+class _TooLong(Exception):
+    """A line is longer than any of a trace."""
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """The lines of a text, of which none is read that is too long."""
+    while line := text.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise _TooLong
+        yield line
 
 
 def _parsed(cells: list[str]) -> tuple[float, str, str | None, int]:
@@ -177,8 +203,8 @@ def _seconds(text: str) -> float:
         time = float(text)
     except ValueError:
         time = math.nan
-    if not math.isfinite(time):
-        msg = f"'time' is a number of seconds, such as 12.5, not {_shown(text)}"
+    if not -_FARTHEST <= time <= _FARTHEST:
+        msg = f"'time' is a number of seconds, such as 12.5, of {_FARTHEST:g} at most, not {_shown(text)}"
         raise ValueError(msg)
     return time
 
@@ -194,7 +220,8 @@ def _read_cbor(path: Path, file: BinaryIO) -> Findings:
         try:
             if isinstance(item, Mapping):
                 life.lost += _whole(item.get("lost", 0))
-                life.ends(_time(item.get("end", -math.inf), or_before=True))
+                if "end" in item:
+                    life.ends(_time(item["end"]))
             else:
                 life.row(*_row(item))
         except ValueError as error:
@@ -203,17 +230,28 @@ def _read_cbor(path: Path, file: BinaryIO) -> Findings:
 
 
 def _items(path: Path, file: BinaryIO) -> Iterator[Any]:
-    """The items of a file of CBOR; one that is cut off at the end, as of who was killed, is left out."""
-    decoder, number = cbor2.CBORDecoder(file), 1
-    while True:
-        try:
-            item = decoder.decode()
-        except cbor2.CBORDecodeEOF:
-            return
-        except (cbor2.CBORDecodeError, RecursionError) as error:
-            _complain(path, number, f"it is no CBOR: {error}", error, what="item")
-        yield item
-        number += 1
+    """The items of a file of CBOR; one that is cut off at the end, as of who was killed, is left out.
+
+    An item that claims to be longer than any is, as damage has it, is none that was cut off.
+    """
+    left, number, longest = b"", 1, _LONGEST_HEADER
+    while block := file.read(max(_LONGEST_ITEM, len(left))):
+        # From memory, where an item that is not all there yet can be begun anew; and it takes half as long.
+        memory = io.BytesIO(left + block)
+        decoder, begin = cbor2.CBORDecoder(memory), 0
+        with suppress(cbor2.CBORDecodeEOF):
+            while True:
+                try:
+                    item = decoder.decode()
+                except cbor2.CBORDecodeEOF:
+                    raise
+                except (cbor2.CBORDecodeError, RecursionError) as error:
+                    _complain(path, number, f"it is no CBOR: {error}", error, what="item")
+                yield item
+                number, begin, longest = number + 1, memory.tell(), _LONGEST_ITEM
+        left = memory.getbuffer()[begin:].tobytes()
+        if len(left) > longest:
+            _complain(path, number, f"it has more than {longest:,} bytes", what="item")
 
 
 def _policies(path: Path, header: Any) -> dict[str, Policy]:
@@ -222,9 +260,24 @@ def _policies(path: Path, header: Any) -> dict[str, Policy]:
     if not isinstance(told, Mapping) or header.get("format") != FORMAT:
         _complain(path, 1, f"it is no map with format {FORMAT!r}, as trio-rooms record writes", what="item")
     try:
-        return {str(name): Policy(**{key: one[key] for key in OF_ROOMS}) for name, one in told.items()}
-    except (TypeError, ValueError, KeyError) as error:
+        return {str(name): _policy(one) for name, one in told.items()}
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         _complain(path, 1, f"it has a policy that is none: {error}", error, what="item")
+
+
+def _policy(told: Mapping[str, Any]) -> Policy:
+    """One of them."""
+    idle, threshold, window, of_connections = (told[key] for key in OF_ROOMS)
+    # Of floats: CBOR has whole numbers of any length.
+    for seconds in (idle, window, of_connections):
+        if type(seconds) not in (int, float) or (math.isfinite(seconds) and seconds > _FARTHEST):
+            raise ValueError(f"{_shown(seconds)} is no number of seconds")
+    return Policy(
+        idle_timeout=idle,
+        message_threshold=_whole(threshold),
+        activity_window=window,
+        connection_idle_timeout=of_connections,
+    )
 
 
 def _row(item: Any) -> tuple[float, str, Hashable | None, int | str]:
@@ -244,17 +297,17 @@ def _row(item: Any) -> tuple[float, str, Hashable | None, int | str]:
     return _time(time), room, connection, what
 
 
-def _time(value: Any, *, or_before: bool = False) -> float:
+def _time(value: Any) -> float:
     """A time of an item."""
-    if type(value) not in (int, float) or not (math.isfinite(value) or (or_before and value < 0)):
-        msg = f"a time is a number of seconds, not {_shown(value)}"
+    if type(value) not in (int, float) or not -_FARTHEST <= value <= _FARTHEST:
+        msg = f"a time is a number of seconds, of {_FARTHEST:g} at most, not {_shown(value)}"
         raise ValueError(msg)
     return float(value)
 
 
 def _whole(value: Any) -> int:
     """A number of bytes, or of rows."""
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value <= _MOST_ROWS:
         msg = f"it takes a whole number from 0 on, {HERE!r} or {GONE!r}, not {_shown(value)}"
         raise ValueError(msg)
     return value
@@ -269,5 +322,8 @@ def _complain(
 
 def _shown(value: Any) -> str:
     """Some of a value, on one line."""
-    text = printable(repr(value))
+    try:
+        text = printable(repr(value))
+    except ValueError:  # Python writes no number of more than some thousand digits.
+        return "a number that is too long"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -13,7 +13,16 @@ from trio_rooms._room.lifecycle import Stage
 from trio_rooms._runtime.runtime import Runtime
 from trio_rooms._sockets.roster import Link, Roster
 
-from .rows import GONE, HERE, encode_end, encode_header, encode_lost, encode_row
+from .rows import (
+    GONE,
+    HERE,
+    encode_end,
+    encode_header,
+    encode_here,
+    encode_lost,
+    encode_room,
+    encode_row,
+)
 
 __all__ = ["Busy", "Recordings"]
 
@@ -23,9 +32,12 @@ _PIECE: Final = 2 * 1024 * 1024
 """Bytes that are fetched at a time, which a slow network can carry in some seconds."""
 _PATIENCE: Final = 15.0
 """Seconds after which a recording ends whose rows nobody fetches."""
-_AT_ONCE: Final = 200
-"""Connections that are told of in one go, some tenths of a millisecond each hundred."""
-
+_BLOCK: Final = 64 * 1024
+"""Bytes of rows that are kept as one: as many objects as there are rows would take several times as much,
+and long to give out."""
+_AT_ONCE: Final = 500
+"""Connections that are told of in one go, about a tenth of a millisecond each hundred. Those of one room are
+told of together, however many they are."""
 
 _TINY: Final = 1e-6
 """Seconds that are nothing: what goes on when it begins has gone on before."""
@@ -77,8 +89,10 @@ class _Recording:
 
     __slots__ = (
         "_begun",
+        "_block",
         "_deadline",
         "_lost",
+        "_names",
         "_pending",
         "_rows",
         "_runtime",
@@ -92,6 +106,9 @@ class _Recording:
         self._runtime = runtime
         self._begun = trio.current_time()
         self._rows: deque[bytes] = deque()
+        """Whole rows, many in each."""
+        self._block = bytearray()
+        """The last of them."""
         self._size = 0
         self._lost = 0
         self._deadline: Deadline | None = None
@@ -100,7 +117,9 @@ class _Recording:
         self.over: bool = False
         self.name: str = secrets.token_hex(8)
         definitions = runtime.supervisor.definitions
-        policies = {name: definition.policy for name, definition in definitions.items()}
+        policies = {name: one.policy for name, one in definitions.items() if one.public}
+        self._names = frozenset(policies)
+        """Of others nobody is to know."""
         self.header: bytes = encode_header(policies, self.name)
         runtime.hub.trace.recorder = self
         runtime.hub.record(self._heard)
@@ -117,21 +136,24 @@ class _Recording:
     def end(self) -> bytes:
         """All rows that are left, and the last item."""
         self._stop()
-        rest = self._piece(_MOST)
-        return rest + encode_end(trio.current_time() - self._begun)
+        return self._piece(_MOST, encode_end(trio.current_time() - self._begun))
 
-    def _piece(self, most: int) -> bytes:
-        """So many bytes of rows, or all there are."""
+    def _piece(self, most: int, last: bytes = b"") -> bytes:
+        """So many bytes of rows, or all there are, and what comes last."""
         piece, size = [], 0
         while self._rows and size < most:
-            row = self._rows.popleft()
-            piece.append(row)
-            size += len(row)
+            rows = self._rows.popleft()
+            piece.append(rows)
+            size += len(rows)
+        if not self._rows and size < most:
+            piece.append(bytes(self._block))
+            size += len(self._block)
+            self._block.clear()
         self._size -= size
-        if self._lost and not self._rows:
+        if self._lost and not self._size:
             piece.append(encode_lost(self._lost))
             self._lost = 0
-        return b"".join(piece)
+        return b"".join([*piece, last])
 
     def _wait(self) -> None:
         """End it when nobody fetches anything for a while."""
@@ -143,6 +165,7 @@ class _Recording:
         """Nobody has fetched anything for a while."""
         self._stop()
         self._rows.clear()
+        self._block.clear()
 
     def _stop(self) -> None:
         """Hear of nothing any more."""
@@ -180,16 +203,30 @@ class _Recording:
 
     def _put(self, when: float, room: str, connection: int | None, what: int | str) -> None:
         """Keep one row until it is fetched, if there is place for it."""
+        encoded = self._encoded(room)
+        if encoded is not None:
+            self._keep(encode_row(when - self._begun, encoded, connection, what), 1)
+
+    def _encoded(self, room: str) -> bytes | None:
+        """A room's key as rows have it; None where no row is to name it."""
+        if room.partition("/")[0] not in self._names:
+            return None
         try:
-            row = encode_row(round(when - self._begun, 6), room, connection, what)
+            return encode_room(room)
         except UnicodeEncodeError:
             self._lost += 1  # The program has named a room in what is no text.
+            return None
+
+    def _keep(self, rows: bytes, count: int) -> None:
+        """Keep some rows, or none of them."""
+        if self._size + len(rows) > _MOST:
+            self._lost += count
             return
-        if self._size + len(row) > _MOST:
-            self._lost += 1
-            return
-        self._rows.append(row)
-        self._size += len(row)
+        self._block += rows
+        self._size += len(rows)
+        if len(self._block) >= _BLOCK:
+            self._rows.append(bytes(self._block))
+            self._block.clear()
 
     # What was there before.
 
@@ -215,6 +252,9 @@ class _Recording:
         if roster is None or roster not in self._pending:
             return
         del self._pending[roster]
+        room = self._encoded(roster.key)
+        if room is None:
+            return
         begun, last = self._begun, self._last(roster)
         worked: list[tuple[float, int | None]] = [] if last is None else [(last, None)]
         worked += [(use.last, link.id) for link, use in (roster.active or {}).items()]
@@ -222,10 +262,13 @@ class _Recording:
         worked = sorted((one for one in worked if one[0] < begun), key=lambda one: one[0])
         first = worked[0][0] if worked else begun
         # First of all, since whoever is there before his room has anything to do is hibernated.
-        for number in [*roster.links, *([] if also is None else [also])]:
-            self._put(first, roster.key, number, HERE)
-        for when, connection in worked:
-            self._put(when, roster.key, connection, 0)
+        there = [*roster.links, *([] if also is None else [also])]
+        for at in range(0, len(there), _AT_ONCE):
+            numbers = there[at : at + _AT_ONCE]
+            self._keep(encode_here(first - begun, room, numbers), len(numbers))
+        for at in range(0, len(worked), _AT_ONCE):
+            rows = [encode_row(when - begun, room, one, 0) for when, one in worked[at : at + _AT_ONCE]]
+            self._keep(b"".join(rows), len(rows))
 
     def _last(self, roster: Roster) -> float | None:
         """When a room last had something to do, on Trio's clock; None where it slept before the program."""

@@ -98,7 +98,10 @@ def exposition(insight: Insight, statistics: Any, accept: str) -> Response:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(_Rooms(insight, statistics))
-    encode, kind = choose_encoder(accept)
+    try:
+        encode, kind = choose_encoder(accept)
+    except (TypeError, ValueError):
+        encode, kind = choose_encoder("")  # A version that is none, which the library takes for one.
     return Response(200, encode(registry), {"Cache-Control": "no-store"}, kind=kind)
 
 
