@@ -83,7 +83,8 @@ def _document(findings: Findings) -> dict[str, Any]:
     if findings.present is not None:
         shown["present"] = _setting(findings.present)
         shown["lost"] = findings.lost
-    return finite(shown)
+    document: dict[str, Any] = finite(shown)
+    return document
 
 
 def _setting(outcome: Outcome) -> dict[str, Any]:
