@@ -201,6 +201,7 @@ def test_bad_definition(run: Run, tmp_path: Path, content: str, told: str) -> No
         ("--admin-token-file", ""),
         *(("--max-awake", value) for value in ("0", "-1", "1.5", "inf")),
         *(("--max-message-size", value) for value in ("0", "-1", "1MB")),
+        *(("--memory-limit", value) for value in ("80", "0.8", "120%", "0%", "140XB", "999KB", "")),
         ("--host", ""),
         ("--data", ""),
         ("--dat", "x"),

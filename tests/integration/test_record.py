@@ -51,3 +51,7 @@ def test_a_server_is_recorded(
     for client in clients:
         client.close()
     assert server.stop() == 0
+    closed = serve("examples/echo.py")
+    assert main(["record", closed.url, "--output", str(file)]) == 1
+    assert "answers 404: there is nothing at '/trace'" in (told := capsys.readouterr().err)
+    assert "shows the token (--token-file), or the server has --dashboard" in told

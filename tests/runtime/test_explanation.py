@@ -149,7 +149,7 @@ async def test_what_is_in_progress(autojump_clock: MockClock) -> None:
         assert (reason, until) == ("handler", "the handler of 'wait' returns")
         assert 3 <= lasted <= 4
         assert scene.why()[1:] == [
-            ("mail", 9, "the 2 messages that wait are handled"),
+            ("mail", 4, "the 2 messages that wait are handled"),  # It was quiet until the handler began.
             ("task", 9, "the task 'poll' ends"),
             ("keep_awake", 9, f"the block of keep_awake('{'a' * 100}') ends"),
             ("idle", 0, "then 20 s without a message"),

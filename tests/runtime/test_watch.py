@@ -212,9 +212,12 @@ async def test_a_plain_rooms_handler_is_told_of(
     plain.on_message(_message)
     async with open_rooms([plain]) as rooms, connect(rooms, "plain/x") as client:
         journal.hangs = "on_message"
-        for _ in range(3):
+        for _ in range(2):
             await client.send("hello")
-        await trio.sleep(5)
+        await trio.sleep(3.5)
+        assert "1 message waits behind it" in caplog.text
+        await client.send("hello")
+        await trio.sleep(2)
         assert [(one.handler, one.key) for one in rooms.statistics().supervisor.hanging] == [
             ("on_message", "plain/x")
         ]

@@ -114,10 +114,10 @@ def _advice(findings: Findings) -> dict[str, Any]:
     if present is None:
         what += f" and connection_idle_timeout={timeout:g}"
         than = ""
-        wakes = f"{chosen.added_wakes:,} wakes"
+        wakes = _count(chosen.added_wakes, "wake")
     else:
         than = f" in place of {percent(present.hibernation_ratio)}"
-        wakes = f"{chosen.added_wakes:,} wakes in place of {present.added_wakes:,}"
+        wakes = f"{_count(chosen.added_wakes, 'wake')} in place of {present.added_wakes:,}"
     message = (
         f"set {what}: {percent(chosen.hibernation_ratio)} of the connections would have been hibernated"
         f"{than}, which saves {percent(chosen.savings)} of what connections cost, with {wakes} in "
@@ -126,9 +126,13 @@ def _advice(findings: Findings) -> dict[str, Any]:
     return {**_setting(chosen), "message": message}
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _table(findings: Findings, shown: dict[str, Any]) -> Iterator[str]:
     """What was found, for people."""
-    yield f"{findings.rows:,} rows in {findings.seconds:,.0f} s"
+    yield f"{_count(findings.rows, 'row')} in {findings.seconds:,.0f} s"
     if findings.lost:
         yield f"{findings.lost:,} more could not be recorded, and are missed in what follows"
     yield ""
@@ -141,7 +145,7 @@ def _table(findings: Findings, shown: dict[str, Any]) -> Iterator[str]:
     if findings.present is not None:
         one = findings.present
         yield (
-            f"{'as it was':>12}  {percent(one.hibernation_ratio):>10}  "
+            f"{'as it is set':>12}  {percent(one.hibernation_ratio):>10}  "
             f"{percent(one.savings):>7}  {one.added_wakes:>11,}"
         )
     yield ""

@@ -67,6 +67,8 @@ def ratio(text: str) -> float:
     return ratio
 
 
+_LEAST_MEMORY: Final = 1_000_000
+"""Bytes that no process gets by with: who says less has left out a unit, or a %."""
 _UNITS: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
 
 
@@ -76,10 +78,14 @@ def memory(text: str) -> float:
     number = float(match[1]) if match else 0.0
     if match and match[2] == "%" and 0 < number <= 100:
         return number / 100
-    if match and match[2] != "%" and (size := int(number * _UNITS[match[2].upper().rstrip("B")])) > 1:
+    if match and match[2] != "%" and (size := _bytes(number, match[2])) >= _LEAST_MEMORY:
         return size
     msg = f"it takes bytes, such as 140MB, or a share of the memory, such as 80%, not {text!r}"
     raise argparse.ArgumentTypeError(msg)
+
+
+def _bytes(number: float, unit: str) -> int:
+    return int(number * _UNITS[unit.upper().rstrip("B")])
 
 
 def count(text: str) -> int:

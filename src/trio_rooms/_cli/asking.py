@@ -81,7 +81,7 @@ def ask(
         connection.close()
     if response.status != 200:
         msg = f"{url} answers {response.status}: {_reason(answer) or response.reason}"
-        raise CommandFailed(msg)
+        raise CommandFailed(msg, response.status)
     if len(answer) > longest:
         raise CommandFailed(f"{url} answers more than {longest:,} bytes at {path}")
     return answer

@@ -10,4 +10,13 @@ class UsageError(Exception):
 
 
 class CommandFailed(Exception):
-    """It could not be done; the text says why."""
+    """It could not be done; the text says why.
+
+    Args:
+        text: why.
+        status: what a server answered, where that was why.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status

@@ -76,7 +76,13 @@ def _pieces(url: str, token: str | None, until: float) -> Iterator[bytes]:
     def fetch(path: str) -> bytes:
         return get(url, path, token=token, longest=_LONGEST)
 
-    begin = fetch("/trace")
+    try:
+        begin = fetch("/trace")
+    except CommandFailed as error:
+        if error.status != 404:
+            raise
+        msg = f"{error}; who records shows the token (--token-file), or the server has --dashboard"
+        raise CommandFailed(msg) from error
     yield begin
     path = f"/trace/{_name(url, begin)}"
     with suppress(KeyboardInterrupt):

@@ -285,10 +285,8 @@ class Adviser:
         evidence: dict[str, Any] = {"flaps": metrics.flaps, "sleeps": by_themselves, "swept": swept}
         often = f"{metrics.flaps:,} times a room woke just after it was put to sleep"
         if swept > by_themselves:
-            message = (
-                f"{often}, most of them by sweeps: a larger least_idle spares those that will soon be used, "
-                "and a lower hibernation ratio, or a higher max_active or max_awake, puts fewer to sleep"
-            )
+            why = max(_SWEPT, key=lambda one: metrics.sleeps[one])
+            message = f"{often}, most of them by sweeps: {self._spares(why)}"
             yield "", Recommendation("flapping", message, evidence, {})
             return
         tried = [one for name in self._busiest() if (one := try_(name)) is not None]
@@ -313,6 +311,21 @@ class Adviser:
             yield one.name, Recommendation("flapping", message, evidence, after)
             return
         yield "", Recommendation("flapping", f"{often}: a longer idle_timeout spares that", evidence, {})
+
+    def _spares(self, swept_for: str) -> str:
+        """What has fewer rooms swept of those that will soon be used."""
+        policy = self._runtime.supervisor.policy
+        if swept_for == "memory":
+            return (
+                "memory was short, so a higher memory_limit, or less in the states of rooms, keeps more awake"
+            )
+        if swept_for == "lag":
+            return "the event loop was late, so less work in handlers, or a larger max_lag, keeps more awake"
+        if swept_for == "cap" and policy.max_awake is not None:
+            higher = "max_awake" if policy.max_active is None else "max_awake or max_active"
+            return f"a higher {higher} puts fewer to sleep"
+        lower = "a lower hibernation ratio" if swept_for == "ratio" else "a higher max_active"
+        return f"a larger least_idle spares those that will soon be used, and {lower} puts fewer to sleep"
 
     def _wake_latency(self, _: object) -> Iterator[tuple[str, Recommendation]]:
         """Wakes take long: what to keep out of the states of which rooms."""

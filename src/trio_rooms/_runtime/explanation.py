@@ -23,16 +23,18 @@ _LONGEST_NAME: Final = 100
 """Characters of the name of a task, or of the reason of a hold."""
 
 
-def explain(actor: Actor, since: float | None, waiting: int = 0) -> WhyAwake:
+def explain(actor: Actor, since: float | None, busy_since: float | None, waiting: int = 0) -> WhyAwake:
     """Why a room is awake.
 
     Args:
         actor: the room.
         since: when it began what it handles now, on Trio's clock; None where that is not known.
+        busy_since: when it began to be busy; it may have been at rest for a moment since. None where that is
+            not known.
         waiting: how many rooms wait for their turn to wake, where it is one of them.
     """
     now, stage = trio.current_time(), actor.stage
-    reasons = [*_under_way(actor, now, since)]
+    reasons = [*_under_way(actor, now, since, busy_since)]
     if stage is Stage.AWAKE:
         reasons += _held(actor, now)
         busy = bool(reasons)  # Then it is not quiet before that has ended. To save is no reason for that.
@@ -52,7 +54,7 @@ def explain(actor: Actor, since: float | None, waiting: int = 0) -> WhyAwake:
     return WhyAwake(actor.key, stage, tuple(reasons))
 
 
-def _under_way(actor: Actor, now: float, since: float | None) -> Iterator[Reason]:
+def _under_way(actor: Actor, now: float, since: float | None, busy_since: float | None) -> Iterator[Reason]:
     """What it handles, and what waits for that."""
     if actor.shared.hook is not None or actor.mailbox.current is not None:
         for_seconds = 0.0 if since is None else now - since
@@ -60,7 +62,18 @@ def _under_way(actor: Actor, now: float, since: float | None) -> Iterator[Reason
     waiting = actor.mailbox.waiting
     if waiting:
         what = "the message that waits is" if waiting == 1 else f"the {waiting} messages that wait are"
-        yield Reason("mail", now - actor.idleness.quiet_since, f"{what} handled")
+        begun = _had_mail_since(actor, now, busy_since)
+        yield Reason("mail", now - (begun if since is None else min(begun, since)), f"{what} handled")
+
+
+def _had_mail_since(actor: Actor, now: float, busy_since: float | None) -> float:
+    """When it began to have something to do, at the latest; it may have been quiet for long before that."""
+    quiet_since = actor.idleness.quiet_since
+    if actor.stage in (Stage.WAKING, Stage.RESTARTING):
+        return quiet_since  # When that began, which was for the mail.
+    if busy_since is None:  # What came has not been seen yet, or waits for what the room sleeps after.
+        busy_since = actor.saver.record.in_flight
+    return now if busy_since is None else max(busy_since, quiet_since)
 
 
 def _held(actor: Actor, now: float) -> Iterator[Reason]:

@@ -548,7 +548,7 @@ class Supervisor:
         if actor is None:
             return WhyAwake(key, self.stage(key), ())
         waiting = self.waking.queued if self.waking.waits(actor) else 0
-        return explain(actor, self._watch.since(actor), waiting)
+        return explain(actor, self._watch.since(actor), self._watch.busy_since(actor), waiting)
 
     def _deliver_next(self) -> None:
         """Deliver the oldest of what must not keep messages waiting."""

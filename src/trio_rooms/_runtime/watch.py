@@ -137,6 +137,11 @@ class Watch:
             return None
         return watched.since if watched is not None and watched.doing == doing else trio.current_time()
 
+    def busy_since(self, actor: Actor) -> float | None:
+        """When a room began to be busy, on Trio's clock; None where it is not known to be."""
+        watched = self._watched.get(actor)
+        return None if watched is None else watched.added
+
     def hanging(self) -> tuple[Hanging, ...]:
         """The handlers that hang now, as far as they were told of; those that hang longest."""
         now = trio.current_time()
@@ -227,10 +232,11 @@ class Watch:
         self._lines += 1
         if self._lines > _MOST_LINES:
             return
-        place = innermost(watched.task.iter_await_frames())
+        place, waiting = innermost(watched.task.iter_await_frames()), len(actor.mailbox.mail)
         logger.warning(
-            "room %s: %s has been running for %.0f s%s; %d messages wait behind it",
-            actor.key, called(watched.name), seconds, place and f", at {place}", len(actor.mailbox.mail),
+            "room %s: %s has been running for %.0f s%s; %d message%s behind it",
+            actor.key, called(watched.name), seconds, place and f", at {place}", waiting,
+            " waits" if waiting == 1 else "s wait",
             extra={"cause": watched.name, "duration": seconds},
         )  # fmt: skip
 
