@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -190,6 +190,44 @@ async def test_a_refusal_is_an_answer_and_what_is_raised_an_error(spans: Spans) 
     assert [one.name for one in raised.events] == ["exception"]
     assert spans.one("hibernate").attributes is not None
     assert (spans.one("hibernate").attributes or {})["trio_rooms.trigger"] == "shutdown"
+
+
+class Broken(SpanProcessor):
+    """What the program has spans handed to, and that takes none."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        """A span begins."""
+        if self.when == "begin":
+            raise RuntimeError(span.name)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """A span has ended."""
+        if self.when == "end":
+            raise RuntimeError(span.name)
+
+
+@pytest.mark.parametrize("when", ["begin", "end"])
+@pytest.mark.parametrize("durability", ["snapshot", "commit"])
+async def test_a_tracer_that_raises_keeps_rooms_from_nothing(
+    when: str, durability: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was written is not held to have failed since nobody could be told; the log says it once."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Broken(when))
+    async with open_rooms([counting(durability=durability)], tracer=provider) as rooms:
+        handle = rooms.get("count", "a")
+        assert await handle.ask("add", 1) == 1
+        assert await handle.hibernate()
+        with pytest.raises(EventError):
+            await handle.ask("refuse")
+        async with connect(rooms, "count/a", subprotocols=["rooms.json.1"]) as client:
+            assert await client.ask("add", 1) == 2
+        assert trace.get_current_span() is trace.INVALID_SPAN
+        assert (rooms.metrics().errors, rooms.metrics().restarts) == (0, 0)
+    assert [one.message[:17] for one in caplog.records] == ["the tracer raises"]
 
 
 @pytest.mark.parametrize("durability", ["snapshot", "commit"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from opentelemetry import context as otel
@@ -16,6 +17,8 @@ from trio_rooms._sockets.roster import Connected, Resumed
 from trio_rooms.errors import EventError, Refused
 
 __all__ = ["Spans"]
+
+logger = logging.getLogger("trio_rooms")
 
 _MOST: Final = 1024
 """Rooms, or connections, whose spans are remembered for what is to follow on them."""
@@ -33,10 +36,12 @@ class Spans:
         provider: where they go.
     """
 
-    __slots__ = ("_handled", "_opened", "_tracer", "_woken")
+    __slots__ = ("_failed", "_handled", "_opened", "_tracer", "_woken")
 
     def __init__(self, provider: trace.TracerProvider) -> None:
         self._tracer = provider.get_tracer("trio_rooms")
+        self._failed = False
+        """Whether it has raised, and somebody was told."""
         self._woken: OrderedDict[str, otel.Context] = OrderedDict()
         """By room, the wake that the first message belongs to."""
         self._opened: OrderedDict[int, otel.Context] = OrderedDict()
@@ -66,26 +71,58 @@ class Spans:
         said = {f"trio_rooms.{one}": value for one, value in about.items() if value or value is False}
         said |= {"trio_rooms.room": split_key(key)[0], "trio_rooms.key": key}
         links = self._handled.pop(key, None) if name == "commit" else None
-        with self._tracer.start_as_current_span(
-            name,
-            parent,
-            attributes=said,
-            links=links,
-            start_time=began,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                yield span
-            except (EventError, Refused) as refused:
-                # That is an answer, and nothing has failed.
-                code = refused.code if isinstance(refused, EventError) else refused.reason
-                span.set_attribute("trio_rooms.refused", code)
-                raise
-            except Exception as error:
+        span: trace.Span = trace.INVALID_SPAN
+        begun = ExitStack()
+        with self._harmless():
+            span = begun.enter_context(
+                self._tracer.start_as_current_span(
+                    name,
+                    parent,
+                    attributes=said,
+                    links=links,
+                    start_time=began,
+                    record_exception=False,
+                    set_status_on_exception=False,
+                )
+            )
+        try:
+            yield span
+        except (EventError, Refused) as refused:
+            # That is an answer, and nothing has failed.
+            code = refused.code if isinstance(refused, EventError) else refused.reason
+            self.say(span, "trio_rooms.refused", code)
+            raise
+        except Exception as error:
+            self.fails(span, error)
+            raise
+        finally:
+            with self._harmless():
+                begun.close()
+
+    def say(self, span: trace.Span, name: str, value: str | int | bool) -> None:
+        """Tell something more of a span."""
+        with self._harmless():
+            span.set_attribute(name, value)
+
+    def fails(self, span: trace.Span, error: Exception | None = None) -> None:
+        """Tell that what a span is about failed, and by what."""
+        with self._harmless():
+            if error is None:
+                span.set_status(trace.StatusCode.ERROR)
+            else:
                 span.record_exception(error)
                 span.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
-                raise
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """A block in which the provider is at work: whatever it raises, rooms go on without the span."""
+        try:
+            yield
+        except Exception:
+            # Once: it may well do so for each message.
+            if not self._failed:
+                self._failed = True
+                logger.exception("the tracer raises; what it does not take is missed in traces")
 
     def current(self) -> otel.Context:
         """What the task that runs now is in."""
@@ -102,7 +139,9 @@ class Spans:
 
     def remote(self, headers: Mapping[str, str]) -> otel.Context:
         """The span of whoever sent a request, as its headers say."""
-        return propagate.extract(headers, otel.Context())
+        with self._harmless():
+            return propagate.extract(headers, otel.Context())
+        return otel.Context()
 
     # What follows on what.
 
@@ -137,7 +176,8 @@ class Spans:
             links = []
             _keep(self._handled, key, links)
         if len(links) < _MOST_LINKS:
-            links.append(trace.Link(span.get_span_context()))
+            with self._harmless():
+                links.append(trace.Link(span.get_span_context()))
 
 
 def _keep(kept: OrderedDict[Any, Any], name: str | int, value: object) -> None:

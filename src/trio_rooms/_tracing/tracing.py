@@ -121,9 +121,9 @@ class Handshake:
 
     def answered(self, status: int) -> None:
         """What the client was answered with."""
-        self._span.set_attribute("http.response.status_code", status)
+        self._spans.say(self._span, "http.response.status_code", status)
         if status >= 500:
-            self._span.set_status(trace.StatusCode.ERROR)
+            self._spans.fails(self._span)
 
     def opened(self, link: Link) -> None:
         """It is let in. To be called before anything else happens."""
@@ -170,7 +170,7 @@ class _Actor(Actor):
         trigger = "shutdown" if self.idleness.stopping else self.idleness.trigger or "explicit"
         with self._spans.span("hibernate", self.key, trigger=trigger) as span:
             asleep = await super()._hibernate()
-            span.set_attribute("trio_rooms.asleep", asleep)
+            self._spans.say(span, "trio_rooms.asleep", asleep)
             return asleep
 
     def dispose(self) -> None:
