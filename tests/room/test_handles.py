@@ -212,3 +212,13 @@ async def test_a_time_that_is_none_is_refused_at_the_call(
         with pytest.raises(error, match="timeout is a number"):
             await rooms.get("shelf", "x").ask("keep", 1, timeout=timeout)
         assert await rooms.get("shelf", "x").ask("keep", 2) == [2]
+
+
+async def test_a_handle_in_a_log_shows_no_state() -> None:
+    """Of whichever room: only its key."""
+    async with open_rooms([shelf()]) as rooms:
+        handle = rooms.get("shelf", "a")
+        await handle.ask("keep", "a secret")
+        assert await handle.hibernate()
+        assert repr(handle) == "<RoomHandle shelf/a>"
+        assert "a secret" not in repr(rooms)

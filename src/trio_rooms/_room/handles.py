@@ -43,7 +43,7 @@ from .users import User
 __all__ = ["Handles", "Program", "RoomHandle"]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)  # That of its parts would show the states that a store in memory has.
 class RoomHandle:
     """One room as the program around it and other rooms see it.
 
@@ -58,6 +58,9 @@ class RoomHandle:
     _directory: Directory
     _sender: Record | None = None
     """Of the room whose handler has this, if what that does waits until it is durable."""
+
+    def __repr__(self) -> str:
+        return f"<RoomHandle {self.key}>"
 
     async def users(self) -> tuple[str, ...]:
         """Who is here, by name, see `LiveRoom.users`; wakes nobody. A checkpoint.
@@ -383,7 +386,7 @@ def _remove(name: str, timers: Timers) -> bool:
     return timers.remove(name)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Handles:
     """The rooms that are open, by name and id: what ``ctx.rooms`` is."""
 
