@@ -169,4 +169,5 @@ def _become(wanted: dict[str, Any], output: int, errors: int) -> NoReturn:
 if __name__ == "__main__":
     sys.path.remove(str(Path(__file__).parent))
     importlib.import_module("trio_rooms._cli.main")
-    _fork_on_request(socket.socket(fileno=int(sys.argv[1])))
+    with socket.socket(fileno=int(sys.argv[1])) as asked:
+        _fork_on_request(asked)

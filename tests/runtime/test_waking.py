@@ -268,7 +268,7 @@ async def test_a_stop_that_takes_too_long_answers_those_who_wait(autojump_clock:
 # Places.
 
 
-@pytest.mark.parametrize(("count", "most"), [(1000, 10), (300, 50)])
+@pytest.mark.parametrize(("count", "most"), [(500, 10), (150, 50)])
 async def test_many_wake_where_few_may_be_awake(count: int, most: int, autojump_clock: MockClock) -> None:
     """All answer, never are more awake than may be, and it takes no second for each."""
     async with scene(max_awake=most) as made:
