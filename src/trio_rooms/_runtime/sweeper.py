@@ -81,9 +81,7 @@ class Sweeper:
         """Rooms that are to be told to sleep, in one of the next turns of the event loop."""
         self._closed = False
         if policy.ratio or policy.max_active is not None:
-            hub.activity.on_more = self.look
-            if policy.ratio:
-                hub.activity.on_total = self.look
+            hub.activity.on_change = self.look
 
     def close(self) -> None:
         """Begin nothing any more."""
@@ -92,7 +90,7 @@ class Sweeper:
     # Connections.
 
     def look(self) -> None:
-        """There are more active connections, or fewer others: sweep, if they are too many."""
+        """There are more active connections, or more or fewer in all: sweep, if too many are active."""
         if self._sweeping or wanted(self._policy, self._activity.total, self._hub.sockets) is None:
             return
         if not self._closed:

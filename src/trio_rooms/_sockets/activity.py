@@ -63,9 +63,8 @@ class Activity:
         "_deadlines",
         "_trace",
         "_watches",
+        "on_change",
         "on_hibernated",
-        "on_more",
-        "on_total",
         "policy",
         "total",
     )
@@ -80,10 +79,9 @@ class Activity:
         """Told of a connection of an awake room that is hibernated from now on; the runtime sets it."""
         self.total: int = 0
         """How many connections of all rooms are not hibernated."""
-        self.on_more: Callable[[], None] | None = None
-        """Told when one more is active, where somebody wants to know; the runtime sets it."""
-        self.on_total: Callable[[], None] | None = None
-        """Told when one has come or left, by which more or fewer may be active; the runtime sets it."""
+        self.on_change: Callable[[], None] | None = None
+        """Told when one more is active, and when one has come or left, by which more or fewer may be active;
+        who wants to know it sets it."""
 
     def use(self, link: Link) -> None:
         """A connection is used: its client has sent something, or is sent what is urgent."""
@@ -101,8 +99,8 @@ class Activity:
             self.total += 1
             if link.unfinished is not None:
                 link.send_postponed()
-            if self.on_more is not None:
-                self.on_more()
+            if self.on_change is not None:
+                self.on_change()
         else:
             use.last = now
             use.count += 1
@@ -146,10 +144,7 @@ class Activity:
     def hibernate(self, link: Link) -> None:
         """Take a connection for hibernated from now on; nothing where it is so already."""
         roster = link.roster
-        use = None if roster.active is None else roster.active.pop(link, None)
-        if use is not None:
-            self.total -= 1
-            self._note_last(link, use)
+        if self._take_out(link):
             if not roster.active:
                 self.all_quiet(roster)
             if roster.inbox is not None:
@@ -157,13 +152,19 @@ class Activity:
 
     def left(self, link: Link) -> None:
         """A connection has left its room."""
+        self._take_out(link)
+        if self.on_change is not None:
+            self.on_change()
+
+    def _take_out(self, link: Link) -> bool:
+        """A connection is no longer active; whether it was."""
         active = link.roster.active
         use = None if active is None else active.pop(link, None)
-        if use is not None:
-            self.total -= 1
-            self._note_last(link, use)
-        if self.on_total is not None:
-            self.on_total()
+        if use is None:
+            return False
+        self.total -= 1
+        self._note_last(link, use)
+        return True
 
     def all_quiet(self, roster: Roster) -> None:
         """All connections of a room are hibernated: it sleeps, or is forgotten."""

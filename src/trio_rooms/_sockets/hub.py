@@ -346,8 +346,8 @@ class SocketHub:
         else:
             roster.come(link)
         self._open += 1
-        if self.activity.on_total is not None:
-            self.activity.on_total()
+        if self.activity.on_change is not None:
+            self.activity.on_change()
         if not resumed:
             if roster.greets:
                 link.flags |= UNGREETED
