@@ -16,8 +16,8 @@ import pytest
 
 from trio_rooms import Policy
 from trio_rooms._cli.failures import CommandFailed
+from trio_rooms._cli.lives import replay_file
 from trio_rooms._cli.main import main
-from trio_rooms._cli.traces import replay_file
 from trio_rooms._insight.rows import encode_header, encode_room, encode_row
 
 Advise = Callable[..., Any]

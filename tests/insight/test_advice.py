@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from tests.insight.lives import hall, life, live
 from trio_rooms import Policy, Room, Rooms, open_rooms
-from trio_rooms._cli.traces import replay_file
+from trio_rooms._cli.lives import replay_file
 from trio_rooms._metrics.trace import USED
 from trio_rooms._state.saved import Loaded
 from trio_rooms.testing import connect

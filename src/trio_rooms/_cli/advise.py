@@ -12,10 +12,10 @@ from trio_rooms._values.plain import finite
 
 from .asking import get_json
 from .failures import CommandFailed
+from .lives import Findings, replay_file
 from .plot import plot
 from .render import printable
 from .tokens import read_token
-from .traces import Findings, replay_file
 
 __all__ = ["advise"]
 

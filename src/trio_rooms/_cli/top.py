@@ -9,7 +9,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from time import perf_counter
@@ -109,7 +109,9 @@ class _Top:
         keys: see `_keys`.
     """
 
-    def __init__(self, live: Live, picture: Picture, ask: Any, keys: int | None) -> None:
+    def __init__(
+        self, live: Live, picture: Picture, ask: Callable[[], Mapping[str, Any]], keys: int | None
+    ) -> None:
         self._live = live
         self._picture = picture
         self._ask = ask
