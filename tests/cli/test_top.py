@@ -94,6 +94,7 @@ def test_nothing_that_is_told_reaches_the_terminal_as_it_is() -> None:
     wild["costliest"] = [{"key": evil, "connections": evil, "reasons": [{"reason": evil}, 7]}, 8]
     wild["recommendations"] = [{"rule": evil, "message": [evil]}]
     wild["hibernation"] |= {"wakes": {evil: 5}, "ratio": float("nan"), "rooms": [evil], "sleeps": None}
+    wild["hibernation"]["connections"]["total"] = 10**400
     for answer in (wild, {}, {"hibernation": {}, "costliest": {}, "recommendations": 3}):
         picture = told(answer, answer)
         for shown in (picture.screen(evil, good=False, height=60), picture.page()):

@@ -39,6 +39,8 @@ _LATENCIES: Final = (
     ("delivery, hibernated", "delivery_delay_seconds.hibernated"),
     ("the loop is late", "loop_lag_seconds"),
 )
+_BEYOND: Final = 1e300
+"""What is no number of anything, as NaN and a whole number of a thousand digits are none."""
 _SUMMARY: Final = ("mean", "p50", "p95", "p99", "max")
 
 
@@ -54,7 +56,7 @@ def _at(told: Any, path: str) -> Any:
 
 def _number(value: Any) -> float | None:
     """A value, if it is a number that can be shown."""
-    return value if type(value) in (int, float) and math.isfinite(value) else None
+    return value if type(value) in (int, float) and abs(value) < _BEYOND else None
 
 
 def _count(value: Any) -> str:
