@@ -31,9 +31,15 @@ def _share(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         raise ValueError(msg)
 
 
-def _number_or_none(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+def _share_or_none(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if value is not None:
-        number(field.name, value)
+        _share(_, field, value)
+
+
+def _lag(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not number(field.name, value):
+        msg = f"{field.name} is more than 0 seconds, since a loop is always late by something; None for any"
+        raise ValueError(msg)
 
 
 def _memory(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -45,6 +51,15 @@ def _memory(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     ):
         msg = f"{field.name} is a share of the memory up to 1.0, such as 0.8, or a whole number of bytes"
         raise ValueError(f"{msg}, not {value!r}")
+
+
+def _target(policy: Policy, field: attrs.Attribute[Any], value: Any) -> None:
+    """What is no less than the limit would be reached and left at each message."""
+    _memory(policy, field, value)
+    limit = policy.memory_limit
+    if value is not None and limit is not None and (value > 1) is (limit > 1) and value > limit:
+        msg = f"{field.name} is no more than memory_limit ({limit!r}), not {value!r}"
+        raise ValueError(msg)
 
 
 @attrs.frozen(kw_only=True)
@@ -95,9 +110,9 @@ class Policy:
     sweep: float = attrs.field(default=0.2, validator=_share)
     least_idle: float = attrs.field(default=1.0, validator=_number)
     memory_limit: float | None = attrs.field(default=0.80, validator=_memory)
-    memory_target: float | None = attrs.field(default=None, validator=_memory)
-    memory_stall: float | None = attrs.field(default=0.2, validator=_number_or_none)
-    max_lag: float | None = attrs.field(default=1.0, validator=_number_or_none)
+    memory_target: float | None = attrs.field(default=None, validator=_target)
+    memory_stall: float | None = attrs.field(default=0.2, validator=_share_or_none)
+    max_lag: float | None = attrs.field(default=1.0, validator=_lag)
     max_waking: int = attrs.field(default=64, validator=_whole)
 
     @classmethod
