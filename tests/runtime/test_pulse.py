@@ -363,3 +363,22 @@ async def test_where_nothing_is_told(
         assert rooms._supervisor.pulse.resident is None
     told = [line for line in logged(caplog) if "memory limit is not held" in line]
     assert len(told) == (limit == 100 * MB)
+
+
+async def test_at_the_stop_no_room_waits_for_a_place(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rooms that were being put to sleep do not begin that anew, and nobody looks at the memory any more."""
+    memory = Scripted()
+    monkeypatch.setattr(Scripted, "close", lambda _: None)
+    async with opened(memory, memory_limit=60 * MB) as rooms:
+        await say(rooms, *range(20))
+        supervisor, watching = rooms._supervisor, rooms._supervisor.pulse
+        watching._see_memory()
+        watching.stop()
+        looks = memory.looks
+        supervisor.sweeper.press("memory", watching._is_relieved, watching._cannot)
+        await trio.sleep(1)
+        assert sleeps(rooms) == {"memory": 4}
+        assert not supervisor.sweeper.pressed
+        assert memory.looks == looks

@@ -225,6 +225,8 @@ class Pulse:
 
     def _is_relieved(self) -> bool:
         """Whether it is enough that some rooms have gone to sleep. Those of late do not stop it at once."""
+        if self._scope.cancel_called:
+            return True  # All rooms are going to sleep, and wake for nobody's place any more.
         if self.pressure.limit is not None:
             self._give_back()
         self._let_in()
@@ -255,6 +257,8 @@ class Pulse:
 
     def _cannot(self) -> None:
         """No room can be sent to sleep: see whether something else helps, and say so if nothing does."""
+        if self._scope.cancel_called:
+            return
         self._press_at = trio.current_time() + _LOOK
         began = perf_counter()
         if self.pressure.over and began >= self._collect_at:
