@@ -144,6 +144,18 @@ async def test_who_was_just_used_is_left_alone(autojump_clock: MockClock) -> Non
         assert made.looks < 12
 
 
+async def test_nobody_looks_until_the_first_may_be_swept(autojump_clock: MockClock) -> None:
+    """However long that takes: nothing that happens before could change it."""
+    async with scene(attrs.evolve(QUICK, least_idle=3600)) as made:
+        made.come(10)
+        for line in made.lines:
+            made.activity.use(line)
+        await trio.sleep(3599)
+        assert made.looks == 1
+        await trio.sleep(2)
+        assert made.activity.total == 2
+
+
 async def test_the_busy_are_skipped_and_the_next_taken(autojump_clock: MockClock) -> None:
     """And where all are, it is looked again, less and less often, until they are not."""
     async with scene() as made:

@@ -108,26 +108,28 @@ class Sweeper:
                 due = wanted(self._policy, self._activity.total, self._hub.sockets)
                 if due is None:
                     return
-                done, looked, first = await self._hibernate_least(*due)
+                done, looked, first, busy = await self._hibernate_least(*due)
                 now = again = trio.current_time()
                 if done < due[1]:
-                    if done or first < inf:
+                    if done:
                         pause = _PAUSE_FIRST
-                    again = max(now + _LEAST, min(first, now + pause))
+                    # Nobody says when one is not busy any more.
+                    again = first if first < inf and not busy else min(first, now + pause)
+                    again = max(now + _LEAST, again)
                     pause = min(2 * pause, _PAUSE_LAST)
                 await trio.sleep_until(max(again, now + looked * _EACH))
         finally:
             self._sweeping = False
 
-    async def _hibernate_least(self, trigger: str, count: int) -> tuple[int, int, float]:
+    async def _hibernate_least(self, trigger: str, count: int) -> tuple[int, int, float, bool]:
         """Hibernate the connections that are least active, but for those that were just used, or are busy.
 
         Returns:
-            How many were, how many were looked at, and when the first of those that were just used no longer
-            is that.
+            How many were, how many were looked at, when the first of those that were just used no longer is
+            that, and whether some were busy.
         """
         least: Least[Link] = Least(count)
-        looked, first = 0, inf
+        looked, first, busy = 0, inf, False
         pause_at, now = perf_counter() + TURN, trio.current_time()
         for roster, policy, uses in self._activity.in_use():
             reluctance = self._reluctance(roster)
@@ -142,17 +144,21 @@ class Sweeper:
                     first = min(first, use.last + least_idle)
                     continue
                 active = score(use.rate(now, policy.activity_window), silent, reluctance)
-                if least.takes(active) and not is_busy(link):
-                    least.add(active, link)
+                if least.takes(active):
+                    if is_busy(link):
+                        busy = True
+                    else:
+                        least.add(active, link)
         done = 0
         for link in least:
             if perf_counter() > pause_at:
                 await trio.lowlevel.checkpoint()
                 pause_at = perf_counter() + TURN
             done += self._hibernate(link, trigger)
+        busy |= done < len(least)  # Or just used.
         if done:
             self._metrics.sweeps[trigger] += 1
-        return done, looked, first
+        return done, looked, first, busy
 
     def _hibernate(self, link: Link, trigger: str) -> bool:
         """Hibernate one connection, if it is still as it was; its room sleeps where it was the last."""
