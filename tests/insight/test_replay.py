@@ -203,3 +203,17 @@ def test_rooms_of_several_kinds_are_taken_together() -> None:
     both = together([outcome(5, 0.8, 2), attrs.evolve(outcome(5, 0.2, 3), connected=3000.0), none])
     assert both.hibernation_ratio == pytest.approx(0.35)
     assert (both.added_wakes, both.connected, both.awake_rooms) == (6, 4000.0, 3.0)
+
+
+def test_a_room_sleeps_when_its_messages_are_few_and_not_when_they_may_be() -> None:
+    """A window that ends is not empty yet: of what was in it some counts for as long as another takes."""
+    policy = Policy(idle_timeout=10, activity_window=60, message_threshold=3, connection_idle_timeout=500)
+    replay = Replay([policy])
+    for time in range(0, 49, 8):
+        replay.message(time, "a", 1)
+    # Seven in the first minute: of these, as much as three counts when four sevenths of the next are over.
+    replay.came(50.0, "a", 2)  # To look at the room does not change what it is to do.
+    replay.message(990.0, "a", None)
+    (outcome,) = replay.outcomes(1000.0)
+    assert outcome.awake_rooms == pytest.approx((60 + 60 * 4 / 7 + 10) / 1000)
+    assert outcome.added_wakes == 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from copy import copy
 from typing import Final
 
 import attrs
@@ -217,8 +218,10 @@ class Replay:
         policy = self.policies[number]
         at = room.last + policy.idle_timeout
         if room.windows is not None and number in room.windows and math.isfinite(at):
-            low = room.windows[number].below(policy.message_threshold, at, room.handled)
-            at = max(at, min(low, room.last + policy.activity_window))
+            # A copy, since nobody knows yet that nothing happens until then.
+            window, emptied = copy(room.windows[number]), room.last + policy.activity_window
+            while at < emptied and (low := window.below(policy.message_threshold, at, room.handled)) > at:
+                at = min(low, emptied)
         return at
 
     def _rest(self, room: _Room, time: float, *, wakes: bool = False, ends: bool = False) -> None:
