@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.room.parts import Parts, wired
-from trio_rooms import Policy, Room
+from trio_rooms import Context, MemoryStore, Policy, Room, StoreError, open_rooms
 from trio_rooms._room.mail import SaveFailed
+from trio_rooms.testing import FaultyStore
 
 IDLE = 10.0
 
@@ -302,3 +303,25 @@ def test_it_sleeps_when_it_may_whatever_happens_before(events: list[Event]) -> N
     timed = apart(events)
     end = (timed[-1][0] if timed else 0) + 35.5
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+async def _grow(ctx: Context[list[int]]) -> None:
+    ctx.state.append(1)
+
+
+async def test_a_room_that_could_not_be_saved_sleeps_as_soon_as_it_can(autojump_clock: MockClock) -> None:
+    """And not an idle timeout later; while the store fails it is tried less and less often."""
+    store = FaultyStore(MemoryStore())
+    slow: Room[list[int]] = Room("slow", state=list, idle_timeout=300, snapshot_interval=1000)
+    slow.on("grow")(_grow)
+    async with open_rooms([slow], store=store) as rooms:
+        await rooms.get("slow", "x").ask("grow")
+        await trio.sleep(299)
+        store.fail_commits(StoreError("it is away"), times=3)
+        await trio.sleep(5)
+        assert rooms.get("slow", "x").info().stage.value == "asleep"
+        await rooms.get("slow", "x").ask("grow")
+        await trio.sleep(299)
+        store.fail_commits(StoreError("it is away"), times=1_000_000)
+        await trio.sleep(1000)
+        assert 2 < rooms.metrics().blocked["save_failed"] < 100

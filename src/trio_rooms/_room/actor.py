@@ -578,6 +578,8 @@ class Actor:
                     return True
                 if box or idleness.stopping or saver.requested:
                     continue  # Something came while it was busy, and so found nobody to wake.
+                # It sleeps as soon as it can be saved, and not an idle timeout later.
+                looked = clock.current_time() < idleness.not_before
             elif self._asked:
                 idleness.block(idleness.obstacle)
                 self._answer_asked(False)
