@@ -62,7 +62,7 @@ def allocated() -> int:
 
 
 @pytest.mark.usefixtures("traced", "patient")
-@pytest.mark.parametrize(("count", "each", "lines"), [(60, 1, 40), (12, 20, 10)])
+@pytest.mark.parametrize(("count", "each", "lines"), [(60, 1, 40), (40, 20, 10)])
 async def test_measures_what_the_allocator_gave(
     mock_clock: MockClock, count: int, each: int, lines: int
 ) -> None:
