@@ -41,6 +41,8 @@ from .errors import (
     CannotListen,
     ConnectionGone,
     DefinitionError,
+    EngineError,
+    EngineLost,
     EventError,
     HandlerFailed,
     HandlerTimeout,
@@ -64,6 +66,7 @@ from .errors import (
     StoreFull,
     StoreInUse,
     StoreReadOnly,
+    Unavailable,
     UnknownRoom,
 )
 from .stores.base import Store
@@ -92,6 +95,8 @@ __all__ = [
     "Disconnect",
     "DiskStore",
     "DropMetrics",
+    "EngineError",
+    "EngineLost",
     "EventError",
     "Fire",
     "HandlerFailed",
@@ -137,6 +142,7 @@ __all__ = [
     "StoreInUse",
     "StoreReadOnly",
     "Summary",
+    "Unavailable",
     "UnknownRoom",
     "User",
     "WakeReport",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
@@ -51,6 +51,10 @@ from ._wire.handshake import REFUSAL, visible_code
 from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
 from .stores.base import Store, StoreStatistics
 from .stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from ._cluster.cluster import Cluster
+    from .engines.base import Engine
 
 __all__ = ["Rooms", "RoomsStatistics", "open_rooms"]
 
@@ -455,6 +459,9 @@ def open_rooms(
     gc_thresholds: tuple[int, int, int] | None = None,
     app: Any = None,
     tracer: Any = None,
+    engine: Engine | None = None,
+    node: str | None = None,
+    lease: float = 10.0,
 ) -> AbstractAsyncContextManager[Rooms]:
     """Run rooms as long as a block lasts.
 
@@ -488,6 +495,12 @@ def open_rooms(
             database connections.
         tracer: a ``TracerProvider`` of OpenTelemetry, which is told of handshakes, wakes, handlers, commits
             and sleeps as spans; it takes ``trio-rooms[otel]``. None for no traces, which cost nothing then.
+        engine: what this node shares with others that serve the same rooms, such as
+            ``Valkey("valkey://127.0.0.1:6379")``; the rooms are kept there, and ``store`` is None. None for a
+            program that is alone.
+        node: the name of this node, which no other has that shares the engine; with an engine only, and
+            None for one that is drawn.
+        lease: seconds after which others take over from a node that is dead or cut off; with an engine only.
 
     Raises:
         DefinitionError: a definition cannot work, or two have the same name.
@@ -523,6 +536,12 @@ def open_rooms(
     for room in defined:
         definitions[room.name] = attrs.evolve(definitions[room.name], policy=room.policy_over(policy))
     deadlines = Deadlines()
+    cluster = None if engine is None else _cluster(engine, node, lease, definitions)
+    if cluster is not None:
+        if store is not None:
+            msg = "with an engine the rooms are kept there: leave out store="
+            raise ValueError(msg)
+        store = cluster.store
     used = MemoryStore() if store is None else store
     tracing = None if tracer is None else _tracing(tracer)
     if tracing is not None:
@@ -537,8 +556,19 @@ def open_rooms(
     if any(definition.presence for definition in definitions.values()):
         hub.keepalive.ping_every(_PRESENCE)
     runtime = Runtime(deadlines, hub, supervisor, used, stop_timeout, close_timeout)
+    if cluster is not None:
+        cluster.attach(runtime)
     traces: Traces = NO_TRACES if tracing is None else tracing
     return _Opened(Rooms(definitions, runtime, traces), runtime, thresholds(gc_thresholds), traces)
+
+
+def _cluster(
+    engine: Engine, node: str | None, lease: float, definitions: Mapping[str, Definition]
+) -> Cluster:
+    """What makes a runtime one node of several."""
+    from ._cluster.cluster import Cluster  # noqa: PLC0415 (a program that is alone does without)
+
+    return Cluster(engine, node, lease, definitions)
 
 
 def _tracing(tracer: Any) -> Any:

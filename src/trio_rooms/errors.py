@@ -22,6 +22,9 @@
     ├── RoomFailed              a room could not be started, or crashed too often
     ├── RoomsClosed             the caller: the runtime is stopping or has stopped
     ├── CannotListen            the operator: nobody may listen at that address; an OSError too
+    ├── Unavailable             the world: a room cannot be reached now; whether it has happened is not known
+    ├── EngineError             the operator: the engine is not what it has to be
+    │   └── EngineLost          the world: the engine cannot be reached, or the connection to it broke
     ├── SnapshotError
     │   ├── StateError          the application: the state holds what CBOR cannot
     │   ├── SnapshotCorrupt     the world: a stored document does not decode
@@ -49,6 +52,8 @@ __all__ = [
     "CannotListen",
     "ConnectionGone",
     "DefinitionError",
+    "EngineError",
+    "EngineLost",
     "EventError",
     "HandlerFailed",
     "HandlerTimeout",
@@ -72,6 +77,7 @@ __all__ = [
     "StoreFull",
     "StoreInUse",
     "StoreReadOnly",
+    "Unavailable",
     "UnknownRoom",
 ]
 
@@ -408,6 +414,22 @@ class CannotListen(RoomsError, OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class Unavailable(RoomsError):
+    """A room, or what it is kept in, cannot be reached now; whether it has happened is not known."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(f"room {key} is unavailable: {text}")
+        self.key: str = key
+
+
+class EngineError(RoomsError):
+    """The engine of a cluster is not what it has to be; the message says what to change."""
+
+
+class EngineLost(EngineError):
+    """The engine cannot be reached, or the connection broke; whether it has happened is not known."""
 
 
 class SnapshotError(RoomsError):

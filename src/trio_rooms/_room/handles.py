@@ -253,7 +253,9 @@ class RoomHandle:
             SnapshotError: no snapshot of the room can be used.
         """
         stored = await self._store.load(self.key)
-        loaded = await Saved(self.key, self._definition).newest(stored.snapshots, self._store.epoch)
+        loaded = await Saved(self.key, self._definition).newest(
+            stored.snapshots, self._store.epoch_of(self.key)
+        )
         return None if loaded is None else loaded.state
 
     def schedule(

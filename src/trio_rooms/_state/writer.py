@@ -57,7 +57,9 @@ class Writer:
     """That of the last commit that is known to be in the store."""
     seq: int = attrs.field(init=False, default=0)
     """The highest seq that is known to be in the store as given out."""
-    epoch: int = attrs.field(init=False, default=attrs.Factory(lambda self: self._store.epoch, True))
+    epoch: int = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self._store.epoch_of(self._key), True)
+    )
     """That of the store when the room was last loaded: what its commits are fenced by."""
     doubtful: range = attrs.field(init=False, default=range(0))
     """Nonces of commits that raised, all with the number ``number + 1``: one of them may have happened."""
@@ -126,7 +128,7 @@ class Writer:
 
     def learn(self, head: RoomHead) -> None:
         """Go on with the number that the store says; whoever calls has the turn."""
-        self.epoch = self._store.epoch
+        self.epoch = self._store.epoch_of(self._key)
         self.number, self.seq, self.doubtful = head.number, head.seq, range(0)
 
     async def carry(

@@ -355,6 +355,10 @@ class Store(abc.ABC):
         are stale.
         """
 
+    def epoch_of(self, key: str) -> int:  # noqa: ARG002 (one that several nodes share has one for each room)
+        """By which epoch a room is written from here: that of the store, unless each room has its own."""
+        return self.epoch
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self
