@@ -197,7 +197,7 @@ class Disk(MemoryStore):
                     disk._apply(one)
             else:
                 disk._tell(one)
-                disk._inboxes.post(one)
+                disk._kept.inboxes.post(one)
         disk._opened = False
         return disk
 

@@ -715,7 +715,7 @@ async def test_the_older_snapshot_is_taken_loudly(
         for _ in range(2):
             await room.ask("add", Add(1))
             await until_asleep(room)
-        stored = memory._rooms["counter/a"]
+        stored = memory._kept.rooms["counter/a"]
         newest, older = stored.snapshots
         stored.snapshots = (attrs.evolve(newest, document=newest.document[:-1]), older)
         caplog.set_level(logging.ERROR)

@@ -981,7 +981,7 @@ async def test_an_older_state_ends_all_sessions(
             await trio.sleep(2)
         client.seq = 0
         await rooms.aclose()
-    stored = store._rooms["house/x"]
+    stored = store._kept.rooms["house/x"]
     newest, older = stored.snapshots
     stored.snapshots = (attrs.evolve(newest, document=newest.document[:-1] + b"?"), older)
     made.told.clear()

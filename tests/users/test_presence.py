@@ -546,7 +546,7 @@ async def test_what_is_damaged_in_the_store_is_shown_to_nobody(
             await People(ana).hear()
             await trio.sleep(5)
         nursery.cancel_scope.cancel()
-    stored = store._rooms["lobby/a"].sessions
+    stored = store._kept.rooms["lobby/a"].sessions
     for damaged, sid in zip([b"\xff", cbor2.dumps([1])], stored, strict=True):
         stored[sid] = attrs.evolve(stored[sid], link=attrs.evolve(stored[sid].link, presence=damaged))
     async with (

@@ -128,6 +128,10 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def orphans(self, limit: int) -> tuple[str, ...]:
+        """Rooms whose owner is no member any more, in any order, at most so many."""
+
+    @abc.abstractmethod
     async def send(self, incarnation: str, message: bytes) -> None:
         """Hand a message to whoever listens as an incarnation; it may be lost, and comes at most once.
 

@@ -2,53 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import wraps
+from typing import Any, Final, Self
 
 import attrs
 import trio
 
-from trio_rooms.errors import EngineLost
-from trio_rooms.stores.base import Store
+from trio_rooms._loop.wall import WallClock
+from trio_rooms.errors import EngineLost, StaleWrite, StoreError
+from trio_rooms.stores.base import Commit, Store
+from trio_rooms.stores.memory import Kept, MemoryStore
 
 from .base import Claim, Engine, Fence, Renewal
 
 __all__ = ["MemoryEngine"]
 
+_PATIENCE: Final = 5.0
+"""Seconds that a store waits for an engine that is away."""
+
 
 @attrs.define(eq=False)
 class _Owned:
-    owner: str = ""
-    epoch: int = 0
+    owner: str
+    epoch: int
+
+
+@attrs.define(eq=False)
+class _Listener:
+    """Who listens as an incarnation, and what is on its way there."""
+
+    receive: Callable[[bytes], None]
+    coming: deque[tuple[float, bytes]] = attrs.field(factory=deque)
+    """When each arrives, in the order in which they were sent."""
+    change: trio.Event = attrs.field(factory=trio.Event)
+
+    def wake(self) -> None:
+        change, self.change = self.change, trio.Event()
+        change.set()
+
+
+@attrs.define(eq=False)
+class _Shared:
+    """What the engine knows, whoever asks."""
+
+    until: dict[str, float] = attrs.field(factory=dict)
+    about: dict[str, bytes] = attrs.field(factory=dict)
+    owned: dict[str, _Owned] = attrs.field(factory=dict)
+    by_owner: dict[str, set[str]] = attrs.field(factory=dict)
+    epochs: int = 0
+    listening: dict[str, _Listener] = attrs.field(factory=dict)
+    users: dict[str, set[str]] = attrs.field(factory=dict)
+    kept: Kept = attrs.field(factory=Kept)
+    wall: WallClock = attrs.field(factory=WallClock)
+    seen: float = 0.0
+    grace: float = 0.0
+    longest: float = 0.0
+    up: bool = True
+    lost: trio.Event = attrs.field(factory=trio.Event)
+
+    def bury(self) -> None:
+        """Take out whose lease is over, unless nobody could renew any."""
+        now = trio.current_time()
+        if now - self.seen > self.longest:
+            self.grace = now + self.longest
+        self.seen = now
+        if now >= self.grace:
+            for incarnation in [one for one, until in self.until.items() if until <= now]:
+                self.forget(incarnation)
+
+    def forget(self, incarnation: str) -> None:
+        """Have an incarnation be no member any more; what it owned can be claimed."""
+        self.until.pop(incarnation, None)
+        self.about.pop(incarnation, None)
+
+    def own(self, key: str, incarnation: str, epoch: int) -> None:
+        """Have a room be owned, by nobody else any more."""
+        self.free(key)
+        self.owned[key] = _Owned(incarnation, epoch)
+        self.by_owner.setdefault(incarnation, set()).add(key)
+
+    def free(self, key: str) -> None:
+        """Have nobody own a room."""
+        owned = self.owned.pop(key, None)
+        if owned is not None:
+            keys = self.by_owner[owned.owner]
+            keys.discard(key)
+            if not keys:
+                del self.by_owner[owned.owner]
 
 
 @attrs.define(eq=False)
 class MemoryEngine(Engine):
     """Shared by the nodes of one process; time is Trio's, so that `MockClock` moves it.
 
-    `down` takes it away from all nodes until `up`, as a crash of the engine would. What it knew stays.
+    One object may serve all nodes. Where faults are to meet some nodes only, each has its own, made by
+    `another`.
     """
 
-    _until: dict[str, float] = attrs.field(init=False, factory=dict)
-    _about: dict[str, bytes] = attrs.field(init=False, factory=dict)
-    _owned: dict[str, _Owned] = attrs.field(init=False, factory=dict)
-    _listening: dict[str, Callable[[bytes], None]] = attrs.field(init=False, factory=dict)
+    delay: Callable[[], float] | None = None
+    """Seconds that the next message sent from here takes; those before it still come first."""
+    lose: Callable[[bytes], bool] | None = None
+    """Whether the next message sent from here is lost."""
+    _shared: _Shared = attrs.field(factory=_Shared, kw_only=True, alias="shared")
+    _cut: bool = attrs.field(init=False, default=False)
     _lost: trio.Event = attrs.field(init=False, factory=trio.Event)
-    _users: dict[str, set[str]] = attrs.field(init=False, factory=dict)
-    _seen: float = attrs.field(init=False, default=0.0)
-    _grace: float = attrs.field(init=False, default=0.0)
-    _longest: float = attrs.field(init=False, default=0.0)
-    _up: bool = attrs.field(init=False, default=True)
+    _change: trio.Event = attrs.field(init=False, factory=trio.Event)
+
+    def another(self) -> Self:
+        """The same engine, for another node."""
+        return type(self)(shared=self._shared)
 
     def down(self) -> None:
-        """It cannot be reached from now on."""
-        self._up = False
-        self._listening.clear()
-        lost, self._lost = self._lost, trio.Event()
+        """Take it away from all nodes until `up`, as a crash would: messages on their way are lost."""
+        self._shared.up = False
+        self._shared.listening.clear()
+        lost, self._shared.lost = self._shared.lost, trio.Event()
         lost.set()
 
     def up(self) -> None:
-        """It can be reached again."""
-        self._up = True
+        """It can be reached again; what it knew is still there."""
+        self._shared.up = True
+
+    def cut(self) -> None:
+        """Take it away from this node until `mend`, as a broken cable would."""
+        self._cut = True
+        lost, self._lost = self._lost, trio.Event()
+        lost.set()
+
+    def mend(self) -> None:
+        """This node can reach it again."""
+        self._cut = False
+
+    @property
+    def reachable(self) -> bool:
+        """Whether this node can reach it."""
+        return self._shared.up and not self._cut
 
     async def open(self) -> None:
         """See `Engine`."""
@@ -58,94 +148,106 @@ class MemoryEngine(Engine):
         """See `Engine`."""
         await trio.lowlevel.checkpoint()
 
-    async def _turn(self) -> None:
+    async def _turn(self) -> _Shared:
         await trio.lowlevel.checkpoint()
-        if not self._up:
+        if not self.reachable:
             raise EngineLost("the engine cannot be reached")
-
-    def _bury(self) -> None:
-        """Take out whose lease is over, unless nobody could renew any."""
-        now = trio.current_time()
-        if now - self._seen > self._longest:
-            self._grace = now + self._longest
-        self._seen = now
-        if now >= self._grace:
-            for incarnation in [one for one, until in self._until.items() if until <= now]:
-                self._forget(incarnation)
-
-    def _forget(self, incarnation: str) -> None:
-        self._until.pop(incarnation, None)
-        self._about.pop(incarnation, None)
+        return self._shared
 
     async def join(self, incarnation: str, about: bytes, lease: float) -> Renewal:
         """See `Engine`."""
-        await self._turn()
+        shared = await self._turn()
         name = incarnation.partition("#")[0]
-        for other in [one for one in self._until if one.partition("#")[0] == name]:
-            self._forget(other)
-        self._longest = max(self._longest, lease)
-        self._bury()
+        for other in [one for one in shared.until if one.partition("#")[0] == name]:
+            shared.forget(other)
+        shared.longest = max(shared.longest, lease)
+        shared.bury()
         return self._renewed(incarnation, about, lease)
 
     async def renew(self, incarnation: str, about: bytes, lease: float) -> Renewal:
         """See `Engine`."""
-        await self._turn()
-        self._bury()
-        if incarnation not in self._until:
-            return Renewal(False, dict(self._about))
+        shared = await self._turn()
+        shared.bury()
+        if incarnation not in shared.until:
+            return Renewal(False, dict(shared.about))
         return self._renewed(incarnation, about, lease)
 
     def _renewed(self, incarnation: str, about: bytes, lease: float) -> Renewal:
-        self._until[incarnation] = trio.current_time() + lease
-        self._about[incarnation] = about
-        return Renewal(True, dict(self._about))
+        shared = self._shared
+        shared.until[incarnation] = trio.current_time() + lease
+        shared.about[incarnation] = about
+        return Renewal(True, dict(shared.about))
 
     async def leave(self, incarnation: str) -> None:
         """See `Engine`."""
-        await self._turn()
-        self._forget(incarnation)
+        shared = await self._turn()
+        shared.forget(incarnation)
 
     async def claim(self, key: str, incarnation: str) -> Claim:
         """See `Engine`."""
-        await self._turn()
-        self._bury()
-        owned = self._owned.setdefault(key, _Owned())
-        if owned.owner != incarnation and owned.owner not in self._until and incarnation in self._until:
-            owned.owner, owned.epoch = incarnation, owned.epoch + 1
-        return Claim(owned.owner if owned.owner in self._until else "", owned.epoch)
+        shared = await self._turn()
+        shared.bury()
+        owned = shared.owned.get(key)
+        if owned is not None and owned.owner in shared.until:
+            return Claim(owned.owner, owned.epoch)
+        if incarnation not in shared.until:
+            return Claim("", 0 if owned is None else owned.epoch)
+        shared.epochs += 1
+        shared.own(key, incarnation, shared.epochs)
+        shared.kept.disconnect(key, shared.wall.now())
+        return Claim(incarnation, shared.epochs)
 
     async def find(self, keys: Collection[str]) -> dict[str, str]:
         """See `Engine`."""
-        await self._turn()
-        found = {key: self._owned[key].owner for key in keys if key in self._owned}
-        return {key: owner for key, owner in found.items() if owner in self._until}
+        shared = await self._turn()
+        found = {key: shared.owned[key].owner for key in keys if key in shared.owned}
+        return {key: owner for key, owner in found.items() if owner in shared.until}
 
     async def release(self, key: str, incarnation: str, epoch: int) -> bool:
         """See `Engine`."""
-        await self._turn()
-        owned = self._owned.get(key)
+        shared = await self._turn()
+        owned = shared.owned.get(key)
         if owned is None or (owned.owner, owned.epoch) != (incarnation, epoch):
             return False
-        owned.owner = ""
+        shared.free(key)
         return True
 
     async def reclaim(self, former: str, incarnation: str, epochs: Mapping[str, int]) -> frozenset[str]:
         """See `Engine`."""
-        await self._turn()
+        shared = await self._turn()
         kept = set()
-        for key, epoch in epochs.items():
-            owned = self._owned.get(key)
-            if owned is not None and owned.epoch == epoch and owned.owner in (former, incarnation):
-                owned.owner = incarnation
-                kept.add(key)
+        if incarnation in shared.until:
+            for key, epoch in epochs.items():
+                owned = shared.owned.get(key)
+                if owned is not None and owned.epoch == epoch and owned.owner in (former, incarnation):
+                    shared.own(key, incarnation, epoch)
+                    kept.add(key)
         return frozenset(kept)
+
+    async def orphans(self, limit: int) -> tuple[str, ...]:
+        """See `Engine`."""
+        shared = await self._turn()
+        shared.bury()
+        found: list[str] = []
+        for owner, keys in shared.by_owner.items():
+            if owner not in shared.until:
+                found += sorted(keys)[: limit - len(found)]
+        return tuple(found)
 
     async def send(self, incarnation: str, message: bytes) -> None:
         """See `Engine`."""
-        await self._turn()
-        receive = self._listening.get(incarnation)
-        if receive is not None:
-            receive(message)
+        shared = await self._turn()
+        listener = shared.listening.get(incarnation)
+        if listener is None or (self.lose is not None and self.lose(message)):
+            return
+        if self.delay is None and not listener.coming:
+            listener.receive(message)
+            return
+        arrives = trio.current_time() + (0.0 if self.delay is None else self.delay())
+        if listener.coming:
+            arrives = max(arrives, listener.coming[-1][0])
+        listener.coming.append((arrives, message))
+        listener.wake()
 
     async def listen(
         self,
@@ -154,33 +256,102 @@ class MemoryEngine(Engine):
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """See `Engine`."""
-        await self._turn()
-        lost = self._lost
-        self._listening[incarnation] = receive
+        shared = await self._turn()
+        listener = shared.listening[incarnation] = _Listener(receive)
         try:
-            task_status.started()
-            await lost.wait()
+            async with trio.open_nursery() as nursery:
+                for lost in (shared.lost, self._lost):
+                    nursery.start_soon(_cancel_when, lost, nursery.cancel_scope)
+                nursery.start_soon(_deliver, listener)
+                task_status.started()
         finally:
-            if self._listening.get(incarnation) is receive:
-                del self._listening[incarnation]
+            if shared.listening.get(incarnation) is listener:
+                del shared.listening[incarnation]
         raise EngineLost("the engine cannot be reached")
 
     async def note_user(self, user: str, incarnation: str, *, here: bool) -> None:
         """See `Engine`."""
-        await self._turn()
-        nodes = self._users.setdefault(user, set())
+        shared = await self._turn()
+        nodes = shared.users.setdefault(user, set())
         if here:
             nodes.add(incarnation)
         else:
             nodes.discard(incarnation)
         if not nodes:
-            del self._users[user]
+            del shared.users[user]
 
     async def nodes_of(self, user: str) -> tuple[str, ...]:
         """See `Engine`."""
-        await self._turn()
-        return tuple(sorted(one for one in self._users.get(user, ()) if one in self._until))
+        shared = await self._turn()
+        return tuple(sorted(one for one in shared.users.get(user, ()) if one in shared.until))
 
-    def store(self, fence: Fence, *, durable: bool) -> Store:
+    def store(self, fence: Fence, *, durable: bool) -> Store:  # noqa: ARG002 (nothing here outlives a power cut)
         """See `Engine`."""
-        raise NotImplementedError
+        return _FencedStore(engine=self, shared=self._shared, fence=fence)
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def _deliver(listener: _Listener) -> None:
+    """Hand on what takes its time."""
+    while True:
+        while listener.coming:
+            arrives = listener.coming[0][0]
+            if arrives > trio.current_time():
+                await trio.sleep_until(arrives)
+            listener.receive(listener.coming.popleft()[1])
+        await listener.change.wait()
+
+
+@attrs.define(eq=False, kw_only=True)
+class _FencedStore(MemoryStore):
+    """The store that the nodes share, for one of them."""
+
+    _engine: MemoryEngine
+    _shared: _Shared
+    _fence: Fence
+    _kept: Kept = attrs.field(init=False, default=attrs.Factory(lambda self: self._shared.kept, True))
+
+    def epoch_of(self, key: str) -> int:
+        """See `Store.epoch_of`."""
+        return self._fence.epoch_of(key)
+
+    def _take(self) -> None:
+        self._epoch = 1
+
+    def _check_fence(self, commit: Commit) -> None:
+        owned = self._shared.owned.get(commit.key)
+        if owned is None or owned.epoch != commit.epoch:
+            msg = (
+                f"room {commit.key}: a commit of epoch {commit.epoch} is refused, since it is not this "
+                "node's any more: another one may write it now"
+            )
+            raise StaleWrite(msg)
+
+    async def _reach(self) -> None:
+        """Wait for the engine where it is away."""
+        until = trio.current_time() + _PATIENCE
+        while not self._engine.reachable:
+            if trio.current_time() >= until:
+                raise StoreError("the engine cannot be reached")
+            await trio.sleep(_PATIENCE / 50)
+
+
+def _reaching(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @wraps(method)
+    async def reaching(self: _FencedStore, *args: Any, **options: Any) -> Any:
+        await self._reach()
+        return await method(self, *args, **options)
+
+    return reaching
+
+
+for _name in (
+    "load", "head", "commit", "get", "list", "keys", "session", "sessions", "positions", "verdicts",
+    "journal", "timers", "due_timers", "timer", "due", "post", "settle", "inbox", "inbox_size", "inboxes",
+    "expired",
+):  # fmt: skip
+    setattr(_FencedStore, _name, _reaching(getattr(MemoryStore, _name)))

@@ -87,6 +87,40 @@ class _Stored:
 
 
 @attrs.define(eq=False)
+class Kept:
+    """All that a store in memory has: of one store, or of several that share it."""
+
+    rooms: dict[str, _Stored] = attrs.field(factory=dict, init=False)
+    ended: dict[str, tuple[int, int, int]] = attrs.field(factory=dict, init=False)
+    """Number, nonce and epoch of rooms of which nothing else is left, in the order in which they ended."""
+    due_sessions: Agenda[tuple[str, int]] = attrs.field(factory=Agenda, init=False)
+    """When sessions expire, by room and id."""
+    due_timers: Agenda[tuple[str, str]] = attrs.field(factory=Agenda, init=False)
+    """When timers are due, by room and name."""
+    due_rooms: Agenda[str] = attrs.field(factory=Agenda, init=False)
+    """When rooms lapse."""
+    inboxes: Inboxes = attrs.field(factory=Inboxes, init=False)
+
+    def put_session(self, key: str, stored: _Stored, session: StoredSession) -> None:
+        """Keep a session, and when it is due."""
+        stored.sessions[session.sid] = session
+        link = session.link
+        self.due_sessions.set((key, session.sid), None if link.ended else link.until)
+
+    def disconnect(self, key: str, now: float) -> None:
+        """Have no session of a room have a connection: what held them is gone."""
+        stored = self.rooms.get(key)
+        if stored is None:
+            return
+        for session in stored.sessions.values():
+            link, opening = session.link, session.room.opening
+            if link.until is None and not link.ended and opening is not None:
+                pos = max(link.pos, opening.start + 1)
+                gone = attrs.evolve(link, link=0, until=now + opening.window, pos=pos)
+                self.put_session(key, stored, attrs.evolve(session, link=gone))
+
+
+@attrs.define(eq=False)
 class MemoryStore(Store):
     """Keeps everything in dicts; no thread, no file, no real time.
 
@@ -95,16 +129,7 @@ class MemoryStore(Store):
     checkpoint of `commit`.
     """
 
-    _rooms: dict[str, _Stored] = attrs.field(factory=dict, init=False)
-    _ended: dict[str, tuple[int, int, int]] = attrs.field(factory=dict, init=False)
-    """Number, nonce and epoch of rooms of which nothing else is left, in the order in which they ended."""
-    _due_sessions: Agenda[tuple[str, int]] = attrs.field(factory=Agenda, init=False)
-    """When sessions expire, by room and id."""
-    _due_timers: Agenda[tuple[str, str]] = attrs.field(factory=Agenda, init=False)
-    """When timers are due, by room and name."""
-    _due_rooms: Agenda[str] = attrs.field(factory=Agenda, init=False)
-    """When rooms lapse."""
-    _inboxes: Inboxes = attrs.field(factory=Inboxes, init=False)
+    _kept: Kept = attrs.field(factory=Kept, init=False)
     _wall: WallClock = attrs.field(factory=WallClock, init=False)
     _epoch: int = attrs.field(default=0, init=False)
     _opened: bool = attrs.field(default=False, init=False)
@@ -128,17 +153,16 @@ class MemoryStore(Store):
             raise StoreInUse(msg)
         await trio.lowlevel.checkpoint()
         self._opened = True
-        self._epoch += 1
-        self._ended.clear()
         self._commits = self._failures = 0
+        self._take()
+
+    def _take(self) -> None:
+        """Be the one to write from now on."""
+        self._epoch += 1
+        self._kept.ended.clear()
         now = self._wall.now()
-        for key, stored in self._rooms.items():
-            for session in stored.sessions.values():
-                link, opening = session.link, session.room.opening
-                if link.until is None and not link.ended and opening is not None:
-                    pos = max(link.pos, opening.start + 1)
-                    gone = attrs.evolve(link, link=0, until=now + opening.window, pos=pos)
-                    self._put_session(key, stored, attrs.evolve(session, link=gone))
+        for key in self._kept.rooms:
+            self._kept.disconnect(key, now)
 
     async def aclose(self) -> None:
         """Close the store and keep what it has. A second call does nothing."""
@@ -192,7 +216,7 @@ class MemoryStore(Store):
     ) -> builtins.list[str]:
         """See `Store.keys`."""
         self._check_open()
-        found = _select(self._rooms, prefix, after, limit)
+        found = _select(self._kept.rooms, prefix, after, limit)
         await trio.lowlevel.checkpoint()
         return found
 
@@ -272,6 +296,7 @@ class MemoryStore(Store):
         """See `Store.due`."""
         self._check_open()
         check_limit(limit)
+        kept = self._kept
         sessions: tuple[float, tuple[str, int]] | float = -math.inf
         timers: tuple[float, tuple[str, str]] | float = -math.inf
         rooms: tuple[float, str] | float = -math.inf
@@ -286,12 +311,12 @@ class MemoryStore(Store):
             elif after.lapses:
                 rooms = (after.time, after.key)
         found = [
-            Due(time, key, sid=sid) for time, (key, sid) in self._due_sessions.first(now, limit, sessions)
+            Due(time, key, sid=sid) for time, (key, sid) in kept.due_sessions.first(now, limit, sessions)
         ]
         found += [
-            Due(time, key, timer=name) for time, (key, name) in self._due_timers.first(now, limit, timers)
+            Due(time, key, timer=name) for time, (key, name) in kept.due_timers.first(now, limit, timers)
         ]
-        found += [Due(time, key, lapses=True) for time, key in self._due_rooms.first(now, limit, rooms)]
+        found += [Due(time, key, lapses=True) for time, key in kept.due_rooms.first(now, limit, rooms)]
         found.sort(key=lambda one: one.time)
         await trio.lowlevel.checkpoint()
         return found[:limit]
@@ -300,7 +325,7 @@ class MemoryStore(Store):
         """See `Store.post`."""
         self._check_open()
         check_posts(posts)
-        sizes = self._inboxes.post(posts)
+        sizes = self._kept.inboxes.post(posts)
         self._commits += 1
         await trio.lowlevel.checkpoint()
         return sizes
@@ -310,7 +335,7 @@ class MemoryStore(Store):
         self._check_open()
         encode(user)
         check_ids(ids)
-        self._inboxes.settle(user, ids)
+        self._kept.inboxes.settle(user, ids)
         self._commits += 1
         await trio.lowlevel.checkpoint()
 
@@ -319,7 +344,7 @@ class MemoryStore(Store):
         self._check_open()
         encode(user)
         check_limit(limit)
-        found = self._inboxes.inbox(user, after, limit)
+        found = self._kept.inboxes.inbox(user, after, limit)
         await trio.lowlevel.checkpoint()
         return found
 
@@ -327,7 +352,7 @@ class MemoryStore(Store):
         """See `Store.inbox_size`."""
         self._check_open()
         encode(user)
-        size = self._inboxes.size(user)
+        size = self._kept.inboxes.size(user)
         await trio.lowlevel.checkpoint()
         return size
 
@@ -336,7 +361,7 @@ class MemoryStore(Store):
     ) -> builtins.list[tuple[str, InboxSize]]:
         """See `Store.inboxes`."""
         self._check_open()
-        found = self._inboxes.sizes(_select(self._inboxes.users(), "", after, limit))
+        found = self._kept.inboxes.sizes(_select(self._kept.inboxes.users(), "", after, limit))
         await trio.lowlevel.checkpoint()
         return found
 
@@ -346,7 +371,7 @@ class MemoryStore(Store):
         """See `Store.expired`."""
         self._check_open()
         check_limit(limit)
-        found = self._inboxes.expired(now, limit, after)
+        found = self._kept.inboxes.expired(now, limit, after)
         await trio.lowlevel.checkpoint()
         return found
 
@@ -360,11 +385,11 @@ class MemoryStore(Store):
         """What there is of a room; nobody may change it who has it from here."""
         self._check_open()
         encode(key)
-        return self._rooms.get(key) or _Stored(*self._ended.get(key, ()))
+        return self._kept.rooms.get(key) or _Stored(*self._kept.ended.get(key, ()))
 
     def _apply(self, commit: Commit) -> None:
-        check_epoch(commit, self._epoch)
-        key = commit.key
+        self._check_fence(commit)
+        kept, key = self._kept, commit.key
         stored = self._look_up(key)
         if not is_next(commit, stored.number, stored.seq):
             check_same(commit, stored.nonce)
@@ -372,9 +397,9 @@ class MemoryStore(Store):
         stored.number, stored.nonce, stored.epoch = commit.number, commit.nonce, commit.epoch
         if commit.destroy:
             for sid in stored.sessions:
-                self._due_sessions.set((key, sid), None)
+                kept.due_sessions.set((key, sid), None)
             for name in stored.timers:
-                self._due_timers.set((key, name), None)
+                kept.due_timers.set((key, name), None)
             stored = _Stored(commit.number, commit.nonce, commit.epoch)
         if commit.document is not None:
             newest = StoredSnapshot(commit.number, commit.document)
@@ -391,32 +416,32 @@ class MemoryStore(Store):
                 stored.timers.pop(name, None)
             else:
                 stored.timers[name] = timer
-            self._due_timers.set((key, name), None if timer is None else timer.due)
+            kept.due_timers.set((key, name), None if timer is None else timer.due)
         if commit.sends:
-            self._inboxes.post(commit.sends)
+            kept.inboxes.post(commit.sends)
         if commit.offers:
-            self._inboxes.offer(commit.offers)
+            kept.inboxes.offer(commit.offers)
         if commit.lapses is not None:
             stored.lapses = commit.lapses or None
-        self._ended.pop(key, None)
+        kept.ended.pop(key, None)
         if not stored.empty:
-            self._rooms[key] = stored
-            self._due_rooms.set(key, stored.lapses)
+            kept.rooms[key] = stored
+            kept.due_rooms.set(key, stored.lapses)
             return
-        self._due_rooms.set(key, None)
-        self._rooms.pop(key, None)
-        self._ended[key] = (stored.number, stored.nonce, stored.epoch)
-        if len(self._ended) > MOST_ENDED:
-            del self._ended[next(iter(self._ended))]
+        kept.due_rooms.set(key, None)
+        kept.rooms.pop(key, None)
+        kept.ended[key] = (stored.number, stored.nonce, stored.epoch)
+        if len(kept.ended) > MOST_ENDED:
+            del kept.ended[next(iter(kept.ended))]
 
     def _apply_sessions(self, commit: Commit, stored: _Stored) -> None:
-        key, sessions = commit.key, stored.sessions
+        kept, key, sessions = self._kept, commit.key, stored.sessions
         for sid, half in commit.sessions.items():
             there = sessions.get(sid)
             if half is None:
                 sessions.pop(sid, None)
                 stored.verdicts.pop(sid, None)
-                self._due_sessions.set((key, sid), None)
+                kept.due_sessions.set((key, sid), None)
             elif there is not None:
                 opening = half.opening or there.room.opening
                 last = max(half.last, there.room.last)
@@ -427,7 +452,7 @@ class MemoryStore(Store):
         for sid, link in commit.links.items():
             there = sessions.get(sid)
             if there is not None:
-                self._put_session(key, stored, attrs.evolve(there, link=link))
+                kept.put_session(key, stored, attrs.evolve(there, link=link))
         for sid, id_ in commit.answered.items():
             verdicts = stored.verdicts.get(sid, {})
             for answered in [one for one in verdicts if one <= id_]:
@@ -436,10 +461,9 @@ class MemoryStore(Store):
             if verdict.sid in sessions:
                 stored.verdicts.setdefault(verdict.sid, {})[verdict.id] = verdict.content
 
-    def _put_session(self, key: str, stored: _Stored, session: StoredSession) -> None:
-        stored.sessions[session.sid] = session
-        link = session.link
-        self._due_sessions.set((key, session.sid), None if link.ended else link.until)
+    def _check_fence(self, commit: Commit) -> None:
+        """Refuse a commit of who may not write any more with StaleWrite."""
+        check_epoch(commit, self._epoch)
 
     def _check_open(self) -> None:
         if not self._opened:
