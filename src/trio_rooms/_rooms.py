@@ -185,7 +185,7 @@ class Rooms:
         server = Server(
             self._definitions,
             self._hub,
-            self._supervisor,
+            self._supervisor.placement,
             self._registrar,
             self._supervisor.stage,
             self._runtime.deadlines,
@@ -551,7 +551,8 @@ def open_rooms(
         deadlines, max_message_size=max_message_size, backlog=max_unsent, close_timeout=close_timeout
     )
     make_supervisor = Supervisor if tracing is None else tracing.supervisor
-    supervisor = make_supervisor(definitions, hub, used, deadlines, policy, app)
+    placed = None if cluster is None else cluster.placement
+    supervisor = make_supervisor(definitions, hub, used, deadlines, policy, app, placed)
     hub.deliver = supervisor.deliver
     if any(definition.presence for definition in definitions.values()):
         hub.keepalive.ping_every(_PRESENCE)

@@ -419,9 +419,13 @@ class CannotListen(RoomsError, OSError):
 class Unavailable(RoomsError):
     """A room, or what it is kept in, cannot be reached now; whether it has happened is not known."""
 
-    def __init__(self, key: str, text: str) -> None:
-        super().__init__(f"room {key} is unavailable: {text}")
-        self.key: str = key
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(key, why)
+        self.key = key
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"room {self.key} is unavailable: {self.why}"
 
 
 class EngineError(RoomsError):

@@ -2,21 +2,31 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_rooms import AskTimeout, Context, Room, RoomHandle, RoomInfo, Rooms, Stage, WhyAwake, open_rooms
+from trio_rooms import (
+    AskTimeout,
+    Context,
+    Room,
+    RoomHandle,
+    RoomInfo,
+    Rooms,
+    Schedule,
+    Stage,
+    WhyAwake,
+    open_rooms,
+)
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.mail import Ask, Destroy, Hibernate, Mail
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.plans import Plan
-from trio_rooms._state.record import Record
 from trio_rooms._wire.envelope import Body
 from trio_rooms.errors import RoomsError
 
@@ -90,9 +100,10 @@ class Elsewhere:
         """Never asked."""
         raise NotImplementedError
 
-    def record(self, key: str) -> Record:
-        """Of no use here."""
-        raise NotImplementedError
+    async def schedules(self, key: str) -> Mapping[str, Schedule]:
+        """Note it."""
+        self.handed.append(("schedules", key, None))
+        return {}
 
     def awaiting(self, key: str, answer: Answer) -> contextlib.AbstractContextManager[None]:
         """Of no use here."""
@@ -140,6 +151,7 @@ async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock
         assert await room.users() == ("ana",)
         room.cancel("x")
         assert await room.cancel_durably("x")
+        assert await room.schedules() == {}
         assert placement.handed == [
             ("deliver", "shelf/x", Ask),
             ("deliver_soon", "shelf/x", Hibernate),
@@ -150,6 +162,7 @@ async def test_all_that_a_handle_hands_over_goes_to_the_placement(autojump_clock
             ("people", "shelf/x", None),
             ("reschedule", "shelf/x", True),
             ("reschedule", "shelf/x", False),
+            ("schedules", "shelf/x", None),
         ]
         assert rooms.statistics().supervisor.wakes == 0
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trio_rooms._definition.definition import Definition
+from trio_rooms._room.placement import Placement
 from trio_rooms._runtime.runtime import Runtime
+from trio_rooms._runtime.supervisor import Supervisor
 from trio_rooms.engines.base import Engine
 from trio_rooms.stores.base import Store
 
@@ -29,6 +31,10 @@ class Cluster:
     def __init__(
         self, engine: Engine, node: str | None, lease: float, definitions: Mapping[str, Definition]
     ) -> None:
+        raise NotImplementedError
+
+    def placement(self, supervisor: Supervisor) -> Placement:
+        """Where rooms are, in whichever process: those of this one are its supervisor's."""
         raise NotImplementedError
 
     def attach(self, runtime: Runtime) -> None:

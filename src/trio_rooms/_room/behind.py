@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -13,7 +13,6 @@ from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.gate import Gate
 from trio_rooms._state.plans import Plan
-from trio_rooms._state.record import Record
 from trio_rooms._wire.envelope import Body
 from trio_rooms.errors import RoomsError
 
@@ -21,6 +20,7 @@ from .answers import Answer
 from .mail import Mail
 from .placement import Placement, RoomInfo
 from .reasons import WhyAwake
+from .schedules import Schedule
 
 __all__ = ["Behind"]
 
@@ -78,16 +78,16 @@ class Behind:
         self._gate.add(partial(_forget_result, job), len(body.cbor) + len(body.json))
         return Sent(outbox=1)
 
-    def record(self, key: str) -> Record:
-        """See `Placement`."""
-        return self._placement.record(key)
-
     def reschedule(self, key: str, plan: Plan, *, held: bool = True) -> None:
         """See `Placement`."""
         if held:
             self._gate.add(partial(self._placement.reschedule, key, plan))
         else:
             self._placement.reschedule(key, plan)
+
+    async def schedules(self, key: str) -> Mapping[str, Schedule]:
+        """See `Placement`."""
+        return await self._placement.schedules(key)
 
     async def people(self, key: str) -> tuple[str, ...]:
         """See `Placement`."""

@@ -6,6 +6,8 @@ import logging
 import random
 from typing import Final
 
+import attrs
+
 from trio_rooms._definition.fire import Fire, Retry
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.plans import Plan
@@ -31,6 +33,18 @@ _SOON: Final = 10.0
 """Seconds for which a room that has nothing else to do waits for its next alarm rather than to sleep."""
 _LONGEST_ERROR: Final = 200
 """Characters of an error that are kept."""
+
+
+@attrs.frozen
+class _GoingOn:
+    """What becomes of an occurrence that was handled, or of one that failed. A `Change`."""
+
+    scheduled: Scheduled
+    after: Scheduled | None
+
+    def make(self, timers: Timers) -> None:
+        """Have it go on so, unless something else was scheduled in its place."""
+        timers.go_on(self.scheduled, self.after)
 
 
 class Firing:
@@ -205,4 +219,4 @@ class Firing:
 
     def _go_on_in_any_case(self, scheduled: Scheduled, after: Scheduled | None) -> None:
         """Note what becomes of an occurrence also if all is forgotten that the room was about to write."""
-        self._record.plans.make(Plan(lambda timers: timers.go_on(scheduled, after)))
+        self._record.plans.make(Plan(_GoingOn(scheduled, after)))

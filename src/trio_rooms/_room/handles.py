@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,10 @@ from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.gate import Gate
-from trio_rooms._state.plans import Plan
+from trio_rooms._state.plans import Change, Plan
 from trio_rooms._state.record import Record
 from trio_rooms._state.saved import Saved
-from trio_rooms._state.timers import Missed, Timers
+from trio_rooms._state.timers import Missed
 from trio_rooms._users.directory import Directory
 from trio_rooms._users.message import check_user
 from trio_rooms._values.cbor import as_sent
@@ -36,7 +36,7 @@ from .mail import Ask, Destroy, Hibernate
 from .placement import Placement, RoomInfo
 from .reasons import WhyAwake
 from .reliably import is_reliable, manner_of
-from .schedules import WALL, Schedule, Wanted, schedules_of, wanted
+from .schedules import Schedule, Unwanted, wanted
 from .signs import Signs
 from .users import User
 
@@ -278,7 +278,7 @@ class RoomHandle:
             TypeError, ValueError: an argument is not what it should be, or the name has no handler.
         """
         one = wanted(self._definition, name, data, at, after, every, cron, tz, missed)
-        self._placement.reschedule(self.key, Plan(partial(_carry_out, one)))
+        self._placement.reschedule(self.key, Plan(one))
 
     async def schedule_durably(
         self,
@@ -306,7 +306,7 @@ class RoomHandle:
             AskCircle: as `ask`; a handler schedules in its own room with ``ctx.room.schedule``.
         """
         one = wanted(self._definition, name, data, at, after, every, cron, tz, missed)
-        return float(await self._plan(partial(_carry_out, one)))
+        return float(await self._plan(one))
 
     def cancel(self, name: str) -> None:
         """Let go of what is scheduled under a name; wakes nobody. It becomes durable soon.
@@ -315,7 +315,7 @@ class RoomHandle:
             TypeError, ValueError: nothing can have this name.
         """
         text("the name of a schedule", name)
-        self._placement.reschedule(self.key, Plan(partial(_remove, name)))
+        self._placement.reschedule(self.key, Plan(Unwanted(name)))
 
     async def cancel_durably(self, name: str) -> bool:
         """The same, and wait until it is durable, as `schedule_durably` does; whether there was something.
@@ -325,9 +325,9 @@ class RoomHandle:
             NotSaved, StoreError, RoomsClosed: as `schedule_durably`.
         """
         text("the name of a schedule", name)
-        return bool(await self._plan(partial(_remove, name)))
+        return bool(await self._plan(Unwanted(name)))
 
-    async def _plan(self, change: Callable[[Timers], Any]) -> Any:
+    async def _plan(self, change: Change) -> Any:
         """Change what is scheduled, and wait until that is durable."""
         answer = Answer()
         plan = Plan(change, answer.succeed, answer.fail)
@@ -341,12 +341,7 @@ class RoomHandle:
         Raises:
             StoreError: it cannot be read.
         """
-        record = self._placement.record(self.key)
-        record.pin()
-        try:
-            return schedules_of(await record.plans.settle())
-        finally:
-            record.unpin()
+        return await self._placement.schedules(self.key)
 
     async def hibernate(self) -> bool:
         """Put the room to sleep now, if nothing is to be done in it. A cancelled caller only stops waiting.
@@ -376,16 +371,6 @@ class RoomHandle:
         with self._placement.waiting(self.key, answer):
             self._placement.deliver(self.key, Destroy(answer))
             await answer.wait()
-
-
-def _carry_out(one: Wanted, timers: Timers) -> float:
-    """Schedule something; when it is due."""
-    return one.carry_out(timers, WALL.now())
-
-
-def _remove(name: str, timers: Timers) -> bool:
-    """Let go of something; whether there was something."""
-    return timers.remove(name)
 
 
 @attrs.frozen(repr=False)

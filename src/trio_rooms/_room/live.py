@@ -26,7 +26,7 @@ from .mail import Destroy, link_of
 from .mailbox import Mailbox
 from .reasons import WhyAwake
 from .reliably import is_reliable, manner_of
-from .schedules import WALL, Schedule, schedules_of, wanted
+from .schedules import Schedule, schedules_of, wanted
 from .shared import Shared
 from .storage import Storage
 from .users import User
@@ -274,7 +274,7 @@ class LiveRoom:
         shared = self._shared
         one = wanted(shared.definition, name, data, at, after, every, cron, tz, missed)
         shared.check_life("nothing can be scheduled")
-        return one.carry_out(self._record.plans.timers, WALL.now())
+        return one.make(self._record.plans.timers)
 
     def cancel(self, name: str) -> bool:
         """Let go of what is scheduled under a name; whether there was something. What is handled now goes on.

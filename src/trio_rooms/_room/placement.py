@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -12,7 +12,6 @@ from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.manner import Manner
 from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.plans import Plan
-from trio_rooms._state.record import Record
 from trio_rooms._wire.envelope import Body
 from trio_rooms.errors import RoomsError
 
@@ -20,6 +19,7 @@ from .answers import Answer
 from .lifecycle import Stage
 from .mail import Mail
 from .reasons import WhyAwake
+from .schedules import Schedule
 
 __all__ = ["Placement", "RoomInfo"]
 
@@ -106,12 +106,6 @@ class Placement(Protocol):
             not where nothing of the room has been read.
         """
 
-    def record(self, key: str) -> Record:
-        """What the store has of a room, and what is on its way there: that of an awake room, or a new one.
-
-        It is forgotten when nothing of it is under way; see `Record.pin`.
-        """
-
     def reschedule(self, key: str, plan: Plan, *, held: bool = True) -> None:
         """Change what a room has scheduled, awake or asleep, and wake nobody.
 
@@ -120,6 +114,13 @@ class Placement(Protocol):
             plan: the change.
             held: whether it waits for what the handler writes that asks for it. Where somebody waits for it
                 in turn, it must not.
+        """
+
+    async def schedules(self, key: str) -> Mapping[str, Schedule]:
+        """All that a room has scheduled, by name, a copy; wakes nobody.
+
+        Raises:
+            StoreError: it cannot be read.
         """
 
     async def people(self, key: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from trio_rooms._state.occurrences import FIRST_TIME, LAST_TIME, SHORTEST, Cron,
 from trio_rooms._state.timers import Missed, Scheduled, Timers, Unreadable
 from trio_rooms._values.cbor import encode_plain
 
-__all__ = ["WALL", "Schedule", "Wanted", "schedules_of", "wanted"]
+__all__ = ["WALL", "Schedule", "Unwanted", "Wanted", "schedules_of", "wanted"]
 
 WALL: Final = WallClock()
 _LONGEST: Final = 256
@@ -51,7 +51,7 @@ class Schedule:
 
 @attrs.frozen
 class Wanted:
-    """What a call asks for, checked; when that is, is known once it is carried out."""
+    """What a call asks for, checked; when that is, is known once it is made. A `Change`."""
 
     name: str
     data: bytes
@@ -60,7 +60,7 @@ class Wanted:
     cron: Cron | None
     missed: Missed
 
-    def carry_out(self, timers: Timers, now: float) -> float:
+    def make(self, timers: Timers) -> float:
         """Schedule it; returns when it is due.
 
         Raises:
@@ -68,7 +68,7 @@ class Wanted:
             ValueError: it would never be due.
         """
         rule: Rule | None = self.cron
-        first = self.first(now)
+        first = self.first(WALL.now())
         if self.every is not None:
             rule = Every(self.every, first)
         new = Scheduled(
@@ -109,6 +109,17 @@ class Wanted:
             msg = f"{self.name!r:.100} would never be due"
             raise ValueError(msg)
         return first
+
+
+@attrs.frozen
+class Unwanted:
+    """What is let go of, by its name. A `Change`."""
+
+    name: str
+
+    def make(self, timers: Timers) -> bool:
+        """Let go of it; whether there was something."""
+        return timers.remove(self.name)
 
 
 def wanted(

@@ -29,9 +29,10 @@ from trio_rooms._room.dispatcher import refuse
 from trio_rooms._room.handles import Handles, Program
 from trio_rooms._room.lifecycle import Stage, Step
 from trio_rooms._room.mail import Alarm, Ask, Destroy, Hibernate, Mail, Rouse, cause_of
-from trio_rooms._room.placement import RoomInfo
+from trio_rooms._room.placement import Placement, RoomInfo
 from trio_rooms._room.reasons import WhyAwake
 from trio_rooms._room.reliably import keep
+from trio_rooms._room.schedules import Schedule, schedules_of
 from trio_rooms._room.shared import Shared, roster_of
 from trio_rooms._room.signs import Signs
 from trio_rooms._sockets.fanout import Broadcast, Message
@@ -116,6 +117,7 @@ class Supervisor:
         deadlines: those of all that is under it.
         policy: what holds for all rooms together.
         app: what their handlers are to find as ``ctx.app``.
+        placed: makes of it the placement of several processes; None for a process that is alone.
     """
 
     _make_actor: Callable[..., Actor] = Actor
@@ -128,6 +130,7 @@ class Supervisor:
         deadlines: Deadlines,
         policy: Policy,
         app: Any = None,
+        placed: Callable[[Supervisor], Placement] | None = None,
     ) -> None:
         self.definitions: Mapping[str, Definition] = definitions
         """The rooms that are served, by name."""
@@ -169,12 +172,9 @@ class Supervisor:
         """Looks how the process does while rooms are busy."""
         self.users: Directory = Directory(hub, store, self, self._spawn, deadlines)
         """Who is connected where."""
-        self.handles: Handles = Handles(definitions, self, store, deadlines, self.users)
-        """How its rooms are reached."""
         self.signs: Signs = Signs(self.metrics, hub.rosters)
         """What keeps rooms from sleeping well."""
         self._rhythm = Rhythm(self.metrics, self.signs)
-        self._program = Program(app, self.handles, self.signs)
         self._trims: dict[str, float] = {}
         """Rooms of whose journals something may go, and the seconds between two looks at each."""
         self._over: dict[str, int] = {}
@@ -203,6 +203,11 @@ class Supervisor:
         self._wall = WallClock()
         self._wakes = 0
         self._hibernations = 0
+        self.placement: Placement = self if placed is None else placed(self)
+        """Where rooms are, here or in other processes: what programs and handlers reach them through."""
+        self.handles: Handles = Handles(definitions, self.placement, store, deadlines, self.users)
+        """How rooms are reached."""
+        self._program = Program(app, self.handles, self.signs)
 
     def statistics(self) -> SupervisorStatistics:
         """What it has under it now, and has done until now."""
@@ -369,7 +374,10 @@ class Supervisor:
         return None if record is None or not record.holds else record
 
     def record(self, key: str) -> Record:
-        """See `Placement`."""
+        """What the store has of a room, and what is on its way there: that of an awake room, or a new one.
+
+        It is forgotten when nothing of it is under way; see `Record.pin`.
+        """
         record = self._records.get(key)
         if record is None:
             record = self._records[key] = Record(
@@ -507,6 +515,15 @@ class Supervisor:
         if actor is not None and actor.stage is Stage.WAKING:
             self.waking.loaded(actor)  # Whom it asks may have to wake, and must not wait for it.
         return self._circles.waiting(task.name, key, answer)
+
+    async def schedules(self, key: str) -> Mapping[str, Schedule]:
+        """See `Placement`."""
+        record = self.record(key)
+        record.pin()
+        try:
+            return schedules_of(await record.plans.settle())
+        finally:
+            record.unpin()
 
     async def people(self, key: str) -> tuple[str, ...]:
         """See `Placement`."""

@@ -16,7 +16,7 @@ from trio_rooms.stores.base import Store, Timer
 from .timers import MOST_TIMERS, Timers
 from .writer import Writer
 
-__all__ = ["Plan", "Plans"]
+__all__ = ["Change", "Plan", "Plans"]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -31,6 +31,18 @@ and all of their tasks would otherwise have their first turn together."""
 _readers: Final[trio.lowlevel.RunVar[trio.CapacityLimiter]] = trio.lowlevel.RunVar("trio_rooms readers")
 
 
+class Change(Protocol):
+    """What is to become of what a room has scheduled, as a value: it is made again where it was undone."""
+
+    def make(self, timers: Timers) -> Any:
+        """Make it; the result is for who asked for it.
+
+        Raises:
+            ScheduleError: the room has scheduled too much.
+            ValueError: it cannot be made.
+        """
+
+
 @attrs.define(eq=False, weakref_slot=False)
 class Plan:
     """A change to what a room has scheduled that comes from outside its handlers.
@@ -38,7 +50,7 @@ class Plan:
     No crash of the room and no rollback takes it back: until it is durable it is made again.
     """
 
-    change: Callable[[Timers], Any]
+    change: Change
     told: Callable[[Any], None] | None = None
     """Called with the result of the change once that is durable; without it a failure is logged."""
     failed: Callable[[Exception], None] | None = None
@@ -163,7 +175,7 @@ class Plans:
             self._read_soon()
             return
         try:
-            result = plan.change(self.timers)
+            result = plan.change.make(self.timers)
         except Exception as error:  # noqa: BLE001 (whoever asked for it is told)
             plan.refuse(self._record.key, error)
             return
