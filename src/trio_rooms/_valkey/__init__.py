@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from .address import Address
+from .checks import Durability
+from .connection import Argument, Connection, ServerError
+from .library import Library
+from .server import Server
+
+__all__ = ["Address", "Argument", "Connection", "Durability", "Library", "Server", "ServerError"]

@@ -1,0 +1,518 @@
+"""One connection to a server that speaks RESP3: calls, answers, pushes."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Self
+
+import attrs
+import hiredis
+import trio
+
+from trio_rooms.errors import EngineError, EngineLost
+
+from .address import Address, Node, name
+
+__all__ = ["Argument", "Connection", "ServerError"]
+
+Argument = bytes | str | int | float
+"""What a command is made of."""
+
+_pack: Final[Callable[[tuple[Argument, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
+"""Its own type speaks of tuples of one."""
+_LOG: Final = logging.getLogger("trio_rooms")
+_WAIT: Final = object()
+"""Stands for a WAIT among those who wait."""
+_MORE: Final = object()
+"""What the parser returns where an answer is not whole; False would be an answer, too."""
+_RECEIVE: Final = 65_536
+"""Bytes read at once."""
+_MOST_UNSENT: Final = 16 * 2**20
+"""Bytes of commands that are not sent yet; who has more to say waits."""
+_MOST_WAITING: Final = 65_536
+"""Commands that are not answered yet; who has another waits."""
+_MOST_REPLY: Final = 64 * 2**20
+"""Bytes of one answer, above which the connection is given up. Nothing that is asked for is as large."""
+_MOST_GREETING: Final = 2**16
+"""Bytes of what a server says of itself."""
+_OPENING: Final = 5.0
+"""Seconds for a connection to be made and greeted."""
+_LOOKS: Final = 4
+"""How often the silence of the server is looked at within the time that it may last."""
+_AWAY: Final = frozenset({"LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED", "CLUSTERDOWN"})
+"""What a server says that is not to be written now, or not any more: it did nothing, and another may."""
+
+
+class ServerError(EngineError):
+    """The server has refused a command; nothing of it was done, unless a script says otherwise."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code: str = text.partition(" ")[0]
+        """The first word, such as ``NOPERM`` or ``OOM``."""
+        self.text: str = text
+        """All that it said, the code too."""
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """A task that waits for an answer."""
+
+    task: trio.lowlevel.Task | None
+    """None once it does not wait any more."""
+    reply: Any = None
+
+    def settle(self, reply: Any) -> None:
+        """It goes on with this."""
+        task = self.task
+        if task is not None:
+            self.task = None
+            self.reply = reply
+            trio.lowlevel.reschedule(task)
+
+    async def answer(self) -> Any:
+        """Wait."""
+        await trio.lowlevel.wait_task_rescheduled(self._give_up)
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return self.reply
+
+    def _give_up(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        # The answer will come: the waiter keeps its place, so that each gets its own.
+        self.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+@attrs.define(eq=False)
+class _DurableWaiter(_Waiter):
+    """A task that waits for an answer, and then for the replicas."""
+
+
+@attrs.define(eq=False)
+class _Subscription(_Waiter):
+    """Waits for the echo behind a command that is answered by pushes, or else by an error."""
+
+    echo: bytes = b""
+    refused: ServerError | None = None
+
+
+@attrs.define(eq=False)
+class Connection:
+    """A connection that was greeted. `run` has to run for as long as it is used.
+
+    What tasks have to say in one round of the event loop is sent in one piece. A call that is cancelled
+    may have been done or not. A connection that breaks is over: every call that waits raises `EngineLost`,
+    and nothing is ever sent twice.
+    """
+
+    node: Node
+    """Where it goes to."""
+    greeting: Mapping[bytes, Any]
+    """What the server said of itself: ``server``, ``version``, ``mode``, ``role``."""
+    silence: float
+    """Seconds that the server may leave unanswered what it was asked: then the connection is lost, after
+    half of that at least. Where nobody asks anything it is pinged."""
+    replicas: int
+    """How many replicas have to have what a durable call has written."""
+    patience: float
+    """Seconds that they have for it."""
+    _stream: trio.abc.HalfCloseableStream | trio.abc.Stream
+    _reader: hiredis.Reader
+    _on_push: Callable[[list[Any]], None] | None
+    _scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
+    _out: list[bytes] = attrs.field(init=False, factory=list)
+    _unsent: int = attrs.field(init=False, default=0)
+    _waiting: deque[_Waiter | object | None] = attrs.field(init=False, factory=deque)
+    """Whoever is answered next is first: a waiter, or None where nobody wants to know, or `_WAIT`."""
+    _unsafe: bool = attrs.field(init=False, default=False)
+    """Whether something durable is not followed by a WAIT yet."""
+    _answered: list[tuple[_Waiter, Any]] = attrs.field(init=False, factory=list)
+    """What the next WAIT is about, with the answers."""
+    _kick: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _turn: trio.StrictFIFOLock = attrs.field(init=False, factory=trio.StrictFIFOLock)
+    """Held while there is no room: whoever has something to say waits behind its holder."""
+    _room: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _lost: str = attrs.field(init=False, default="")
+    _heard: bool = attrs.field(init=False, default=False)
+
+    @classmethod
+    async def open(
+        cls,
+        address: Address,
+        node: Node | None = None,
+        *,
+        client: str = "trio-rooms",
+        on_push: Callable[[list[Any]], None] | None = None,
+        silence: float = 5.0,
+        replicas: int = 0,
+        patience: float = 1.0,
+        sentinel: bool = False,
+    ) -> Self:
+        """Connect and be greeted. A cancellation leaves nothing behind.
+
+        Args:
+            address: who to be, and how to speak.
+            node: where to go; the only node of the address where None.
+            client: what the server shows of this connection in its list, without spaces.
+            on_push: called with what the server sends unasked, such as ``[b"message", channel, data]``.
+            silence: see `Connection`.
+            replicas: see `Connection`.
+            patience: see `Connection`.
+            sentinel: whether a Sentinel is meant.
+
+        Raises:
+            EngineLost: nobody is there, or nobody who can be written now.
+            EngineError: somebody else is there, or does not let us in.
+        """
+        node = node or address.nodes[0]
+        try:
+            context = address.context()
+        except (OSError, ValueError) as error:
+            raise EngineError(f"TLS to {address}: a certificate cannot be loaded: {error}") from error
+        stream: trio.abc.Stream | None = None
+        try:
+            with trio.fail_after(_OPENING):
+                stream = await trio.open_tcp_stream(*node)
+                if context is not None:
+                    stream = trio.SSLStream(stream, context, server_hostname=node[0], https_compatible=True)
+                    await stream.do_handshake()
+                reader = hiredis.Reader(replyError=ServerError, notEnoughData=_MORE)
+                greeting = await _greet(stream, reader, address, client, sentinel=sentinel)
+        except BaseException as error:
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
+            text = f"the engine at {name(node)} cannot be reached"
+            match error:
+                case trio.TooSlowError():
+                    raise EngineLost(f"{text}: it did not answer within {_OPENING:g} s") from None
+                case trio.BrokenResourceError() if (cause := _tls(error)) is not None:
+                    raise EngineError(f"TLS to {name(node)} failed: {cause}") from error
+                case OSError() | trio.BrokenResourceError() | trio.ClosedResourceError():
+                    raise EngineLost(f"{text}: {_plain(error)}") from error
+                case hiredis.HiredisError():
+                    raise EngineError(f"what answers at {name(node)} is no engine: {error}") from error
+            raise
+        return cls(
+            node=node,
+            greeting=greeting,
+            silence=silence,
+            replicas=replicas,
+            patience=patience,
+            stream=stream,
+            reader=reader,
+            on_push=on_push,
+        )
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is over."""
+        return bool(self._lost)
+
+    @property
+    def why(self) -> str:
+        """Why it is over; empty while it is not."""
+        return self._lost
+
+    async def run(self) -> None:
+        """Send and receive until the connection is lost, or until cancelled, after which it is lost, too."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._watch)
+                    await self._read()
+        finally:
+            self.lose("it was closed")
+            await trio.aclose_forcefully(self._stream)
+
+    def lose(self, why: str) -> None:
+        """It is over: whoever waits is told, and `run` returns."""
+        if self._lost:
+            return
+        self._lost = f"the connection to the engine at {name(self.node)} is lost: {why}"
+        self._scope.cancel()
+        self._out.clear()
+        for waiter in (*self._waiting, *(one for one, _ in self._answered)):
+            if isinstance(waiter, _Waiter):
+                waiter.settle(EngineLost(self._lost))
+        self._waiting.clear()
+        self._answered.clear()
+        self._room.set()
+
+    async def call(self, *command: Argument, durable: bool = False) -> Any:
+        """Say a command, and wait for the answer. Cancelled, it may have been done or not.
+
+        Args:
+            command: its words.
+            durable: whether the replicas have to have what it has written, too.
+
+        Returns:
+            The answer: bytes, int, float, bool, None, or a list or a dict of these. A list may hold errors
+            as `ServerError`.
+
+        Raises:
+            ServerError: the server refuses it.
+            EngineLost: the connection is lost, or the server is not to be written now; whether it has
+                happened is not known.
+        """
+        packed = _pack(command)
+        if self._turn.locked() or self._full(len(packed)):
+            await self._take_turns(len(packed))
+        task = trio.lowlevel.current_task()
+        if durable and self.replicas:
+            self._unsafe = True
+            waiter: _Waiter = _DurableWaiter(task)
+        else:
+            waiter = _Waiter(task)
+        self._put(packed, waiter)
+        return await waiter.answer()
+
+    def post(self, *command: Argument) -> None:
+        """Say a command without waiting, nor caring, for the answer.
+
+        Raises:
+            EngineLost: the connection is lost, or too much is on its way already: it is not said.
+        """
+        packed = _pack(command)
+        if self._turn.locked() or self._full(len(packed)):
+            raise EngineLost(f"the engine at {name(self.node)} is too slow: too much is waiting for it")
+        self._put(packed, None)
+
+    async def subscribe(self, *channels: bytes | str) -> None:
+        """Be sent what is published there from now on. Cancelled, it may be subscribed or not.
+
+        Raises:
+            ServerError: the server refuses it.
+            EngineLost: the connection is lost.
+        """
+        # Such a command has no answer, unless an error is one: what follows it has one in any case.
+        echo = secrets.token_hex(8).encode()
+        packed = _pack(("SUBSCRIBE", *channels)) + _pack(("PING", echo))
+        if self._turn.locked() or self._full(len(packed)):
+            await self._take_turns(len(packed))
+        waiter = _Subscription(trio.lowlevel.current_task(), echo=echo)
+        self._put(packed, waiter)
+        await waiter.answer()
+
+    def _full(self, size: int) -> bool:
+        unsent = self._unsent
+        return bool(unsent and unsent + size > _MOST_UNSENT) or len(self._waiting) >= _MOST_WAITING
+
+    async def _take_turns(self, size: int) -> None:
+        """Wait until there is room, behind all who wait already; who comes later waits behind us."""
+        async with self._turn:
+            while self._full(size) and not self._lost:
+                await self._room.wait()
+
+    def _put(self, packed: bytes, waiter: _Waiter | None) -> None:
+        if self._lost:
+            raise EngineLost(self._lost)
+        self._out.append(packed)
+        self._unsent += len(packed)
+        self._waiting.append(waiter)
+        self._kick.set()
+
+    def _make_room(self) -> None:
+        if self._turn.locked():
+            self._room.set()
+            self._room = trio.Event()
+
+    async def _write(self) -> None:
+        stream = self._stream
+        while True:
+            if not self._out:
+                self._kick = trio.Event()
+                await self._kick.wait()
+            # Every task that is ready says what it has to say first: one piece for all of them.
+            await trio.lowlevel.checkpoint()
+            out, self._out = self._out, []
+            if self._unsafe:
+                self._unsafe = False
+                # Its answer is about all that this connection has written before.
+                out.append(_pack(("WAIT", self.replicas, int(self.patience * 1000))))
+                self._unsent += len(out[-1])
+                self._waiting.append(_WAIT)
+            piece = out[0] if len(out) == 1 else b"".join(out)
+            del out
+            try:
+                await stream.send_all(piece)
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self.lose(_plain(error))
+                return
+            self._unsent -= len(piece)
+            self._make_room()
+
+    async def _read(self) -> None:
+        stream, reader, gets, waiting = self._stream, self._reader, self._reader.gets, self._waiting
+        size = 0
+        while True:
+            try:
+                received = await stream.receive_some(_RECEIVE)
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self.lose(_plain(error))
+                return
+            if not received:
+                self.lose("it closed it")
+                return
+            self._heard = True
+            reader.feed(received)  # type: ignore[arg-type] # (it takes a bytearray, too)
+            size += len(received)
+            try:
+                while (reply := gets()) is not _MORE:
+                    size = 0
+                    if reply.__class__ is hiredis.PushNotification:
+                        self._push(reply)
+                        continue
+                    if not waiting:
+                        self.lose("it answers what nobody asked")
+                        return
+                    waiter = waiting.popleft()
+                    if waiter.__class__ is _Waiter and reply.__class__ is not ServerError:
+                        waiter.settle(reply)
+                    else:
+                        self._answer(waiter, reply)
+            except hiredis.ProtocolError as error:
+                self.lose(f"it does not speak RESP3: {error}")
+                return
+            if size > _MOST_REPLY:
+                self.lose(f"its answer has more than {_MOST_REPLY >> 20} MiB")
+                return
+            self._make_room()
+
+    def _push(self, message: list[Any]) -> None:
+        if self._on_push is None:
+            return
+        try:
+            self._on_push(message)
+        except Exception:  # noqa: BLE001 (whoever it is that fails, the others are told)
+            _LOG.exception("a message of the engine could not be handled")
+
+    def _answer(self, waiter: Any, reply: Any) -> None:
+        """What is not an ordinary answer for somebody who waits for nothing else."""
+        if isinstance(reply, ServerError) and reply.code in _AWAY:
+            self._waiting.appendleft(waiter)
+            self.lose(f"it is not to be written now: {reply}")
+            return
+        match waiter:
+            case _Subscription() if reply != waiter.echo:
+                waiter.refused = reply
+                self._waiting.appendleft(waiter)
+            case _Subscription():
+                waiter.settle(waiter.refused)
+            case _DurableWaiter() if not isinstance(reply, Exception):
+                self._answered.append((waiter, reply))
+            case _Waiter():
+                waiter.settle(reply)
+            case object() if waiter is _WAIT:
+                self._replicated(reply)
+
+    def _replicated(self, count: Any) -> None:
+        if not isinstance(count, int) or count < self.replicas:
+            self.lose(f"{count} of {self.replicas} replicas had in time what was written")
+            return
+        answered, self._answered = self._answered, []
+        for waiter, reply in answered:
+            waiter.settle(reply)
+
+    async def _watch(self) -> None:
+        """Notice a server that does not answer, and ask one that has nothing to say."""
+        missed = 0
+        while missed < _LOOKS - 1:
+            self._heard = False
+            await trio.sleep(self.silence / _LOOKS)
+            if self._heard:
+                missed = 0
+            elif self._waiting:
+                missed += 1
+            else:
+                self.post("PING")
+        self.lose(f"it has not answered for {self.silence * missed / _LOOKS:g} s")
+
+
+async def _greet(
+    stream: trio.abc.Stream, reader: hiredis.Reader, address: Address, client: str, *, sentinel: bool
+) -> Mapping[bytes, Any]:
+    """Say who we are, and hear who answers; see `Connection.open`."""
+    user, password = (
+        (address.sentinel_user, address.sentinel_password) if sentinel else (address.user, address.password)
+    )
+    allowed = ("AUTH", user or "default", password) if password else ()
+    greeting = await _ask(stream, reader, "HELLO", 3, *allowed, "SETNAME", client)
+    if isinstance(greeting, ServerError):
+        raise _refused(greeting)
+    if not isinstance(greeting, dict):
+        raise EngineError("what answers is no engine: it does not speak RESP3")
+    mode, role = (_text(greeting.get(one, b"")) for one in (b"mode", b"role"))
+    if sentinel:
+        if mode != "sentinel":
+            raise EngineError("what answers is no Sentinel; a server itself is reached by valkey://")
+        return greeting
+    if mode != "standalone":
+        raise EngineError(
+            "what answers is a Sentinel; it is asked by valkey+sentinel://HOST:PORT/NAME"
+            if mode == "sentinel"
+            else "what answers is a node of a Valkey Cluster; the engine is one server, or one with replicas"
+        )
+    if role != "master":
+        raise EngineLost(f"what answers is a {role}, which cannot be written")
+    # Under pressure the server drops connections, and this one last; whoever may not say so goes without.
+    await _ask(stream, reader, "CLIENT", "NO-EVICT", "on")
+    if address.database:
+        answer = await _ask(stream, reader, "SELECT", address.database)
+        if isinstance(answer, ServerError):
+            raise _refused(answer)
+    return greeting
+
+
+async def _ask(stream: trio.abc.Stream, reader: hiredis.Reader, *command: Argument) -> Any:
+    await stream.send_all(_pack(command))
+    while (reply := reader.gets()) is _MORE:
+        received = await stream.receive_some(_RECEIVE)
+        if not received:
+            raise EngineLost("the engine closed the connection while it was greeted")
+        reader.feed(received)  # type: ignore[arg-type] # (it takes a bytearray, too)
+        if reader.len() > _MOST_GREETING:
+            raise EngineError("what answers is no engine")
+    return reply
+
+
+def _refused(error: ServerError) -> EngineError:
+    """What a refused greeting means."""
+    match error.code:
+        case "NOAUTH":
+            return EngineError("the engine wants a password: valkey://USER:PASSWORD@HOST, or :PASSWORD@HOST")
+        case "WRONGPASS":
+            return EngineError("the engine does not know this user with this password")
+        case code if code in _AWAY:
+            return EngineLost(f"the engine is not to be used now: {error}")
+        case _ if "unknown command" in error.text.lower() or error.code == "NOPROTO":
+            return EngineError(f"the engine has to be Valkey 8, or Redis 7.0, or later: {error}")
+        case _:
+            return EngineError(f"the engine refuses the connection: {error}")
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _tls(error: BaseException) -> ssl.SSLError | None:
+    """What TLS says, if that is what broke a connection that was being made."""
+    cause = error.__cause__
+    return cause if isinstance(cause, ssl.SSLError) else None
+
+
+def _plain(error: BaseException) -> str:
+    """What the system says, in words."""
+    cause: BaseException = error
+    while not (isinstance(cause, OSError) and cause.errno):
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        elif cause.__cause__ is not None:
+            cause = cause.__cause__
+        else:
+            return str(cause) or "it closed it"
+    return (cause.strerror or str(cause)).lower()
