@@ -115,21 +115,16 @@ class Engine(abc.ABC):
         """Let go of a room; False where the claim was not this one."""
 
     @abc.abstractmethod
-    async def reclaim(self, former: str, incarnation: str, epochs: Mapping[str, int]) -> frozenset[str]:
-        """Take rooms over from a former incarnation of the same node, each with the epoch that it has.
+    async def reclaim(self, incarnation: str, epochs: Mapping[str, int]) -> frozenset[str]:
+        """Own again what a former incarnation of the same node did, each room with the epoch that it has.
 
         Args:
-            former: the incarnation that is over.
             incarnation: the one that has come after it.
-            epochs: the epochs of its claims, by key.
+            epochs: the epochs of its claims, by key; at most 1,000.
 
         Returns:
             Those that nobody has claimed meanwhile: nobody has written them either.
         """
-
-    @abc.abstractmethod
-    async def orphans(self, limit: int) -> tuple[str, ...]:
-        """Rooms whose owner is no member any more, in any order, at most so many."""
 
     @abc.abstractmethod
     async def send(self, incarnation: str, message: bytes) -> None:
@@ -167,7 +162,8 @@ class Engine(abc.ABC):
 
         Its commits are refused with StaleWrite where the room's epoch is not that of the fence. Opening it
         does not touch sessions. Those of a room whose connections were held by a former owner have none
-        from when the room was claimed.
+        from when the room was claimed. Where nobody claims a room of a node that is over for good, they
+        have none from some seconds after that, and the room is nobody's: `Store.due` finds their end.
 
         Args:
             fence: by which claims it writes.

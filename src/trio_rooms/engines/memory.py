@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import wraps
@@ -12,7 +13,7 @@ import trio
 
 from trio_rooms._loop.wall import WallClock
 from trio_rooms.errors import EngineLost, StaleWrite, StoreError
-from trio_rooms.stores.base import Commit, Store
+from trio_rooms.stores.base import Commit, Due, Store
 from trio_rooms.stores.memory import Kept, MemoryStore
 
 from .base import Claim, Engine, Fence, Renewal
@@ -21,6 +22,10 @@ __all__ = ["MemoryEngine"]
 
 _PATIENCE: Final = 5.0
 """Seconds that a store waits for an engine that is away."""
+
+_GIVEN_UP: Final = 10.0
+"""Seconds after which the rooms of a node that is over are nobody's, so that it can have back until then
+what nobody wanted."""
 
 
 @attrs.define(eq=False)
@@ -51,6 +56,8 @@ class _Shared:
     about: dict[str, bytes] = attrs.field(factory=dict)
     owned: dict[str, _Owned] = attrs.field(factory=dict)
     by_owner: dict[str, set[str]] = attrs.field(factory=dict)
+    dead: dict[str, float] = attrs.field(factory=dict)
+    """Since when who owns something yet is no member any more."""
     epochs: int = 0
     listening: dict[str, _Listener] = attrs.field(factory=dict)
     users: dict[str, set[str]] = attrs.field(factory=dict)
@@ -76,6 +83,17 @@ class _Shared:
         """Have an incarnation be no member any more; what it owned can be claimed."""
         self.until.pop(incarnation, None)
         self.about.pop(incarnation, None)
+        if incarnation in self.by_owner:
+            self.dead.setdefault(incarnation, trio.current_time())
+
+    def give_up(self) -> None:
+        """Take away what the dead own still, so that what was connected there expires."""
+        now = trio.current_time()
+        for incarnation in [one for one, since in self.dead.items() if now - since >= _GIVEN_UP]:
+            del self.dead[incarnation]
+            for key in sorted(self.by_owner.get(incarnation, ())):
+                self.free(key)
+                self.kept.disconnect(key, self.wall.now())
 
     def own(self, key: str, incarnation: str, epoch: int) -> None:
         """Have a room be owned, by nobody else any more."""
@@ -212,27 +230,17 @@ class MemoryEngine(Engine):
         shared.free(key)
         return True
 
-    async def reclaim(self, former: str, incarnation: str, epochs: Mapping[str, int]) -> frozenset[str]:
+    async def reclaim(self, incarnation: str, epochs: Mapping[str, int]) -> frozenset[str]:
         """See `Engine`."""
         shared = await self._turn()
         kept = set()
         if incarnation in shared.until:
             for key, epoch in epochs.items():
                 owned = shared.owned.get(key)
-                if owned is not None and owned.epoch == epoch and owned.owner in (former, incarnation):
+                if owned is not None and owned.epoch == epoch:
                     shared.own(key, incarnation, epoch)
                     kept.add(key)
         return frozenset(kept)
-
-    async def orphans(self, limit: int) -> tuple[str, ...]:
-        """See `Engine`."""
-        shared = await self._turn()
-        shared.bury()
-        found: list[str] = []
-        for owner, keys in shared.by_owner.items():
-            if owner not in shared.until:
-                found += sorted(keys)[: limit - len(found)]
-        return tuple(found)
 
     async def send(self, incarnation: str, message: bytes) -> None:
         """See `Engine`."""
@@ -331,6 +339,13 @@ class _FencedStore(MemoryStore):
             )
             raise StaleWrite(msg)
 
+    async def due(self, now: float, limit: int, *, after: Due | None = None) -> builtins.list[Due]:
+        """See `Store.due`."""
+        await self._reach()
+        self._shared.bury()
+        self._shared.give_up()
+        return await super().due(now, limit, after=after)
+
     async def _reach(self) -> None:
         """Wait for the engine where it is away."""
         until = trio.current_time() + _PATIENCE
@@ -351,7 +366,7 @@ def _reaching(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[
 
 for _name in (
     "load", "head", "commit", "get", "list", "keys", "session", "sessions", "positions", "verdicts",
-    "journal", "timers", "due_timers", "timer", "due", "post", "settle", "inbox", "inbox_size", "inboxes",
+    "journal", "timers", "due_timers", "timer", "post", "settle", "inbox", "inbox_size", "inboxes",
     "expired",
 ):  # fmt: skip
     setattr(_FencedStore, _name, _reaching(getattr(MemoryStore, _name)))
