@@ -54,7 +54,7 @@ class Nobody:
     def acknowledged(self, link: Link, seq: int) -> None:
         """It has something."""
 
-    def session_over(self, key: str, sid: int) -> None:
+    def session_over(self, key: str, sid: int, user: str | None = None) -> None:
         """A session is over."""
 
     def all_over(self, key: str) -> None:

@@ -455,7 +455,7 @@ class Registrar:
     def _over(self, record: Record, event: Disconnected, half: LinkHalf, *, told: bool) -> None:
         """A session is over, and counts nowhere any more; its room hears of it when it is awake."""
         sid, roster = event.link.sid, event.link.roster
-        self._hub.users.session_over(record.key, sid)
+        self._hub.users.session_over(record.key, sid, event.link.user if half.pos else None)
         presence = presence_of(roster)
         if presence is not None:
             presence.ended(event.link)

@@ -60,8 +60,8 @@ class Users(Protocol):
     def acknowledged(self, link: Link, seq: int) -> None:
         """The client of one with a session has everything up to a place in its room's journal."""
 
-    def session_over(self, key: str, sid: int) -> None:
-        """A session is no more."""
+    def session_over(self, key: str, sid: int, user: str | None = None) -> None:
+        """A session is no more; of whom, where it has not acknowledged something."""
 
     def all_over(self, key: str) -> None:
         """All sessions of a room are no more."""

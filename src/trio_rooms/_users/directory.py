@@ -55,6 +55,7 @@ class Directory:
         there = self.links.get(user)
         if there is None:
             self.links[user] = link
+            self.office.came(user)
         elif isinstance(there, Link):
             if there is not link:
                 self.links[user] = (there, link)
@@ -69,6 +70,7 @@ class Directory:
         there = self.links.get(user)
         if there is link:
             del self.links[user]
+            self.office.went(user)
         elif isinstance(there, tuple) and link in there:
             rest = tuple(one for one in there if one is not link)
             self.links[user] = rest[0] if len(rest) == 1 else rest
@@ -78,9 +80,9 @@ class Directory:
         """The client of one with a session has everything up to a place in its room's journal."""
         self.office.acknowledged(link, seq)
 
-    def session_over(self, key: str, sid: int) -> None:
-        """A session is no more."""
-        self.office.session_over(key, sid)
+    def session_over(self, key: str, sid: int, user: str | None = None) -> None:
+        """A session is no more; of whom, where it has not acknowledged something."""
+        self.office.session_over(key, sid, user)
 
     def all_over(self, key: str) -> None:
         """All sessions of a room are no more."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from time import perf_counter
 from typing import Any, Final
@@ -30,11 +30,12 @@ from trio_rooms._state.record import Record
 from trio_rooms.errors import RoomsClosed, StoreClosed, StoreError
 from trio_rooms.stores.base import Offer, Store, Waiting
 
+from .abroad import Abroad
 from .courier import Around, Courier, has_session
 from .inboxes import Inboxes
 from .message import Message
 from .offers import Offered, Offers, Out
-from .pending import Item, Pending
+from .pending import Answer, Answers, Item, Pending
 from .settling import Settling
 
 __all__ = ["Office", "UsersStatistics"]
@@ -51,6 +52,9 @@ _AGAIN: Final = 5.0
 """Seconds after which an inbox that could not be read is read again."""
 _LATER: Final = 30.0
 """Seconds after which something is offered again that a room could not write."""
+_NOBODY: Final[Answers] = {}
+_NO_MARK: Final = 1 << 63
+"""Above all places in inboxes."""
 _CLOSED: Final = "the rooms have closed, and what became of this is not known"
 
 
@@ -119,6 +123,11 @@ class Office:
         """How many sessions have ended, or rooms with theirs."""
         self._coming: set[int] = set()
         """Messages that rooms have put into inboxes, or are about to, and that come here next."""
+        self.abroad: Abroad | None = None
+        """Other nodes; None where there are none."""
+        self._marks: dict[str, int] = {}
+        """Of users who have a connection here, up to which place of their inboxes this node has handed out
+        what there is; only where there are other nodes."""
         self.noted: Callable[[float], None] = _nothing
         """Told when something that is in an inbox expires; the runtime sets it."""
         self._closed = False
@@ -159,7 +168,7 @@ class Office:
             refused(RoomsClosed(_CLOSED))
             return
         self._sent += 1
-        if message.user not in self._pending:
+        if self.abroad is None and message.user not in self._pending:
             links = self._recipients(message.user, message.room)
             if message.volatile:
                 done(self._fling(message, links))
@@ -195,9 +204,9 @@ class Office:
         self._sent += 1
         pending = self._pending.get(message.user)
         if pending is not None and pending.full:
-            self._look(message.user)  # It is found there.
+            self._look_everywhere(message.user)  # It is found there.
         else:
-            self._add(Item(message, _nothing, self._lost, posted=True))
+            self._add(Item(message, _nothing, self._lost, posted=True, counted=False))
         self._pending[message.user].measure = True
 
     def _lost(self, error: Exception) -> None:
@@ -214,6 +223,8 @@ class Office:
         self._go(user, pending)
 
     def _fling(self, message: Message, links: list[Link]) -> Sent:
+        if self.abroad is not None and not links:
+            return Sent()  # Whether it is dropped is known when the others have said.
         sent = self._courier.fling(message, links)
         self._dropped += sent.dropped
         self._delivered += bool(sent.reached)
@@ -256,10 +267,19 @@ class Office:
             self._delivered += 1
             self.settling.add(out.user, (out.id,))
 
-    def session_over(self, key: str, sid: int) -> None:
-        """A session is no more: what it has not acknowledged is given back."""
+    def session_over(self, key: str, sid: int, user: str | None = None) -> None:
+        """A session is no more: what it has not acknowledged is given back.
+
+        Args:
+            key: its room.
+            sid: the session.
+            user: whose it is, where it has not acknowledged something.
+        """
         self._endings += 1
-        self._take_back(self.offers.over(key, sid))
+        back = self.offers.over(key, sid)
+        self._take_back(back)
+        if self.abroad is not None and user is not None and not back:
+            self._look_everywhere(user)  # It may have been offered something by another node.
 
     def all_over(self, key: str) -> None:
         """All sessions of a room are no more."""
@@ -269,7 +289,49 @@ class Office:
     def _take_back(self, outs: list[Out]) -> None:
         self._given_back += len(outs)
         for user in {out.user for out in outs}:
-            self._look(user)
+            self._look_everywhere(user)
+
+    # What other nodes tell.
+
+    def came(self, user: str) -> None:
+        """A user has a connection here from now on."""
+        if self.abroad is not None:
+            self.abroad.came(user)
+
+    def went(self, user: str) -> None:
+        """A user has no connection here any more."""
+        if self.abroad is not None:
+            self._marks.pop(user, None)
+            self.abroad.went(user)
+
+    def look(self, user: str, *, whole: bool, answers: Answers = _NOBODY) -> None:
+        """Look into an inbox: for what has come, or for all that can be offered now.
+
+        Args:
+            user: whose it is.
+            whole: whether for all.
+            answers: by the ids of messages, whom to tell what becomes of them here.
+        """
+        if self._closed or next(self._of(user, ""), None) is None:
+            for answer in answers.values():
+                answer(Sent())
+            return
+        pending = self._pending.get(user)
+        if pending is None:
+            pending = self._pending[user] = Pending()
+        pending.news = True
+        pending.look |= whole
+        pending.expect(answers)
+        self._go(user, pending)
+
+    def fling(self, message: Message, done: Callable[[Sent], None]) -> None:
+        """Send what is volatile, and was sent at another node."""
+        if self._closed:
+            return
+        if message.user not in self._pending:
+            done(self._fling(message, self._recipients(message.user, message.room)))
+        elif not self._pending[message.user].full:
+            self._add(Item(message, done, _nothing, foreign=True))
 
     # What becomes of a message at one place; see `courier.Whole`.
 
@@ -292,7 +354,7 @@ class Office:
         """A room could not write it."""
         for out in self.offers.withdraw((offered,)):
             self._given_back += 1
-            self._deadlines.set(trio.current_time() + _LATER, partial(self._look, out.user))
+            self._deadlines.set(trio.current_time() + _LATER, partial(self._look_everywhere, out.user))
 
     # One thing after the other.
 
@@ -307,6 +369,12 @@ class Office:
         if link is not None:
             pending.lookers.append(link)
         self._go(user, pending)
+
+    def _look_everywhere(self, user: str) -> None:
+        """The same for all nodes."""
+        self._look(user)
+        if self.abroad is not None and not self._closed:
+            self.abroad.look(user)
 
     def _look_again(self, user: str) -> None:
         """An inbox that could not be read may be readable now."""
@@ -351,16 +419,20 @@ class Office:
     async def _work_off(self, user: str, pending: Pending) -> None:
         """Do what there is to be done for a user now: all that was sent, and a look if one is wanted."""
         left = deque(await self._post(user, pending, pending.take()))
+        if self.abroad is not None and left:
+            await self.abroad.tell(user, [item for item in left if not item.foreign])
+            # What others have sent meanwhile may be in her inbox before it.
+            pending.news |= any(not item.message.volatile for item in left)
         until = perf_counter() + TURN
         while True:
             # Also where she has come since the last one was delivered: that may wait, and be before the rest.
-            if pending.look and not pending.blocked:
+            if (pending.look or pending.news) and not pending.blocked:
                 left = deque(await self._offer_waiting(user, pending, left))
                 until = perf_counter() + TURN
             if not left:
                 break
             item = left.popleft()
-            item.done(self._deliver(item.message, blocked=pending.blocked))
+            self._deliver_item(item, blocked=pending.blocked)
             if perf_counter() > until:
                 await trio.lowlevel.checkpoint()
                 until = perf_counter() + TURN
@@ -424,7 +496,6 @@ class Office:
         if out or removed:
             return Sent()
         if blocked or not links:
-            self._stored += 1
             return Sent(stored=1)
         return self._courier.hand(message, links, self.offers.out(user, message.id))
 
@@ -437,49 +508,121 @@ class Office:
     async def _offer_waiting(self, user: str, pending: Pending, items: Iterable[Item]) -> list[Item]:
         """Offer what waits in an inbox to one connection, and in its place what was sent just now to all.
 
+        Where there are other nodes, all that is behind what was handed out here before was sent just now.
+
         Returns:
             What was not found there, and is still to be delivered.
         """
-        pending.look = False
+        abroad = self.abroad
+        whole, pending.look, pending.news = pending.look, False, False
         lookers, pending.lookers = pending.lookers, []
+        answers, pending.answers = pending.answers or {}, None
         fresh = {item.message.id: item for item in items}
         live: dict[tuple[str, int, int], bool] = {}
-        after = 0
+        mark = self._marks.get(user, _NO_MARK)
+        after = 0 if whole or mark == _NO_MARK else mark
         passed = False
+        taken: Collection[int] = ()
         try:
+            if abroad is not None:
+                await abroad.known(user)
             async with self._readers:
                 while next(self._of(user, ""), None) is not None:
                     rows = await self._store.inbox(user, after=after, limit=_PAGE)
+                    if abroad is not None:
+                        taken = await self._taken(user, [row for row in rows if row.position <= mark], live)
                     until = perf_counter() + TURN
                     for row in rows:
-                        number = row.post.id
+                        number, new = row.post.id, row.position > mark
                         if number not in fresh and (
-                            number in self._coming or await self._is_elsewhere(row, live)
+                            number in self._coming
+                            or number in taken
+                            or (not new and await self._is_elsewhere(row, live))
                         ):
+                            self._pass_mark(user, row.position)
                             continue
                         if passed and pending.look:
                             pending.lookers[:0] = lookers
+                            pending.expect(answers)
+                            answers = {}
                             return [*fresh.values()]  # Who has come since gets what was passed over first.
                         if number in fresh:
-                            item = fresh.pop(number)
-                            sent = self._deliver(item.message)
-                            passed = passed or sent.stored > 0
-                            item.done(sent)
+                            passed = self._deliver_item(fresh.pop(number)).stored > 0 or passed
+                        elif new:
+                            passed = self._deliver_new(row, pending, answers).stored > 0 or passed
                         else:
                             passed = not self._offer_one(row, lookers) or passed
+                        self._pass_mark(user, row.position)
                         if perf_counter() > until:
                             await trio.lowlevel.checkpoint()
                             until = perf_counter() + TURN
+                    if rows:
+                        after = rows[-1].position
                     if len(rows) < _PAGE:
+                        if abroad is not None and next(self._of(user, ""), None) is not None:
+                            self._marks.setdefault(user, after)
                         break
-                    after = rows[-1].position
         except StoreError as error:
             logger.error("the inbox of user %r cannot be read: %s", user, error)  # noqa: TRY400
             pending.look = pending.blocked = True
             # However long that lasts, and however often she comes: who is gone gets nothing.
             pending.lookers = [link for link in (*lookers, *pending.lookers) if not link.flags & GONE]
             self._deadlines.set(trio.current_time() + _AGAIN, partial(self._look_again, user))
+            answers = {}  # Who has asked is not told.
+        finally:
+            if abroad is not None:
+                abroad.offered(user)
+        for answer in answers.values():
+            answer(Sent())
         return [*fresh.values()]
+
+    def _pass_mark(self, user: str, position: int) -> None:
+        """What is in an inbox up to a place has been handed out here, or is for nobody here."""
+        mark = self._marks.get(user)
+        if mark is not None and position > mark:
+            self._marks[user] = position
+
+    async def _taken(
+        self, user: str, rows: Iterable[Waiting], live: dict[tuple[str, int, int], bool]
+    ) -> Collection[int]:
+        """Which of what waits other nodes offer to somebody, and could be offered here.
+
+        Raises:
+            StoreError: it cannot be read what is on its way.
+        """
+        assert self.abroad is not None
+        ids = [
+            row.post.id
+            for row in rows
+            if row.post.id not in self._coming
+            and self._recipients(user, row.post.room)
+            and not await self._is_elsewhere(row, live)
+        ]
+        return await self.abroad.taken(user, ids) if ids else ()
+
+    def _deliver_item(self, item: Item, *, blocked: bool = False) -> Sent:
+        """Hand a message that is in its inbox, unless it is volatile, to all who are there; and say so."""
+        sent = self._deliver(item.message, blocked=blocked)
+        self._stored += sent.stored
+        item.done(sent)
+        return sent
+
+    def _deliver_new(self, row: Waiting, pending: Pending, answers: dict[int, Answer]) -> Sent:
+        """The same for what another node has put there."""
+        assert self.abroad is not None
+        number, sent = row.post.id, Sent()
+        try:
+            message = Message.stored(row.post)
+        except Exception:
+            logger.exception("a message in the inbox of user %r is damaged", row.post.user)
+        else:
+            sent = self._deliver(message)
+        answer = answers.pop(number, None) or (pending.answers or {}).pop(number, None)
+        if answer is None:
+            self.abroad.early(number, sent)
+        else:
+            answer(sent)
+        return sent
 
     async def _is_elsewhere(self, row: Waiting, live: dict[tuple[str, int, int], bool]) -> bool:
         """Whether a message that waits is on its way already, or is to go.
@@ -502,7 +645,8 @@ class Office:
             if place not in live:
                 live[place] = await self._goes_on(row.offer)
             if live[place]:
-                self._adopt(row.offer, post.id)
+                if self.abroad is None or self.abroad.is_home(row.offer.key):
+                    self._adopt(row.offer, post.id)
                 return True
         return False
 
@@ -550,6 +694,9 @@ class Office:
 
     async def _goes_on(self, offer: Offer) -> bool:
         """Whether a session that a message was offered to is not over, so that it may have it, or get it."""
+        if self.abroad is not None and not self.abroad.is_home(offer.key):
+            stored = await self._store.session(offer.key, offer.sid)
+            return stored is not None and not stored.link.ended
         roster = self._hub.rosters.get(offer.key)
         if roster is not None and roster.link_of(offer.sid) is not None:
             return True
@@ -595,6 +742,8 @@ class Office:
     def close(self) -> None:
         """The rooms have closed: who waits is told so."""
         self._closed = True
+        if self.abroad is not None:
+            self.abroad.close()
         for pending in [*self._pending.values()]:
             self._refuse(pending, RoomsClosed(_CLOSED))
             pending.tell()
