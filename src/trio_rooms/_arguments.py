@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+from typing import Any, Final
 
-__all__ = ["number", "text", "whole"]
+__all__ = ["lease", "node", "number", "text", "whole"]
+
+_SHORTEST_LEASE: Final = 0.5
+"""Seconds. A process that collects its garbage, or a disk that is busy, may take a part of that."""
+_LONGEST_LEASE: Final = 3600.0
+_NODE: Final = re.compile("[A-Za-z0-9._-]{1,64}")
 
 
 def text(what: str, value: Any) -> str:
@@ -65,3 +71,31 @@ def number(what: str, value: Any) -> float:
         return float(value)
     except OverflowError:
         return math.inf
+
+
+def node(value: Any) -> str:
+    """The name of a node.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: no node can have this name.
+    """
+    name = text("node", value)
+    if not _NODE.fullmatch(name):
+        msg = f"a node's name has 1 to 64 letters, digits, '.', '_' and '-', and is not {name!r:.100}"
+        raise ValueError(msg)
+    return name
+
+
+def lease(value: Any) -> float:
+    """Seconds of a node's lease.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: no lease can be as short, or as long.
+    """
+    seconds = number("lease", value)
+    if not _SHORTEST_LEASE <= seconds <= _LONGEST_LEASE:
+        msg = f"lease is a number of seconds from {_SHORTEST_LEASE:g} to {_LONGEST_LEASE:g}, not {value}"
+        raise ValueError(msg)
+    return seconds

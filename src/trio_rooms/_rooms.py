@@ -12,6 +12,7 @@ import trio
 import trio_websocket
 from trio.lowlevel import enable_ki_protection
 
+from . import _arguments
 from ._arguments import number, text, whole
 from ._definition.definition import Definition
 from ._definition.room import Room, policy_of_all
@@ -39,6 +40,7 @@ from ._server.admission import (
     headers_of,
     request_of,
 )
+from ._server.nodes import Nodes
 from ._server.server import Address, Server, ServerStatistics
 from ._server.traces import NO_TRACES, Traces
 from ._sockets.hub import HubStatistics, SocketHub
@@ -53,7 +55,7 @@ from .stores.base import Store, StoreStatistics
 from .stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from ._cluster.cluster import Cluster
+    from ._cluster.cluster import Cluster, ClusterStatistics
     from .engines.base import Engine
 
 __all__ = ["Rooms", "RoomsStatistics", "open_rooms"]
@@ -75,6 +77,8 @@ class RoomsStatistics:
     store: StoreStatistics
     servers: tuple[ServerStatistics, ...]
     users: UsersStatistics
+    cluster: ClusterStatistics | None
+    """What a node has to do with the others; None for a program that is alone."""
 
 
 class Rooms:
@@ -85,7 +89,9 @@ class Rooms:
         definitions: Mapping[str, Definition],
         runtime: Runtime,
         traces: Traces,
+        cluster: Cluster | None,
     ) -> None:
+        self._cluster = cluster
         self._definitions = definitions
         self._runtime = runtime
         self._supervisor = runtime.supervisor
@@ -200,6 +206,7 @@ class Rooms:
             admin,
             dashboard,
             self._traces,
+            None if self._cluster is None else Nodes(self._cluster, admin),
         )
         if ping_interval is not None:
             self._hub.keepalive.ping_every(ping_interval)
@@ -383,6 +390,7 @@ class Rooms:
             self._store.statistics(),
             tuple(server.own_statistics() for server in self._servers),
             self._supervisor.users.statistics(),
+            None if self._cluster is None else self._cluster.statistics(),
         )
 
     def metrics(self) -> RoomsMetrics:
@@ -506,6 +514,7 @@ def open_rooms(
         DefinitionError: a definition cannot work, or two have the same name.
         TypeError, ValueError: another argument is not what it should be.
         StoreError: the store cannot be opened.
+        EngineError: the engine cannot be reached, or is not what it has to be.
     """
     whole("max_message_size", max_message_size)
     whole("max_unsent", max_unsent)
@@ -536,11 +545,18 @@ def open_rooms(
     for room in defined:
         definitions[room.name] = attrs.evolve(definitions[room.name], policy=room.policy_over(policy))
     deadlines = Deadlines()
-    cluster = None if engine is None else _cluster(engine, node, lease, definitions)
-    if cluster is not None:
+    if node is not None:
+        _arguments.node(node)
+        if engine is None:
+            msg = "node is the name among those that share an engine: give engine=, too"
+            raise ValueError(msg)
+    _arguments.lease(lease)
+    cluster = None
+    if engine is not None:
         if store is not None:
             msg = "with an engine the rooms are kept there: leave out store="
             raise ValueError(msg)
+        cluster = _cluster(engine, node, lease, definitions)
         store = cluster.store
     used = MemoryStore() if store is None else store
     tracing = None if tracer is None else _tracing(tracer)
@@ -557,18 +573,24 @@ def open_rooms(
     if any(definition.presence for definition in definitions.values()):
         hub.keepalive.ping_every(_PRESENCE)
     runtime = Runtime(deadlines, hub, supervisor, used, stop_timeout, close_timeout)
-    if cluster is not None:
-        cluster.attach(runtime)
     traces: Traces = NO_TRACES if tracing is None else tracing
-    return _Opened(Rooms(definitions, runtime, traces), runtime, thresholds(gc_thresholds), traces)
+    opened = Rooms(definitions, runtime, traces, cluster)
+    if cluster is not None:
+        cluster.attach(runtime, lambda: [one.url for one in opened.addresses])
+    return _Opened(opened, runtime, thresholds(gc_thresholds), traces)
 
 
 def _cluster(
     engine: Engine, node: str | None, lease: float, definitions: Mapping[str, Definition]
 ) -> Cluster:
     """What makes a runtime one node of several."""
-    from ._cluster.cluster import Cluster  # noqa: PLC0415 (a program that is alone does without)
+    # A program that is alone does without.
+    from ._cluster.cluster import Cluster  # noqa: PLC0415
+    from .engines.base import Engine  # noqa: PLC0415
 
+    if not isinstance(engine, Engine):
+        msg = f'engine is an Engine, such as Valkey("valkey://127.0.0.1:6379"), not {engine!r:.100}'
+        raise TypeError(msg)
     return Cluster(engine, node, lease, definitions)
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -23,6 +23,9 @@ from ._policy.policy import Policy
 from ._rooms import Rooms, open_rooms
 from ._wire.close_codes import CloseCode
 from .stores.base import Store
+
+if TYPE_CHECKING:
+    from .engines.base import Engine
 
 __all__ = ["run"]
 
@@ -58,6 +61,9 @@ def run(
     gc_thresholds: tuple[int, int, int] | None = SERVER_THRESHOLDS,
     app: Any = None,
     tracer: Any = None,
+    engine: Engine | None = None,
+    node: str | None = None,
+    lease: float = 10.0,
 ) -> None:
     """Serve rooms as the command ``trio-rooms serve`` does, until SIGTERM or SIGINT; a whole program.
 
@@ -97,10 +103,14 @@ def run(
         gc_thresholds: how often the garbage collector runs; other than in `open_rooms` hardly ever.
         app: what handlers find as ``ctx.app``.
         tracer: a ``TracerProvider`` of OpenTelemetry; None for no traces.
+        engine: what this node shares with others; None for a program that is alone.
+        node: the name of this node.
+        lease: seconds after which others take over from it.
 
     Raises:
         DefinitionError: a definition cannot work.
         TypeError, ValueError: another argument is not what it should be.
+        EngineError: the engine cannot be reached, or is not what it has to be.
         StoreError: the store cannot be opened, or not be closed.
         CannotListen: nobody may listen there.
         Exception: what ``main`` raised.
@@ -121,6 +131,9 @@ def run(
         gc_thresholds=gc_thresholds,
         app=app,
         tracer=tracer,
+        engine=engine,
+        node=node,
+        lease=lease,
     )
     serving = partial(
         Rooms.serve,

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import Final
 
-__all__ = ["count", "file", "folder", "host", "memory", "port", "ratio", "seconds"]
+from trio_rooms import _arguments
+
+__all__ = ["count", "file", "folder", "host", "lease", "memory", "node", "number", "port", "ratio", "seconds"]
 
 
 def host(text: str) -> str:
@@ -55,6 +57,23 @@ def seconds(text: str) -> float:
     return seconds
 
 
+def lease(text: str) -> float:
+    """Seconds of a lease."""
+    lease = seconds(text)
+    try:
+        return _arguments.lease(lease)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def node(text: str) -> str:
+    """The name of a node."""
+    try:
+        return _arguments.node(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def ratio(text: str) -> float:
     """A share from 0 to 1."""
     try:
@@ -92,5 +111,13 @@ def count(text: str) -> int:
     """A whole number from 1 on."""
     if not re.fullmatch("[0-9]{1,18}", text) or int(text) < 1:
         msg = f"it takes a whole number from 1 on, not {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def number(text: str) -> int:
+    """A whole number from 0 on."""
+    if not re.fullmatch("[0-9]{1,18}", text):
+        msg = f"it takes a whole number from 0 on, not {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return int(text)

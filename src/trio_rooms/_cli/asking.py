@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -60,14 +61,26 @@ def ask(
     *,
     token: str | None = None,
     longest: int = _LONGEST,
+    marks: Mapping[str, str] | None = None,
 ) -> bytes:
     """What a server answers to a request, whose content is JSON.
+
+    Args:
+        url: where the server is.
+        method: the request's.
+        path: from the slash on, percent-encoded, with its query.
+        content: what is sent along.
+        token: what is shown as a bearer token, if anything is.
+        longest: bytes of the answer that are taken at most.
+        marks: other headers.
 
     Raises:
         UsageError, CommandFailed: as `get`.
     """
     connection, base = _connection(url)
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    headers = dict(marks or {})
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
     if content is not None:
         headers["Content-Type"] = "application/json"
     try:

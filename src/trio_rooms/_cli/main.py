@@ -16,8 +16,10 @@ from trio_rooms.errors import RoomsError
 
 from . import arguments
 from .advise import advise
+from .drain import drain
 from .failures import CommandFailed, UsageError
 from .inspect import inspect
+from .nodes import nodes
 from .record import record
 from .report import report
 from .send import send
@@ -78,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_why(commands)
     _add_top(commands)
+    _add_nodes(commands)
+    _add_drain(commands)
     return parser
 
 
@@ -316,6 +320,44 @@ def _add_top(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_url(parser)
     _add_token_file(parser)
     parser.add_argument("--once", action="store_true", help="print it once, and without charts")
+
+
+def _add_nodes(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "nodes",
+        help="list the nodes that share an engine",
+        description="List the nodes that live and share an engine, and what each has; any of them tells.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=nodes)
+    _add_url(parser)
+    parser.add_argument("--json", action="store_true", help="as one JSON document, as it is at /nodes")
+
+
+def _add_drain(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "drain",
+        help="have a node give its rooms and clients to the others",
+        description="Have a node give all its rooms to the others and close its connections with 1012, so "
+        "that clients go on elsewhere; and wait until it has. Nothing is lost. The node can be stopped then.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=drain)
+    _add_url(parser)
+    parser.add_argument("node", metavar="NODE", type=arguments.node, help="its name")
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=arguments.file,
+        help="what serve has as --admin-token-file; not needed from the machine of a server without one",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="S",
+        type=arguments.seconds,
+        default=60.0,
+        help="seconds to wait until all has left it (%(default)s)",
+    )
 
 
 def _add_record(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -6,7 +6,7 @@ import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import trio
 from trio.lowlevel import enable_ki_protection, spawn_system_task
@@ -24,12 +24,25 @@ from .janitor import Janitor
 from .registrar import Registrar
 from .supervisor import Supervisor
 
-__all__ = ["Runtime"]
+__all__ = ["Node", "Runtime"]
 
 logger = logging.getLogger("trio_rooms")
 
 _LEAST: Final = 1.0
 """Seconds of the second and third phase at least: a store needs some even where clients get none."""
+
+
+class Node(Protocol):
+    """What makes a runtime one of several that keep their rooms together."""
+
+    async def open(self) -> None:
+        """Become one of them, before the store is opened. Cancelled or with an error, it is none."""
+
+    async def run(self) -> None:
+        """Do what is to be done beside the rooms, until cancelled."""
+
+    async def aclose(self) -> None:
+        """Be one no more, after the store is closed; nothing where it is none."""
 
 
 class Runtime:
@@ -82,6 +95,8 @@ class Runtime:
             hub, deadlines, supervisor.record, self.spawn, supervisor.users.of
         )
         hub.new_presence = self.presences.new
+        self.node: Node | None = None
+        """Set before it is opened, where it is one of several."""
         self.listening: set[trio.CancelScope] = set()
         """Those of the servers: they end as soon as the stop begins."""
         self.left_behind: tuple[str, ...] = ()
@@ -119,7 +134,7 @@ class Runtime:
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
-        await self.store.open()
+        await self._open()
         context = contextvars.copy_context()
         spawn_system_task(self._run, name="trio_rooms", context=context)
         spawn_system_task(self._conduct, name="the end of trio_rooms", context=context.copy())
@@ -130,6 +145,19 @@ class Runtime:
             raise
         self._block.__enter__()
         return self
+
+    async def _open(self) -> None:
+        """Open what must be open before anything runs: all of it, or nothing."""
+        if self.node is None:
+            await self.store.open()
+            return
+        await self.node.open()
+        try:
+            await self.store.open()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.node.aclose()
+            raise
 
     @enable_ki_protection
     async def __aexit__(
@@ -261,10 +289,12 @@ class Runtime:
     async def _close_store(self, scope: trio.CancelScope) -> None:
         """Close the store, which may hang, in a task of its own."""
         with scope:
-            try:
-                await self.store.aclose()
-            except Exception as error:  # noqa: BLE001 (the block raises it)
-                self.fail(error)
+            for opened in (self.store, self.node):
+                try:
+                    if opened is not None:
+                        await opened.aclose()
+                except Exception as error:  # noqa: BLE001 (the block raises it)
+                    self.fail(error)
             self._store_closed.set()
 
     # The tasks.
@@ -280,6 +310,8 @@ class Runtime:
                 self.spawn(self._agenda.run)
                 self.spawn(self._janitor.run)
                 self.spawn(self.supervisor.pulse.run)
+                if self.node is not None:
+                    self.spawn(self.node.run)
                 self._started.set()
                 await trio.sleep_forever()
         finally:

@@ -268,6 +268,10 @@ class Supervisor:
         actor = self._actors.get(key)
         return actor is not None and actor.stage is not Stage.WAKING
 
+    def has(self, key: str) -> bool:
+        """Whether a room is in memory, or has connections, or something of it is under way."""
+        return key in self._actors or key in self._records or key in self._hub.rosters
+
     def actor(self, key: str) -> Actor | None:
         """The awake room of a key, or None."""
         return self._actors.get(key)

@@ -148,15 +148,26 @@ class Admin:
                 allowed, carry_out = ("GET", "HEAD"), partial(self._user, match[1])
         else:
             return None
-        if not self.knows(headers):
-            text = "this takes 'Authorization: Bearer TOKEN', with the token that the server was given"
-            return problem(401, text, WWW_Authenticate="Bearer")
+        refused = self.refused(headers)
+        if refused is not None:
+            return refused
         allow = ", ".join([*allowed, "OPTIONS"])
         if method == "OPTIONS":
             return Response(200, headers={"Allow": allow})
         if method not in allowed:
             return problem(405, f"this is asked with {' or '.join(allowed)}, not {method[:20]}", Allow=allow)
         return Errand("POST" in allowed, carry_out)
+
+    def refused(self, headers: Mapping[str, str]) -> Response | None:
+        """What a request is answered that does not show the token, or None where it does.
+
+        Args:
+            headers: the request's, by lower-case name.
+        """
+        if self.knows(headers):
+            return None
+        text = "this takes 'Authorization: Bearer TOKEN', with the token that the server was given"
+        return problem(401, text, WWW_Authenticate="Bearer")
 
     def knows(self, headers: Mapping[str, str]) -> bool:
         """Whether a request shows the token, found in a time that does not tell how much of it is right.

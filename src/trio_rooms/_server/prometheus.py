@@ -85,6 +85,20 @@ _TOTALS: Final[tuple[tuple[str, str, Callable[[Any], int]], ...]] = (
     ("restarts", "Crashes of rooms", lambda told: told.restarts),
     ("errors", "Handlers that raised, and rooms that crashed", lambda told: told.errors),
 )
+_CLUSTER_GAUGES: Final = (
+    ("members", "Nodes that live, this one too"),
+    ("owned", "Rooms that are at home here"),
+    ("lanes", "Nodes that something goes to"),
+    ("lane_bytes", "What is on its way to other nodes, or waits"),
+    ("paused", "Whether the lease is not good now, so that nothing is done"),
+    ("draining", "Whether the node gives its rooms away"),
+)
+_CLUSTER_TOTALS: Final = (
+    ("claims", "Rooms that were claimed"),
+    ("pauses", "Times that the lease could not be renewed in time"),
+    ("forsaken", "Rooms that somebody else has taken over"),
+    ("lives", "Incarnations, the first one too"),
+)
 
 
 def exposition(insight: Insight, statistics: Any, accept: str) -> Response:
@@ -201,6 +215,19 @@ class _Rooms(Collector):
             ("transactions", "Transactions of the store", store.transactions),
         ):
             yield CounterMetricFamily(f"trio_rooms_{name}", what, value=count)
+        yield from self._cluster()
+
+    def _cluster(self) -> Iterator[Metric]:
+        """What this node has to do with the others, if it is one of several."""
+        cluster = self._statistics.cluster
+        if cluster is None:
+            return
+        for name, what in _CLUSTER_GAUGES:
+            value = float(getattr(cluster, name))
+            yield GaugeMetricFamily(f"trio_rooms_cluster_{name}", what, value=value)
+        for name, what in _CLUSTER_TOTALS:
+            value = getattr(cluster, name)
+            yield CounterMetricFamily(f"trio_rooms_cluster_{name}", what, value=value)
 
 
 def _gauge(name: str, what: str, label: str | None, values: Mapping[str, float] | float) -> Metric:

@@ -49,6 +49,7 @@ from .admission import (
     headers_of,
     parameters,
 )
+from .nodes import Nodes
 from .pages import Pages
 from .paths import MalformedPath, Paths
 from .traces import NO_TRACES, Handshake, Traces
@@ -125,6 +126,7 @@ class Server:
         admin: answers other processes; None for a server that does not.
         dashboard: whether anybody may see the dashboard, and what else names rooms; else it takes the token.
         traces: who is to hear of each handshake.
+        nodes: tells of the nodes that share an engine; None where this one is alone.
     """
 
     definitions: Mapping[str, Definition]
@@ -144,6 +146,7 @@ class Server:
     admin: Admin | None = None
     dashboard: bool = False
     traces: Traces = NO_TRACES
+    nodes: Nodes | None = None
     address: Address | None = attrs.field(init=False, default=None)
     """Where it listens, once it does."""
     _paths: Paths = attrs.field(init=False)
@@ -219,7 +222,7 @@ class Server:
             if isinstance(request, BadRequestError):
                 self._start(newcomer, self._respond, request.response.encode(time()), True)
                 return
-            wanted = self._wanted(request)
+            wanted = self._wanted(request, newcomer)
             if isinstance(wanted, Response):
                 last, refused = self._last(request, wanted), wanted.status >= 400
                 self._start(newcomer, self._respond, last, refused)
@@ -239,11 +242,13 @@ class Server:
             if self.hub.unwatch(newcomer.fd):
                 os.close(newcomer.fd)
 
-    def _wanted(self, head: Head) -> Response | Errand | tuple[Definition, str]:
+    def _wanted(self, head: Head, newcomer: Newcomer) -> Response | Errand | tuple[Definition, str]:
         """The room that a client asks to be let into, what is to be done for it, or what it is answered."""
         path, _ = _path_and_query(head)
         if not head.wants_websocket:
             asked = None if self.admin is None else self.admin.asked(head.method, path, head.headers)
+            if asked is None and self.nodes is not None:
+                asked = self.nodes.asked(head.method, path, head.headers, newcomer.remote)
             if asked is not None:
                 return asked
             insider = self.dashboard or (self.admin is not None and self.admin.knows(head.headers))
