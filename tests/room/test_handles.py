@@ -124,6 +124,20 @@ class Elsewhere:
         self.handed.append(("emit", key, channel))
         return Sent(parked=42)
 
+    async def emit_counted(
+        self, key: str, message: Message, channel: str | None, manner: Manner | None = None
+    ) -> Sent:
+        """Of no use here."""
+        raise NotImplementedError
+
+    async def find_info(self, key: str) -> RoomInfo:
+        """Of no use here."""
+        raise NotImplementedError
+
+    async def find_why_awake(self, key: str) -> WhyAwake:
+        """Of no use here."""
+        raise NotImplementedError
+
 
 def elsewhere(rooms: Rooms, placement: Elsewhere) -> RoomHandle:
     """A handle on a room that is not in this process."""

@@ -20,14 +20,19 @@ from trio_rooms._runtime.supervisor import Supervisor
 from trio_rooms.engines.base import Engine
 from trio_rooms.stores.base import Store
 
+from .calls import Calls
+from .desk import Desk
 from .lanes import Lanes
 from .ownership import Ownership
+from .router import Router
 from .seat import Member, Seat
 
 __all__ = ["Cluster", "ClusterStatistics"]
 
 logger = logging.getLogger("trio_rooms")
 
+_TAKING: Final = 1.0
+"""Seconds for a node to take a room, before another one is asked."""
 _PROTOCOL: Final = 1
 """Of what nodes say to each other."""
 
@@ -77,8 +82,12 @@ class Cluster:
         self.lease: float = lease
         self.draining: bool = False
         self.seat: Seat = Seat(engine, self.name, lease, self._about)
-        self.ownership: Ownership = Ownership(engine, self.seat, used=self._has, opens=self._is_open)
         self.lanes: Lanes = Lanes(engine, self.seat)
+        self.calls: Calls = Calls(self.lanes)
+        self.ownership: Ownership = Ownership(
+            engine, self.seat, used=self._has, opens=self._is_open, takes=self._takes
+        )
+        self.calls.on("take", self._take)
         durable = any(definition.gated for definition in definitions.values())
         self.store: Store = engine.store(self.ownership, durable=durable)
         """Where the rooms are kept."""
@@ -101,7 +110,8 @@ class Cluster:
     def placement(self, supervisor: Supervisor) -> Placement:
         """Where rooms are, in whichever process: those of this one are its supervisor's."""
         self._supervisor = supervisor
-        return supervisor
+        Desk(supervisor, self.ownership, self.calls)
+        return Router(supervisor, self.ownership, self.seat, self.calls)
 
     def attach(self, runtime: Runtime, addresses: Callable[[], list[str]]) -> None:
         """Bring rooms and sockets of a runtime into the cluster; it has not begun.
@@ -149,6 +159,7 @@ class Cluster:
         """See `Node`."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.lanes.run)
+            nursery.start_soon(self.calls.run)
             nursery.start_soon(self.ownership.run)
 
     async def aclose(self) -> None:
@@ -179,6 +190,16 @@ class Cluster:
     def _lost(self, key: str) -> None:
         self._forsaken += 1
         logger.warning("room %s: another node has it now", key)
+
+    # Rooms that nobody has, where this node, or another one, takes no more.
+
+    async def _takes(self, incarnation: str, key: str) -> bool:
+        """Ask another node to take a room."""
+        return bool(await self.calls.ask(incarnation, "take", key, timeout=_TAKING))
+
+    async def _take(self, incarnation: str, key: str) -> bool:  # noqa: ARG002 (whoever asks)
+        """Take a room for which another node asks."""
+        return await self.ownership.take(key)
 
     # What it has.
 

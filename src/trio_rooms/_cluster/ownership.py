@@ -119,7 +119,7 @@ class Ownership:
             await trio.lowlevel.checkpoint()
             if key in self._epochs:
                 return self.seat.incarnation
-        found = self._known(key)
+        found = self.known(key)
         if found is not None:
             await trio.lowlevel.checkpoint()
             return found
@@ -147,7 +147,7 @@ class Ownership:
             await trio.lowlevel.checkpoint()
             if key in self._epochs:
                 return self.seat.incarnation
-        found = self._known(key)
+        found = self.known(key)
         if found is not None:
             await trio.lowlevel.checkpoint()
             return found
@@ -181,7 +181,8 @@ class Ownership:
         if self._elsewhere.get(key) == incarnation:
             del self._elsewhere[key]
 
-    def _known(self, key: str) -> str | None:
+    def known(self, key: str) -> str | None:
+        """The other incarnation that a room was at home at lately; None where none is known that lives."""
         found = self._elsewhere.get(key)
         return found if found in self.seat.members else None
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 import attrs
+import trio
 
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.manner import Manner
@@ -62,6 +63,13 @@ class Behind:
         self._gate.add(partial(_forget_result, job), size)
         return Sent(outbox=1)
 
+    async def emit_counted(
+        self, key: str, message: Message, channel: str | None, manner: Manner | None = None
+    ) -> Sent:
+        """See `Placement`; as `emit`, it is known later what becomes of it."""
+        await trio.lowlevel.checkpoint()
+        return self.emit(key, message, channel, manner)
+
     def emit_reliably(
         self,
         key: str,
@@ -100,6 +108,14 @@ class Behind:
     def why_awake(self, key: str) -> WhyAwake:
         """See `Placement`."""
         return self._placement.why_awake(key)
+
+    async def find_info(self, key: str) -> RoomInfo:
+        """See `Placement`."""
+        return await self._placement.find_info(key)
+
+    async def find_why_awake(self, key: str) -> WhyAwake:
+        """See `Placement`."""
+        return await self._placement.find_why_awake(key)
 
 
 def _forget_result(job: Callable[[], object]) -> None:

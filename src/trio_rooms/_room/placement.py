@@ -36,6 +36,9 @@ class RoomInfo:
     """Mail that waits; 0 for a room that sleeps."""
     held: tuple[str, ...]
     """Why it must not sleep now: the reasons given to ``keep_awake``."""
+    node: str | None = None
+    """The name of the node that it is at home at, where that is another one; empty where this node does not
+    know which that is, if any. What stands above is what this node knows."""
 
 
 class Placement(Protocol):
@@ -80,6 +83,18 @@ class Placement(Protocol):
             message: what is sent.
             channel: to whom; None for all.
             manner: how, unless it is written to each at once.
+
+        Returns:
+            What becomes of it. Of a room of another node that is not known yet: `Sent.outbox` is 1 then, or
+            `Sent.dropped` where too much is on its way there.
+        """
+
+    async def emit_counted(
+        self, key: str, message: Message, channel: str | None, manner: Manner | None = None
+    ) -> Sent:
+        """The same, and wait a quarter of a second at most to hear what has become of it.
+
+        A cancelled caller stops waiting. A node that has not answered by then counts as `Sent.stored`.
         """
 
     def emit_reliably(
@@ -102,8 +117,8 @@ class Placement(Protocol):
             refused: called instead where it cannot be written.
 
         Returns:
-            What becomes of it, as far as it is known now. Whether a session is away for which it is kept, is
-            not where nothing of the room has been read.
+            What becomes of it, as far as it is known now; see `emit`. Whether a session is away for which it
+            is kept, is not where nothing of the room has been read.
         """
 
     def reschedule(self, key: str, plan: Plan, *, held: bool = True) -> None:
@@ -121,6 +136,7 @@ class Placement(Protocol):
 
         Raises:
             StoreError: it cannot be read.
+            Unavailable: the node that it is at does not answer.
         """
 
     async def people(self, key: str) -> tuple[str, ...]:
@@ -128,10 +144,25 @@ class Placement(Protocol):
 
         Raises:
             StoreError: it cannot be read who is away.
+            Unavailable: the node that it is at does not answer.
         """
 
     def info(self, key: str) -> RoomInfo:
-        """A room as it is now; wakes nobody."""
+        """A room as it is now, as far as this process knows; wakes nobody."""
 
     def why_awake(self, key: str) -> WhyAwake:
-        """What keeps a room awake now; wakes nobody."""
+        """What keeps a room awake now, as far as this process knows; wakes nobody."""
+
+    async def find_info(self, key: str) -> RoomInfo:
+        """A room as it is now, wherever it is; wakes nobody.
+
+        Raises:
+            Unavailable: the node that it is at does not answer.
+        """
+
+    async def find_why_awake(self, key: str) -> WhyAwake:
+        """What keeps a room awake now, wherever it is; wakes nobody.
+
+        Raises:
+            Unavailable: the node that it is at does not answer.
+        """

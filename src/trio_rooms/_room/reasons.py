@@ -30,3 +30,6 @@ class WhyAwake:
     stage: Stage
     reasons: tuple[Reason, ...]
     """None for a room that sleeps."""
+    node: str | None = None
+    """The name of the node that it is at home at, where that is another one, or where nobody here knows: then
+    it is empty. What stands above is what this node knows."""

@@ -372,6 +372,13 @@ class Supervisor:
             record.behind(Spread(self._hub, roster, broadcast))
         return sent
 
+    async def emit_counted(
+        self, key: str, message: Message, channel: str | None, manner: Manner | None = None
+    ) -> Sent:
+        """See `Placement`."""
+        await trio.lowlevel.checkpoint()
+        return self.emit(key, message, channel, manner)
+
     def holding(self, key: str) -> Record | None:
         """What the store has of a room that is to send something which waits; None where nothing waits."""
         record = self._records.get(key)
@@ -445,13 +452,13 @@ class Supervisor:
     ) -> Sent:
         """See `Placement`."""
         record, roster = self.record(key), self._hub.rosters.get(key)
-        told = refused or partial(self._unsent, key)
+        told = refused or partial(self.unsent, key)
         sent = self._counted(record, [] if roster is None else roster.members(channel), channel, manner)
         put = partial(self._put, record, body, channel, manner, done)
         record.when_known(lambda: record.outside(put, told))
         return sent
 
-    def _unsent(self, key: str, error: RoomsError) -> None:
+    def unsent(self, key: str, error: RoomsError) -> None:
         """What was sent reliably from outside a room could not be written, and nobody waits to hear of it."""
         logger.error("room %s: something that was sent to it is lost: %s", key, error)
         self.metrics.lost["message"] += 1
@@ -562,6 +569,16 @@ class Supervisor:
             doing.mailbox if doing is not None else 0,
             doing.held if doing is not None else (),
         )
+
+    async def find_info(self, key: str) -> RoomInfo:
+        """See `Placement`."""
+        await trio.lowlevel.checkpoint()
+        return self.info(key)
+
+    async def find_why_awake(self, key: str) -> WhyAwake:
+        """See `Placement`."""
+        await trio.lowlevel.checkpoint()
+        return self.why_awake(key)
 
     def why_awake(self, key: str) -> WhyAwake:
         """See `Placement`."""
