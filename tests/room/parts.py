@@ -15,6 +15,7 @@ from tests.sockets.bench import Line
 from trio_rooms import Context, MemoryStore, Room
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.standstill import Standstill
 from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._room.background import Background
 from trio_rooms._room.dispatcher import Dispatcher
@@ -51,11 +52,16 @@ class Wire:
         self.reasons: list[str] = []
         """Why, in the same order."""
         self.metrics: Metrics = Metrics()
+        self.standstill: Standstill = Standstill()
 
     def send(self, link: Link, message: Message) -> None:
         """Note it; a message that has no form raises, as it does at the hub."""
         if not link.flags & (CLOSING | GONE):
             self.send_frame(link, message.frame(binary=False))
+
+    def tell(self, link: Link, message: Message) -> None:
+        """The same."""
+        self.send(link, message)
 
     async def drained(self, link: Link) -> bool:
         """Nothing ever waits."""

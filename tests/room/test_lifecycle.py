@@ -81,6 +81,7 @@ def test_a_room_is_handled_by_one_task_at_a_time() -> None:
         (Stage.WAKING, Step.UNLOADABLE),
         (Stage.AWAKE, Step.DESTROYED),
         (Stage.FAILED, Step.COOLED),
+        *((stage, Step.FORSAKEN) for stage in Stage if stage not in (Stage.ASLEEP, Stage.FAILED)),
     }
 
 

@@ -27,6 +27,7 @@ from trio_rooms.errors import (
     StaleWrite,
     StateError,
     StoreError,
+    Unavailable,
 )
 
 from .answers import Answer, own
@@ -349,6 +350,39 @@ class Actor:
         self.shared.end()
         self.saver.dispose()
 
+    def refuse_waiting(self, failure: Unavailable) -> None:
+        """Refuse what waits for it and may come again; what has happened stays, and is told in time."""
+        kept = []
+        for mail in self.mailbox.drain():
+            if isinstance(mail, tuple) or (
+                isinstance(mail, Ask | Hibernate | Destroy) and mail.answer is not None
+            ):
+                refuse(self.shared, mail, failure)
+            else:
+                kept.append(mail)
+        if kept:
+            self.mailbox.put_back(kept)
+
+    def forsake(self, failure: Unavailable) -> None:
+        """Somebody else has the room: end, without a save, and without a verdict for anybody.
+
+        Its record is forsaken, and its connections are closed; its tasks are cancelled here.
+        """
+        self.killed = True
+        nursery = self._close()
+        current, self.mailbox.current = self.mailbox.current, None
+        waiting = self.mailbox.drain()
+        for mail in waiting if current is None else (current, *waiting):
+            if isinstance(mail, Ask | Hibernate | Destroy) and mail.answer is not None:
+                mail.answer.fail(own(failure))
+            elif isinstance(mail, Alarm):
+                mail.over(False)
+        self._answer_asked(failure)
+        self.take(Step.FORSAKEN)
+        self.shared.end()
+        if nursery is not None:
+            nursery.cancel_scope.cancel()
+
     async def _let_in_flight(self, gate: Gate, closing: RoomsClosed) -> None:
         """At the end: what is in flight still goes out; nothing that was handled later, or half, is saved."""
         gate.abandon()
@@ -523,8 +557,10 @@ class Actor:
                 if not self.watched:
                     self._watch(self, idleness.handled)
             while box:
-                while roster.jobs:
-                    await trio.lowlevel.checkpoint()  # What it sends is written faster than it is made.
+                if roster.jobs:
+                    while roster.jobs:
+                        await shared.hub.flow()  # What it sends is written faster than it is made.
+                    continue  # What was there may have been refused meanwhile.
                 mailbox.current = mail = box.popleft()
                 # Before, because a snapshot may be taken while the handler waits; after, since it may go on.
                 if not record.dirty:
@@ -574,6 +610,9 @@ class Actor:
                 await saver.look()
                 continue
             if idleness.stopping or ((idleness.due or self._asked) and not idleness.holds):
+                if shared.hub.standstill.on:
+                    await shared.hub.flow()
+                    continue
                 if await self._hibernate():
                     return True
                 if box or idleness.stopping or saver.requested:
@@ -604,7 +643,10 @@ class Actor:
         gate = self.shared.gate
         if gate is not None:
             await gate.settled()
-        return self.shared.definition.gated or await self.saver.save()
+        saved = self.shared.definition.gated or await self.saver.save()
+        if self.killed:
+            await trio.lowlevel.checkpoint_if_cancelled()  # It has ended meanwhile, whatever became of that.
+        return saved
 
     async def _run_hook(self, name: str, hook: Handler) -> None:
         """Run a hook of the room's end; nothing is cut while it does."""

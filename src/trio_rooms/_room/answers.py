@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import trio
 
-__all__ = ["Answer", "own"]
+__all__ = ["Answer", "Late", "own"]
 
 E = TypeVar("E", bound=Exception)
 
@@ -20,6 +21,29 @@ def own(error: E) -> E:
     another = copy.copy(error)
     another.__cause__ = error.__cause__
     return another
+
+
+class Late:
+    """An answer that is given when what rooms do goes out again; a piece of their output.
+
+    Args:
+        answer: what is settled.
+        settle: does so.
+    """
+
+    __slots__ = ("_answer", "_settle")
+
+    def __init__(self, answer: Answer, settle: Callable[[], None]) -> None:
+        self._answer = answer
+        self._settle = settle
+
+    def __call__(self, _: float) -> bool:
+        self._settle()
+        return True
+
+    def refuse(self, error: Exception) -> None:
+        """It is never given."""
+        self._answer.fail(own(error))
 
 
 class Answer:

@@ -28,9 +28,10 @@ from trio_rooms.errors import (
     NotSaved,
     Refused,
     StoreError,
+    Unavailable,
 )
 
-from .answers import own
+from .answers import Late, own
 from .connection import Connection
 from .context import Context
 from .endings import recall
@@ -49,6 +50,7 @@ logger = logging.getLogger("trio_rooms")
 _UNAVAILABLE: Final = (
     "whether this was handled before cannot be looked up now; the same id may succeed later, in order"
 )
+_NOT_NOW: Final = "the room cannot be reached now"
 _RETURNED: Final = "this is what the handler returned"
 
 
@@ -346,12 +348,14 @@ class Dispatcher:
 
     def _settle(self, mail: Ask, answer: Callable[[], None]) -> None:
         """Answer the program, when what the handler changed is durable."""
-        gate = self._shared.gate
-        if gate is None:
-            answer()
-        else:
+        gate, hub = self._shared.gate, self._shared.hub
+        if gate is not None:
             gate.add(answer)
             gate.open.asked.append(lambda failure: mail.answer.fail(own(failure)))
+        elif hub.standstill.on:
+            hub.work(self._shared.roster, Late(mail.answer, answer))
+        else:
+            answer()
 
     async def _not_answered(self, mail: Ask, error: Exception) -> None:
         """Tell the program that what it asked was refused, or that the handler raised."""
@@ -488,7 +492,9 @@ class Dispatcher:
 
 def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
     """Answer mail that a room did not begin to handle with an error."""
-    if type(mail) is tuple:
+    if isinstance(error, Unavailable) and isinstance(mail, tuple | Connected):
+        _refuse_for_now(shared, mail)
+    elif type(mail) is tuple:
         link, message = mail
         if shared.plain:
             shared.hub.close(link, CloseCode.INTERNAL_ERROR, "the room failed")
@@ -512,6 +518,25 @@ def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
         and not mail.link.flags & UNREPORTED
     ):
         shared.roster.note_departure(mail)
+
+
+def _refuse_for_now(shared: Shared, mail: tuple[Link, str | bytes] | Connected) -> None:
+    """Tell a client that its room cannot be reached now; it may try the same again."""
+    if isinstance(mail, Connected):
+        # It was never in its room, and is not told that it has left. What it has of a session it keeps.
+        shared.hub.close(mail.link, CloseCode.TRY_AGAIN_LATER, _NOT_NOW, report=False)
+        return
+    link, message = mail
+    if shared.plain:
+        shared.hub.turn_away(link, CloseCode.TRY_AGAIN_LATER, _NOT_NOW)
+        return
+    number = _number_of(message)
+    if number is not None and link.session is not None:
+        # What its client has sent behind it is on its way, and handled it would make this one a duplicate.
+        shared.record.sessions.stall(link.sid, number)
+    shared.hub.tell(
+        link, envelope.refuse(number, "unavailable", f"{_NOT_NOW}; the same id may succeed later")
+    )
 
 
 def _refusal(error: Exception) -> BaseException | None:

@@ -45,6 +45,7 @@ class Step(enum.Enum):
     RETRIED = "backoff is over"
     GIVEN_UP = "crashed too often"
     DESTROYED = "destroyed"
+    FORSAKEN = "somebody else has it"
     COOLED = "cooled down"
 
 
@@ -66,6 +67,10 @@ TRANSITIONS: Final = MappingProxyType(
         (Stage.RESTARTING, Step.RETRIED): Stage.WAKING,
         (Stage.RESTARTING, Step.GIVEN_UP): Stage.FAILED,
         (Stage.FAILED, Step.COOLED): Stage.ASLEEP,
+        (Stage.WAKING, Step.FORSAKEN): Stage.ASLEEP,
+        (Stage.AWAKE, Step.FORSAKEN): Stage.ASLEEP,
+        (Stage.HIBERNATING, Step.FORSAKEN): Stage.ASLEEP,
+        (Stage.RESTARTING, Step.FORSAKEN): Stage.ASLEEP,
     }
 )
 

@@ -26,6 +26,9 @@ __all__ = ["NotBegun", "Saver"]
 logger = logging.getLogger("trio_rooms")
 
 _LOAD_TRIES: Final = 5
+_LOAD_LONGEST: Final = 5.0
+"""Seconds of a load after which it is not tried again: a store that cannot be reached may take as long to say
+so."""
 _RETRY_FIRST: Final = 0.1
 _RETRY_LAST: Final = 30.0
 """Seconds between two tries to load or save, doubled each time from the first to the last."""
@@ -120,12 +123,12 @@ class Saver:
         record.wanted, record.source = self._wanted, self
         if record.gate is not None and self._definition.gated:
             record.gate.living, record.gate.paused = self, True
-        tries = 1
+        tries, began = 1, trio.current_time()
         while True:
             try:
                 loaded = await record.load()
             except StoreError as error:
-                if tries == _LOAD_TRIES:
+                if tries == _LOAD_TRIES or trio.current_time() - began >= _LOAD_LONGEST:
                     raise
                 logger.warning("room %s cannot be loaded and is tried again: %s", self._key, error)
                 await trio.sleep(_RETRY_FIRST * 2 ** (tries - 1))
@@ -351,6 +354,8 @@ class Saver:
 
     def _failed(self, error: RoomsError) -> None:
         """Note that a save failed: stay awake for a while, tell on_error, try again."""
+        if not self._active:
+            return  # It has ended meanwhile, and nobody is left who would try again.
         self._failures += 1
         self.hopeless = str(error) if isinstance(error, StateError) else ""
         delay = min(_RETRY_FIRST * 2**self._failures, _RETRY_LAST)
@@ -377,16 +382,25 @@ class Saver:
             when = max(trio.current_time() + delay, self._resting_until)
             self._deadline = self._deadlines.set(when, self._is_due)
 
+    def go_on(self) -> None:
+        """Nothing stands still any more: save what is known to have changed, and look whether more has."""
+        if self.record.dirty or self.record.substantial:
+            self._wanted(at_once=False)
+        if self.restless and self._watch is None and self._active:
+            self._watch_on()
+
     def _is_due(self) -> None:
         """Save what is known to have changed."""
         self._deadline = None
+        if self._shared.hub.standstill.on:
+            return  # See `go_on`.
         if self.record.dirty or self.record.substantial:
             self._save_soon()
 
     def _look(self) -> None:
         """Save what may have changed unseen; what has not is not written."""
         self._watch = None
-        if self._suspended:
+        if self._suspended and not self._shared.hub.standstill.on:
             self.record.dirty = True
             self._save_soon()
 

@@ -166,7 +166,9 @@ class Registrar:
             self._welcome(link, output, greeting.frame(binary=link.flags & BINARY == BINARY))
 
         def known() -> None:
-            if definition.gated:
+            if record.forsaken is not None:
+                without()
+            elif definition.gated:
                 record.outside(act, refused)
             else:
                 record.outside(act)
@@ -224,6 +226,7 @@ class Registrar:
         try:
             await record.known()
             row, durable = await record.row(parsed.sid)
+            record.check_ours()
             found = self._examine(record, row, parsed, user, seq, durable=durable)
         except BaseException:
             record.unpin()

@@ -43,9 +43,13 @@ async def replay(hub: SocketHub, record: Record, link: Link, output: Replaying, 
     target, sent = journal.seq, 0
     try:
         while not link.flags & (CLOSING | GONE):
+            await hub.standstill.over()
+            if link.flags & (CLOSING | GONE):
+                return
             released = journal.released
             if at < released:
                 page = await record.entries(at, released, _PAGE)
+                await hub.standstill.over()
                 if link.flags & (CLOSING | GONE):
                     return
                 sent = _feed(record, link, output, page) or sent

@@ -18,13 +18,13 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._definition.definition import Definition
 from trio_rooms._keys import split_key
-from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.deadlines import Deadline, Deadlines
 from trio_rooms._loop.groups import alone, first_error, parted
 from trio_rooms._loop.wall import WallClock
 from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._policy.policy import Policy
 from trio_rooms._room.actor import Actor, RolledBack
-from trio_rooms._room.answers import Answer
+from trio_rooms._room.answers import Answer, Late
 from trio_rooms._room.dispatcher import refuse
 from trio_rooms._room.handles import Handles, Program
 from trio_rooms._room.lifecycle import Stage, Step
@@ -50,7 +50,15 @@ from trio_rooms._users.directory import Directory
 from trio_rooms._users.presence import people_of, presence_of
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms._wire.envelope import Body
-from trio_rooms.errors import RoomFailed, RoomsClosed, RoomsError, SnapshotError, StoreError
+from trio_rooms.errors import (
+    RoomFailed,
+    RoomsClosed,
+    RoomsError,
+    SnapshotError,
+    StaleWrite,
+    StoreError,
+    Unavailable,
+)
 from trio_rooms.stores.base import Store
 
 from .circles import Circles, is_inside, room_task_of
@@ -74,10 +82,15 @@ _GRACE: Final = 1.0
 """Seconds that a cancelled handler has to end."""
 _SETTLING: Final = 0.01
 """Seconds between two looks whether everything is written, at the end of the program."""
+_OUT_OF_TOUCH: Final = "its node is out of touch with the others"
 _CLOSING: Final = "the rooms are closing, nothing new is taken"
 _TRIM_FIRST: Final = 0.5
 _TRIM_LAST: Final = 32.0
 """Seconds between two looks whether a journal may be trimmed, doubled each time that nothing could go."""
+PATIENCE: Final = 5.0
+"""Seconds that mail waits while everything stands still, before it is refused."""
+_REFUSING: Final = 0.5
+"""Seconds between two times that what has come since is refused."""
 _LOOKS: Final = 64
 """Rooms among which some are taken that stand for all."""
 
@@ -177,6 +190,17 @@ class Supervisor:
         self._rhythm = Rhythm(self.metrics, self.signs)
         self._trims: dict[str, float] = {}
         """Rooms of whose journals something may go, and the seconds between two looks at each."""
+        self._stalled: dict[str, dict[int, int]] = {}
+        """What `Sessions.stalled` has of rooms of which nothing else need be known."""
+        self.paused: bool = False
+        """Whether everything stands still, see `pause`."""
+        self._refusing = False
+        """Whether that is so for long, and mail is refused."""
+        self._refused_at: Deadline | None = None
+        """When what waits is refused next."""
+        self.on_moved: Callable[[str], None] | None = None
+        """Told of a room that somebody else has by now, as its store says; None where nobody else can. Else
+        a room that cannot be loaded is unavailable, and has not failed."""
         self._over: dict[str, int] = {}
         """Sessions that ended since their room fell asleep, by its key, where it would hear of them."""
         self._undelivered: deque[tuple[str, Mail]] = deque()
@@ -319,7 +343,8 @@ class Supervisor:
         """See `Placement`."""
         actor = self._actors.get(key)
         crowded = actor is not None and actor.mailbox.full
-        return self._accepting and not crowded and not self._restarts.given_up(key)
+        closed = crowded or self.paused or self._restarts.given_up(key)
+        return self._accepting and not closed
 
     @enable_ki_protection
     def deliver(self, key: str, mail: Mail) -> bool:
@@ -401,8 +426,12 @@ class Supervisor:
                 self._journaled,
                 self.metrics,
                 self._freight,
+                self._hub.standstill,
+                None if self.on_moved is None else self._moved,
             )
             record.on_put = self._trim_later
+            if self._stalled:
+                record.sessions.stalled = self._stalled.pop(key, {})
         return record
 
     def _journaled(self, record: Record) -> None:
@@ -609,19 +638,25 @@ class Supervisor:
             if isinstance(mail, Ask | Destroy) and mail.answer is not None and not self._in_background():
                 mail.answer.fail(RoomsClosed(_CLOSING))
         elif self._restarts.given_up(key):
-            failure = RoomFailed(key, "it crashed too often and is left alone for a while")
-            definition = self.definition(key)
-            roster = roster_of(self._hub, definition, key)
-            record = self.record(key)
-            refuse(Shared(definition, roster, self._hub, self._program, record), mail, failure)
-            self._forget_record(key)
-            self._hub.forget(roster)
+            self._refuse_asleep(
+                key, mail, RoomFailed(key, "it crashed too often and is left alone for a while")
+            )
+        elif self._refusing and isinstance(mail, tuple | Ask | Destroy | Rouse):
+            self._refuse_asleep(key, mail, Unavailable(key, _OUT_OF_TOUCH))
         else:
             if type(mail) is tuple:
                 self.signs.woken(self.definition(key), *mail)
             actor = self._new_actor(key, cause_of(mail))
             actor.mailbox.post(mail)
             self._start(actor, urgent=is_urgent(mail))
+
+    def _refuse_asleep(self, key: str, mail: Mail, failure: Exception) -> None:
+        """Refuse what came for a room that sleeps, and is not woken for it."""
+        definition = self.definition(key)
+        roster = roster_of(self._hub, definition, key)
+        refuse(Shared(definition, roster, self._hub, self._program, self.record(key)), mail, failure)
+        self._forget_record(key)
+        self._hub.forget(roster)
 
     async def lapse(self, key: str) -> bool:
         """Destroy a room whose ``state_ttl`` is over, unless somebody is in it, or may come back to it.
@@ -750,7 +785,7 @@ class Supervisor:
         if before is not None:
             await before.wait_ended()
         try:
-            while True:
+            while self._actors.get(actor.key) is actor:
                 try:
                     await actor.run()
                 except BaseException as error:  # noqa: BLE001 (whatever ends a room ends no other)
@@ -759,6 +794,8 @@ class Supervisor:
                         return
                     self.waking.loaded(actor)
                     await trio.sleep(delay)
+                    if self._actors.get(actor.key) is not actor:
+                        return  # It was forsaken meanwhile.
                     actor.take(Step.RETRIED)
                 else:
                     return
@@ -782,7 +819,7 @@ class Supervisor:
         """
         passing, crash = parted(raised)
         cancelled = passing is not None or actor.killed or self._actors.get(actor.key) is not actor
-        if crash is not None and cancelled:
+        if crash is not None and cancelled and not isinstance(first_error(crash), StaleWrite):
             logger.error("room %s: a task raised while it was cancelled", actor.key, exc_info=alone(crash))
         if passing is not None:
             # The runtime ends. The room's state stays as it is, and is saved.
@@ -809,7 +846,9 @@ class Supervisor:
     def _unloadable(self, actor: Actor, error: Exception) -> None:
         """Answer all mail of a room that cannot be loaded; the next mail tries anew."""
         logger.error("room %s cannot be loaded: %s", actor.key, error)
-        failure = RoomFailed(actor.key, f"it cannot be loaded: {error}")
+        failure: RoomsError = RoomFailed(actor.key, f"it cannot be loaded: {error}")
+        if self.on_moved is not None and isinstance(error, StoreError):
+            failure = Unavailable(actor.key, f"it cannot be loaded: {error}")
         failure.__cause__ = error
         actor.refuse_all(failure)
         actor.take(Step.UNLOADABLE)
@@ -879,12 +918,93 @@ class Supervisor:
         if record is None or key in self._actors or key in self._ending:
             return
         if not record.unsettled:
+            if record.sessions.stalled:
+                self._stalled[key] = record.sessions.stalled
             self._records.pop(key).dispose()
             roster = self._hub.rosters.get(key)
             if roster is not None:
                 roster.journal = None
         elif record.substantial and not self._killing:
             record.flush()
+
+    # Standing still, and letting go.
+
+    def pause(self) -> None:
+        """Stand still until `resume`: rooms take no mail, and what they do goes to nobody.
+
+        Their states, their mail and their connections stay as they are. Mail waits for as long as
+        `PATIENCE`; then it is refused as unavailable, and so is what comes later, but for what has happened,
+        such as the end of a connection. New connections are not taken. A second call does nothing.
+        To be called between any two tasks' steps, also in an instrument; it does not raise.
+        """
+        if not self.paused:
+            self.paused = self.waking.paused = True
+            self._hub.hold_output()
+            for actor in self._actors.values():
+                self._hub.work(actor.shared.roster, _at_once)  # While there is output, it takes no mail.
+            self._refused_at = self._deadlines.set(trio.current_time() + PATIENCE, self._refuse_waiting)
+
+    def resume(self) -> None:
+        """Go on, with all that has waited. A second call does nothing."""
+        if self.paused:
+            self.paused = self._refusing = False
+            self._deadlines.cancel(self._refused_at)
+            self._hub.let_output_go()
+            self.waking.go_on()
+            for actor in self._actors.values():
+                actor.saver.go_on()
+
+    def _refuse_waiting(self) -> None:
+        """Everything stands still for long: refuse what waits, and look again."""
+        self._refusing = True
+        for actor in [*self._actors.values()]:
+            if actor.mailbox.waiting:
+                actor.refuse_waiting(Unavailable(actor.key, _OUT_OF_TOUCH))
+        self._refused_at = self._deadlines.set(trio.current_time() + _REFUSING, self._refuse_waiting)
+
+    def _moved(self, record: Record) -> None:
+        """The store says that somebody else has a room."""
+        if self._records.get(record.key) is record and self.on_moved is not None:
+            logger.warning("room %s has moved: somebody else has written it", record.key)
+            self.forsake(record.key)
+            self.on_moved(record.key)
+
+    @enable_ki_protection
+    def forsake(self, key: str) -> None:
+        """Let go of a room that somebody else has by now, without a save, and without a verdict for anybody.
+
+        Its tasks are cancelled, what is not written is forgotten, what was to be sent is not; its
+        connections are closed with 1012, and their sessions are left as the store has them. Whoever asked it
+        something is told that it is unavailable: whether that has happened is not known. Mail that comes
+        later is for a new life of the room, which waits for the end of what was cancelled. To be called
+        between any two steps. Nothing happens to a room of which there is nothing.
+        """
+        failure = Unavailable(key, "it has moved, and what has become of this is not known")
+        roster, actor = self._hub.rosters.get(key), self._actors.get(key)
+        if roster is not None:
+            for job in self._hub.drop_output(roster):
+                if isinstance(job, Late):
+                    job.refuse(failure)
+            self._hub.close_room(roster, CloseCode.RESTART, "the room has moved", ended=True)
+            roster.journal = None
+        record = self._records.pop(key, None)
+        if record is not None:
+            record.forsake(failure)
+        self._stalled.pop(key, None)
+        self._over.pop(key, None)
+        ending = self._ending.get(key)
+        if ending is not None:
+            ending.give_up()
+        if actor is not None:
+            waits = self.waking.withdraw(actor)
+            actor.forsake(failure)
+            if not waits:
+                self._ending[key] = actor
+            self._drop(actor)
+            if waits:
+                actor.dispose()
+        elif roster is not None:
+            self._hub.forget(roster)
 
     # The end.
 
@@ -971,3 +1091,8 @@ class Supervisor:
 
 def _nothing(_: object) -> None:
     """Nobody is to be told."""
+
+
+def _at_once(_: float) -> bool:
+    """A piece of output that is nothing."""
+    return True

@@ -76,6 +76,8 @@ class Waking:
         """Rooms that may be about to wake at the same time."""
         self.queued: int = 0
         """Rooms that wait for their turn."""
+        self.paused: bool = False
+        """Whether none begins now."""
         self._policy = policy
         self._cap = policy.max_awake
         self._actors = actors
@@ -125,7 +127,8 @@ class Waking:
             urgent: whether it goes before those that are not.
         """
         free = self._cap is None or self.awake <= self._cap
-        if free and not (self.queued or self._sweeper.pressed) and len(self._loading) < self.most:
+        waits = self.queued or self._sweeper.pressed or self.paused
+        if free and not waits and len(self._loading) < self.most:
             self._loading.add(actor)
             self._begin(actor)
             return
@@ -169,6 +172,18 @@ class Waking:
         if self.queued:
             self._note()
 
+    def go_on(self) -> None:
+        """Rooms may begin again."""
+        self.paused = False
+        if self.queued:
+            self._note()
+
+    def withdraw(self, actor: Actor) -> bool:
+        """Take a room out that waits for its turn; False for one that does not."""
+        waited = self._urgent.pop(actor, None) is not None or self._others.pop(actor, None) is not None
+        self.queued -= waited
+        return waited
+
     def close(self) -> None:
         """Let nobody begin any more."""
         self._closed = True
@@ -187,7 +202,7 @@ class Waking:
     def _next(self) -> None:
         """Let the next one begin, if it may."""
         self._noted = False
-        if not self.queued or len(self._loading) >= self.most:
+        if not self.queued or self.paused or len(self._loading) >= self.most:
             return
         if not self._takes_place():
             if not self._making:

@@ -91,16 +91,27 @@ class Closing:
             TypeError, ValueError: no such code may be sent, or the reason is no string.
         """
         frame = frames.encode_close(code, reason)
+        if self._begin(link, code, report=report):
+            self._fan_out.do(link.roster, partial(self._send_close, link, frame))
+
+    def close_now(self, link: Link, code: int, reason: str) -> None:
+        """The same at once: what its room has sent, and is not written yet, it does not get."""
+        frame = frames.encode_close(code, reason)
+        if self._begin(link, code, report=True):
+            self._send_close(link, frame)
+
+    def _begin(self, link: Link, code: int, *, report: bool) -> bool:
+        """Take a connection that is to be closed out of its room; False where it has left already."""
         flags = link.flags
         link.flags = flags | (CLOSING | DISMISSED if report else CLOSING | DISMISSED | UNREPORTED)
         if flags & SESSION and code not in PASSING:
             link.flags |= OVER
         if flags & (CLOSING | GONE):
-            return
+            return False
         if report:
             self._leaving.setdefault(link.roster.key, {})[link.id] = link
         self._rooms.leave(link)
-        self._fan_out.do(link.roster, partial(self._send_close, link, frame))
+        return True
 
     def close_room(
         self, roster: Roster, code: int, reason: str, *, but: int = 0, ended: bool = False

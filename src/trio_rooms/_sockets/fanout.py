@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -22,6 +23,11 @@ __all__ = ["Broadcast", "FanOut", "Message", "PlainMessage", "ReliableBroadcast"
 
 _CHUNK: Final = 64
 """Sockets written to between two looks at the clock."""
+_MOST_HELD: Final = 4 * 1024 * 1024
+"""Bytes of output of one room that may be held back; more of it is for connections that are too slow."""
+_JOB: Final = 500
+"""Bytes that a piece of output takes beside its content, about, and for each connection it is for."""
+_LINK: Final = 8
 
 
 class Message(Protocol):
@@ -49,14 +55,19 @@ class FanOut:
 
     Args:
         emptied: told of each room whose output has all been written by the task.
+        overflowing: told of a room of whose output too much is held back; to forget it is up to whoever is
+            told.
     """
 
-    __slots__ = ("_emptied", "_more", "_waiting")
-
-    def __init__(self, emptied: Callable[[Roster], None]) -> None:
+    def __init__(
+        self, emptied: Callable[[Roster], None], overflowing: Callable[[Roster], None] | None = None
+    ) -> None:
         self._emptied = emptied
+        self._overflowing = overflowing
         self._waiting: dict[str, Roster] = {}
         self._more = trio.Event()
+        self._held: dict[str, int] | None = None
+        """By room, the bytes that are held back, while nothing is written; None else."""
 
     @property
     def rooms(self) -> int:
@@ -80,22 +91,77 @@ class FanOut:
         self._waiting[roster.key] = roster
         self._more.set()
 
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is written for now."""
+        return self._held is not None
+
+    def hold(self) -> None:
+        """Write nothing until `let_go`. To be called between any two steps, also of what is written now."""
+        if self._held is None:
+            self._held = {}
+            # In place of the method, so that nobody looks whether it is so with each message.
+            vars(self)["do"] = self._keep
+
+    def let_go(self) -> None:
+        """Write what was held back, in its order."""
+        if self._held is not None:
+            self._held = None
+            del vars(self)["do"]
+            self._more.set()
+
+    def drop(self, roster: Roster) -> Iterable[Callable[[float], bool]]:
+        """Forget what a room has still to send; returns that."""
+        jobs, roster.jobs = roster.jobs, None
+        self._waiting.pop(roster.key, None)
+        if self._held is not None:
+            self._held.pop(roster.key, None)
+        return jobs or ()
+
+    def finish(self, roster: Roster) -> None:
+        """Do all that a room has still to send, for nobody: its connections are closed."""
+        jobs = self.drop(roster)
+        for job in jobs:
+            while not job(math.inf):
+                pass
+
+    def _keep(self, roster: Roster, job: Callable[[float], bool], began: float = 0.0) -> None:  # noqa: ARG002 (see `do`)
+        """Do it later."""
+        if roster.jobs is None:
+            roster.jobs = deque()
+        roster.jobs.append(job)
+        self._waiting[roster.key] = roster
+        held = self._held
+        if held is None:
+            self._more.set()  # It was let go between the call and here.
+            return
+        size = held[roster.key] = held.get(roster.key, 0) + _JOB + _weight(job)
+        if size > _MOST_HELD and self._overflowing is not None:
+            self._overflowing(roster)
+
     @enable_ki_protection
     async def run(self) -> None:
         """Write what was too much for one slice, until cancelled."""
         while True:
-            if not self._waiting:
+            if not self._waiting or self._held is not None:
                 self._more = trio.Event()
                 await self._more.wait()
             for key, roster in list(self._waiting.items()):
                 until = perf_counter() + TURN
-                while roster.jobs and roster.jobs[0](until):
+                while roster.jobs and self._held is None and roster.jobs[0](until):
                     roster.jobs.popleft()
-                if not roster.jobs:
+                if not roster.jobs and self._waiting.get(key) is roster:
                     roster.jobs = None
                     del self._waiting[key]
                     self._emptied(roster)
                 await trio.lowlevel.checkpoint()
+
+
+def _weight(job: object) -> int:
+    """Bytes that a piece of output holds, about."""
+    if isinstance(job, Broadcast):
+        return job.size + _LINK * len(job.links)
+    return len(job._frame) if isinstance(job, SendLater) else 0
 
 
 class SendLater:

@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.standstill import Standstill
 from trio_rooms._loop.turn import TURN
 from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._metrics.trace import APART, Trace
@@ -181,7 +182,9 @@ class SocketHub:
         self.trace: Trace = Trace()
         """What happened lately."""
         self.activity: Activity = Activity(deadlines, self.trace)
-        self._postponements = Postponements(deadlines)
+        self.standstill: Standstill = Standstill()
+        """Whether what rooms do goes to nobody for now, see `hold_output`."""
+        self._postponements = Postponements(deadlines, self.standstill)
         self._sockets: list[SocketLink | None] = []
         self._watched: dict[int, Callable[[int], None]] = {}
         # Ids are not reused, not even by the next process, since states may remember them.
@@ -192,7 +195,7 @@ class SocketHub:
         self._sent = 0
         self._read_size = _READ_SIZE
         self.timeouts: Timeouts = Timeouts(deadlines, self.poller, self._sockets)
-        self._fan_out = FanOut(self._written)
+        self._fan_out = FanOut(self._written, self._overflowing)
         self.closing: Closing = Closing(self, self._fan_out, self.timeouts, close_timeout)
         self._intake = Intake(max_message_size, self.timeouts.set, self.closing.slow_sender)
         self.keepalive: Keepalive = Keepalive(deadlines, self._sockets, self._read, self.connection_lost)
@@ -772,6 +775,63 @@ class SocketHub:
     def work(self, roster: Roster, job: Callable[[float], bool]) -> None:
         """Do a piece of output of a room, behind what it has still to send, see `FanOut.do`."""
         self._fan_out.do(roster, job)
+
+    # Standing still.
+
+    def hold_output(self) -> None:
+        """Write nothing of what rooms do until `let_output_go`; it waits, in order, and nothing is lost.
+
+        What needs no room goes on: pings, closes by the other side, automatic answers. To be called
+        between any two steps, also in a signal handler.
+        """
+        self.standstill.begin()
+        # In place of the method, which else does not ask.
+        vars(self)["send_frame"] = self._send_frame_later
+        self._fan_out.hold()
+
+    def let_output_go(self) -> None:
+        """Write what was held back, and go on."""
+        vars(self).pop("send_frame", None)
+        self._fan_out.let_go()
+        self.standstill.end()
+
+    def drop_output(self, roster: Roster) -> Iterable[Callable[[float], bool]]:
+        """Forget what a room has still to send; returns that."""
+        return self._fan_out.drop(roster)
+
+    def _send_frame_later(self, link: Link, frame: bytes) -> None:
+        """See `send_frame`."""
+        if not link.flags & (CLOSING | GONE):
+            self._sent += 1
+            self._count(link, 1)
+            self._fan_out.do(link.roster, SendLater(link, frame))
+
+    def tell(self, link: Link, message: Message) -> None:
+        """Send to one connection what no room says: also where all that rooms do is held back."""
+        if not self.standstill.on:
+            self.send(link, message)
+        elif not link.flags & (CLOSING | GONE):
+            link.send(message.frame(binary=link.flags & BINARY == BINARY))
+
+    def turn_away(self, link: Link, code: int, reason: str) -> None:
+        """Close a connection; where all that rooms do is held back, at once, and none of that goes to it."""
+        if self.standstill.on:
+            self.closing.close_now(link, code, reason)
+        else:
+            self.closing.close(link, code, reason)
+
+    def _overflowing(self, roster: Roster) -> None:
+        """Too much of a room is held back: its connections are closed, and may come again."""
+        for link in [*roster.links.values()]:
+            self.closing.close_now(link, CloseCode.TRY_AGAIN_LATER, "too much is waiting to be sent")
+        self._fan_out.finish(roster)
+
+    async def flow(self) -> None:
+        """Let what rooms have to send be written for a turn; wait while all of it is held back."""
+        if self.standstill.on:
+            await self.standstill.over()
+        else:
+            await trio.lowlevel.checkpoint()
 
     def note_sent(self, count: int) -> None:
         """So many messages were sent by such a piece."""

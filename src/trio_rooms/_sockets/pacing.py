@@ -60,7 +60,7 @@ class Pacing:
             return
         self.postponed += 1
         entry = (frame, key, done)
-        if link.roster.jobs:
+        if link.roster.jobs or self._fan_out.holds:
             self._fan_out.do(link.roster, partial(self._postpone, link, entry, delay))
         else:
             self._postpone(link, entry, delay)

@@ -16,6 +16,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._loop.standstill import Standstill
 from trio_rooms._loop.turn import TURN
 
 __all__ = ["Entry", "Postponed", "Postponements"]
@@ -104,12 +105,14 @@ class Postponements:
 
     Args:
         deadlines: those of the runtime.
+        standstill: while it is on, nothing is written.
     """
 
-    __slots__ = ("_deadlines", "_due", "_more", "_queues")
+    __slots__ = ("_deadlines", "_due", "_more", "_queues", "_standstill")
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(self, deadlines: Deadlines, standstill: Standstill | None = None) -> None:
         self._deadlines = deadlines
+        self._standstill = standstill or Standstill()
         self._due: deque[float] = deque()
         """The delays of those that are being written."""
         self._more = trio.Event()
@@ -160,6 +163,7 @@ class Postponements:
             if not self._due:
                 self._more = trio.Event()
                 await self._more.wait()
+            await self._standstill.over()
             delay = self._due.popleft()
             if self._write(self._queues[delay]):
                 del self._queues[delay]

@@ -23,6 +23,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_rooms._loop.standstill import Standstill
 from trio_rooms._loop.turn import TURN
 from trio_rooms._sockets.joined import Joined, Sending
 from trio_rooms._sockets.roster import Link
@@ -137,6 +138,9 @@ class Commits(Protocol):
     @property
     def large(self) -> bool:
         """Whether the state is encoded in a thread."""
+
+    standstill: Standstill
+    """While it is on, nothing goes out."""
 
     @property
     def waits(self) -> bool:
@@ -334,7 +338,7 @@ class Gate:
                 self._check_done()
                 return
             self.open = Batch()
-            if len(batch.jobs) <= _AT_ONCE:
+            if len(batch.jobs) <= _AT_ONCE and not self._commits.standstill.on:
                 for job in (*batch.jobs, *batch.last):
                     _do(job)
                 self._check_done()
@@ -409,15 +413,22 @@ class Gate:
             try:
                 await self._commits.commit(cut)
             except (StoreFull, StoreReadOnly, StateError, TypeError, ValueError) as error:
-                await self._refused(error, cut)
+                if self.flight is batch:
+                    await self._refused(error, cut)
                 return
             except StoreError as error:
-                self._lose(error)
+                if self.flight is batch:
+                    self._lose(error)
                 return
         if self.failures:
             logger.info("room %s: what is done there is saved again", self._commits.key)
             self.failures = 0
-        await _release(batch)
+        await self._commits.standstill.over()
+        if self.flight is not batch:
+            return  # The room is somebody else's by now.
+        await _release(batch, self._commits.standstill)
+        if self.flight is not batch:
+            return
         self.flight = self._cut = None
         self._tell()
         if self.living is not None:
@@ -536,6 +547,19 @@ class Gate:
         self.handling = None
         return batches
 
+    def forsake(self, failure: RoomsError) -> None:
+        """Somebody else has the room: nothing of what waits goes out, and nobody is told a verdict."""
+        batches = [one for one in (self.flight, self.ready[0] if self.ready else None, self.open) if one]
+        self.flight = self.ready = self._cut = self.living = self.handling = None
+        self.open, self.broken, self.paused = Batch(), True, True
+        for batch in batches:
+            for waits in (batch.jobs, batch.last, batch.undo):
+                waits.clear()  # In place, since they may be about to be done.
+            batch.refuse(failure)
+        self._tell()
+        if self._parked is not None:
+            self._go()
+
     def dissolve(self) -> Batch:
         """End a gate through which nothing is on its way: what is open goes another way."""
         batch, self.open, self.broken = self.open, Batch(), True
@@ -560,8 +584,8 @@ class Gate:
             moved.set()
 
 
-async def _release(batch: Batch) -> None:
-    """Do what waited for a batch, a turn at a time."""
+async def _release(batch: Batch, standstill: Standstill) -> None:
+    """Do what waited for a batch, a turn at a time; what is taken out of it meanwhile is not done."""
     until = perf_counter() + TURN
     joined = Joined()
     for job in batch.jobs:
@@ -571,6 +595,7 @@ async def _release(batch: Batch) -> None:
         if perf_counter() > until:
             joined.write()
             await trio.lowlevel.checkpoint()
+            await standstill.over()
             until = perf_counter() + TURN
     joined.write()
     for job in batch.last:

@@ -133,6 +133,12 @@ class Plans:
             if self._waiting:
                 self._read_soon()
 
+    def forsake(self, failure: RoomsError) -> None:
+        """Somebody else has the room: whoever waits for a change is told so."""
+        waiting, self._waiting = self._waiting, {}
+        for plan in waiting:
+            plan.refuse(self._record.key, failure)
+
     async def read(self, *, there_are_any: bool = True) -> None:
         """Read what the store has; whoever calls has the turn.
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -23,11 +24,12 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
+from trio_rooms._loop.standstill import Standstill
 from trio_rooms._loop.turn import TURN
 from trio_rooms._loop.wall import WallClock
 from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._sockets.joined import Sending
-from trio_rooms.errors import NotSaved, RoomsError, StateError, StoreClosed, StoreError
+from trio_rooms.errors import NotSaved, RoomsError, StaleWrite, StateError, StoreClosed, StoreError
 from trio_rooms.stores.base import Entry, RoomHead, Store, StoredSession, Timer
 
 from . import overlay
@@ -87,6 +89,7 @@ class Source(Protocol):
 
 
 _NOBODYS: Final = Metrics()
+_NEVER: Final = Standstill()
 
 
 def _no_task(_: Callable[..., Coroutine[Any, Any, None]]) -> None:
@@ -114,6 +117,8 @@ class Record:
         on_journal: called when there is a `journal`, or another one.
         metrics: where it is noted what snapshots take.
         freight: what is on its way to the store of all rooms.
+        standstill: while it is on, nothing that waited until it is durable goes out.
+        on_stale: called when the store has refused a commit, since somebody else has the room.
     """
 
     key: str
@@ -125,6 +130,8 @@ class Record:
     _on_journal: Callable[[Record], None] | None = None
     _metrics: Metrics = _NOBODYS
     _freight: Freight = attrs.field(factory=Freight)
+    standstill: Standstill = _NEVER
+    _on_stale: Callable[[Record], None] | None = None
     wanted: Callable[[bool], None] | None = attrs.field(init=False, default=None)
     """Called when there is something to write, and whether it is so much that it should be written at
     once; None while no actor would write it."""
@@ -155,6 +162,8 @@ class Record:
     _on_release: trio.Event | None = attrs.field(init=False, default=None)
     _lapses: float = attrs.field(init=False, default=0.0)
     """When it is looked at whether the room may go, as it is written or about to be; 0 for never."""
+    forsaken: RoomsError | None = attrs.field(init=False, default=None)
+    """Why it is worth nothing any more, see `forsake`."""
     pins: int = attrs.field(init=False, default=0)
     """How many need it still; see `pin`."""
     dirty: bool = attrs.field(init=False, default=False)
@@ -313,6 +322,10 @@ class Record:
                 called now, and once more after each rollback of the room before it is durable.
             refused: called instead of what waits where it cannot be written.
         """
+        if self.forsaken is not None:
+            if refused is not None:
+                refused(self.forsaken)
+            return
         gate = self.gate
         if gate is not None:
             gate.open.outside.append(Outside(action, refused))
@@ -485,6 +498,8 @@ class Record:
                 except StoreClosed:
                     return
                 except StoreError as error:
+                    if self.forsaken is not None:
+                        return
                     if pause == _READ_FIRST:
                         logger.warning("room %s cannot be read and is tried again: %s", self.key, error)
                     await trio.sleep(pause)
@@ -634,9 +649,16 @@ class Record:
             await self._learn(await self._store.head(self.key))
 
     async def _learn(self, head: RoomHead) -> None:
-        """Take what the store says of the room."""
+        """Take what the store says of the room.
+
+        Raises:
+            StaleWrite: nobody asks any more, since somebody else has the room.
+            StoreError: it cannot be read.
+        """
+        self.check_ours()
         journals = self.journal is None and self._definition.resume_window > 0
         away = await self._store.positions(self.key) if journals and head.has_sessions else {}
+        self.check_ours()
         self.head = head
         self._lapses = head.lapses or 0.0
         self._writer.learn(head)
@@ -703,6 +725,38 @@ class Record:
         """The same for a room that sleeps, and that somebody else has written: what is there is read anew."""
         self.rewind()
         self.head = None
+
+    def forsake(self, failure: RoomsError) -> None:
+        """Somebody else has the room: forget what is not written, and tell whoever waits for that so.
+
+        Nobody is told whether it is written: that is not known. What comes later is refused in the same way.
+        """
+        self.forsaken = failure
+        self._writer.life = object()
+        waiting, self._until_known = self._until_known or (), None
+        for action in waiting:
+            action()  # Which is refused.
+        if self.gate is not None:
+            self.gate.forsake(failure)
+        for delta in self._deltas():
+            told, delta.failed = delta.failed, []
+            delta.after = []
+            for refused in told:
+                refused(failure)
+        if self._plans is not None:
+            self._plans.forsake(failure)
+        self.wanted = self.source = None
+        self._tell_released()
+        self.abandon()
+
+    def check_ours(self) -> None:
+        """Whether this is still what is written for the room.
+
+        Raises:
+            StaleWrite: it is not.
+        """
+        if self.forsaken is not None:
+            raise StaleWrite(str(self.forsaken))
 
     def _forget_state(self) -> None:
         self._no_timers = False
@@ -850,7 +904,8 @@ class Record:
     async def _carry(self, encoded: bytes | None, delta: Delta, *, until_known: bool = False) -> None:
         """Write what was taken for a commit, see `Writer.carry`."""
         began = trio.current_time()
-        await self._writer.carry(encoded, delta, until_known=until_known)
+        with self._noting_stale():
+            await self._writer.carry(encoded, delta, until_known=until_known)
         if encoded is not None:
             self._metrics.snapshot_bytes.note(len(encoded))
             self._metrics.snapshot_seconds.note(trio.current_time() - began)
@@ -858,6 +913,16 @@ class Record:
         if delta.timers:
             for name, row in delta.timers.items():
                 self.plans.timers.written(name, row)
+
+    @contextmanager
+    def _noting_stale(self) -> Iterator[None]:
+        """Tell who wants to know that somebody else has the room."""
+        try:
+            yield
+        except StaleWrite:
+            if self._on_stale is not None and self.forsaken is None:
+                self._on_stale(self)
+            raise
 
     def _put_back(self, delta: Delta, life: object) -> None:
         """What was not written goes with the next commit; what was written meanwhile is newer."""
@@ -991,7 +1056,8 @@ class Record:
                 self.dirty = self.touched = True
                 if self.head is None:
                     await self._know()
-                await self._writer.carry(None, Delta(), destroy=True, until_known=self._definition.gated)
+                with self._noting_stale():
+                    await self._writer.carry(None, Delta(), destroy=True, until_known=self._definition.gated)
             self._writer.check_answered()
             self._delta = None
             self._lapses = math.inf  # Until there is a new one.

@@ -175,7 +175,7 @@ class Sessions:
         self._refused: dict[int, dict[int, str]] = {}
         """See `refused`; by session, since there may be many sessions, and each is looked for its own."""
         self.stalled: dict[int, int] = {}
-        """By session, the id of a message that could not be looked up, and is to come again."""
+        """By session, the id of the first message that could not be handled, and is to come again."""
 
     @property
     def refused(self) -> dict[tuple[int, int], str]:
@@ -194,6 +194,10 @@ class Sessions:
         if id == first:
             del self.stalled[sid]
         return False
+
+    def stall(self, sid: int, id: int) -> None:  # noqa: A002
+        """A message could not be handled now, and is to come again before all that its client sent later."""
+        self.stalled[sid] = min(id, self.stalled.get(sid, id))
 
     def know(self, sid: int, session: Session) -> Session:
         """Take what the store has, or what a session begins with; what was refused meanwhile is added."""
