@@ -32,6 +32,7 @@ from ._run import run
 from ._server.admission import Admitted, ConnectRequest
 from ._server.server import Address
 from ._sockets.sent import Sent
+from ._users.whereabouts import Whereabouts
 from ._wire.close_codes import CloseCode
 from .errors import (
     AskCircle,
@@ -146,6 +147,7 @@ __all__ = [
     "UnknownRoom",
     "User",
     "WakeReport",
+    "Whereabouts",
     "WhyAwake",
     "open_rooms",
     "run",

@@ -25,7 +25,7 @@ async def test_what_expires_goes_at_its_time(autojump_clock: MockClock) -> None:
         assert not await store.inboxes()
         users = rooms.statistics().users
         assert (users.expired, users.delivered, users.stored) == (601, 0, 601)
-        assert rooms._runtime._janitor.longest < 0.1
+        assert rooms._runtime.janitor.longest < 0.1
 
 
 async def test_what_a_session_may_still_acknowledge_is_left_alone(autojump_clock: MockClock) -> None:

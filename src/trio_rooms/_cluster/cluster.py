@@ -22,10 +22,12 @@ from trio_rooms.stores.base import Store
 
 from .calls import Calls
 from .desk import Desk
+from .exchange import Exchange
 from .lanes import Lanes
 from .ownership import Ownership
 from .router import Router
 from .seat import Member, Seat
+from .share import Share
 
 __all__ = ["Cluster", "ClusterStatistics"]
 
@@ -96,6 +98,7 @@ class Cluster:
         self._since = time()
         self._supervisor: Supervisor
         self._runtime: Runtime
+        self._exchange: Exchange
         self._addresses: Callable[[], list[str]]
         self._forsaken = 0
         self._lives = 1
@@ -123,6 +126,9 @@ class Cluster:
         self._runtime = runtime
         self._addresses = addresses
         runtime.node = self
+        users, owns = runtime.supervisor.users, self.ownership.owns
+        self._exchange = Exchange(self.engine, self.seat, self.lanes, owns, users, runtime.deadlines)
+        Share(self.seat, self.ownership, runtime.agenda, runtime.janitor)
 
     # Its life: opened before the store, and closed after it.
 
@@ -161,6 +167,7 @@ class Cluster:
             await nursery.start(self.lanes.run)
             nursery.start_soon(self.calls.run)
             nursery.start_soon(self.ownership.run)
+            nursery.start_soon(self._exchange.run)
 
     async def aclose(self) -> None:
         """See `Node`."""

@@ -12,6 +12,7 @@ from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.record import Record
 from trio_rooms._users.directory import Directory
 from trio_rooms._users.message import Message, Priority
+from trio_rooms._users.whereabouts import Whereabouts
 
 from .answers import Answer, own
 
@@ -33,19 +34,27 @@ class User:
     _sender: Record | None = attrs.field(default=None, repr=False)
     """Of the room whose handler has this, if it has one."""
 
+    async def where(self) -> Whereabouts:
+        """Where she is connected now. A checkpoint.
+
+        Where several nodes share an engine, it asks those that she is connected to, and waits for a quarter
+        of a second at most.
+        """
+        return await self._directory.where(self.name, self._room)
+
     @property
     def online(self) -> bool:
-        """Whether she has a connection now."""
+        """Whether she has a connection now, to a room that is at home at this node; see `where`."""
         return any(True for _ in self._directory.of(self.name, self._room))
 
     @property
     def connections(self) -> int:
-        """How many connections she has now."""
+        """How many connections she has now, to rooms that are at home at this node; see `where`."""
         return sum(1 for _ in self._directory.of(self.name, self._room))
 
     @property
     def rooms(self) -> tuple[str, ...]:
-        """The keys of the rooms that she is connected to now, in order."""
+        """The keys of the rooms at home at this node that she is connected to now, in order; see `where`."""
         return tuple(sorted({link.roster.key for link in self._directory.of(self.name, self._room)}))
 
     async def send(

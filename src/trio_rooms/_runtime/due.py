@@ -5,6 +5,9 @@ due is read a page at a time, and rooms are told to look: which of their schedul
 themselves, so to be told once too often does nothing. A page begins behind the last one, since what was
 seen stays due for a while: until its room has handled it and that is durable, or for as long as its
 room is not served here.
+
+Where several nodes share a store, each of them looks, now and then also behind what it has seen, and
+leaves to the others what is theirs (`Share`).
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from time import perf_counter
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 import trio
@@ -26,7 +30,7 @@ from trio_rooms._room.mail import Alarm
 from trio_rooms.errors import StoreError
 from trio_rooms.stores.base import Due, Store
 
-__all__ = ["Agenda"]
+__all__ = ["Agenda", "Share"]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -42,9 +46,29 @@ _AGAIN: Final = 30.0
 """Seconds until a room that refused is told once more: one that was given up cools down as long."""
 _LOOK: Final = 60.0
 """Seconds after which a clock is looked at again that somebody may set."""
+_SHARED: Final = 1.0
+"""Seconds between two looks at most where other nodes put something into the same store."""
+_ANEW: Final = 5.0
+"""Seconds until what was left to another node is looked at again, where that has not done it."""
 _RETRY_FIRST: Final = 0.5
 _RETRY_LAST: Final = 30.0
 """Seconds between two tries to read the store, doubled each time from the first to the last."""
+
+
+class Share(Protocol):
+    """Says what of all that is due falls to this node."""
+
+    def owns(self, key: str) -> bool:
+        """Whether a room is at home here."""
+
+    async def take(self, key: str) -> bool:
+        """Whether a room is at home here, or is from now on: nobody else has it, and it falls to this node.
+
+        It does not raise.
+        """
+
+    def pinned(self, key: str) -> AbstractContextManager[None]:
+        """Have a room stay at home here inside the block."""
 
 
 @attrs.define(eq=False)
@@ -68,6 +92,8 @@ class Agenda:
     _expire: Callable[[str, list[int]], Awaitable[bool]]
     _lapse: Callable[[str], Awaitable[bool]]
     _spawn: Callable[..., None]
+    share: Share | None = attrs.field(init=False, default=None)
+    """What of it falls to this node; None where all does."""
     _wall: WallClock = attrs.field(init=False, factory=WallClock)
     _next: float = attrs.field(init=False, default=-math.inf)
     """When there is something to be read again, as a time of day; now, at the start."""
@@ -75,6 +101,8 @@ class Agenda:
     """The last that was seen; None to begin anew."""
     _from_the_start: float = attrs.field(init=False, default=math.inf)
     """When to begin anew, on Trio's clock: some room has refused."""
+    _looked: float = attrs.field(init=False, default=-math.inf)
+    """When it was last read, on Trio's clock."""
     _sleep: trio.CancelScope | None = attrs.field(init=False, default=None)
     _waking: set[str] = attrs.field(init=False, factory=set)
     _told: set[str] = attrs.field(init=False, factory=set)
@@ -92,6 +120,11 @@ class Agenda:
         if time < self._next:
             self._next = time
             self._poke()
+
+    def look(self) -> None:
+        """Begin anew: what another node had to do may fall to this one now."""
+        self._from_the_start = -math.inf
+        self._poke()
 
     def stop(self) -> None:
         """Tell nobody any more."""
@@ -132,6 +165,10 @@ class Agenda:
                 return
             if left < math.inf and not self._wall.steady:
                 left = min(left, _LOOK)
+            if self.share is not None:
+                if now - self._looked >= _SHARED:
+                    return
+                left = min(left, self._looked + _SHARED - now)
             await self._pause(min(now + left, self._from_the_start))
 
     async def _pause(self, until: float) -> None:
@@ -152,6 +189,7 @@ class Agenda:
         """Go through all that is due, and find out when the next is."""
         while not self._stopped:
             now = self._wall.now()
+            self._looked = trio.current_time()
             self._next = math.inf
             page = await self._store.due(now, _PAGE, after=self._behind)
             if page:
@@ -173,7 +211,7 @@ class Agenda:
             if perf_counter() > pause_at:
                 await trio.lowlevel.checkpoint()
                 pause_at = perf_counter() + TURN
-            if not self._serves(one.key):
+            if not (self._serves(one.key) and (self.share is None or await self._falls_here(one.key))):
                 continue
             if one.lapses:
                 await self._look_at(one.key)
@@ -187,6 +225,21 @@ class Agenda:
             if not self._stopped:
                 self._expiring.add(key)
                 self._spawn(self._end_sessions, key, sids)
+
+    async def _falls_here(self, key: str) -> bool:
+        """Whether what is due of a room falls to this node; else it is looked at again in a while."""
+        assert self.share is not None
+        if self.share.owns(key) or await self.share.take(key):
+            return True
+        self._tell_again(_ANEW)
+        return False
+
+    def _pinned(self, key: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.share is None else self.share.pinned(key)
+
+    def _is_gone(self, key: str) -> bool:
+        """Whether a room is not at home here any more."""
+        return self.share is not None and not self.share.owns(key)
 
     # Schedules.
 
@@ -203,6 +256,9 @@ class Agenda:
                     _LOOK, len(self._told),
                 )  # fmt: skip
         if self._stopped:
+            return
+        if self._is_gone(key):
+            self._tell_again(_ANEW)
             return
         self._told.add(key)
         if not self._awake(key):
@@ -226,8 +282,11 @@ class Agenda:
     async def _end_sessions(self, key: str, sids: list[int]) -> None:
         """End sessions of one room."""
         try:
-            if not await self._expire(key, sids):
-                self._tell_again()
+            with self._pinned(key):
+                if self._is_gone(key):
+                    self._tell_again(_ANEW)
+                elif not await self._expire(key, sids):
+                    self._tell_again()
         finally:
             self._expiring.discard(key)
             self._is_less()
@@ -244,18 +303,26 @@ class Agenda:
 
     async def _let_lapse(self, key: str) -> None:
         try:
-            if not await self._lapse(key):
-                self._tell_again()
+            with self._pinned(key):
+                if self._is_gone(key):
+                    self._tell_again(_ANEW)
+                elif not await self._lapse(key):
+                    self._tell_again()
         finally:
             self._lapsing.discard(key)
             self._is_less()
 
     # What all have.
 
-    def _tell_again(self) -> None:
-        """Something that is due was not handled, and is in the store as it was."""
-        if self._from_the_start == math.inf:
-            self._from_the_start = trio.current_time() + _AGAIN
+    def _tell_again(self, after: float = _AGAIN) -> None:
+        """Something that is due was not handled, and is in the store as it was.
+
+        Args:
+            after: seconds until it is looked at again.
+        """
+        when = trio.current_time() + after
+        if when < self._from_the_start:
+            self._from_the_start = when
             self._poke()
 
     async def _less(self) -> None:

@@ -51,6 +51,8 @@ class Janitor:
     _expire: Callable[[Waiting], Awaitable[bool]]
     _removed: Callable[[], Awaitable[None]]
     _remembered: Callable[[], AbstractContextManager[None]]
+    leads: Callable[[], bool] | None = attrs.field(init=False, default=None)
+    """Whether this node is the one that does it, of several that share the store; None where it is alone."""
     longest: float = attrs.field(init=False, default=0.0)
     """The most seconds that it has held up the event loop at a time."""
     _wall: WallClock = attrs.field(init=False, factory=WallClock)
@@ -81,7 +83,12 @@ class Janitor:
         while True:
             await self._wait()
             try:
-                await self._go_round()
+                if self.leads is None or self.leads():
+                    await self._go_round()
+                else:
+                    self._next = math.inf
+                if self.leads is not None:  # Nobody tells what others put there, or who is to remove it.
+                    self._next = min(self._next, self._wall.now() + _AGAIN)
             except StoreClosed:
                 return
             except StoreError as error:

@@ -116,7 +116,7 @@ class Runtime:
         self._store_closed = trio.Event()
         self._over = trio.Event()
         supervisor.failed = self.fail
-        self._agenda = Agenda(
+        self.agenda: Agenda = Agenda(
             store,
             supervisor.serves,
             supervisor.is_awake,
@@ -125,10 +125,12 @@ class Runtime:
             supervisor.lapse,
             self.spawn,
         )
-        supervisor.noted = self._agenda.noted
+        supervisor.noted = self.agenda.noted
         office = supervisor.users.office
-        self._janitor = Janitor(store, office.expire, office.settling.removed, office.settling.all_remembered)
-        office.noted = self._janitor.noted
+        self.janitor: Janitor = Janitor(
+            store, office.expire, office.settling.removed, office.settling.all_remembered
+        )
+        office.noted = self.janitor.noted
 
     # The block.
 
@@ -249,8 +251,8 @@ class Runtime:
         assert self._code is not None
         code, reason = self._code
         hub, supervisor = self.hub, self.supervisor
-        self._agenda.stop()
-        self._janitor.stop()
+        self.agenda.stop()
+        self.janitor.stop()
         hub.stop_reading()
         asleep = [roster for roster in hub.rosters.values() if supervisor.actor(roster.key) is None]
         self.spawn(hub.closing.close_rooms, asleep, code, reason)
@@ -307,8 +309,8 @@ class Runtime:
                 for task in (self.deadlines.run, self.hub.run, self.supervisor.run):
                     self.spawn(task)
                 await trio.lowlevel.checkpoint()  # Until each has begun.
-                self.spawn(self._agenda.run)
-                self.spawn(self._janitor.run)
+                self.spawn(self.agenda.run)
+                self.spawn(self.janitor.run)
                 self.spawn(self.supervisor.pulse.run)
                 if self.node is not None:
                     self.spawn(self.node.run)

@@ -228,10 +228,11 @@ class Admin:
         """Where a user is, and how much waits for her."""
         user = self._handles.user(_unquoted(quoted))
         waiting = await user.waiting()
+        where = await user.where()
         shown = {
             "user": user.name,
-            "connections": user.connections,
-            "rooms": list(user.rooms),
+            "connections": where.connections,
+            "rooms": list(where.rooms),
             "waiting": waiting,
         }
         return Response.json(200, shown)

@@ -8,6 +8,7 @@ from typing import Protocol
 from trio_rooms._sockets.sent import Sent
 
 from .pending import Item
+from .whereabouts import Whereabouts
 
 __all__ = ["Abroad"]
 
@@ -42,7 +43,10 @@ class Abroad(Protocol):
     async def taken(self, user: str, ids: Collection[int]) -> Collection[int]:
         """Which messages that wait other nodes offer to somebody; this one may offer the others.
 
-        `offered` is to be called when it has done that.
+        `offered` is to be called when it has done that; until then more of them may be taken.
+
+        Raises:
+            StoreError: that cannot be found out now.
         """
 
     def offered(self, user: str) -> None:
@@ -53,6 +57,9 @@ class Abroad(Protocol):
 
     def look(self, user: str) -> None:
         """There may be something in the inbox of a user that other nodes can offer."""
+
+    async def where(self, user: str, room: str) -> Whereabouts:
+        """Where a user is connected at other nodes, as far as they say so soon; or whether to one room."""
 
     def close(self) -> None:
         """The rooms have closed: whoever waits for what became of something is told what is known."""

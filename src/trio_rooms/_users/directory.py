@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import trio
+
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Link
@@ -12,6 +14,7 @@ from trio_rooms.stores.base import Store
 
 from .courier import Around
 from .office import Office, UsersStatistics
+from .whereabouts import Whereabouts
 
 __all__ = ["Directory"]
 
@@ -94,6 +97,19 @@ class Directory:
         """The connections of a user."""
         there = self.links.get(user, ())
         return (there,) if isinstance(there, Link) else there
+
+    def here(self, user: str, room: str) -> Whereabouts:
+        """Where a user is connected at this node, or whether to one room, by its key."""
+        keys = [link.roster.key for link in self.of(user, room)]
+        return Whereabouts(len(keys), tuple(sorted(set(keys))))
+
+    async def where(self, user: str, room: str) -> Whereabouts:
+        """The same at all nodes, as far as they say so in a quarter of a second. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        here = self.here(user, room)
+        return (
+            here if self.office.abroad is None else here.and_also(await self.office.abroad.where(user, room))
+        )
 
     def of(self, user: str, room: str) -> Iterator[Link]:
         """The same, or only those in one room, by its key."""

@@ -222,6 +222,15 @@ class Office:
         pending.add(item)
         self._go(user, pending)
 
+    @property
+    def pending(self) -> int:
+        """For how many users something is under way."""
+        return len(self._pending)
+
+    def has(self, user: str, number: int) -> bool:
+        """Whether a message that waits is out here, or about to be removed."""
+        return self.offers.is_out(user, number) or self.settling.has(user, number)
+
     def _fling(self, message: Message, links: list[Link]) -> Sent:
         if self.abroad is not None and not links:
             return Sent()  # Whether it is dropped is known when the others have said.
