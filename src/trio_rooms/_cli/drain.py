@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any, Final
+from typing import Final
 
 from .asking import ask
 from .failures import CommandFailed
@@ -31,20 +31,23 @@ def drain(options: argparse.Namespace) -> int:
     while (left := _left(options.url, name)) is not None and left != (0, 0):
         if time.monotonic() > until:
             rooms, connections = left
-            raise CommandFailed(f"{name} still has {rooms:,} rooms and {connections:,} connections")
+            raise CommandFailed(
+                f"node {name} has {rooms:,} rooms and {connections:,} connections still, and goes on"
+            )
         time.sleep(_PAUSE)
-    print(f"{name} is drained" if left is not None else f"{name} is drained, and gone")
+    print(f"node {name} is drained" if left is not None else f"node {name} is gone")
     return 0
 
 
 def _left(url: str, name: str) -> tuple[int, int] | None:
     """How many rooms and connections a node has still; None where it is gone."""
     try:
-        found: list[dict[str, Any]] = [node for node in nodes_of(url)["nodes"] if node["name"] == name]
-        if not found:
-            return None
-        rooms = found[0]["rooms"]
-        connections = found[0]["connections"] + found[0]["gateway_connections"]
-        return int(rooms["awake"]) + int(rooms["asleep"]), int(connections)
+        for node in nodes_of(url)["nodes"]:
+            if node["name"] == name:
+                rooms = node["rooms"]
+                # Until it says that it is drained, what it has is of before.
+                least = 0 if node["draining"] else 1
+                return max(int(rooms["awake"]) + int(rooms["asleep"]), least), int(node["connections"])
     except (TypeError, KeyError, ValueError) as error:
         raise CommandFailed(f"{url} answers what says nothing of nodes") from error
+    return None
