@@ -173,6 +173,15 @@ async def test_who_may_ask_for_a_drain_without_a_token() -> None:
         assert (await told_by(port, 1))["nodes"][0]["draining"] is True
 
 
+async def test_any_node_may_be_asked_to_have_another_drained() -> None:
+    """It passes that on, and tells of it."""
+    async with nodes(MemoryEngine(), "a", "b") as ((_, a), (_, b)):
+        await told_by(b, 2)
+        asked = await ask(b, "POST", "/nodes/a/drain", "X-Trio-Rooms-Drain: yes")
+        assert asked == (200, {"node": "a", "draining": True})
+        assert [one["draining"] for one in (await told_by(a, 2))["nodes"]] == [True, False]
+
+
 async def test_who_may_ask_for_a_drain_with_a_token() -> None:
     """Who shows it, and nobody else."""
     async with nodes(MemoryEngine(), "a", admin_token=TOKEN) as ((_, port),):

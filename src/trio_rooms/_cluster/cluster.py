@@ -37,6 +37,8 @@ _TAKING: Final = 1.0
 """Seconds for a node to take a room, before another one is asked."""
 _PROTOCOL: Final = 1
 """Of what nodes say to each other."""
+_DRAIN: Final = 5.0
+"""Seconds that another node has to say that it is being drained."""
 
 
 @attrs.frozen
@@ -90,6 +92,7 @@ class Cluster:
             engine, self.seat, used=self._has, opens=self._is_open, takes=self._takes
         )
         self.calls.on("take", self._take)
+        self.calls.on("drain", self._drain)
         durable = any(definition.gated for definition in definitions.values())
         self.store: Store = engine.store(self.ownership, durable=durable)
         """Where the rooms are kept."""
@@ -113,6 +116,9 @@ class Cluster:
     def placement(self, supervisor: Supervisor) -> Placement:
         """Where rooms are, in whichever process: those of this one are its supervisor's."""
         self._supervisor = supervisor
+        supervisor.on_moved = self.ownership.lost
+        self.seat.on_pause.append(supervisor.pause)
+        self.seat.on_resume.append(supervisor.resume)
         Desk(supervisor, self.ownership, self.calls)
         return Router(supervisor, self.ownership, self.seat, self.calls)
 
@@ -197,6 +203,7 @@ class Cluster:
     def _lost(self, key: str) -> None:
         self._forsaken += 1
         logger.warning("room %s: another node has it now", key)
+        self._supervisor.forsake(key)
 
     # Rooms that nobody has, where this node, or another one, takes no more.
 
@@ -282,10 +289,19 @@ class Cluster:
             Unavailable: it cannot be reached.
         """
         await trio.lowlevel.checkpoint()
-        if name != self.name:
-            return False
+        if name == self.name:
+            self.drain()
+            return True
+        for member in self.seat.members.values():
+            if member.name == name:
+                await self.calls.ask(member.incarnation, "drain", timeout=_DRAIN)
+                return True
+        return False
+
+    async def _drain(self, _: str) -> None:
+        """Another node was asked to have this one drained."""
+        await trio.lowlevel.checkpoint()
         self.drain()
-        return True
 
     def drain(self) -> None:
         """Begin to give all rooms and clients away; the process goes on, and takes nobody any more."""
