@@ -12,9 +12,9 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.valkey import one_valkey, own_valkey, valkey
+from tests.valkey import oldest, one_valkey, own_valkey, valkey
 
-__all__ = ["one_valkey", "own_valkey", "valkey"]
+__all__ = ["oldest", "one_valkey", "own_valkey", "valkey"]
 
 # On a busy machine an example may take long, and drawing it too; what hangs is ended by the test's timeout.
 hypothesis.settings.register_profile(

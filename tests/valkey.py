@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,11 +41,17 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens at, for now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """A port that nobody listens at, for now.
+
+    It is none of those that the kernel gives to whoever connects: a client that tries to reach a server that
+    is away could be given the server's own port, and reach itself.
+    """
+    while True:
+        with socket.socket() as found:
+            port = random.randrange(20_000, 32_000)
+            with contextlib.suppress(OSError):
+                found.bind(("127.0.0.1", port))
+                return port
 
 
 def _end_with_us() -> None:
@@ -58,6 +66,9 @@ class Valkey:
 
     folder: Path
     options: tuple[str, ...] = ()
+    program: str = attrs.field(factory=binary)
+    sentinel: Path | None = None
+    """The file of a Sentinel; None for a server."""
     port: int = attrs.field(factory=free_port)
     process: subprocess.Popen[bytes] | None = attrs.field(init=False, default=None)
 
@@ -78,17 +89,26 @@ class Valkey:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    *(binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
-                    *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
-                    *("--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0", *self.options),
-                ],
+                self._command(),
+                executable=self.program,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 preexec_fn=_end_with_us,  # noqa: PLW1509 (there are no other threads that hold anything)
             )
         self.wait()
+
+    def _command(self) -> list[str]:
+        # Debian's program is several, by the name that it is called by.
+        always = ("redis-server", *((str(self.sentinel), "--sentinel") if self.sentinel else ()))
+        where = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
+        if self.sentinel:
+            return [*always, *where, *self.options]
+        keeps = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
+        return [
+            *(*always, *where, *keeps, "--maxmemory-policy", "noeviction"),
+            *("--repl-diskless-sync-delay", "0", *self.options),
+        ]
 
     def wait(self) -> None:
         """Wait until the process that was started answers, and no other at its port."""
@@ -97,15 +117,21 @@ class Valkey:
         while True:
             if self.process.poll() is not None:
                 pytest.fail(f"Valkey has ended:\n{(self.folder / 'log').read_text()[-2000:]}")
-            try:
-                told = self.ask("INFO", "server")
-            except (OSError, EOFError, hiredis.ReplyError):
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
-                continue
-            assert f"process_id:{self.process.pid}\r".encode() in told, "another server has this port"
-            return
+            if (pid := self._answering()) is not None:
+                assert pid in {0, self.process.pid}, "another server has this port"
+                return
+            assert time.monotonic() < until, "the server does not answer"
+            time.sleep(0.01)
+
+    def _answering(self) -> int | None:
+        """The process that answers, 0 where it does not say; None for nobody."""
+        try:
+            told = self.ask("INFO", "server")
+        except hiredis.ReplyError as error:
+            return 0 if str(error).startswith("NOAUTH") else None
+        except (OSError, EOFError):
+            return None
+        return int(told.partition(b"process_id:")[2].partition(b"\r")[0])
 
     def ask(self, *command: str | bytes | int) -> Any:
         """Ask it something, on a connection of its own, and wait for the answer.
@@ -160,6 +186,12 @@ def valkey(one_valkey: Valkey) -> Valkey:
     """An empty server, which other tests use before and after: do not stop it."""
     one_valkey.ask("FLUSHALL")
     return one_valkey
+
+
+@pytest.fixture(scope="session")
+def oldest(require: Callable[..., str]) -> str:
+    """The program of a Redis 7.0, the oldest that is spoken to, or of whatever is installed as Redis."""
+    return require("redis-server", "redis-check-rdb")
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .address import Address
 from .checks import Durability
-from .connection import Argument, Connection, ServerError
+from .connection import Connection
 from .library import Library
+from .protocol import Argument, ServerError
 from .server import Server
 
 __all__ = ["Address", "Argument", "Connection", "Durability", "Library", "Server", "ServerError"]

@@ -7,7 +7,8 @@ from typing import Any, Final, Literal
 
 from trio_rooms.errors import EngineError
 
-from .connection import Connection, ServerError
+from .connection import Connection
+from .protocol import ServerError
 
 __all__ = ["Durability", "check"]
 

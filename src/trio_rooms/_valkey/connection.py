@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,19 +18,14 @@ import trio
 from trio_rooms.errors import EngineError, EngineLost
 
 from .address import Address, Node, name
+from .greeting import greet
+from .protocol import AWAY, MORE, Argument, ServerError, pack, parser
 
-__all__ = ["Argument", "Connection", "ServerError"]
+__all__ = ["Connection"]
 
-Argument = bytes | str | int | float
-"""What a command is made of."""
-
-_pack: Final[Callable[[tuple[Argument, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
-"""Its own type speaks of tuples of one."""
 _LOG: Final = logging.getLogger("trio_rooms")
 _WAIT: Final = object()
 """Stands for a WAIT among those who wait."""
-_MORE: Final = object()
-"""What the parser returns where an answer is not whole; False would be an answer, too."""
 _RECEIVE: Final = 65_536
 """Bytes read at once."""
 _MOST_UNSENT: Final = 16 * 2**20
@@ -37,25 +34,8 @@ _MOST_WAITING: Final = 65_536
 """Commands that are not answered yet; who has another waits."""
 _MOST_REPLY: Final = 64 * 2**20
 """Bytes of one answer, above which the connection is given up. Nothing that is asked for is as large."""
-_MOST_GREETING: Final = 2**16
-"""Bytes of what a server says of itself."""
-_OPENING: Final = 5.0
-"""Seconds for a connection to be made and greeted."""
 _LOOKS: Final = 4
 """How often the silence of the server is looked at within the time that it may last."""
-_AWAY: Final = frozenset({"LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED", "CLUSTERDOWN"})
-"""What a server says that is not to be written now, or not any more: it did nothing, and another may."""
-
-
-class ServerError(EngineError):
-    """The server has refused a command; nothing of it was done, unless a script says otherwise."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.code: str = text.partition(" ")[0]
-        """The first word, such as ``NOPERM`` or ``OOM``."""
-        self.text: str = text
-        """All that it said, the code too."""
 
 
 @attrs.define(eq=False)
@@ -120,16 +100,18 @@ class Connection:
     """How many replicas have to have what a durable call has written."""
     patience: float
     """Seconds that they have for it."""
-    _stream: trio.abc.HalfCloseableStream | trio.abc.Stream
+    _stream: trio.abc.Stream
     _reader: hiredis.Reader
     _on_push: Callable[[list[Any]], None] | None
     _scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _out: list[bytes] = attrs.field(init=False, factory=list)
     _unsent: int = attrs.field(init=False, default=0)
-    _waiting: deque[_Waiter | object | None] = attrs.field(init=False, factory=deque)
+    _waiting: deque[Any] = attrs.field(init=False, factory=deque)
     """Whoever is answered next is first: a waiter, or None where nobody wants to know, or `_WAIT`."""
     _unsafe: bool = attrs.field(init=False, default=False)
     """Whether something durable is not followed by a WAIT yet."""
+    _replicating: bool = attrs.field(init=False, default=False)
+    """Whether a WAIT is under way. The next follows when it is answered, for all that was said meanwhile."""
     _answered: list[tuple[_Waiter, Any]] = attrs.field(init=False, factory=list)
     """What the next WAIT is about, with the answers."""
     _kick: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -137,6 +119,7 @@ class Connection:
     """Held while there is no room: whoever has something to say waits behind its holder."""
     _room: trio.Event = attrs.field(init=False, factory=trio.Event)
     _lost: str = attrs.field(init=False, default="")
+    _complained: bool = attrs.field(init=False, default=False)
     _heard: bool = attrs.field(init=False, default=False)
 
     @classmethod
@@ -150,6 +133,7 @@ class Connection:
         silence: float = 5.0,
         replicas: int = 0,
         patience: float = 1.0,
+        timeout: float = 5.0,  # noqa: ASYNC109 (that it was one is told)
         sentinel: bool = False,
     ) -> Self:
         """Connect and be greeted. A cancellation leaves nothing behind.
@@ -162,6 +146,7 @@ class Connection:
             silence: see `Connection`.
             replicas: see `Connection`.
             patience: see `Connection`.
+            timeout: seconds for a connection to be made and greeted.
             sentinel: whether a Sentinel is meant.
 
         Raises:
@@ -175,20 +160,21 @@ class Connection:
             raise EngineError(f"TLS to {address}: a certificate cannot be loaded: {error}") from error
         stream: trio.abc.Stream | None = None
         try:
-            with trio.fail_after(_OPENING):
+            with trio.fail_after(timeout):
                 stream = await trio.open_tcp_stream(*node)
                 if context is not None:
                     stream = trio.SSLStream(stream, context, server_hostname=node[0], https_compatible=True)
                     await stream.do_handshake()
-                reader = hiredis.Reader(replyError=ServerError, notEnoughData=_MORE)
-                greeting = await _greet(stream, reader, address, client, sentinel=sentinel)
+                reader = parser()
+                greeting = await greet(stream, reader, address, node, client, sentinel=sentinel)
         except BaseException as error:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
             text = f"the engine at {name(node)} cannot be reached"
             match error:
                 case trio.TooSlowError():
-                    raise EngineLost(f"{text}: it did not answer within {_OPENING:g} s") from None
+                    hint = " (does it speak TLS?)" if context is not None else ""
+                    raise EngineLost(f"{text}: it did not answer within {timeout:g} s{hint}") from None
                 case trio.BrokenResourceError() if (cause := _tls(error)) is not None:
                     raise EngineError(f"TLS to {name(node)} failed: {cause}") from error
                 case OSError() | trio.BrokenResourceError() | trio.ClosedResourceError():
@@ -259,8 +245,8 @@ class Connection:
             EngineLost: the connection is lost, or the server is not to be written now; whether it has
                 happened is not known.
         """
-        packed = _pack(command)
-        if self._turn.locked() or self._full(len(packed)):
+        packed = pack(command)
+        if self._lost or self._turn.locked() or self._full(len(packed)):
             await self._take_turns(len(packed))
         task = trio.lowlevel.current_task()
         if durable and self.replicas:
@@ -277,7 +263,7 @@ class Connection:
         Raises:
             EngineLost: the connection is lost, or too much is on its way already: it is not said.
         """
-        packed = _pack(command)
+        packed = pack(command)
         if self._turn.locked() or self._full(len(packed)):
             raise EngineLost(f"the engine at {name(self.node)} is too slow: too much is waiting for it")
         self._put(packed, None)
@@ -291,8 +277,8 @@ class Connection:
         """
         # Such a command has no answer, unless an error is one: what follows it has one in any case.
         echo = secrets.token_hex(8).encode()
-        packed = _pack(("SUBSCRIBE", *channels)) + _pack(("PING", echo))
-        if self._turn.locked() or self._full(len(packed)):
+        packed = pack(("SUBSCRIBE", *channels)) + pack(("PING", echo))
+        if self._lost or self._turn.locked() or self._full(len(packed)):
             await self._take_turns(len(packed))
         waiter = _Subscription(trio.lowlevel.current_task(), echo=echo)
         self._put(packed, waiter)
@@ -324,16 +310,17 @@ class Connection:
     async def _write(self) -> None:
         stream = self._stream
         while True:
-            if not self._out:
+            if not self._out and (self._replicating or not self._unsafe):
                 self._kick = trio.Event()
                 await self._kick.wait()
             # Every task that is ready says what it has to say first: one piece for all of them.
             await trio.lowlevel.checkpoint()
             out, self._out = self._out, []
-            if self._unsafe:
+            if self._unsafe and not self._replicating:
                 self._unsafe = False
+                self._replicating = True
                 # Its answer is about all that this connection has written before.
-                out.append(_pack(("WAIT", self.replicas, int(self.patience * 1000))))
+                out.append(pack(("WAIT", self.replicas, int(self.patience * 1000))))
                 self._unsent += len(out[-1])
                 self._waiting.append(_WAIT)
             piece = out[0] if len(out) == 1 else b"".join(out)
@@ -362,7 +349,7 @@ class Connection:
             reader.feed(received)  # type: ignore[arg-type] # (it takes a bytearray, too)
             size += len(received)
             try:
-                while (reply := gets()) is not _MORE:
+                while (reply := gets()) is not MORE:
                     size = 0
                     if reply.__class__ is hiredis.PushNotification:
                         self._push(reply)
@@ -371,10 +358,12 @@ class Connection:
                         self.lose("it answers what nobody asked")
                         return
                     waiter = waiting.popleft()
-                    if waiter.__class__ is _Waiter and reply.__class__ is not ServerError:
-                        waiter.settle(reply)
-                    else:
+                    if reply.__class__ is ServerError or (
+                        waiter is not None and waiter.__class__ is not _Waiter
+                    ):
                         self._answer(waiter, reply)
+                    elif waiter is not None:
+                        waiter.settle(reply)
             except hiredis.ProtocolError as error:
                 self.lose(f"it does not speak RESP3: {error}")
                 return
@@ -393,7 +382,7 @@ class Connection:
 
     def _answer(self, waiter: Any, reply: Any) -> None:
         """What is not an ordinary answer for somebody who waits for nothing else."""
-        if isinstance(reply, ServerError) and reply.code in _AWAY:
+        if isinstance(reply, ServerError) and reply.code in AWAY:
             self._waiting.appendleft(waiter)
             self.lose(f"it is not to be written now: {reply}")
             return
@@ -407,6 +396,9 @@ class Connection:
                 self._answered.append((waiter, reply))
             case _Waiter():
                 waiter.settle(reply)
+            case None if not self._complained:
+                self._complained = True
+                _LOG.warning("the engine refuses what it was told, and perhaps more of it: %s", reply)
             case object() if waiter is _WAIT:
                 self._replicated(reply)
 
@@ -414,6 +406,9 @@ class Connection:
         if not isinstance(count, int) or count < self.replicas:
             self.lose(f"{count} of {self.replicas} replicas had in time what was written")
             return
+        self._replicating = False
+        if self._unsafe:
+            self._kick.set()
         answered, self._answered = self._answered, []
         for waiter, reply in answered:
             waiter.settle(reply)
@@ -433,72 +428,6 @@ class Connection:
         self.lose(f"it has not answered for {self.silence * missed / _LOOKS:g} s")
 
 
-async def _greet(
-    stream: trio.abc.Stream, reader: hiredis.Reader, address: Address, client: str, *, sentinel: bool
-) -> Mapping[bytes, Any]:
-    """Say who we are, and hear who answers; see `Connection.open`."""
-    user, password = (
-        (address.sentinel_user, address.sentinel_password) if sentinel else (address.user, address.password)
-    )
-    allowed = ("AUTH", user or "default", password) if password else ()
-    greeting = await _ask(stream, reader, "HELLO", 3, *allowed, "SETNAME", client)
-    if isinstance(greeting, ServerError):
-        raise _refused(greeting)
-    if not isinstance(greeting, dict):
-        raise EngineError("what answers is no engine: it does not speak RESP3")
-    mode, role = (_text(greeting.get(one, b"")) for one in (b"mode", b"role"))
-    if sentinel:
-        if mode != "sentinel":
-            raise EngineError("what answers is no Sentinel; a server itself is reached by valkey://")
-        return greeting
-    if mode != "standalone":
-        raise EngineError(
-            "what answers is a Sentinel; it is asked by valkey+sentinel://HOST:PORT/NAME"
-            if mode == "sentinel"
-            else "what answers is a node of a Valkey Cluster; the engine is one server, or one with replicas"
-        )
-    if role != "master":
-        raise EngineLost(f"what answers is a {role}, which cannot be written")
-    # Under pressure the server drops connections, and this one last; whoever may not say so goes without.
-    await _ask(stream, reader, "CLIENT", "NO-EVICT", "on")
-    if address.database:
-        answer = await _ask(stream, reader, "SELECT", address.database)
-        if isinstance(answer, ServerError):
-            raise _refused(answer)
-    return greeting
-
-
-async def _ask(stream: trio.abc.Stream, reader: hiredis.Reader, *command: Argument) -> Any:
-    await stream.send_all(_pack(command))
-    while (reply := reader.gets()) is _MORE:
-        received = await stream.receive_some(_RECEIVE)
-        if not received:
-            raise EngineLost("the engine closed the connection while it was greeted")
-        reader.feed(received)  # type: ignore[arg-type] # (it takes a bytearray, too)
-        if reader.len() > _MOST_GREETING:
-            raise EngineError("what answers is no engine")
-    return reply
-
-
-def _refused(error: ServerError) -> EngineError:
-    """What a refused greeting means."""
-    match error.code:
-        case "NOAUTH":
-            return EngineError("the engine wants a password: valkey://USER:PASSWORD@HOST, or :PASSWORD@HOST")
-        case "WRONGPASS":
-            return EngineError("the engine does not know this user with this password")
-        case code if code in _AWAY:
-            return EngineLost(f"the engine is not to be used now: {error}")
-        case _ if "unknown command" in error.text.lower() or error.code == "NOPROTO":
-            return EngineError(f"the engine has to be Valkey 8, or Redis 7.0, or later: {error}")
-        case _:
-            return EngineError(f"the engine refuses the connection: {error}")
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
 def _tls(error: BaseException) -> ssl.SSLError | None:
     """What TLS says, if that is what broke a connection that was being made."""
     cause = error.__cause__
@@ -515,4 +444,6 @@ def _plain(error: BaseException) -> str:
             cause = cause.__cause__
         else:
             return str(cause) or "it closed it"
-    return (cause.strerror or str(cause)).lower()
+    if isinstance(cause, ssl.SSLError | socket.gaierror):  # These have numbers of their own.
+        return cause.strerror or str(cause)
+    return os.strerror(cause.errno).lower()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
 
 from trio_rooms.errors import EngineError, EngineLost
 
 from .address import Address, Node, name
-from .connection import Connection, ServerError
+from .connection import Connection
 
 __all__ = ["primary"]
+
+_OPENING: Final = 1.0
+"""Seconds for a connection; then the next Sentinel is asked."""
 
 
 async def primary(address: Address, client: str) -> Node:
@@ -30,15 +35,16 @@ async def primary(address: Address, client: str) -> Node:
 
 
 async def _ask(address: Address, node: Node, client: str) -> Node:
-    connection = await Connection.open(address, node, client=client, sentinel=True)
+    connection = await Connection.open(address, node, client=client, timeout=_OPENING, sentinel=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
         try:
-            found = await connection.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
-        except ServerError as error:
+            with trio.fail_after(_OPENING):
+                found = await connection.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
+        except EngineError as error:
             found = error
-        except EngineLost as error:
-            found = error
+        except trio.TooSlowError:
+            found = EngineLost(f"the Sentinel at {name(node)} does not answer")
         nursery.cancel_scope.cancel()
     match found:
         case [bytes(host), bytes(port)] if port.isdigit():

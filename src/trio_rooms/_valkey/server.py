@@ -14,8 +14,9 @@ from trio_rooms.errors import EngineError, EngineLost
 
 from .address import Address
 from .checks import Durability, check
-from .connection import Argument, Connection, ServerError
+from .connection import Connection
 from .library import Library
+from .protocol import Argument, ServerError
 from .sentinel import primary
 
 __all__ = ["Server"]
@@ -25,6 +26,10 @@ _FIRST: Final = 0.05
 """Seconds before the second attempt to connect."""
 _MOST: Final = 1.0
 """Seconds between later ones."""
+_OPENING: Final = 5.0
+"""Seconds for a connection to be made and greeted."""
+_REPLICAS: Final = 1.0
+"""Seconds that replicas may take at most: half a second and more is common where one syncs its file."""
 _STEADY: Final = 5.0
 """Seconds that a connection lasts before the next one is tried at once."""
 
@@ -107,6 +112,9 @@ class Server:
                 on_push=self.on_push,
                 silence=self.silence,
                 replicas=self.replicas,
+                patience=min(_REPLICAS, self.silence / 4),
+                # A server that was stopped takes connections, too, and Sentinels may know of another by then.
+                timeout=_OPENING / 3 if self.address.service else _OPENING,
             )
         except EngineError as error:
             return error
