@@ -193,7 +193,6 @@ class Rooms:
             self._hub,
             self._supervisor.placement,
             self._registrar,
-            self._supervisor.stage,
             self._runtime.deadlines,
             self.statistics,
             self._insight,

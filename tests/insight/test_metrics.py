@@ -32,9 +32,7 @@ def hall(**options: Any) -> Room[None]:
 def shown(rooms: Rooms) -> Any:
     """What ``/stats`` shows of hibernation."""
     paths = Paths(rooms._definitions, "", "/{room}/{id}")
-    pages = Pages(
-        rooms._definitions, paths, rooms._hub, rooms._supervisor.stage, rooms.statistics, rooms._insight
-    )
+    pages = Pages(rooms._definitions, paths, rooms._supervisor.placement, rooms.statistics, rooms._insight)
     answer = pages.page("/stats")
     assert answer is not None
     return json.loads(answer.body)

@@ -17,6 +17,7 @@ from tests.insight.lives import hall
 from trio_rooms import Context, Room, Rooms, open_rooms
 from trio_rooms._insight import recording
 from trio_rooms._metrics.trace import APART
+from trio_rooms._server.admin import Errand
 from trio_rooms._server.pages import Pages
 from trio_rooms._server.paths import Paths
 from trio_rooms._wire.handshake import Response
@@ -29,13 +30,13 @@ class Asked:
     def __init__(self, rooms: Rooms) -> None:
         definitions = rooms._definitions
         paths = Paths(definitions, "", "/{room}/{id}")
-        self._pages = Pages(
-            definitions, paths, rooms._hub, rooms._supervisor.stage, rooms.statistics, rooms._insight
-        )
+        self._pages = Pages(definitions, paths, rooms._supervisor.placement, rooms.statistics, rooms._insight)
 
     def answer(self, path: str, method: str = "GET", *, insider: bool = True) -> Response | None:
         """What is answered."""
-        return self._pages.answer(method, path, {}, insider=insider)
+        answer = self._pages.answer(method, path, {}, insider=insider)
+        assert not isinstance(answer, Errand)
+        return answer
 
     def items(self, path: str) -> list[Any]:
         """What is fetched."""

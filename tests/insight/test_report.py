@@ -66,7 +66,7 @@ def report(rooms: Rooms) -> Any:
     """What is at ``/report``."""
     public = {"counter": rooms._definitions["counter"]}
     paths = Paths(public, "", "/{room}/{id}")
-    pages = Pages(public, paths, rooms._hub, rooms._supervisor.stage, rooms.statistics, rooms._insight)
+    pages = Pages(public, paths, rooms._supervisor.placement, rooms.statistics, rooms._insight)
     answer = pages.page("/report")
     assert answer is not None
     return json.loads(answer.body, parse_constant=pytest.fail)

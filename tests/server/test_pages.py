@@ -14,6 +14,7 @@ from trio_rooms import Context, Room, Rooms, open_rooms
 from trio_rooms._insight.advice import Adviser
 from trio_rooms._server.pages import Pages
 from trio_rooms._server.paths import Paths
+from trio_rooms._wire.handshake import Response
 from trio_rooms.testing import connect
 
 
@@ -35,7 +36,7 @@ async def pages(*rooms: Room[None], prefix: str = "") -> AsyncIterator[tuple[Pag
         public = {name: one for name, one in opened._definitions.items() if one.public}
         paths = Paths(public, prefix, "/{room}/{id}")
         yield (
-            Pages(public, paths, opened._hub, opened._supervisor.stage, opened.statistics, opened._insight),
+            Pages(public, paths, opened._supervisor.placement, opened.statistics, opened._insight),
             opened,
         )
 
@@ -45,8 +46,8 @@ async def test_one_room_is_shown_as_it_is(autojump_clock: MockClock) -> None:
     async with pages(hall("hall"), prefix="/ws") as (made, rooms):
 
         def shown() -> Any:
-            answer = made.page("/stats/ws/hall/a%2Fb")
-            assert answer is not None
+            answer = made.of_room("/stats/ws/hall/a%2Fb")
+            assert isinstance(answer, Response)
             assert answer.status == 200
             return json.loads(answer.body)
 
@@ -59,8 +60,8 @@ async def test_one_room_is_shown_as_it_is(autojump_clock: MockClock) -> None:
             assert shown() == {"key": "hall/a/b", "stage": "asleep", "connections": 1}
         assert rooms.statistics().supervisor.wakes == 1
         for path in ("/stats/ws/nobody/x", "/stats/hall/x", "/stats/ws/hall/%FF", "/stats/"):
-            answer = made.page(path)
-            assert answer is not None
+            answer = made.of_room(path)
+            assert isinstance(answer, Response)
             assert answer.status == 404
 
 
@@ -69,8 +70,8 @@ async def test_why_a_room_is_awake_is_told_to_who_asks(autojump_clock: MockClock
     async with pages(hall("hall"), Room("vault", public=False), prefix="/ws") as (made, rooms):
 
         def why(path: str = "/why/ws/hall/a%2Fb") -> Any:
-            answer = made.page(path)
-            assert answer is not None
+            answer = made.of_room(path)
+            assert isinstance(answer, Response)
             return json.loads(answer.body) if answer.status == 200 else answer.status
 
         assert why() == {"key": "hall/a/b", "stage": "asleep", "reasons": []}

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from trio_rooms._definition.definition import Definition
+from trio_rooms._room.reasons import WhyAwake
 from trio_rooms._runtime.runtime import Runtime
 
 from .advice import Adviser, Recommendation
@@ -49,10 +50,9 @@ class Insight:
         """What to change, so that rooms and connections sleep better; see `Adviser`."""
         return self._adviser.recommendations()
 
-    def why(self, key: str) -> dict[str, Any]:
-        """What keeps a room awake, for JSON; wakes nobody."""
-        why = self.runtime.supervisor.why_awake(key)
-        return {"key": key, "stage": why.stage.value, "reasons": plain_reasons(why.reasons)}
+    def why(self, why: WhyAwake) -> dict[str, Any]:
+        """What keeps a room awake, for JSON."""
+        return {"key": why.key, "stage": why.stage.value, "reasons": plain_reasons(why.reasons)}
 
     def advice_for_clients(self, *, insider: bool) -> list[dict[str, Any]]:
         """The same for pages, see `Adviser.for_clients`."""

@@ -45,9 +45,13 @@ __all__ = ["Handles", "Program", "RoomHandle"]
 
 @attrs.frozen(repr=False)  # That of its parts would show the states that a store in memory has.
 class RoomHandle:
-    """One room as the program around it and other rooms see it.
+    """One room as the program around it and other rooms see it, at whichever node it is.
 
-    Getting a handle neither makes nor wakes the room.
+    Getting a handle neither makes nor wakes the room. What one caller sends to a room with the methods of
+    this arrives in order. What goes to a room of another node, or is answered from there, has at most 4 MiB;
+    where that node is lost meanwhile, or cannot be reached, those that wait raise `Unavailable`, and what
+    nobody waits for may be lost. A circle of rooms that ask each other over several nodes is not seen, so
+    that it ends with `AskTimeout`.
     """
 
     key: str
@@ -112,6 +116,8 @@ class RoomHandle:
             NotSaved: what the handler did could not be made durable, and is undone.
             RoomFailed: the room cannot be loaded, or crashed too often.
             RoomsClosed: the runtime is stopping.
+            Unavailable: the node that has the room cannot be reached, or was lost while it was asked. Whether
+                it was handled is not known then.
         """
         if self._definition.plain:
             msg = f"room {self._definition.name} is plain: it has no events that one could ask"
@@ -157,17 +163,55 @@ class RoomHandle:
 
         Returns:
             What becomes of it, a count of connections each. `Sent.stored` is 1 where it is kept for a session
-            that is away, if that is known without reading the store.
+            that is away, if that is known without reading the store. Of a room of another node nothing of
+            this is known yet, and `Sent.outbox` is 1; `emit_counted` asks. So much may be on its way to such
+            rooms that it is dropped.
 
         Raises:
             TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded.
         """
         manner = self._manner(channel, reliable, volatile=volatile, coalesce=coalesce)
-        lasting = not volatile and coalesce is None and is_reliable(self._definition, reliable)
-        if lasting:
+        if self._lasts(reliable, volatile=volatile, coalesce=coalesce):
             body = Body.of(event, data)
             return self._placement.emit_reliably(self.key, body, channel, manner, None, None)
         return self._placement.emit(self.key, envelope.event(event, data), channel, manner)
+
+    async def emit_counted(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        channel: str | None = None,
+        reliable: bool | None = None,
+        volatile: bool = False,
+        coalesce: str | None = None,
+    ) -> Sent:
+        """The same, and hear what becomes of it also where the room is at another node. A checkpoint.
+
+        It is waited for that for a quarter of a second. A node that has not answered by then counts as
+        `Sent.stored`. A cancelled caller stops waiting; it is sent all the same.
+
+        Returns:
+            What becomes of it, as of `emit`. `Sent.outbox` is 1 only in a handler whose effects wait until
+            they are durable, and for what is sent reliably to a room of another node: see `emit_durably`.
+
+        Raises:
+            TypeError, ValueError: as `emit`.
+        """
+        if self._lasts(reliable, volatile=volatile, coalesce=coalesce):
+            sent = self.emit(event, data, channel=channel, reliable=reliable)
+            await trio.lowlevel.checkpoint()
+            return sent
+        manner = self._manner(channel, reliable, volatile=volatile, coalesce=coalesce)
+        return await self._placement.emit_counted(self.key, envelope.event(event, data), channel, manner)
+
+    def _lasts(self, reliable: bool | None, *, volatile: bool, coalesce: str | None) -> bool:
+        """Whether what is sent so is sent reliably.
+
+        Raises:
+            ValueError: it is to be, and the room has no sessions.
+        """
+        return not volatile and coalesce is None and is_reliable(self._definition, reliable)
 
     def _manner(
         self,
@@ -222,7 +266,11 @@ class RoomHandle:
             return sent
 
     def send(self, message: str | bytes, *, channel: str | None = None) -> Sent:
-        """Send a message as it is to all connections of a plain room, or of a channel; wakes nobody."""
+        """Send a message as it is to all connections of a plain room, or of a channel; wakes nobody.
+
+        Returns:
+            What becomes of it, as of `emit`.
+        """
         if not self._definition.plain:
             self._definition.refuse_messages()
         if channel is not None:
@@ -232,15 +280,35 @@ class RoomHandle:
         return self._placement.emit(self.key, PlainMessage(message), channel, manner)
 
     def info(self) -> RoomInfo:
-        """The room as it is now; wakes nobody."""
+        """The room as it is now; wakes nobody.
+
+        Of one that another node has this tells only that, in `RoomInfo.node`; `find_info` asks there.
+        """
         return self._placement.info(self.key)
+
+    async def find_info(self) -> RoomInfo:
+        """The same, wherever the room is. A checkpoint; a cancelled caller stops waiting.
+
+        Raises:
+            Unavailable: the node that it is at does not answer.
+        """
+        return await self._placement.find_info(self.key)
 
     def why_awake(self) -> WhyAwake:
         """What keeps the room awake now, for how long, and what will let it sleep when; wakes nobody.
 
-        Of a room that sleeps, or is given up for a while, there are no reasons.
+        Of a room that sleeps, or is given up for a while, there are no reasons. Of one that another node has
+        this tells only that, in `WhyAwake.node`; `find_why_awake` asks there.
         """
         return self._placement.why_awake(self.key)
+
+    async def find_why_awake(self) -> WhyAwake:
+        """The same, wherever the room is. A checkpoint; a cancelled caller stops waiting.
+
+        Raises:
+            Unavailable: the node that it is at does not answer.
+        """
+        return await self._placement.find_why_awake(self.key)
 
     async def peek(self) -> Any:
         """The room's state as its newest snapshot has it, a copy; None for a room that was never saved.

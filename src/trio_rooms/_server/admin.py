@@ -190,8 +190,9 @@ class Admin:
         handle = self._handles.get(*split_key(key))
         if not volatile and is_reliable(definition, reliable):
             return _counts(await handle.emit_durably(event, data, channel=channel))
-        await trio.lowlevel.checkpoint()
-        return _counts(handle.emit(event, data, channel=channel, reliable=reliable, volatile=volatile))
+        return _counts(
+            await handle.emit_counted(event, data, channel=channel, reliable=reliable, volatile=volatile)
+        )
 
     async def _send(self, quoted: str, body: bytes) -> Response:
         """Send an event to a user, wherever she is."""
@@ -215,7 +216,7 @@ class Admin:
         _, key = self._rooms.room(path)
         handle = self._handles.get(*split_key(key))
         users = await handle.users()
-        info = handle.info()
+        info = await handle.find_info()
         shown = {
             "key": key,
             "stage": info.stage.value,

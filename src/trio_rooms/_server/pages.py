@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 
@@ -15,12 +16,12 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._insight.insight import Insight
 from trio_rooms._insight.recording import Busy
 from trio_rooms._keys import split_key
-from trio_rooms._room.lifecycle import Stage
-from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._room.placement import Placement, RoomInfo
 from trio_rooms._values.plain import finite
 from trio_rooms._wire.handshake import METHODS, Response
 from trio_rooms.errors import UnknownRoom
 
+from .admin import Errand
 from .dashboard import DASHBOARD
 from .paths import Paths
 
@@ -37,34 +38,31 @@ class Pages:
     Args:
         definitions: the rooms that clients may know of, by name.
         paths: where rooms are.
-        hub: their sockets.
-        stage: where a room is in its life, by its key.
+        placement: reaches the rooms.
         statistics: what ``/stats`` shows.
         insight: what else is told of the rooms.
     """
 
-    __slots__ = ("_definitions", "_hub", "_insight", "_paths", "_stage", "_statistics")
+    __slots__ = ("_definitions", "_insight", "_paths", "_placement", "_statistics")
 
     def __init__(
         self,
         definitions: Mapping[str, Definition],
         paths: Paths,
-        hub: SocketHub,
-        stage: Callable[[str], Stage],
+        placement: Placement,
         statistics: Callable[[], Any],
         insight: Insight,
     ) -> None:
         self._definitions = definitions
         self._paths = paths
-        self._hub = hub
-        self._stage = stage
+        self._placement = placement
         self._statistics = statistics
         self._insight = insight
 
     def answer(
         self, method: str, path: str, headers: Mapping[str, str], *, insider: bool = False
-    ) -> Response | None:
-        """What a request without a WebSocket is answered, or None where there is no page.
+    ) -> Response | Errand | None:
+        """What a request without a WebSocket is answered, what it asks for, or None where there is no page.
 
         Args:
             method: the request's.
@@ -77,8 +75,10 @@ class Pages:
             if recorded is not None:
                 return recorded
         accept = headers.get("accept", "")
-        page = None if method == "OPTIONS" and path == "*" else self.page(path, accept, insider=insider)
-        if page is not None and _is_known(page, headers):
+        page: Response | Errand | None = None
+        if method != "OPTIONS" or path != "*":
+            page = self.page(path, accept, insider=insider) or self.of_room(path)
+        if isinstance(page, Response) and _is_known(page, headers):
             page = Response(304, headers=page.headers, kind=page.kind)
         if method in ("GET", "HEAD") or (page is None and path != "*"):
             return page
@@ -87,7 +87,7 @@ class Pages:
         return Response.text(405, "a page is only read", Allow=METHODS)
 
     def page(self, path: str, accept: str = "", *, insider: bool = False) -> Response | None:
-        """What is at a path, or None.
+        """What is at a path that is no room's, or None.
 
         Args:
             path: without a query.
@@ -108,10 +108,14 @@ class Pages:
             return self._metrics(accept)
         if path == "/dashboard" and insider:
             return DASHBOARD
+        return None
+
+    def of_room(self, path: str) -> Response | Errand | None:
+        """What is at the path of a page about one room, what is to be asked for it, or None."""
         if path.startswith("/stats/"):
-            return self._of_room(path.removeprefix("/stats"), self._room)
+            return self._room(path.removeprefix("/stats"))
         if path.startswith("/why/"):
-            return self._of_room(path.removeprefix("/why"), self._insight.why)
+            return self._why(path.removeprefix("/why"))
         return None
 
     def _index(self) -> Response:
@@ -162,19 +166,39 @@ class Pages:
             )
         return exposition(self._insight, self._statistics(), accept)
 
-    def _of_room(self, path: str, shown: Callable[[str], dict[str, Any]]) -> Response:
-        """What there is to say of the room at a path, or that there is none; asking does not wake it."""
+    # Asking for a room does not wake it, and one of another node is asked for there.
+
+    def _room(self, path: str) -> Response | Errand:
+        """The room at a path as it is now, or that there is none."""
         try:
             _, key = self._paths.room(path)
         except UnknownRoom as error:
             return Response.text(404, str(error))
-        return _json(shown(key))
+        info = self._placement.info(key)
+        return _json(_told(info)) if info.node is None else Errand(False, partial(self._room_elsewhere, key))
 
-    def _room(self, key: str) -> dict[str, Any]:
-        """A room as it is now."""
-        roster = self._hub.rosters.get(key)
-        connections = len(roster.links) if roster is not None else 0
-        return {"key": key, "stage": self._stage(key).value, "connections": connections}
+    async def _room_elsewhere(self, key: str, _body: bytes) -> Response:
+        return _json(_told(await self._placement.find_info(key)))
+
+    def _why(self, path: str) -> Response | Errand:
+        """What keeps the room at a path awake, or that there is none."""
+        try:
+            _, key = self._paths.room(path)
+        except UnknownRoom as error:
+            return Response.text(404, str(error))
+        why = self._placement.why_awake(key)
+        if why.node is None:
+            return _json(self._insight.why(why))
+        return Errand(False, partial(self._why_elsewhere, key))
+
+    async def _why_elsewhere(self, key: str, _body: bytes) -> Response:
+        return _json(self._insight.why(await self._placement.find_why_awake(key)))
+
+
+def _told(info: RoomInfo) -> dict[str, Any]:
+    """What is told of a room; of one of another node, which that is, too."""
+    told = {"key": info.key, "stage": info.stage.value, "connections": info.connections}
+    return told if info.node is None else {**told, "node": info.node}
 
 
 def _client() -> Response:

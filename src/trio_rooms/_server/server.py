@@ -18,7 +18,6 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._insight.insight import Insight
 from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
-from trio_rooms._room.lifecycle import Stage
 from trio_rooms._room.placement import Placement
 from trio_rooms._room.shared import roster_of
 from trio_rooms._runtime.registrar import Registrar, Resumption
@@ -111,9 +110,8 @@ class Server:
     Args:
         definitions: the rooms that are served, by name.
         hub: where their sockets are parked.
-        placement: says whether a room takes new connections.
+        placement: reaches rooms, and says whether one takes new connections.
         registrar: gives them their sessions.
-        stage: where a room is in its life, by its key; for ``/stats``.
         deadlines: for clients that take too long.
         statistics: what ``/stats`` shows.
         insight: what else is told of the rooms.
@@ -133,7 +131,6 @@ class Server:
     hub: SocketHub
     placement: Placement
     registrar: Registrar
-    stage: Callable[[str], Stage]
     deadlines: Deadlines
     statistics: Callable[[], Any]
     insight: Insight
@@ -169,7 +166,7 @@ class Server:
             self.origins = check_origins(self.origins)
         public = {name: one for name, one in self.definitions.items() if one.public}
         self._paths = Paths(public, self.prefix, self.template)
-        self._pages = Pages(public, self._paths, self.hub, self.stage, self.statistics, self.insight)
+        self._pages = Pages(public, self._paths, self.placement, self.statistics, self.insight)
         self._acceptor = Acceptor(
             self.hub,
             self.handshake_timeout,

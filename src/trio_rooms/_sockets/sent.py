@@ -22,7 +22,8 @@ class Sent:
     dropped: int = 0
     """How many did not get it, and will not, because it was volatile or there was no room for it."""
     outbox: int = 0
-    """1 where it goes out when what the handler has changed is durable; the rest is not known before that."""
+    """1 where the rest is not known yet: it goes out when what the handler has changed is durable, or is on
+    its way to the node that has the room."""
 
     @property
     def reached(self) -> int:
