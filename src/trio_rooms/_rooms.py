@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +25,7 @@ from ._loop.groups import first_error
 from ._policy.policy import Policy
 from ._room.connection import encode_attachment
 from ._room.handles import RoomHandle
+from ._room.placement import Homes
 from ._room.shared import roster_of
 from ._room.users import User
 from ._runtime.registrar import Resumption
@@ -36,6 +37,7 @@ from ._server.admission import (
     ConnectRequest,
     admission,
     authenticate,
+    beginning_elsewhere,
     chosen_subprotocol,
     headers_of,
     request_of,
@@ -44,13 +46,13 @@ from ._server.nodes import Nodes
 from ._server.server import Address, Server, ServerStatistics
 from ._server.traces import NO_TRACES, Traces
 from ._sockets.hub import HubStatistics, SocketHub
-from ._sockets.roster import Link
+from ._sockets.roster import Link, Roster
 from ._sockets.task_links import StreamLink, TaskLink, WebSocketLink
 from ._users.office import UsersStatistics
 from ._wire.close_codes import CloseCode
 from ._wire.frames import encode_close
 from ._wire.handshake import REFUSAL, visible_code
-from .errors import DefinitionError, Refused, RoomsClosed, UnknownRoom
+from .errors import DefinitionError, Refused, RoomsClosed, Unavailable, UnknownRoom
 from .stores.base import Store, StoreStatistics
 from .stores.memory import MemoryStore
 
@@ -101,6 +103,10 @@ class Rooms:
         self._insight = Insight(runtime)
         self._traces = traces
         self._servers: list[Server] = []
+
+    @property
+    def _homes(self) -> Homes | None:
+        return None if self._cluster is None else self._cluster.homes
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -206,6 +212,7 @@ class Rooms:
             dashboard,
             self._traces,
             None if self._cluster is None else Nodes(self._cluster, admin),
+            self._homes,
         )
         if ping_interval is not None:
             self._hub.keepalive.ping_every(ping_interval)
@@ -245,6 +252,7 @@ class Rooms:
         Raises:
             UnknownRoom: as `get`, or the room is not public; the request is rejected with 404.
             RoomsClosed: the rooms are closing; it is rejected with 503.
+            Unavailable: the room is at home at another node, which cannot be reached; with an engine only.
             AttachmentError: the attachment is too big or not CBOR-able; it is rejected with 500.
             Exception: what `Room.authenticate` raised; it is rejected with 500.
         """
@@ -276,9 +284,17 @@ class Rooms:
             self._hub.closing.closes.count(stopping[0])
             await _close(websocket, *stopping)
             self._check_open()
-        roster = roster_of(self._hub, definition, key)
-        link = WebSocketLink(self._hub.new_id(), roster, admitted.attachment, flags, websocket)
-        await self._run_link(link, definition, chosen, admitted)
+        try:
+            await self._run_link(
+                lambda roster, known: WebSocketLink(self._hub.new_id(), roster, known, flags, websocket),
+                definition,
+                key,
+                chosen,
+                admitted,
+            )
+        except Unavailable:
+            await _close(websocket, CloseCode.TRY_AGAIN_LATER, "the room cannot be reached now")
+            raise
 
     async def _reject(
         self, request: trio_websocket.WebSocketRequest, definition: Definition, refused: Refused
@@ -327,6 +343,7 @@ class Rooms:
             UnknownRoom: as `get`, or the room is not public.
             RoomsClosed: the rooms are closing.
             Refused: `Room.authenticate` does not let it in.
+            Unavailable: the room is at home at another node, which cannot be reached; with an engine only.
             AttachmentError: the attachment is too big or not CBOR-able.
             Exception: what `Room.authenticate` raised.
         """
@@ -341,45 +358,66 @@ class Rooms:
                 encoded = encode_attachment(key, known, definition.attachment_limit)
                 admitted = admission({} if request is None else request.query, encoded)
             chosen, flags = chosen_subprotocol(definition, () if request is None else request.subprotocols)
-            roster = roster_of(self._hub, definition, key)
-            link = StreamLink(self._hub.new_id(), roster, admitted.attachment, flags, stream)
-            await self._run_link(link, definition, chosen, admitted, task_status)
+            await self._run_link(
+                lambda roster, known: StreamLink(self._hub.new_id(), roster, known, flags, stream),
+                definition,
+                key,
+                chosen,
+                admitted,
+                task_status,
+            )
         finally:
             await trio.aclose_forcefully(stream)
 
     async def _run_link(
         self,
-        link: TaskLink,
+        make: Callable[[Roster, bytes | None], TaskLink],
         definition: Definition,
+        key: str,
         subprotocol: str | None,
         admitted: Admission,
         task_status: trio.TaskStatus[str | None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Let a connection into its room, and serve it until it ends or the rooms close."""
         with self._traces.outside():  # Else all that it sends would be of the trace of who serves it.
-            resumed = False
-            link.user = admitted.user
-            if subprotocol is not None and not definition.plain:
-                found: Resumption | str = ""
-                if admitted.token is not None:
-                    key, token = link.roster.key, admitted.token
-                    found = await self._registrar.look_up(key, admitted.user, token, admitted.seq)
-                try:
-                    # The room may have been forgotten meanwhile, and begun anew.
-                    link.roster = roster_of(self._hub, definition, link.roster.key)
-                    _show(link, admitted)
-                    resumed = self._registrar.beginning(admitted.user, found)(link)
-                finally:
-                    if isinstance(found, Resumption):
-                        found.record.unpin()
+            enveloped = subprotocol is not None and not definition.plain
+            elsewhere = None if self._homes is None else await self._homes.find(key)
+            if elsewhere is not None:
+                link = make(elsewhere.roster(), None)
+                beginning_elsewhere(elsewhere, admitted, enveloped=enveloped)(link)
+                resumed = True
             else:
-                _show(link, admitted)
+                link, resumed = await self._begin_here(make, definition, key, admitted, enveloped=enveloped)
             self._hub.enter(link, resumed=resumed)
             task_status.started(subprotocol)
             try:
                 await link.run()
             except BaseExceptionGroup as group:
                 raise first_error(group) from None
+
+    async def _begin_here(
+        self,
+        make: Callable[[Roster, bytes | None], TaskLink],
+        definition: Definition,
+        key: str,
+        admitted: Admission,
+        *,
+        enveloped: bool,
+    ) -> tuple[TaskLink, bool]:
+        """A connection that is about to enter its room, and whether it goes on with a session."""
+        found: Resumption | str = ""
+        if enveloped and admitted.token is not None:
+            found = await self._registrar.look_up(key, admitted.user, admitted.token, admitted.seq)
+        try:
+            if not (self._homes is None or self._homes.here(key)):
+                raise Unavailable(key, "it has moved")
+            link = make(roster_of(self._hub, definition, key), admitted.attachment)
+            link.user = admitted.user
+            _show(link, admitted)
+            return link, enveloped and self._registrar.beginning(admitted.user, found)(link)
+        finally:
+            if isinstance(found, Resumption):
+                found.record.unpin()
 
     def statistics(self) -> RoomsStatistics:
         """What the runtime holds and has done until now."""

@@ -22,7 +22,9 @@ from trio_rooms.stores.base import Store
 
 from .calls import Calls
 from .desk import Desk
+from .doors import Doors
 from .exchange import Exchange
+from .gateway import Gateway
 from .lanes import Lanes
 from .ownership import Ownership
 from .router import Router
@@ -96,6 +98,8 @@ class Cluster:
         durable = any(definition.gated for definition in definitions.values())
         self.store: Store = engine.store(self.ownership, durable=durable)
         """Where the rooms are kept."""
+        self.homes: Gateway
+        """Where sockets go that come to this node."""
         self._served = sorted(definitions)
         self._version = _version()
         self._since = time()
@@ -131,6 +135,9 @@ class Cluster:
         """
         self._runtime = runtime
         self._addresses = addresses
+        definitions, hub = self._supervisor.definitions, runtime.hub
+        self.homes = Gateway(self.lanes, self.ownership, self._takes, definitions, hub, runtime.deadlines)
+        Doors(self.lanes, self.ownership, definitions, hub, self._supervisor, runtime.registrar)
         runtime.node = self
         users, owns = runtime.supervisor.users, self.ownership.owns
         self._exchange = Exchange(self.engine, self.seat, self.lanes, owns, users, runtime.deadlines)
@@ -240,7 +247,7 @@ class Cluster:
             "awake": awake,
             "asleep": max(len(hub.rosters) - awake, 0),
             "connections": hub.sockets,
-            "gateway_connections": 0,
+            "gateway_connections": self.homes.connections,
         }
 
     def nodes(self) -> dict[str, Any]:

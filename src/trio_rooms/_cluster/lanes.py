@@ -25,6 +25,8 @@ _BATCH: Final = 256 * 1024
 """Bytes of one message of the engine, what stands around them not counted."""
 _MOST: Final = 16 * 1024 * 1024
 """Bytes that may be unacknowledged, before the lane ends."""
+_LITTLE: Final = 1024 * 1024
+"""Bytes that a strained lane goes on with."""
 _ITEM: Final = 16
 """Bytes that a message of a lane takes beside its content."""
 _ACK_AFTER: Final = 0.05
@@ -83,6 +85,8 @@ class Lane:
         """Whether it has ended: what is posted goes nowhere, and nothing comes of it any more."""
         self.choked: bool = False
         """Whether that is because too much waits; those who use it have not been told then yet."""
+        self.strained: bool = False
+        """Whether somebody holds back since too much waits in it, and wants to hear when it is less."""
         self.heard: float = -math.inf
         """When something last came, on Trio's clock."""
         self.size: int = 0
@@ -278,6 +282,10 @@ class Lane:
             self.size -= len(unacked.popleft()[2])
             self._cursor = max(self._cursor - 1, 0)
             self._acked_at, self._wait = self.heard, _RESEND
+        if self.strained and self.size < _LITTLE:
+            self.strained = False
+            for told in self._lanes.on_relief:
+                told(self)
 
     def handle(self, until: float) -> None:
         """Hand on what came, in its order, until it is time for others."""
@@ -356,6 +364,8 @@ class Lanes:
         self.handlers: dict[int | str, Callable[..., None]] = {}
         self.on_end: list[Callable[[Lane], None]] = []
         """Told of each lane that has ended; no message of it comes any more."""
+        self.on_relief: list[Callable[[Lane], None]] = []
+        """Told of each lane that was strained, once little waits in it."""
         self._lanes: dict[str, Lane] = {}
         self._generations: dict[str, int] = {}
         self._nursery: trio.Nursery | None = None

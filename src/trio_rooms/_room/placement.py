@@ -10,6 +10,7 @@ import attrs
 
 from trio_rooms._sockets.fanout import Message
 from trio_rooms._sockets.manner import Manner
+from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.plans import Plan
 from trio_rooms._wire.envelope import Body
@@ -21,7 +22,7 @@ from .mail import Mail
 from .reasons import WhyAwake
 from .schedules import Schedule
 
-__all__ = ["Placement", "RoomInfo"]
+__all__ = ["Elsewhere", "Homes", "Placement", "RoomInfo"]
 
 
 @attrs.frozen
@@ -165,4 +166,50 @@ class Placement(Protocol):
 
         Raises:
             Unavailable: the node that it is at does not answer.
+        """
+
+
+class Elsewhere(Protocol):
+    """A room that is at home at another node, which has answered just now."""
+
+    def roster(self) -> Roster:
+        """Where sockets that come for the room go at this node; to be used before the next checkpoint.
+
+        Raises:
+            Unavailable: the other node has gone away meanwhile.
+        """
+
+    def beginning(
+        self,
+        *,
+        user: str | None,
+        attachment: bytes | None,
+        presence: bytes,
+        enveloped: bool,
+        token: str | None,
+        seq: int,
+    ) -> Callable[[Link], bool]:
+        """What brings a connection there that is about to enter that roster; see `SocketHub.park`.
+
+        Args:
+            user: who its client is. The connection itself has none here, and no attachment.
+            attachment: what is known of it, as CBOR.
+            presence: what those in the room are shown of it, as CBOR.
+            enveloped: whether it speaks in envelopes.
+            token: what it wants to resume its session with, if it wants that.
+            seq: the highest that it has, as it says.
+        """
+
+
+class Homes(Protocol):
+    """Says where rooms are at home, for servers of a node that is one of several."""
+
+    def here(self, key: str) -> bool:
+        """Whether a room is at home at this node now."""
+
+    async def find(self, key: str) -> Elsewhere | None:
+        """Where a room is at home; None for here, which holds until the next checkpoint.
+
+        Raises:
+            Unavailable: that node cannot be reached, or the engine.
         """

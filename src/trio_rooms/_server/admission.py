@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -16,7 +16,9 @@ from trio_rooms._arguments import text
 from trio_rooms._definition.definition import Definition
 from trio_rooms._loop.groups import alone, parted
 from trio_rooms._room.connection import encode_attachment
+from trio_rooms._room.placement import Elsewhere
 from trio_rooms._sockets.flags import opening_flags
+from trio_rooms._sockets.roster import Link
 from trio_rooms._users.presence import encode_presence
 from trio_rooms._wire.envelope import SUBPROTOCOLS
 from trio_rooms._wire.handshake import offered_subprotocols
@@ -28,6 +30,7 @@ __all__ = [
     "ConnectRequest",
     "admission",
     "authenticate",
+    "beginning_elsewhere",
     "check_origins",
     "chosen_subprotocol",
     "headers_of",
@@ -217,6 +220,20 @@ _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._~-]+|\[[0-9a-f:]+\
 _NEVER: Final = re.compile(r"^wss?:|^http:.*[^:]:80$|^https:.*[^:]:443$")
 _WITHOUT_HOST: Final = ("null", "file://")
 """What pages without a host send: those in a sandbox, and in some apps those of a file."""
+
+
+def beginning_elsewhere(
+    elsewhere: Elsewhere, admission: Admission, *, enveloped: bool
+) -> Callable[[Link], bool]:
+    """What brings a connection to a room that is at home elsewhere."""
+    return elsewhere.beginning(
+        user=admission.user,
+        attachment=admission.attachment,
+        presence=admission.presence,
+        enveloped=enveloped,
+        token=admission.token,
+        seq=admission.seq,
+    )
 
 
 def chosen_subprotocol(definition: Definition, offered: Iterable[str]) -> tuple[str | None, int]:

@@ -18,7 +18,7 @@ from trio_rooms._definition.definition import Definition
 from trio_rooms._insight.insight import Insight
 from trio_rooms._keys import split_key
 from trio_rooms._loop.deadlines import Deadlines
-from trio_rooms._room.placement import Placement
+from trio_rooms._room.placement import Elsewhere, Homes, Placement
 from trio_rooms._room.shared import roster_of
 from trio_rooms._runtime.registrar import Registrar, Resumption
 from trio_rooms._sockets.acceptor import Acceptor, Newcomer
@@ -36,13 +36,14 @@ from trio_rooms._wire.handshake import (
     refusal_of,
     refuse_with_close,
 )
-from trio_rooms.errors import Refused, StoreError, UnknownRoom
+from trio_rooms.errors import Refused, StoreError, Unavailable, UnknownRoom
 
 from .admin import MOST_CONTENT, Admin, Errand, problem
 from .admission import (
     Admission,
     ConnectRequest,
     authenticate,
+    beginning_elsewhere,
     check_origins,
     chosen_subprotocol,
     headers_of,
@@ -125,6 +126,7 @@ class Server:
         dashboard: whether anybody may see the dashboard, and what else names rooms; else it takes the token.
         traces: who is to hear of each handshake.
         nodes: tells of the nodes that share an engine; None where this one is alone.
+        homes: says at which of them a room is at home; None where this one is alone.
     """
 
     definitions: Mapping[str, Definition]
@@ -144,6 +146,7 @@ class Server:
     dashboard: bool = False
     traces: Traces = NO_TRACES
     nodes: Nodes | None = None
+    homes: Homes | None = None
     address: Address | None = attrs.field(init=False, default=None)
     """Where it listens, once it does."""
     _paths: Paths = attrs.field(init=False)
@@ -229,7 +232,8 @@ class Server:
                 return
             definition, key = wanted
             _, query = _path_and_query(request)
-            if definition.authenticate is not None or "resume=" in query:
+            asks = definition.authenticate is not None or "resume=" in query
+            if asks or not (self.homes is None or self.homes.here(key)):
                 self._start(newcomer, self._authenticate, newcomer, request, definition, key)
             else:
                 with self.traces.handshake(request.headers, key) as told:
@@ -271,17 +275,22 @@ class Server:
         key: str,
         told: Handshake,
         admission: Admission,
-        found: Resumption | str = "",
+        found: Resumption | str | Elsewhere = "",
     ) -> None:
         """Response 101 and park the socket."""
         subprotocol, flags = chosen_subprotocol(definition, head.subprotocols)
         opening = accept(head, subprotocol)
+        enveloped = subprotocol is not None and not definition.plain
         begin = None
-        if subprotocol is not None and not definition.plain:
-            begin = self.registrar.beginning(admission.user, found)
+        if not isinstance(found, Resumption | str):
+            begin = beginning_elsewhere(found, admission, enveloped=enveloped)
+            roster, admission = found.roster(), Admission()
+        else:
+            if enveloped:
+                begin = self.registrar.beginning(admission.user, found)
+            roster = roster_of(self.hub, definition, key)
         self._opened += 1
         self._attended(newcomer)
-        roster = roster_of(self.hub, definition, key)
         link = self.hub.park(
             roster,
             newcomer.fd,
@@ -357,11 +366,14 @@ class Server:
         try:
             path, query = _path_and_query(head)
             request = ConnectRequest(*split_key(key), path, parameters(query), head.headers, newcomer.remote)
-            found: Resumption | str = ""
+            found: Resumption | str | Elsewhere = ""
             with self._timeout(self.handshake_timeout) as scope:
                 admission = await authenticate(definition, request)
                 subprotocol, _ = chosen_subprotocol(definition, head.subprotocols)
-                if admission.token is not None and subprotocol is not None and not definition.plain:
+                elsewhere = None if self.homes is None else await self.homes.find(key)
+                if elsewhere is not None:
+                    found = elsewhere
+                elif admission.token is not None and subprotocol is not None and not definition.plain:
                     found = await self.registrar.look_up(key, admission.user, admission.token, admission.seq)
             if scope.cancelled_caught:
                 logger.error(
@@ -374,7 +386,12 @@ class Server:
             elif not self.placement.accepts(key):  # It may have taken long.
                 _let_go_of(found)
                 last = _CLOSED_ROOM.encode(time())
+            elif not (elsewhere or self.homes is None or self.homes.here(key)):
+                _let_go_of(found)
+                raise Unavailable(key, "it has moved")  # noqa: TRY301 (what is done then is below)
             else:
+                if elsewhere is not None:
+                    elsewhere.roster()  # Else it is too late to say that it is gone.
                 client.detach()  # Nothing awaits from here on: the socket is this task's or the hub's.
                 try:
                     self._open(newcomer, head, definition, key, told, admission, found)
@@ -388,6 +405,9 @@ class Server:
             raise
         except Refused as refused:
             last = self._refusal(head, definition, refused)
+        except Unavailable as error:
+            logger.warning("room %s: a client cannot be let in: %s", key, error)
+            last = Response.text(503, "the room cannot be reached now", Retry_After="1").encode(time())
         except StoreError as error:
             logger.error("room %s: a session cannot be looked up: %s", key, error)  # noqa: TRY400
             why = "the session cannot be looked up at the moment"
@@ -553,7 +573,7 @@ def _path_and_query(head: Head) -> tuple[str, str]:
     return path or "/", query
 
 
-def _let_go_of(found: Resumption | str) -> None:
+def _let_go_of(found: Resumption | str | Elsewhere) -> None:
     """What was found is used, or is not to be."""
     if isinstance(found, Resumption):
         found.record.unpin()

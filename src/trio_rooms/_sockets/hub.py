@@ -370,7 +370,7 @@ class SocketHub:
 
     def hold(self, link: Link) -> Replaying:
         """Let all that is sent to a connection wait until `let_go`, but for what is fed to this."""
-        output = Replaying(link.attend)
+        output = link.holding()
         if link.output is not None:
             output.follow(link.output)
         link.output = output
@@ -722,11 +722,7 @@ class SocketHub:
             self._fan_out.do(link.roster, partial(_reach, reached))
             await reached.wait()
         link.send_postponed()
-        output = link.output
-        if output is None or link.flags & (CLOSING | GONE):
-            await trio.lowlevel.checkpoint()
-        else:
-            await output.emptied()
+        await link.emptied()
         return not link.flags & (CLOSING | GONE)
 
     def send_in(self, link: Link, message: Message, manner: Manner) -> None:

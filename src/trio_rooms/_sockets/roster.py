@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import ClassVar, Final, Protocol
 
 import attrs
+import trio
 
 from trio_rooms._arguments import text
 from trio_rooms._metrics.metrics import Metrics
@@ -23,6 +24,7 @@ from .flags import CLOSE_SENT, CLOSING, GONE, UNGREETED, UNREPORTED
 from .manner import Manner
 from .pollers import Poller
 from .postponed import Postponed
+from .replaying import Replaying
 from .standing import Change, Places, Session, sid_of
 from .unfinished import Output, Unfinished
 from .use import Use
@@ -221,6 +223,18 @@ class Link(abc.ABC):
         postponed = self.postponed
         if postponed is not None and postponed.behind:
             self.send_postponed()
+
+    def holding(self) -> Replaying:
+        """Output in which all waits that is sent, but for what is fed to it; it is not this link's yet."""
+        return Replaying(self.attend)
+
+    async def emptied(self) -> None:
+        """Wait until all that was sent has gone out, or nobody waits for that any more."""
+        output = self.output
+        if output is None or self.flags & (CLOSING | GONE):
+            await trio.lowlevel.checkpoint()
+        else:
+            await output.emptied()
 
     @abc.abstractmethod
     def send_eof(self) -> None:

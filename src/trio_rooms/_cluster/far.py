@@ -1,0 +1,357 @@
+"""Connections whose socket another node holds, and what is sent to them: once for all at that node."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Callable
+from typing import Final
+
+import cbor2
+import trio
+
+from trio_rooms._sockets.flags import CLOSING, GONE, PAUSED, RELEASED
+from trio_rooms._sockets.replaying import Replaying
+from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._wire import frames
+
+from .kinds import ABORT, CLOSE, DRAIN, FRAMES, PAUSE
+from .lanes import Lane
+
+__all__ = ["LONG", "Door", "FarLink", "FarOutput", "Lists", "Outbound"]
+
+LONG: Final = 16
+"""Sockets from which on a list is remembered at both ends."""
+_LISTS: Final = 64
+"""Lists that are, in each direction of a lane."""
+_TICKS: Final = itertools.count(1)
+
+
+class Lists:
+    """The last long lists of sockets that went through a lane: the same at both ends."""
+
+    __slots__ = ("_lists",)
+
+    def __init__(self) -> None:
+        self._lists: dict[tuple[int, int], array[int]] = {}
+
+    def get(self, uplink: int, first: int) -> array[int] | None:
+        """The last list of an uplink that begins with a number."""
+        return self._lists.get((uplink, first))
+
+    def keep(self, uplink: int, numbers: array[int]) -> None:
+        """Remember a list, and forget the one that was remembered first where there are too many."""
+        lists = self._lists
+        key = (uplink, numbers[0])
+        lists.pop(key, None)
+        lists[key] = numbers
+        if len(lists) > _LISTS:
+            del lists[next(iter(lists))]
+
+
+class _Run:
+    """A frame, and who gets it so far."""
+
+    __slots__ = ("door", "frame", "numbers")
+
+    def __init__(self, door: Door, frame: bytes) -> None:
+        self.door = door
+        self.frame = frame
+        self.numbers: list[int] = []
+
+
+class Outbound:
+    """Gathers what is sent to the sockets at one gateway: a frame for many of a room goes once.
+
+    Args:
+        lane: the lane to it.
+    """
+
+    __slots__ = ("_before", "_lane", "_last", "_lists", "_serial")
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._lists = Lists()
+        # A broadcast has two frames, one of each kind, and goes to clients of both in turn.
+        self._before: _Run | None = None
+        self._last: _Run | None = None
+        self._serial = 0
+
+    def send(self, link: FarLink, frame: bytes) -> None:
+        """Send a frame to one connection, behind what it was sent before."""
+        last, before = self._last, self._before
+        if last is not None and last.frame is frame and last.door is link.door:
+            last.numbers.append(link.number)
+            link.run = self._serial
+        elif (
+            before is not None
+            and before.frame is frame
+            and before.door is link.door
+            and link.run != self._serial  # Else it would get this one before what it was sent last.
+        ):
+            before.numbers.append(link.number)
+        else:
+            if before is not None:
+                self._put(before)
+            if last is None:
+                self._lane.gather(self.flush)
+            self._before, self._last = last, _Run(link.door, frame)
+            self._last.numbers.append(link.number)
+            self._serial += 1
+            link.run = self._serial
+
+    def flush(self) -> None:
+        """Nothing else joins what was gathered."""
+        before, last = self._before, self._last
+        self._before = self._last = None
+        if before is not None:
+            self._put(before)
+        if last is not None:
+            self._put(last)
+
+    def _put(self, run: _Run) -> None:
+        uplink, numbers = run.door.uplink, run.numbers
+        to: int | bytes | tuple[int] = numbers[0]
+        if len(numbers) > 1:
+            packed = array("Q", numbers)
+            to = packed.tobytes()
+            if len(numbers) >= LONG:
+                if self._lists.get(uplink, numbers[0]) == packed:
+                    to = (numbers[0],)
+                else:
+                    self._lists.keep(uplink, packed)
+        self._lane.put(cbor2.dumps((FRAMES, uplink, to, run.frame)))
+
+
+class Door:
+    """The connections of one room whose sockets one gateway holds.
+
+    Args:
+        lane: the lane to it.
+        outbound: what gathers.
+        uplink: the gateway's number for it.
+        key: the room.
+    """
+
+    __slots__ = ("coming", "key", "lane", "links", "outbound", "over", "uplink")
+
+    def __init__(
+        self, lane: Lane, outbound: Outbound, uplink: int, key: str, over: Callable[[FarLink], None]
+    ) -> None:
+        self.lane: Lane = lane
+        self.outbound: Outbound = outbound
+        self.uplink: int = uplink
+        self.key: str = key
+        self.links: dict[int, FarLink] = {}
+        """By their numbers at the gateway."""
+        self.coming: int = 0
+        """Connections whose session is looked up."""
+        self.over: Callable[[FarLink], None] = over
+        """Told of each that is released."""
+
+
+class FarLink(Link):
+    """A connection whose socket is at another node.
+
+    What is sent to it goes there at once, and waits there, where the bounds are those of any socket.
+
+    Args:
+        number: its id.
+        roster: its room.
+        attachment: what is known of it.
+        flags: what it begins with.
+        door: where it goes.
+        far: its number at the gateway.
+    """
+
+    __slots__ = ("door", "number", "run")
+    joins = False
+
+    def __init__(
+        self, number: int, roster: Roster, attachment: bytes | None, flags: int, door: Door, far: int
+    ) -> None:
+        super().__init__(number, roster, attachment, flags)
+        self.door: Door = door
+        self.number: int = far
+        self.run: int = 0
+        """The last run of frames that it is in, see `Outbound`."""
+
+    def send(self, frame: bytes) -> None:
+        unfinished = self.unfinished
+        if unfinished is None:
+            self.door.outbound.send(self, frame)
+        elif unfinished.postponed is not None:
+            self.send_postponed(frame)
+        elif unfinished.output is None:
+            self.door.outbound.send(self, frame)
+        elif not unfinished.output.add(frame, self.roster.hub.backlog):
+            unfinished.output.cut()
+            self.roster.hub.slow_consumer(self)
+
+    def send_control(self, frame: bytes) -> None:
+        """Send a close frame; pings are the gateway's."""
+        close = frames.decode_close(frame)
+        self.door.lane.post(CLOSE, self.door.uplink, self.number, close.code, close.reason)
+
+    @property
+    def slow(self) -> bool:
+        output = self.output
+        return isinstance(output, FarOutput) and (output.slow or output.holds)
+
+    def holding(self) -> Replaying:
+        return FarOutput(self, holds=True)
+
+    def became(self, *, slow: bool) -> None:
+        """Its socket does not take what it is sent, or does again."""
+        output = self.output
+        if slow and output is None:
+            output = self.output = FarOutput(self, holds=False)
+        if isinstance(output, FarOutput):
+            output.slow = slow
+            self.settle()
+
+    def settle(self) -> None:
+        """Let go of the output, if it is of no use any more."""
+        output = self.output
+        if isinstance(output, FarOutput) and output.idle:
+            self.output = None
+            output.tell()
+            self.gone_out()
+
+    async def emptied(self) -> None:
+        if self.flags & (CLOSING | GONE):
+            await trio.lowlevel.checkpoint()
+            return
+        output = self.output
+        if not isinstance(output, FarOutput):
+            output = self.output = FarOutput(self, holds=False)
+        await output.emptied()
+
+    @property
+    def in_flight(self) -> int:
+        # The gateway leads the handshake and says how it has ended; what moves there is not known here.
+        return next(_TICKS)
+
+    def send_eof(self) -> None:
+        """The gateway does that."""
+
+    def abort(self) -> None:
+        if self.flags & RELEASED:
+            return
+        door = self.door
+        if door.links.pop(self.number, None) is not None:
+            door.lane.post(ABORT, door.uplink, self.number)
+        self.output = None
+        self.roster.hub.release(self)
+        door.over(self)
+
+    def attend(self) -> None:
+        """All has gone to the gateway already."""
+
+    def pause_reading(self) -> None:
+        self.flags |= PAUSED
+        self.door.lane.post(PAUSE, self.door.uplink, self.number, True)
+
+    def resume_reading(self) -> None:
+        self.flags &= ~PAUSED
+        self.door.lane.post(PAUSE, self.door.uplink, self.number, False)
+
+
+class FarOutput(Replaying):
+    """What is known of output that is at the gateway; there is one only while something is.
+
+    Args:
+        link: whose.
+        holds: whether what is sent waits here until `end`.
+    """
+
+    __slots__ = ("_answered", "_asked", "_link", "_news", "_waiting", "slow")
+
+    def __init__(self, link: FarLink, *, holds: bool) -> None:
+        super().__init__(link.attend)
+        self._link = link
+        self._over = not holds
+        self._asked = 0
+        self._answered = 0
+        self._waiting = 0
+        self._news = trio.Event()
+        self.slow: bool = False
+        """Whether the socket does not take what it is sent."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is sent waits here."""
+        return not self._over
+
+    @property
+    def idle(self) -> bool:
+        return self._over and not (self.slow or self._waiting or self._asked > self._answered)
+
+    def follow(self, output: object) -> None:
+        """Begin with what is known already."""
+        if isinstance(output, FarOutput):
+            self.slow = output.slow
+
+    def add(self, frame: bytes, limit: int) -> bool:
+        if self.holds:
+            return super().add(frame, limit)
+        self._forward(frame)
+        return True
+
+    def _forward(self, frame: bytes) -> None:
+        self._link.door.outbound.send(self._link, frame)
+
+    def cut(self, *, begun: bool = False) -> None:  # noqa: ARG002 (nothing is half sent here)
+        self._held.clear()
+        self._held_size = self.size = 0
+        self._over = True
+
+    def feed(self, frame: bytes) -> None:
+        self.fed = True
+        self._forward(frame)
+
+    def end(self) -> bool:
+        self._over = True
+        for frame in self._held:
+            self._forward(frame)
+        self._held.clear()
+        self._held_size = self.size = 0
+        self._wake()
+        return self.idle
+
+    async def written(self) -> None:
+        """Wait until all that was sent to the gateway is written there, or nobody waits for that any more."""
+        link = self._link
+        if link.flags & (CLOSING | GONE):
+            await trio.lowlevel.checkpoint()
+            return
+        self._asked += 1
+        asked = self._asked
+        link.door.lane.post(DRAIN, link.door.uplink, link.number, asked)
+        while self._answered < asked:
+            await self._news.wait()
+
+    async def emptied(self) -> None:
+        self._waiting += 1
+        try:
+            while self.holds:
+                await self._news.wait()
+            await self.written()
+        finally:
+            self._waiting -= 1
+            self._link.settle()
+
+    def answered(self, number: int) -> None:
+        """The gateway has written all that it was sent before a question."""
+        self._answered = max(self._answered, min(number, self._asked))
+        self._wake()
+        self._link.settle()
+
+    def tell(self) -> None:
+        self._answered = self._asked
+        self._over = True
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, trio.Event()
+        news.set()

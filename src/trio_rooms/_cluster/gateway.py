@@ -1,0 +1,309 @@
+"""The gateway: sockets that came to this node, for rooms whose home is another."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
+
+import attrs
+import trio
+
+from trio_rooms._definition.definition import Definition
+from trio_rooms._keys import split_key
+from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._sockets.automatic import Automatic
+from trio_rooms._sockets.fanout import Broadcast
+from trio_rooms._sockets.hub import SocketHub
+from trio_rooms._sockets.roster import Link, Roster
+from trio_rooms._wire.close_codes import CloseCode
+from trio_rooms.errors import Unavailable
+
+from .far import LONG, Lists
+from .kinds import ABORT, CLOSE, DRAIN, DRAINED, FRAMES, PAUSE
+from .lanes import Lane, Lanes
+from .uplink import Uplink
+
+__all__ = ["Gateway", "Places"]
+
+_AT_ONCE: Final = 64
+"""Sockets that are closed between two turns of the event loop."""
+_TRIES: Final = 4
+"""How often a room is placed again that is not where it was."""
+_LOOK: Final = 0.05
+"""Seconds between two looks at slow sockets, while there are any."""
+
+
+class Places(Protocol):
+    """Says where rooms are at home, and brings them there."""
+
+    def owns(self, key: str) -> bool:
+        """Whether a room is at home here."""
+
+    async def place(self, key: str) -> str:
+        """The incarnation where a room is at home, from now on at the latest.
+
+        Raises:
+            Unavailable: it has none.
+        """
+
+    def misplaced(self, key: str, incarnation: str) -> None:
+        """It is not at home there."""
+
+
+@attrs.define(eq=False)
+class _Home:
+    """What is here of one other node."""
+
+    uplinks: dict[int, Uplink] = attrs.field(factory=dict)
+    by_key: dict[str, Uplink] = attrs.field(factory=dict)
+    lists: Lists = attrs.field(factory=Lists)
+    number: int = 0
+
+
+class _Whole:
+    """A frame that another node has made."""
+
+    __slots__ = ("_frame",)
+
+    def __init__(self, frame: bytes) -> None:
+        self._frame = frame
+
+    def frame(self, *, binary: bool) -> bytes:  # noqa: ARG002 (it has chosen the kind)
+        return self._frame
+
+
+class Gateway:
+    """Holds sockets for rooms that are elsewhere. It is the `Homes` of a server.
+
+    Args:
+        lanes: those to the other nodes.
+        places: says where rooms are at home.
+        takes: asks another node to be the home of a room, unless that has one; gives whether it is.
+        definitions: the rooms that are served, by name.
+        hub: holds the sockets.
+        deadlines: those of the runtime.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        places: Places,
+        takes: Callable[[str, str], Awaitable[bool]],
+        definitions: Mapping[str, Definition],
+        hub: SocketHub,
+        deadlines: Deadlines,
+    ) -> None:
+        self.connections: int = 0
+        """Sockets of this node whose rooms are at home elsewhere."""
+        self._lanes = lanes
+        self._places = places
+        self._takes = takes
+        self._definitions = definitions
+        self._hub = hub
+        self._deadlines = deadlines
+        self._automatic: dict[str, Automatic | None] = {}
+        self._slow: set[Uplink] = set()
+        for kind, handler in (
+            (FRAMES, self._frames),
+            (CLOSE, self._close),
+            (ABORT, self._abort),
+            (PAUSE, self._pause),
+            (DRAIN, self._drain),
+        ):
+            lanes.on_message(kind, handler)
+        lanes.on_end.append(self._ended)
+        lanes.on_relief.append(self._relieved)
+
+    # Letting in: what a server asks.
+
+    def here(self, key: str) -> bool:
+        """See `trio_rooms._room.placement.Homes`."""
+        return self._places.owns(key)
+
+    async def find(self, key: str) -> Elsewhere | None:
+        """See `trio_rooms._room.placement.Homes`."""
+        for _ in range(_TRIES):
+            home = await self._places.place(key)
+            if self._places.owns(key):
+                return None
+            try:
+                lane = await self._lanes.reach(home)
+                # Where it has sockets of this node, it is at home there; else it may have been lately.
+                if key in _home(lane).by_key or await self._takes(home, key):
+                    return Elsewhere(self, lane, key)
+            except Unavailable:
+                if home in self._lanes.seat.members:
+                    raise
+            self._places.misplaced(key, home)
+        raise Unavailable(key, "it moves from node to node")
+
+    def uplink(self, lane: Lane, key: str) -> Uplink:
+        """That of a room to its home, which has to be used at once."""
+        home = _home(lane)
+        uplink = home.by_key.get(key)
+        if uplink is None:
+            # No id has a newline, so the key is no room's. Rooms that move have sockets for two homes.
+            roster = self._hub.roster(f"{key}\n{lane.peer}", self._answers(key), greets=False)
+            home.number += 1
+            uplink = Uplink(roster, lane, home.number, key, self)
+            roster.inbox = uplink
+            home.by_key[key] = home.uplinks[home.number] = uplink
+        return uplink
+
+    def _answers(self, key: str) -> Automatic | None:
+        """What is answered here. What is echoed or relayed has its place behind what its home has to send."""
+        name = split_key(key)[0]
+        if name not in self._automatic:
+            automatic = self._definitions[name].automatic
+            answers = None if automatic is None else automatic.answers
+            self._automatic[name] = Automatic(answers) if answers else None
+        return self._automatic[name]
+
+    # What homes want.
+
+    def _frames(self, lane: Lane, number: int, to: int | bytes | list[int], frame: bytes) -> None:
+        home = _home(lane)
+        uplink = home.uplinks.get(number)
+        if isinstance(to, int):
+            link = None if uplink is None else uplink.roster.links.get(to)
+            if uplink is not None and link is not None:
+                self._hub.send_frame(link, frame)
+                if link.unfinished is not None and uplink.note(link):
+                    self._look_at(uplink)
+            return
+        if isinstance(to, bytes):
+            numbers = array("Q", to)
+            if len(numbers) >= LONG:
+                home.lists.keep(number, numbers)
+        else:
+            known = home.lists.get(number, to[0])
+            assert known is not None
+            numbers = known
+        if uplink is None:
+            return
+        links = [link for link in map(uplink.roster.links.get, numbers) if link is not None]
+        self._hub.spread(uplink.roster, Broadcast(links, _Whole(frame), None, 0.0))
+        for link in links:
+            if link.unfinished is not None and uplink.note(link):
+                self._look_at(uplink)
+
+    def _link(self, lane: Lane, number: int, id_: int) -> tuple[Uplink, Link] | None:
+        uplink = _home(lane).uplinks.get(number)
+        link = None if uplink is None else uplink.roster.links.get(id_)
+        return None if uplink is None or link is None else (uplink, link)
+
+    def _close(self, lane: Lane, number: int, id_: int, code: int, reason: str) -> None:
+        found = self._link(lane, number, id_)
+        if found is not None:
+            self._hub.close(found[1], code, reason)
+
+    def _abort(self, lane: Lane, number: int, id_: int) -> None:
+        found = self._link(lane, number, id_)
+        if found is not None:
+            self._hub.connection_lost(found[1])
+
+    def _pause(self, lane: Lane, number: int, id_: int, paused: bool) -> None:
+        found = self._link(lane, number, id_)
+        if found is not None:
+            uplink, link = found
+            uplink.pause(link, paused=paused)
+
+    def _drain(self, lane: Lane, number: int, id_: int, question: int) -> None:
+        found = self._link(lane, number, id_)
+        if found is None:
+            return  # That it is gone is told, or will be.
+        uplink, link = found
+        if link.unfinished is None and not uplink.roster.jobs:
+            lane.post(DRAINED, number, id_, question)
+        else:
+            self._lanes.spawn(self._drain_later, uplink, link, question)
+
+    async def _drain_later(self, uplink: Uplink, link: Link, question: int) -> None:
+        await self._hub.drained(link)
+        uplink.lane.post(DRAINED, uplink.number, link.id, question)
+
+    # Slow sockets.
+
+    def _look_at(self, uplink: Uplink) -> None:
+        if not self._slow:
+            self._deadlines.set(trio.current_time() + _LOOK, self._look)
+        self._slow.add(uplink)
+
+    def _look(self) -> None:
+        self._slow = {uplink for uplink in self._slow if uplink.look()}
+        if self._slow:
+            self._deadlines.set(trio.current_time() + _LOOK, self._look)
+
+    # The end.
+
+    def over(self, uplink: Uplink) -> None:
+        """The last socket of an uplink is gone."""
+        home = _home(uplink.lane)
+        if home.uplinks.pop(uplink.number, None) is not None:
+            del home.by_key[uplink.key]
+        uplink.roster.inbox = None
+
+    def _relieved(self, lane: Lane) -> None:
+        for uplink in _home(lane).uplinks.values():
+            uplink.relieve()
+
+    def _ended(self, lane: Lane) -> None:
+        """A lane has ended: its sockets are for nobody, and their clients may come back."""
+        home = _home(lane)
+        uplinks = list(home.uplinks.values())
+        home.uplinks.clear()
+        home.by_key.clear()
+        if uplinks:
+            self._lanes.spawn(self._dismiss, uplinks)
+
+    async def _dismiss(self, uplinks: list[Uplink]) -> None:
+        links = [link for uplink in uplinks for link in uplink.roster.links.values()]
+        for count, link in enumerate(links, 1):
+            self._hub.close(link, CloseCode.RESTART, "the room has moved")
+            if count % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+
+
+@attrs.frozen(eq=False)
+class Elsewhere:
+    """A room whose home is another node, see `trio_rooms._room.placement.Elsewhere`."""
+
+    _gateway: Gateway
+    _lane: Lane
+    _key: str
+
+    def roster(self) -> Roster:
+        """See there."""
+        if self._lane.over:
+            raise Unavailable(self._key, "its node has gone away")
+        return self._gateway.uplink(self._lane, self._key).roster
+
+    def beginning(
+        self,
+        *,
+        user: str | None,
+        attachment: bytes | None,
+        presence: bytes,
+        enveloped: bool,
+        token: str | None,
+        seq: int,
+    ) -> Callable[[Link], bool]:
+        """See there."""
+
+        def begin(link: Link) -> bool:
+            uplink = link.roster.inbox
+            assert isinstance(uplink, Uplink)
+            uplink.enter(link, user, attachment, enveloped, token, seq, presence)
+            return True
+
+        return begin
+
+
+def _home(lane: Lane) -> _Home:
+    """What is here of the node at the other end of a lane."""
+    home = lane.context.get("gateway")
+    if home is None:
+        home = lane.context["gateway"] = _Home()
+    assert isinstance(home, _Home)
+    return home

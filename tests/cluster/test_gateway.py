@@ -1,0 +1,168 @@
+"""Sockets at one node, in rooms that are at home at another: all is as if there were one node alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from trio_rooms import Context, Disconnect, Room, Rooms, open_rooms
+from trio_rooms.engines import MemoryEngine
+from trio_rooms.testing import MemoryClient, connect
+
+JSON = ["trio-rooms.v1.json"]
+CBOR = ["trio-rooms.v1.cbor"]
+
+
+gone: list[Any] = []
+"""Who has left, and how."""
+
+
+def chat(**settings: Any) -> Room[Any]:
+    """Rooms that say what they are told, and remember it."""
+    room: Room[Any] = Room("chat", state=dict, **settings)
+
+    @room.on("say")
+    async def say(ctx: Context[Any], data: Any) -> Any:
+        ctx.state["said"] = ctx.state.get("said", 0) + 1
+        ctx.room.emit("said", data, reliable=True)
+        return ctx.state["said"]
+
+    @room.on("join")
+    async def join(ctx: Context[Any], data: str) -> None:
+        ctx.connection.join(data)
+
+    @room.on("to")
+    async def to(ctx: Context[Any], data: list[str]) -> None:
+        ctx.room.emit("inside", data[1], channel=data[0])
+
+    @room.on("who")
+    async def who(ctx: Context[Any]) -> list[Any]:
+        return [ctx.connection.id, ctx.connection.user, ctx.connection.attachment]
+
+    @room.on("leave")
+    async def leave(ctx: Context[Any], data: list[Any]) -> None:
+        ctx.connection.close(*data)
+
+    return room
+
+
+@asynccontextmanager
+async def nodes(engine: MemoryEngine, *names: str, **settings: Any) -> AsyncIterator[list[Rooms]]:
+    """Nodes that share an engine."""
+    async with AsyncExitStack() as stack:
+        found: list[Rooms] = []
+        for name in names:
+            shared = engine if not found else engine.another()
+            opened = open_rooms([chat(**settings)], engine=shared, node=name, lease=2)
+            found.append(await stack.enter_async_context(opened))
+        await trio.sleep(1)  # Until they have seen each other.
+        yield found
+
+
+async def hear(client: MemoryClient, event: str, count: int = 1) -> list[Any]:
+    """The data of the next events of a name; others are passed over."""
+    found: list[Any] = []
+    with trio.fail_after(10):
+        while len(found) < count:
+            message = await client.receive()
+            if message.get("event") == event:
+                found.append(message["data"])
+    return found
+
+
+@pytest.mark.parametrize("durability", ["snapshot", "commit"])
+async def test_what_is_said_at_one_node_is_heard_at_all(autojump_clock: Any, durability: str) -> None:
+    """By whoever is in the room, once each and in order, in the kind of each."""
+    async with (
+        nodes(MemoryEngine(), "a", "b", "c", durability=durability) as (a, b, c),
+        connect(a, "chat/x", subprotocols=JSON) as first,
+        connect(b, "chat/x", subprotocols=JSON) as second,
+        connect(b, "chat/x", subprotocols=CBOR) as third,
+        connect(c, "chat/x", subprotocols=CBOR) as fourth,
+    ):
+        for number, client in enumerate((second, first, fourth, third)):
+            assert await client.ask("say", number) == number + 1
+        for client in (first, second, third, fourth):
+            assert await hear(client, "said", 4) == [0, 1, 2, 3]
+
+
+async def test_a_session_goes_on_at_another_node(autojump_clock: Any) -> None:
+    """What was said meanwhile comes, once, and what was asked twice is done once."""
+    async with (
+        nodes(MemoryEngine(), "a", "b", "c") as (a, b, c),
+        connect(a, "chat/x", subprotocols=JSON) as stays,
+        connect(b, "chat/x", subprotocols=JSON) as leaves,
+    ):
+        await hear(leaves, "rooms.welcome")
+        await leaves.ask("say", "one")
+        assert await hear(leaves, "said") == ["one"]
+        name = await leaves.ask("who")
+        await leaves.drop()
+        for number in range(100):
+            await stays.ask("say", number)
+        for node in (c, a, b):
+            async with connect(node, "chat/x", resume=leaves) as again:
+                await hear(again, "rooms.welcome")
+                assert again.welcome is not None
+                assert again.welcome["resumed"]
+                assert await hear(again, "said", 100) == list(range(100))
+                assert await again.ask("who") == name
+                await again.drop()
+
+
+async def test_channels_reach_members_wherever_they_are(autojump_clock: Any) -> None:
+    """And nobody else."""
+    async with (
+        nodes(MemoryEngine(), "a", "b") as (a, b),
+        connect(a, "chat/x", subprotocols=JSON) as first,
+        connect(b, "chat/x", subprotocols=JSON) as second,
+        connect(b, "chat/x", subprotocols=JSON) as third,
+    ):
+        for client in (first, second):
+            await client.ask("join", "inner")
+        await third.ask("to", ["inner", "psst"])
+        await third.ask("say", "aloud")
+        for client in (first, second):
+            assert await hear(client, "inside") == ["psst"]
+        message: dict[str, Any] = {}
+        while message.get("event") != "said":
+            message = await third.receive()
+            assert message.get("event") != "inside"
+
+
+async def test_how_a_connection_ends_is_known_on_both_sides(autojump_clock: Any) -> None:
+    """The room closes it with its code, and hears of those that leave."""
+    gone.clear()
+    room = chat()
+
+    @room.on_disconnect
+    async def left(ctx: Context[Any], disconnect: Disconnect) -> None:
+        gone.append((ctx.connection.id, disconnect.code, disconnect.clean))
+
+    engine = MemoryEngine()
+    async with (
+        open_rooms([room], engine=engine, node="a", lease=2) as a,
+        open_rooms([chat()], engine=engine.another(), node="b", lease=2) as b,
+        connect(a, "chat/x", subprotocols=JSON) as first,
+    ):
+        await first.ask("say", 1)
+        await trio.sleep(1)
+        async with connect(b, "chat/x", subprotocols=JSON) as second:
+            names = [(await second.ask("who"))[0]]
+            await second.emit("leave", [4321, "enough"])
+            with trio.fail_after(5):
+                async for _ in second:
+                    pass
+            assert second.closed is not None
+            assert (second.closed.code, second.closed.reason) == (4321, "enough")
+        async with connect(b, "chat/x", subprotocols=JSON) as third:
+            names.append((await third.ask("who"))[0])
+            await third.hang_up(1000)
+        await trio.sleep(1)
+        assert gone == [(names[0], 4321, True), (names[1], 1000, True)]
+        assert a.statistics().hub.sockets == 1
+        assert b.statistics().hub.sockets == 0
