@@ -139,8 +139,10 @@ class Cluster:
         self.homes = Gateway(self.lanes, self.ownership, self._takes, definitions, hub, runtime.deadlines)
         Doors(self.lanes, self.ownership, definitions, hub, self._supervisor, runtime.registrar)
         runtime.node = self
-        users, owns = runtime.supervisor.users, self.ownership.owns
-        self._exchange = Exchange(self.engine, self.seat, self.lanes, owns, users, runtime.deadlines)
+        users = runtime.supervisor.users
+        self._exchange = Exchange(
+            self.engine, self.seat, self.lanes, self.ownership, users, runtime.deadlines
+        )
         Share(self.seat, self.ownership, runtime.agenda, runtime.janitor)
 
     # Its life: opened before the store, and closed after it.

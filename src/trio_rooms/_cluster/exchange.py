@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -35,6 +36,8 @@ _AT_ONCE: Final = 256
 _AGAIN_FIRST: Final = 0.05
 _AGAIN_LAST: Final = 1.0
 """Seconds until that is tried again, doubled each time that it was in vain."""
+_FORGIVEN: Final = 1.0
+"""Seconds for which a node that has not answered is not asked what it offers."""
 _MOST_UNTOLD: Final = 10_000
 """Users of whom other nodes are to be told something yet; if more, they are told to look at all of theirs."""
 _MOST_EARLY: Final = 4096
@@ -51,6 +54,16 @@ _ALL: Final = "user.all"
 _ASK: Final = "user.ask"
 _WHERE: Final = "user.where"
 _ANSWER: Final = "user.answer"
+
+
+class Owned(Protocol):
+    """What is asked of whoever knows the rooms that are at home here."""
+
+    on_lost: list[Callable[[str], None]]
+    on_released: list[Callable[[str], None]]
+
+    def owns(self, key: str) -> bool:
+        """Whether a room is one of them."""
 
 
 class Seated(Protocol):
@@ -95,7 +108,7 @@ class Exchange:
         engine: knows who is where.
         seat: says who this node is, and who else there is.
         lanes: bring what is said.
-        owns: whether a room is at home here.
+        owned: knows the rooms that are at home here.
         directory: the users of this node.
         deadlines: those of the runtime.
     """
@@ -105,7 +118,7 @@ class Exchange:
         engine: Engine,
         seat: Seated,
         lanes: Lanes,
-        owns: Callable[[str], bool],
+        owned: Owned,
         directory: Directory,
         deadlines: Deadlines,
     ) -> None:
@@ -115,7 +128,7 @@ class Exchange:
         self._deadlines = deadlines
         self._directory = directory
         self._office = directory.office
-        self.is_home: Callable[[str], bool] = owns
+        self.is_home: Callable[[str], bool] = owned.owns
         """See `Abroad`."""
         self._noted: set[str] = set()
         """Users of whom the engine knows that they are here."""
@@ -132,6 +145,8 @@ class Exchange:
         self._tallies: dict[int, Tally] = {}
         self._early: OrderedDict[int, Sent] = OrderedDict()
         self._wishes: dict[str, _Wish] = {}
+        self._silent: dict[str, float] = {}
+        """When nodes have last not answered in time."""
         self._questions: dict[int, _Question] = {}
         self._clock = 0
         """Counts what was asked: what was asked first is before what was asked by whoever knew of it."""
@@ -146,8 +161,11 @@ class Exchange:
         ):
             lanes.on_message(kind, handler)
         lanes.on_end.append(self._sweep)
-        seat.on_gone.append(self._sweep)
+        lanes.on_back.append(self._begin_anew)
+        seat.on_gone.append(self._gone)
         seat.on_over.append(self._begin_anew)
+        owned.on_lost.append(self._office.let_go)
+        owned.on_released.append(self._office.let_go)
         self._office.abroad = self
         for user in directory.links:
             self.came(user)
@@ -191,10 +209,17 @@ class Exchange:
         if here and incarnation == self._seat.incarnation:
             self._noted.add(user)
 
-    def _begin_anew(self, former: str) -> None:  # noqa: ARG002 (whoever it was)
-        """The engine knows nothing of this node any more, and nobody has told it anything for a while."""
+    def _begin_anew(self, _: object = None) -> None:
+        """The engine may have forgotten who is here, and nobody may have told this node anything for a while.
+
+        This is another incarnation, or the engine was away, and may have lost what it was told last.
+        """
         self._noted.clear()
         self._changed.update(dict.fromkeys(self._directory.links))
+        self._sweep()
+
+    def _gone(self, member: Any) -> None:
+        self._silent.pop(member.incarnation, None)
         self._sweep()
 
     # The tasks.
@@ -284,7 +309,7 @@ class Exchange:
         tallies = [self._tally(item, nodes) for item in items if item.counted]
         told = nodes is not None
         for node in nodes or ():
-            ids = [item.message.id for item in kept if item.counted]
+            ids = [item.message.id for item in kept]
             reached = not kept or self._post(node, _LOOK, user, False, ids)
             for item in items:
                 if item.message.volatile:
@@ -372,6 +397,9 @@ class Exchange:
         if nodes is None:
             msg = "the engine does not answer"
             raise StoreError(msg)
+        # The inboxes of many are not to wait for one node that stands still.
+        lately = trio.current_time() - _FORGIVEN
+        nodes = [node for node in nodes if self._silent.get(node, -math.inf) < lately]
         for held in await self._ask(nodes, _ASK, user, wish.order[0], [*ids]):
             wish.taken.update(held)
         return wish.taken
@@ -424,6 +452,8 @@ class Exchange:
             if question.waiting:
                 with trio.move_on_after(PATIENCE):
                     await question.over.wait()
+                for node in question.waiting:
+                    self._silent[node] = trio.current_time()
         finally:
             del self._questions[number]
         return question.answers

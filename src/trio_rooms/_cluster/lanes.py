@@ -366,6 +366,8 @@ class Lanes:
         """Told of each lane that has ended; no message of it comes any more."""
         self.on_relief: list[Callable[[Lane], None]] = []
         """Told of each lane that was strained, once little waits in it."""
+        self.on_back: list[Callable[[], None]] = []
+        """Told when the engine is there again."""
         self._lanes: dict[str, Lane] = {}
         self._generations: dict[str, int] = {}
         self._nursery: trio.Nursery | None = None
@@ -531,8 +533,11 @@ class _Listening:
         if self._task_status is not None:
             task_status, self._task_status = self._task_status, None
             task_status.started()
+            return
         for lane in self._lanes.all():
             lane.resend()
+        for told in self._lanes.on_back:
+            told()
 
     def next_pause(self) -> float:
         """Seconds until it is tried again."""

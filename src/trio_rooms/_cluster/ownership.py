@@ -61,6 +61,8 @@ class Ownership:
 
     on_lost: list[Callable[[str], None]] = attrs.field(init=False, factory=list)
     """Called with each room that is not at home here any more, although nobody let go of it."""
+    on_released: list[Callable[[str], None]] = attrs.field(init=False, factory=list)
+    """Called with each room that is let go of, when it is not at home here any more."""
     claims: int = attrs.field(init=False, default=0)
     """How many rooms were claimed."""
     _epochs: dict[str, int] = attrs.field(init=False, factory=dict)
@@ -261,6 +263,8 @@ class Ownership:
             epoch = self._epochs.pop(key, 0)
             if not epoch:
                 return False
+            for told in self.on_released:
+                told(key)
             return await self.engine.release(key, self.seat.incarnation, epoch)
 
     def lost(self, key: str) -> None:

@@ -295,6 +295,12 @@ class Office:
         self._endings += 1
         self._take_back(self.offers.all_over(key))
 
+    def let_go(self, key: str) -> None:
+        """A room is not at home here any more: what its sessions were offered, its new home finds out."""
+        self._endings += 1
+        for user in {out.user for out in self.offers.all_over(key)}:
+            self._look_everywhere(user)
+
     def _take_back(self, outs: list[Out]) -> None:
         self._given_back += len(outs)
         for user in {out.user for out in outs}:
@@ -581,8 +587,13 @@ class Office:
         finally:
             if abroad is not None:
                 abroad.offered(user)
-        for answer in answers.values():
-            answer(Sent())
+        if answers and not whole and mark != _NO_MARK:
+            # What was told of is not behind the mark: the engine has lost something, or somebody has it.
+            pending.expect(answers)
+            pending.look = True
+        else:
+            for answer in answers.values():
+                answer(Sent())
         return [*fresh.values()]
 
     def _pass_mark(self, user: str, position: int) -> None:
