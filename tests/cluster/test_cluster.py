@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from trio_rooms import Context, MemoryStore, Room, Rooms, open_rooms
+from trio_rooms.client import connect_room
 from trio_rooms.engines import MemoryEngine
 from trio_rooms.errors import EngineLost
 
@@ -104,6 +105,31 @@ async def test_each_node_tells_of_all() -> None:
         (one, two) = told["nodes"]
         assert one["address"] in (None, f"ws://127.0.0.1:{found[0][1]}")  # As of its last renewal.
         assert two["address"] == f"ws://127.0.0.1:{found[1][1]}"
+
+
+async def test_what_each_node_has() -> None:
+    """A connection is counted once, at the node that has its socket, and a room once, where it is at home."""
+    async with nodes(MemoryEngine(), "a", "b") as ((_, a), (_, b)):
+        await told_by(a, 2)
+        await told_by(b, 2)
+        async with (
+            connect_room(f"ws://127.0.0.1:{a}/counter/x") as one,
+            connect_room(f"ws://127.0.0.1:{b}/counter/x") as two,
+            connect_room(f"ws://127.0.0.1:{b}/counter/y") as other,
+        ):
+            for room, answer in ((one, 1), (two, 3), (other, 1)):
+                assert await room.ask("add", 2 if room is two else 1) == answer
+            (at_a, _), (_, at_b) = [(await told_by(port, 2))["nodes"] for port in (a, b)]
+            assert (at_a["rooms"], at_a["connections"], at_a["gateway_connections"]) == (
+                {"awake": 1, "asleep": 0},
+                1,
+                0,
+            )
+            assert (at_b["rooms"], at_b["connections"], at_b["gateway_connections"]) == (
+                {"awake": 1, "asleep": 0},
+                2,
+                1,
+            )
 
 
 async def test_a_server_that_is_alone_has_no_nodes() -> None:

@@ -106,6 +106,7 @@ class Cluster:
         self._supervisor: Supervisor
         self._runtime: Runtime
         self._exchange: Exchange
+        self._doors: Doors
         self._addresses: Callable[[], list[str]]
         self._forsaken = 0
         self._lives = 1
@@ -137,7 +138,7 @@ class Cluster:
         self._addresses = addresses
         definitions, hub = self._supervisor.definitions, runtime.hub
         self.homes = Gateway(self.lanes, self.ownership, self._takes, definitions, hub, runtime.deadlines)
-        Doors(self.lanes, self.ownership, definitions, hub, self._supervisor, runtime.registrar)
+        self._doors = Doors(self.lanes, self.ownership, definitions, hub, self._supervisor, runtime.registrar)
         runtime.node = self
         users = runtime.supervisor.users
         self._exchange = Exchange(
@@ -247,8 +248,8 @@ class Cluster:
             "draining": self.draining,
             "open": self._is_open(),
             "awake": awake,
-            "asleep": max(len(hub.rosters) - awake, 0),
-            "connections": hub.sockets,
+            "asleep": max(len(hub.rosters) - self.homes.rooms - awake, 0),
+            "connections": max(hub.sockets - self._doors.connections, 0),
             "gateway_connections": self.homes.connections,
         }
 

@@ -115,6 +115,11 @@ class Gateway:
         lanes.on_end.append(self._ended)
         lanes.on_relief.append(self._relieved)
 
+    @property
+    def rooms(self) -> int:
+        """Rooms elsewhere that sockets of this node are in."""
+        return sum(len(_home(lane).by_key) for lane in self._lanes.all())
+
     # Letting in: what a server asks.
 
     def here(self, key: str) -> bool:
