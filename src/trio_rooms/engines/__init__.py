@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .base import Claim, Engine, Fence, Renewal
 from .memory import MemoryEngine
 
-__all__ = ["Claim", "Engine", "Fence", "MemoryEngine", "Renewal"]
+if TYPE_CHECKING:
+    from .valkey import Valkey
+
+__all__ = ["Claim", "Engine", "Fence", "MemoryEngine", "Renewal", "Valkey"]
+
+
+def __getattr__(name: str) -> Any:
+    # Who has no Valkey need not have installed what speaks to it.
+    if name == "Valkey":
+        from .valkey import Valkey  # noqa: PLC0415
+
+        return Valkey
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

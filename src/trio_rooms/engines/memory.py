@@ -23,6 +23,8 @@ __all__ = ["MemoryEngine"]
 _PATIENCE: Final = 5.0
 """Seconds that a store waits for an engine that is away."""
 
+_LARGEST: Final = 512 * 1024
+"""Bytes of a message to another node at most."""
 _GIVEN_UP: Final = 10.0
 """Seconds after which the rooms of a node that is over are nobody's, so that it can have back until then
 what nobody wanted."""
@@ -63,25 +65,35 @@ class _Shared:
     users: dict[str, set[str]] = attrs.field(factory=dict)
     kept: Kept = attrs.field(factory=Kept)
     wall: WallClock = attrs.field(factory=WallClock)
-    seen: float = 0.0
-    grace: float = 0.0
-    longest: float = 0.0
+    leases: dict[str, float] = attrs.field(factory=dict)
+    beat: float = 0.0
     up: bool = True
     lost: trio.Event = attrs.field(factory=trio.Event)
 
-    def bury(self) -> None:
-        """Take out whose lease is over, unless nobody could renew any."""
+    def look(self) -> None:
+        """Take out whose lease is over. Where nobody could renew, all begin anew."""
         now = trio.current_time()
-        if now - self.seen > self.longest:
-            self.grace = now + self.longest
-        self.seen = now
-        if now >= self.grace:
+        if self.was_away(now):
+            for incarnation in self.until:
+                self.until[incarnation] = now + self.leases[incarnation]
+        else:
             for incarnation in [one for one, until in self.until.items() if until <= now]:
                 self.forget(incarnation)
+        self.beat = now
+
+    def was_away(self, now: float) -> bool:
+        """Whether nobody could renew for long, so that no lease says anything."""
+        return now - self.beat > max(self.leases.values(), default=0.0) / 2
+
+    def lives(self, incarnation: str) -> bool:
+        """Whether it is a member, whose lease is not over."""
+        now = trio.current_time()
+        return incarnation in self.until and (self.until[incarnation] > now or self.was_away(now))
 
     def forget(self, incarnation: str) -> None:
         """Have an incarnation be no member any more; what it owned can be claimed."""
         self.until.pop(incarnation, None)
+        self.leases.pop(incarnation, None)
         self.about.pop(incarnation, None)
         if incarnation in self.by_owner:
             self.dead.setdefault(incarnation, trio.current_time())
@@ -178,14 +190,13 @@ class MemoryEngine(Engine):
         name = incarnation.partition("#")[0]
         for other in [one for one in shared.until if one.partition("#")[0] == name]:
             shared.forget(other)
-        shared.longest = max(shared.longest, lease)
-        shared.bury()
+        shared.look()
         return self._renewed(incarnation, about, lease)
 
     async def renew(self, incarnation: str, about: bytes, lease: float) -> Renewal:
         """See `Engine`."""
         shared = await self._turn()
-        shared.bury()
+        shared.look()
         if incarnation not in shared.until:
             return Renewal(False, dict(shared.about))
         return self._renewed(incarnation, about, lease)
@@ -193,6 +204,7 @@ class MemoryEngine(Engine):
     def _renewed(self, incarnation: str, about: bytes, lease: float) -> Renewal:
         shared = self._shared
         shared.until[incarnation] = trio.current_time() + lease
+        shared.leases[incarnation] = lease
         shared.about[incarnation] = about
         return Renewal(True, dict(shared.about))
 
@@ -204,12 +216,13 @@ class MemoryEngine(Engine):
     async def claim(self, key: str, incarnation: str) -> Claim:
         """See `Engine`."""
         shared = await self._turn()
-        shared.bury()
         owned = shared.owned.get(key)
-        if owned is not None and owned.owner in shared.until:
+        if owned is not None and shared.lives(owned.owner):
             return Claim(owned.owner, owned.epoch)
-        if incarnation not in shared.until:
+        if not shared.lives(incarnation):
             return Claim("", 0 if owned is None else owned.epoch)
+        if owned is not None:
+            shared.forget(owned.owner)
         shared.epochs += 1
         shared.own(key, incarnation, shared.epochs)
         shared.kept.disconnect(key, shared.wall.now())
@@ -219,7 +232,7 @@ class MemoryEngine(Engine):
         """See `Engine`."""
         shared = await self._turn()
         found = {key: shared.owned[key].owner for key in keys if key in shared.owned}
-        return {key: owner for key, owner in found.items() if owner in shared.until}
+        return {key: owner for key, owner in found.items() if shared.lives(owner)}
 
     async def release(self, key: str, incarnation: str, epoch: int) -> bool:
         """See `Engine`."""
@@ -234,7 +247,7 @@ class MemoryEngine(Engine):
         """See `Engine`."""
         shared = await self._turn()
         kept = set()
-        if incarnation in shared.until:
+        if shared.lives(incarnation):
             for key, epoch in epochs.items():
                 owned = shared.owned.get(key)
                 if owned is not None and owned.epoch == epoch:
@@ -244,6 +257,9 @@ class MemoryEngine(Engine):
 
     async def send(self, incarnation: str, message: bytes) -> None:
         """See `Engine`."""
+        if len(message) > _LARGEST:
+            msg = f"a message to another node has at most {_LARGEST} bytes, not {len(message)}"
+            raise ValueError(msg)
         shared = await self._turn()
         listener = shared.listening.get(incarnation)
         if listener is None or (self.lose is not None and self.lose(message)):
@@ -291,7 +307,7 @@ class MemoryEngine(Engine):
     async def nodes_of(self, user: str) -> tuple[str, ...]:
         """See `Engine`."""
         shared = await self._turn()
-        return tuple(sorted(one for one in shared.users.get(user, ()) if one in shared.until))
+        return tuple(sorted(one for one in shared.users.get(user, ()) if shared.lives(one)))
 
     def store(self, fence: Fence, *, durable: bool) -> Store:  # noqa: ARG002 (nothing here outlives a power cut)
         """See `Engine`."""
@@ -339,10 +355,16 @@ class _FencedStore(MemoryStore):
             )
             raise StaleWrite(msg)
 
+    async def commit(self, commit: Commit) -> None:
+        """See `Store.commit`."""
+        await self._reach()
+        if not commit.epoch:
+            raise StaleWrite(f"room {commit.key} is not at home on this node, so it cannot be written here")
+        await super().commit(commit)
+
     async def due(self, now: float, limit: int, *, after: Due | None = None) -> builtins.list[Due]:
         """See `Store.due`."""
         await self._reach()
-        self._shared.bury()
         self._shared.give_up()
         return await super().due(now, limit, after=after)
 
@@ -365,7 +387,7 @@ def _reaching(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[
 
 
 for _name in (
-    "load", "head", "commit", "get", "list", "keys", "session", "sessions", "positions", "verdicts",
+    "load", "head", "get", "list", "keys", "session", "sessions", "positions", "verdicts",
     "journal", "timers", "due_timers", "timer", "post", "settle", "inbox", "inbox_size", "inboxes",
     "expired",
 ):  # fmt: skip
