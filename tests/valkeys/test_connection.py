@@ -229,7 +229,7 @@ async def test_who_has_too_much_to_say_waits_in_order(
             while posted < 1000:
                 connection.post("RPUSH", "list", bytes(100_000))
                 posted += 1
-                assert connection._unsent <= 300_000
+                assert connection._unsent < 400_200
                 await trio.testing.wait_all_tasks_blocked()
         except EngineLost as error:
             assert "too slow" in str(error)  # noqa: PT017 (what was posted before counts, too)
@@ -246,12 +246,85 @@ async def test_who_has_too_much_to_say_waits_in_order(
                 await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
             await trio.testing.wait_all_tasks_blocked()
-            assert connection._unsent <= 300_000
+            assert connection._unsent < 400_200
             own_valkey.go_on()
         listed = await connection.call("LRANGE", "list", 0, -1)
         assert [one[:1] for one in listed] == [b"\0"] * posted + [b"%d" % n for n in range(10) if n != 5]
         connection.post("RPUSH", "list", bytes(1_000_000))
         assert await connection.call("LLEN", "list") == posted + 10
+
+
+async def test_functions_are_called_with_answers_in_order(
+    own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Each once, with the answer, the error or the loss; what is said goes out in the order of the calls."""
+    monkeypatch.setattr(module, "_MOST_WAITING", 10)
+    told: list[Any] = []
+    last = trio.Event()
+
+    def bad(reply: Any) -> None:
+        raise RuntimeError("no")
+
+    def end(reply: Any) -> None:
+        told.append(reply)
+        last.set()
+
+    async with connected(own_valkey) as connection:
+        own_valkey.stop()
+        async with trio.open_nursery() as nursery:
+            for number in range(0, 50, 2):
+                nursery.start_soon(connection.call, "RPUSH", "list", number)
+                await trio.testing.wait_all_tasks_blocked()
+                connection.submit(("RPUSH", "list", number + 1), told.append)
+            assert not told
+            connection.submit(("PING",), bad)
+            own_valkey.go_on()
+        connection.submit(("LPUSH",), told.append)
+        connection.submit(("LRANGE", "list", 0, -1), end)
+        await last.wait()
+        assert told[:25] == [*range(2, 51, 2)]
+        assert isinstance(told[25], ServerError)
+        assert told[26] == [b"%d" % n for n in range(50)]
+        own_valkey.stop()
+        for _ in range(20):
+            connection.submit(("PING",), told.append)
+        own_valkey.kill()
+        with pytest.raises(EngineLost):
+            await connection.call("PING")
+        assert [type(one) for one in told[27:]] == [EngineLost] * 20
+        with pytest.raises(EngineLost):
+            connection.submit(("PING",), told.append)
+    assert [record.getMessage() for record in caplog.records] == [
+        "an answer of the engine could not be handled"
+    ]
+
+
+async def test_what_is_no_command_fails_for_whoever_says_it(
+    own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, or when there is room for it; nobody else is harmed."""
+    wrong: Any = ("SET", "k", None)
+    monkeypatch.setattr(module, "_MOST_WAITING", 1)
+    failed = 0
+
+    async def say() -> None:
+        nonlocal failed
+        try:
+            await connection.call(*wrong)
+        except TypeError:
+            failed += 1
+
+    async with connected(own_valkey) as connection:
+        await say()
+        own_valkey.stop()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(connection.call, "PING")
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(say)
+                await trio.testing.wait_all_tasks_blocked()
+            own_valkey.go_on()
+    assert failed == 4
 
 
 async def test_commands_that_are_not_answered_have_a_bound(

@@ -8,8 +8,8 @@ import secrets
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import attrs
 import hiredis
@@ -20,12 +20,13 @@ from trio_rooms.errors import EngineError, EngineLost
 from .address import Address, Node, name
 from .greeting import greet
 from .protocol import AWAY, MORE, Argument, ServerError, pack, parser
+from .waiters import Callback, Durable, Subscriber, Task
 
 __all__ = ["Connection"]
 
 _LOG: Final = logging.getLogger("trio_rooms")
-_WAIT: Final = object()
-"""Stands for a WAIT among those who wait."""
+_Entry: TypeAlias = Task | Callback | Durable | Subscriber | Literal["WAIT"] | None
+"""Who waits: WAIT for replicas, and None where nobody wants to know."""
 _RECEIVE: Final = 65_536
 """Bytes read at once."""
 _MOST_UNSENT: Final = 16 * 2**20
@@ -36,48 +37,6 @@ _MOST_REPLY: Final = 64 * 2**20
 """Bytes of one answer, above which the connection is given up. Nothing that is asked for is as large."""
 _LOOKS: Final = 4
 """How often the silence of the server is looked at within the time that it may last."""
-
-
-@attrs.define(eq=False)
-class _Waiter:
-    """A task that waits for an answer."""
-
-    task: trio.lowlevel.Task | None
-    """None once it does not wait any more."""
-    reply: Any = None
-
-    def settle(self, reply: Any) -> None:
-        """It goes on with this."""
-        task = self.task
-        if task is not None:
-            self.task = None
-            self.reply = reply
-            trio.lowlevel.reschedule(task)
-
-    async def answer(self) -> Any:
-        """Wait."""
-        await trio.lowlevel.wait_task_rescheduled(self._give_up)
-        if isinstance(self.reply, Exception):
-            raise self.reply
-        return self.reply
-
-    def _give_up(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-        # The answer will come: the waiter keeps its place, so that each gets its own.
-        self.task = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-
-@attrs.define(eq=False)
-class _DurableWaiter(_Waiter):
-    """A task that waits for an answer, and then for the replicas."""
-
-
-@attrs.define(eq=False)
-class _Subscription(_Waiter):
-    """Waits for the echo behind a command that is answered by pushes, or else by an error."""
-
-    echo: bytes = b""
-    refused: ServerError | None = None
 
 
 @attrs.define(eq=False)
@@ -106,18 +65,17 @@ class Connection:
     _scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _out: list[bytes] = attrs.field(init=False, factory=list)
     _unsent: int = attrs.field(init=False, default=0)
-    _waiting: deque[Any] = attrs.field(init=False, factory=deque)
-    """Whoever is answered next is first: a waiter, or None where nobody wants to know, or `_WAIT`."""
+    _later: deque[tuple[tuple[Argument, ...], _Entry]] = attrs.field(init=False, factory=deque)
+    """What there was no room for yet; each is held by whoever says it."""
+    _waiting: deque[_Entry] = attrs.field(init=False, factory=deque)
+    """Whoever is answered next is first."""
     _unsafe: bool = attrs.field(init=False, default=False)
     """Whether something durable is not followed by a WAIT yet."""
     _replicating: bool = attrs.field(init=False, default=False)
     """Whether a WAIT is under way. The next follows when it is answered, for all that was said meanwhile."""
-    _answered: list[tuple[_Waiter, Any]] = attrs.field(init=False, factory=list)
+    _answered: list[tuple[Task | Callback, Any]] = attrs.field(init=False, factory=list)
     """What the next WAIT is about, with the answers."""
     _kick: trio.Event = attrs.field(init=False, factory=trio.Event)
-    _turn: trio.StrictFIFOLock = attrs.field(init=False, factory=trio.StrictFIFOLock)
-    """Held while there is no room: whoever has something to say waits behind its holder."""
-    _room: trio.Event = attrs.field(init=False, factory=trio.Event)
     _lost: str = attrs.field(init=False, default="")
     _complained: bool = attrs.field(init=False, default=False)
     _heard: bool = attrs.field(init=False, default=False)
@@ -222,12 +180,16 @@ class Connection:
         self._lost = f"the connection to the engine at {name(self.node)} is lost: {why}"
         self._scope.cancel()
         self._out.clear()
-        for waiter in (*self._waiting, *(one for one, _ in self._answered)):
-            if isinstance(waiter, _Waiter):
-                waiter.settle(EngineLost(self._lost))
+        told = [
+            *self._waiting,
+            *(waiter for waiter, _ in self._answered),
+            *(entry for _, entry in self._later),
+        ]
         self._waiting.clear()
         self._answered.clear()
-        self._room.set()
+        self._later.clear()
+        for entry in told:
+            _settle(entry, EngineLost(self._lost))
 
     async def call(self, *command: Argument, durable: bool = False) -> Any:
         """Say a command, and wait for the answer. Cancelled, it may have been done or not.
@@ -245,17 +207,24 @@ class Connection:
             EngineLost: the connection is lost, or the server is not to be written now; whether it has
                 happened is not known.
         """
-        packed = pack(command)
-        if self._lost or self._turn.locked() or self._full(len(packed)):
-            await self._take_turns(len(packed))
-        task = trio.lowlevel.current_task()
-        if durable and self.replicas:
-            self._unsafe = True
-            waiter: _Waiter = _DurableWaiter(task)
-        else:
-            waiter = _Waiter(task)
-        self._put(packed, waiter)
+        if self._lost:
+            await trio.lowlevel.checkpoint()
+        waiter = Task()
+        self._say(command, Durable(waiter) if durable and self.replicas else waiter)
         return await waiter.answer()
+
+    def submit(
+        self, command: Sequence[Argument], done: Callable[[Any], None], *, durable: bool = False
+    ) -> None:
+        """Say a command, as `call` does, and have a function called with what that returns or raises.
+
+        It is called once, later, where the answer is read, and may not raise.
+
+        Raises:
+            EngineLost: the connection is lost: it is not said, and nobody is called.
+        """
+        waiter = Callback(done)
+        self._say(tuple(command), Durable(waiter) if durable and self.replicas else waiter)
 
     def post(self, *command: Argument) -> None:
         """Say a command without waiting, nor caring, for the answer.
@@ -263,10 +232,9 @@ class Connection:
         Raises:
             EngineLost: the connection is lost, or too much is on its way already: it is not said.
         """
-        packed = pack(command)
-        if self._turn.locked() or self._full(len(packed)):
+        if not self._lost and (self._later or self._is_full()):
             raise EngineLost(f"the engine at {name(self.node)} is too slow: too much is waiting for it")
-        self._put(packed, None)
+        self._say(command, None)
 
     async def subscribe(self, *channels: bytes | str) -> None:
         """Be sent what is published there from now on. Cancelled, it may be subscribed or not.
@@ -275,37 +243,48 @@ class Connection:
             ServerError: the server refuses it.
             EngineLost: the connection is lost.
         """
+        if self._lost:
+            await trio.lowlevel.checkpoint()
+        waiter = Task()
         # Such a command has no answer, unless an error is one: what follows it has one in any case.
         echo = secrets.token_hex(8).encode()
-        packed = pack(("SUBSCRIBE", *channels)) + pack(("PING", echo))
-        if self._lost or self._turn.locked() or self._full(len(packed)):
-            await self._take_turns(len(packed))
-        waiter = _Subscription(trio.lowlevel.current_task(), echo=echo)
-        self._put(packed, waiter)
+        self._say(("SUBSCRIBE", *channels), Subscriber(waiter, echo))
         await waiter.answer()
 
-    def _full(self, size: int) -> bool:
-        unsent = self._unsent
-        return bool(unsent and unsent + size > _MOST_UNSENT) or len(self._waiting) >= _MOST_WAITING
+    def _is_full(self) -> bool:
+        return self._unsent >= _MOST_UNSENT or len(self._waiting) >= _MOST_WAITING
 
-    async def _take_turns(self, size: int) -> None:
-        """Wait until there is room, behind all who wait already; who comes later waits behind us."""
-        async with self._turn:
-            while self._full(size) and not self._lost:
-                await self._room.wait()
-
-    def _put(self, packed: bytes, waiter: _Waiter | None) -> None:
+    def _say(self, command: tuple[Argument, ...], entry: _Entry) -> None:
         if self._lost:
             raise EngineLost(self._lost)
+        if self._later or self._is_full():
+            self._later.append((command, entry))
+        else:
+            self._put(pack(command), entry)
+
+    def _put(self, packed: bytes, entry: _Entry) -> None:
+        if isinstance(entry, Subscriber):
+            packed += pack(("PING", entry.echo))
+        elif isinstance(entry, Durable):
+            self._unsafe = True
         self._out.append(packed)
         self._unsent += len(packed)
-        self._waiting.append(waiter)
+        self._waiting.append(entry)
         self._kick.set()
 
     def _make_room(self) -> None:
-        if self._turn.locked():
-            self._room.set()
-            self._room = trio.Event()
+        """Say what there was no room for, in order, unless nobody wants to know any more."""
+        later = self._later
+        while later and not self._is_full():
+            command, entry = later.popleft()
+            if isinstance(entry, Task) and entry.gone:
+                continue
+            try:
+                packed = pack(command)
+            except (TypeError, ValueError) as error:
+                _settle(entry, error)
+            else:
+                self._put(packed, entry)
 
     async def _write(self) -> None:
         stream = self._stream
@@ -322,7 +301,7 @@ class Connection:
                 # Its answer is about all that this connection has written before.
                 out.append(pack(("WAIT", self.replicas, int(self.patience * 1000))))
                 self._unsent += len(out[-1])
-                self._waiting.append(_WAIT)
+                self._waiting.append("WAIT")
             piece = out[0] if len(out) == 1 else b"".join(out)
             del out
             try:
@@ -331,7 +310,8 @@ class Connection:
                 self.lose(_plain(error))
                 return
             self._unsent -= len(piece)
-            self._make_room()
+            if self._later:
+                self._make_room()
 
     async def _read(self) -> None:
         stream, reader, gets, waiting = self._stream, self._reader, self._reader.gets, self._waiting
@@ -357,20 +337,21 @@ class Connection:
                     if not waiting:
                         self.lose("it answers what nobody asked")
                         return
-                    waiter = waiting.popleft()
-                    if reply.__class__ is ServerError or (
-                        waiter is not None and waiter.__class__ is not _Waiter
-                    ):
-                        self._answer(waiter, reply)
-                    elif waiter is not None:
-                        waiter.settle(reply)
+                    entry = waiting.popleft()
+                    kind = entry.__class__
+                    if (kind is Task or kind is Callback) and reply.__class__ is not ServerError:
+                        entry.settle(reply)  # type: ignore[union-attr]
+                    elif entry is not None or reply.__class__ is ServerError:
+                        self._answer(entry, reply)
+
             except hiredis.ProtocolError as error:
                 self.lose(f"it does not speak RESP3: {error}")
                 return
             if size > _MOST_REPLY:
                 self.lose(f"its answer has more than {_MOST_REPLY >> 20} MiB")
                 return
-            self._make_room()
+            if self._later:
+                self._make_room()
 
     def _push(self, message: list[Any]) -> None:
         if self._on_push is None:
@@ -380,27 +361,28 @@ class Connection:
         except Exception:  # noqa: BLE001 (whoever it is that fails, the others are told)
             _LOG.exception("a message of the engine could not be handled")
 
-    def _answer(self, waiter: Any, reply: Any) -> None:
+    def _answer(self, entry: _Entry, reply: Any) -> None:
         """What is not an ordinary answer for somebody who waits for nothing else."""
         if isinstance(reply, ServerError) and reply.code in AWAY:
-            self._waiting.appendleft(waiter)
+            self._waiting.appendleft(entry)
             self.lose(f"it is not to be written now: {reply}")
             return
-        match waiter:
-            case _Subscription() if reply != waiter.echo:
-                waiter.refused = reply
-                self._waiting.appendleft(waiter)
-            case _Subscription():
-                waiter.settle(waiter.refused)
-            case _DurableWaiter() if not isinstance(reply, Exception):
-                self._answered.append((waiter, reply))
-            case _Waiter():
-                waiter.settle(reply)
-            case None if not self._complained:
-                self._complained = True
-                _LOG.warning("the engine refuses what it was told, and perhaps more of it: %s", reply)
-            case object() if waiter is _WAIT:
+        match entry:
+            case Subscriber() if reply != entry.echo:
+                entry.refused = reply
+                self._waiting.appendleft(entry)
+            case Subscriber():
+                entry.whom.settle(entry.refused)
+            case Durable() if not isinstance(reply, Exception):
+                self._answered.append((entry.whom, reply))
+            case "WAIT":
                 self._replicated(reply)
+            case None:
+                if not self._complained:
+                    self._complained = True
+                    _LOG.warning("the engine refuses what it was told, and perhaps more of it: %s", reply)
+            case _:
+                _settle(entry, reply)
 
     def _replicated(self, count: Any) -> None:
         if not isinstance(count, int) or count < self.replicas:
@@ -426,6 +408,15 @@ class Connection:
             else:
                 self.post("PING")
         self.lose(f"it has not answered for {self.silence * missed / _LOOKS:g} s")
+
+
+def _settle(entry: _Entry, reply: Any) -> None:
+    """Tell whoever waits there."""
+    match entry:
+        case Durable() | Subscriber():
+            entry.whom.settle(reply)
+        case Task() | Callback():
+            entry.settle(reply)
 
 
 def _tls(error: BaseException) -> ssl.SSLError | None:

@@ -173,6 +173,14 @@ class Server:
             connection = await self._wait()
         return await connection.call(*command, durable=durable)
 
+    def submit(
+        self, command: Sequence[Argument], done: Callable[[Any], None], *, durable: bool = False
+    ) -> None:
+        """See `Connection.submit`."""
+        if self._connection is None:
+            raise EngineLost(self._why)
+        self._connection.submit(command, done, durable=durable)
+
     async def fcall(
         self,
         function: str,
