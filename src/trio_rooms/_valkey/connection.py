@@ -161,6 +161,11 @@ class Connection:
         """Why it is over; empty while it is not."""
         return self._lost
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that are to be sent with the next piece, or were not taken by the system yet."""
+        return self._unsent
+
     async def run(self) -> None:
         """Send and receive until the connection is lost, or until cancelled, after which it is lost, too."""
         try:

@@ -72,6 +72,11 @@ class Server:
         """The one that there is now."""
         return self._connection
 
+    @property
+    def why(self) -> str:
+        """Why there is none now."""
+        return self._why
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect, and again whenever that is lost, until cancelled.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import attrs
 import trio
 
-from trio_rooms.stores.base import Store
+from trio_rooms.stores.base import Fence, Store
 
 __all__ = ["Claim", "Engine", "Fence", "Renewal"]
 
@@ -34,13 +34,6 @@ class Claim:
     """The incarnation; empty for nobody."""
     epoch: int
     """The fencing token of its claim: it grows with each claim of this room, and is never reset."""
-
-
-class Fence(Protocol):
-    """Says by which claim a node writes a room."""
-
-    def epoch_of(self, key: str) -> int:
-        """The epoch of this node's claim; 0 where it has none."""
 
 
 class Engine(abc.ABC):

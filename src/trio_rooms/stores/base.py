@@ -8,7 +8,7 @@ import os
 import random
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import attrs
 
@@ -16,6 +16,7 @@ __all__ = [
     "Commit",
     "Due",
     "Entry",
+    "Fence",
     "InboxSize",
     "LinkHalf",
     "Offer",
@@ -311,6 +312,13 @@ class Commit:
 
 
 _MAPPINGS: Final = ("writes", "sessions", "links", "answered", "timers", "offers")
+
+
+class Fence(Protocol):
+    """Says by which claim a node writes a room, where several nodes share a store."""
+
+    def epoch_of(self, key: str) -> int:
+        """The epoch of this node's claim; 0 where it has none."""
 
 
 @attrs.frozen

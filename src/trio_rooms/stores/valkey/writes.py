@@ -1,0 +1,221 @@
+"""What is on its way into the engine: in order, and once more where a connection broke.
+
+What is handed over is said in the same step, if there is a connection and nothing waits before it; else it
+waits its turn. When a connection breaks, what it has left unanswered is said again on the next one, all of it
+and in the same order. The functions bear that: they know what they have done by numbers, nonces and ids.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import outcome
+import trio
+
+from trio_rooms._valkey import Argument, Server, ServerError
+from trio_rooms.errors import EngineLost, StaleWrite, StoreError, StoreFull, StoreReadOnly
+from trio_rooms.stores.base import StoreStatistics
+
+__all__ = ["Writes", "explain"]
+
+_log: Final = logging.getLogger("trio_rooms.store")
+
+
+@attrs.define(eq=False)
+class _Write:
+    """Something on its way, and who waits for it."""
+
+    command: tuple[Argument, ...]
+    judge: Callable[[Any], Any]
+    """What an answer means; a StoreError that it raises is what becomes of the write."""
+    until: float
+    """When it is given up, if there is no connection."""
+    task: trio.lowlevel.Task | None = None
+    tried: bool = False
+    """Whether a connection broke that it was said on."""
+    piece: int = 0
+    """The number of what it was sent with."""
+
+
+@attrs.define(eq=False)
+class Writes:
+    """Says what is handed over, in that order, and tells what has become of each.
+
+    Args:
+        server: where to. Its ``on_back`` and ``on_lost`` call `back` and `lost`.
+        patience: seconds that each waits for a connection.
+    """
+
+    _server: Server
+    _patience: float
+    _queue: deque[_Write] = attrs.field(factory=deque, init=False)
+    """What is not said yet."""
+    _again: list[_Write] = attrs.field(factory=list, init=False)
+    """What was said on a connection that broke."""
+    _said: int = attrs.field(default=0, init=False)
+    """How many are to be answered."""
+    _waits: trio.CancelScope | None = attrs.field(default=None, init=False)
+    """That of the task that waits for a connection, or until it is too late for some; None for none."""
+    _settled: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """Set when there is nothing on its way, for whoever waits for that."""
+    _piece: int = attrs.field(default=0, init=False)
+    _counted: int = attrs.field(default=0, init=False)
+    """The last piece of which something was written."""
+    _commits: int = attrs.field(default=0, init=False)
+    _transactions: int = attrs.field(default=0, init=False)
+    _failures: int = attrs.field(default=0, init=False)
+
+    @property
+    def pending(self) -> int:
+        """How many are on their way."""
+        return len(self._queue) + len(self._again) + self._said
+
+    def statistics(self) -> StoreStatistics:
+        """What has become of all; a piece that is sent at once counts as one transaction."""
+        return StoreStatistics(
+            commits=self._commits,
+            transactions=self._transactions,
+            failures=self._failures,
+            pending=self.pending,
+        )
+
+    def refuse(self) -> None:
+        """Count one that was refused before it was handed over."""
+        self._failures += 1
+
+    async def write(self, function: str, arguments: Sequence[Argument], judge: Callable[[Any], Any]) -> Any:
+        """Hand something over, and wait for what becomes of it. Cancelled, it is carried out all the same.
+
+        Args:
+            function: the name of a function in the library.
+            arguments: its arguments.
+            judge: is given the answer; what it returns is returned here.
+
+        Raises:
+            StoreError: what the judge has raised; or it is not known.
+        """
+        assert self._server.library is not None
+        name = self._server.library.function(function)
+        until = trio.current_time() + self._patience
+        write = _Write(("FCALL", name, 0, *arguments), judge, until, trio.lowlevel.current_task())
+        self._queue.append(write)
+        if self._waits is None:
+            self.say()
+
+        def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
+            write.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        return await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def say(self) -> None:
+        """Say all that there is to say, as far as that goes now."""
+        connection = self._server.connection
+        queue = self._queue
+        if self._again:
+            queue.extendleft(reversed(self._again))
+            self._again.clear()
+        while queue and connection is not None and not connection.lost:
+            write = queue[0]
+            self._piece += not connection.unsent
+            write.piece = self._piece
+            connection.submit(write.command, partial(self._answered, write), durable=True)
+            queue.popleft()
+            self._said += 1
+        if queue and self._waits is None:
+            self._waits = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(self._wait, self._waits, name="trio_rooms store")
+
+    async def _wait(self, scope: trio.CancelScope) -> None:
+        """Say it once there is a connection, and tell those that it has become too late for."""
+        while self._queue:
+            with scope:
+                await trio.sleep_until(self._queue[0].until)
+            if scope.cancelled_caught:
+                scope = self._waits = trio.CancelScope()
+                self.say()
+                continue
+            now = trio.current_time()
+            while self._queue and self._queue[0].until <= now:
+                write = self._queue.popleft()
+                done = "it is not known whether this was written" if write.tried else "nothing was written"
+                self._settle(write, StoreError(f"{self._server.why}; {done}"))
+        self._waits = None
+
+    def back(self) -> None:
+        """There is a connection."""
+        self._go_on()
+
+    def lost(self, _: str) -> None:
+        """There is none any more."""
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._waits is None:
+            self.say()
+        else:
+            self._waits.cancel()
+
+    def _answered(self, write: _Write, answer: Any) -> None:
+        self._said -= 1
+        if isinstance(answer, EngineLost):
+            write.tried = True
+            self._again.append(write)
+            return
+        result: Any = None
+        if isinstance(answer, ServerError):
+            if "unction not found" in answer.text:
+                # Nothing was done. What comes behind it may be, so all is left to the next connection.
+                self._again.append(write)
+                self._server.drop("its functions are gone")
+                return
+            error: StoreError | None = explain(answer)
+        else:
+            try:
+                result, error = write.judge(answer), None
+            except StoreError as refused:
+                error = refused
+        if isinstance(error, StaleWrite) and write.tried:
+            # It may be what came behind it, or after it, that this does not go with any more.
+            error = StoreError(f"{error}; it is not known whether this was written: it was sent twice")
+        self._settle(write, error, result)
+
+    def _settle(self, write: _Write, error: StoreError | None, result: Any = None) -> None:
+        if error is None:
+            self._commits += 1
+            self._transactions += write.piece > self._counted
+            self._counted = write.piece
+        else:
+            self._failures += 1
+        task, write.task = write.task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Value(result) if error is None else outcome.Error(error))
+        elif error is not None:
+            _log.error("a commit failed whose caller had stopped waiting: %s", error)
+        if not self.pending:
+            self._settled.set()
+
+    async def drain(self) -> None:
+        """Wait until nothing is on its way any more: `patience`, or as long as the server is silent."""
+        while self.pending:
+            self._settled = trio.Event()
+            await self._settled.wait()
+
+
+def explain(error: ServerError) -> StoreError:
+    """What it means for a store that the server has refused something."""
+    match error.code:
+        case "OOM":
+            return StoreFull(
+                f"the engine has no memory left, raise its maxmemory; nothing was written: {error}"
+            )
+        case "MISCONF":
+            return StoreFull(f"the engine cannot write to its disk; nothing was written: {error}")
+        case "NOPERM":
+            return StoreReadOnly(f"the engine does not let its user do this; nothing was written: {error}")
+    return StoreError(f"the engine has failed: {error}")
