@@ -321,6 +321,9 @@ class Ownership:
 
     def _over(self, former: str) -> None:  # noqa: ARG002 (whoever it was)
         self._elsewhere.clear()
+        if self.seat.usurped:
+            for key in list(self._epochs):
+                self.lost(key)
 
     async def reclaim(self) -> None:
         """Own again, as a new incarnation, what the former one did and nobody has claimed meanwhile.

@@ -43,7 +43,7 @@ class Member:
     @property
     def name(self) -> str:
         """The node's name, the same in all its incarnations."""
-        return self.incarnation.partition("#")[0]
+        return _name(self.incarnation)
 
 
 @attrs.define(eq=False)
@@ -55,7 +55,8 @@ class Seat:
     `on_pause` is called: nothing of what any room does here may reach a client from then on. Either the
     lease is renewed after all, then `on_resume` is called and nothing has happened; or somebody else has
     found that this incarnation is over. Then a new one joins, `on_over` is called with the former one,
-    `on_joined` is awaited, and `on_resume` ends the pause.
+    `on_joined` is awaited, and `on_resume` ends the pause. Where another process has joined under this node's
+    name, it has this node's place: this one stays paused for as long as that one lives.
 
     Args:
         engine: where the leases are.
@@ -81,6 +82,8 @@ class Seat:
     """Whether it has a lease, as far as has been looked: `check` looks."""
     deadline: float = attrs.field(init=False, default=0.0)
     """When its lease is over, unless it is renewed."""
+    usurped: bool = attrs.field(init=False, default=False)
+    """Whether another process has this node's name, and so its place."""
     pauses: int = attrs.field(init=False, default=0)
     """How often it had none for a while."""
     on_come: list[Callable[[Member], None]] = attrs.field(init=False, factory=list)
@@ -92,12 +95,14 @@ class Seat:
     on_pause: list[Callable[[], None]] = attrs.field(init=False, factory=list)
     on_resume: list[Callable[[], None]] = attrs.field(init=False, factory=list)
     on_over: list[Callable[[str], None]] = attrs.field(init=False, factory=list)
-    """Called with the former incarnation once there is another."""
+    """Called with the former incarnation once there is another, and once another process has its name."""
     on_joined: list[Callable[[], Awaitable[None]]] = attrs.field(init=False, factory=list)
     """Awaited after these, one after the other, before the pause ends; begun again where this one, too, was
     over meanwhile."""
     _joining: trio.CancelScope | None = attrs.field(init=False, default=None)
     """What comes back from the end of an incarnation."""
+    _drawn: set[str] = attrs.field(init=False, factory=set)
+    """As whom it has tried to join: it may have, although the answer was lost."""
     _encoded: Mapping[str, bytes] = attrs.field(init=False, default=_NOTHING)
     _beaten: trio.Event = attrs.field(init=False, factory=trio.Event)
     _resumed: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -135,9 +140,10 @@ class Seat:
 
     async def _join(self) -> None:
         incarnation = f"{self.name}#{secrets.token_hex(8)}"
+        self._drawn.add(incarnation)
         began = self.now()
         renewal = await self.engine.join(incarnation, self._say(), self.lease)
-        self.incarnation = incarnation
+        self.incarnation, self._drawn = incarnation, {incarnation}
         self._renewed(renewal, began)
 
     async def run(self) -> None:
@@ -176,25 +182,48 @@ class Seat:
             if self._joining is None:
                 self._resume()
             return
-        former = self.incarnation
+        former, usurped = self.incarnation, self.usurped
         self._pause()
         if self._joining is not None:
             self._joining.cancel()
+            self._joining = None
+        if self._is_usurped(renewal):
+            if not usurped:
+                self._over(former)
+            return
         logger.warning("node %s: its lease was over, and others may have taken rooms over", former)
         await self._join()
-        for told in self.on_over:
-            told(former)
+        self.usurped = False
+        self._over(former)
         self._joining = trio.CancelScope()
         nursery.start_soon(self._come_back, self._joining)
+
+    def _is_usurped(self, renewal: Renewal) -> bool:
+        """Whether another process has this node's name: they would take it from each other for ever."""
+        twins = [one for one in renewal.members if _name(one) == self.name and one not in self._drawn]
+        if twins and not self.usurped:
+            self.usurped = True
+            logger.error(
+                "node %s: another process has joined as %s, so this one lets go of its rooms until that one "
+                "has ended; give each node a name of its own",
+                self.incarnation,
+                twins[0],
+            )
+        return bool(twins)
+
+    def _over(self, former: str) -> None:
+        for told in self.on_over:
+            told(former)
 
     async def _come_back(self, scope: trio.CancelScope) -> None:
         """Find out what is left of what the former one had, while the new lease is renewed."""
         with scope:
             for told in self.on_joined:
                 await told()
+                if self._joining is not scope:
+                    return
             self._joining = None
-            if self.now() < self.deadline:
-                self._resume()
+            self._resume()
 
     def _say(self) -> bytes:
         return cbor2.dumps(dict(self._about()))
@@ -208,10 +237,10 @@ class Seat:
         self._encoded = renewal.members
         self.members = members = dict(_members(renewal.members, said, before))
         for incarnation, member in before.items():
-            if incarnation not in members and incarnation != self.incarnation:
+            if incarnation not in members and member.name != self.name:
                 _tell(self.on_gone, member)
         for incarnation, member in members.items():
-            if incarnation != self.incarnation and before.get(incarnation) is not member:
+            if member.name != self.name and before.get(incarnation) is not member:
                 _tell(self.on_change if incarnation in before else self.on_come, member)
 
     def _pause(self) -> None:
@@ -231,6 +260,10 @@ class Seat:
         resumed.set()
         for told in self.on_resume:
             told()
+
+
+def _name(incarnation: str) -> str:
+    return incarnation.partition("#")[0]
 
 
 def _tell(told: list[Callable[[Member], None]], member: Member) -> None:
