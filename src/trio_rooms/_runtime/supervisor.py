@@ -982,9 +982,7 @@ class Supervisor:
         failure = Unavailable(key, "it has moved, and what has become of this is not known")
         roster, actor = self._hub.rosters.get(key), self._actors.get(key)
         if roster is not None:
-            for job in self._hub.drop_output(roster):
-                if isinstance(job, Late):
-                    job.refuse(failure)
+            self._drop_output(roster, failure)
             self._hub.close_room(roster, CloseCode.RESTART, "the room has moved", ended=True)
             roster.journal = None
         record = self._records.pop(key, None)
@@ -1005,6 +1003,12 @@ class Supervisor:
                 actor.dispose()
         elif roster is not None:
             self._hub.forget(roster)
+
+    def _drop_output(self, roster: Roster, failure: Unavailable) -> None:
+        """Forget what a room has still to send, and tell who waits for that as well."""
+        for job in self._hub.drop_output(roster):
+            if isinstance(job, Late):
+                job.refuse(failure)
 
     # The end.
 
@@ -1064,6 +1068,11 @@ class Supervisor:
             actor.give_up()
         for record in self._records.values():
             record.abandon()
+        if self.paused:
+            # Nobody will be told any more what rooms did; but clients are, that they are to go.
+            for roster in [*self._hub.rosters.values()]:
+                self._drop_output(roster, Unavailable(roster.key, _OUT_OF_TOUCH))
+            self.resume()
         self._closed = True
         self.sweeper.close()
         self.users.office.close()

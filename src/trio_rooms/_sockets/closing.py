@@ -100,6 +100,10 @@ class Closing:
         if self._begin(link, code, report=True):
             self._send_close(link, frame)
 
+    def is_close(self, job: object) -> bool:
+        """Whether a piece of output is the close of a connection."""
+        return isinstance(job, partial) and job.func == self._send_close
+
     def _begin(self, link: Link, code: int, *, report: bool) -> bool:
         """Take a connection that is to be closed out of its room; False where it has left already."""
         flags = link.flags

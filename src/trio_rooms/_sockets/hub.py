@@ -791,9 +791,15 @@ class SocketHub:
         self._fan_out.let_go()
         self.standstill.end()
 
-    def drop_output(self, roster: Roster) -> Iterable[Callable[[float], bool]]:
-        """Forget what a room has still to send; returns that."""
-        return self._fan_out.drop(roster)
+    def drop_output(self, roster: Roster) -> list[Callable[[float], bool]]:
+        """Forget what a room has still to send, but for its closes; returns that."""
+        dropped = []
+        for job in self._fan_out.drop(roster):
+            if self.closing.is_close(job):
+                self._fan_out.do(roster, job)
+            else:
+                dropped.append(job)
+        return dropped
 
     def _send_frame_later(self, link: Link, frame: bytes) -> None:
         """See `send_frame`."""
