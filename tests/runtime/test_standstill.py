@@ -130,10 +130,10 @@ async def silent(client: MemoryClient, seconds: float = 1) -> None:
 
 async def answers(client: MemoryClient, count: int) -> list[tuple[int, Any]]:
     """The next messages, each an answer: the id, with the data or the code of the error."""
-    found = []
-    for one in await client.receive_many(count):
-        found.append((one["ack"], one["error"]["code"] if "error" in one else one.get("data")))
-    return found
+    return [
+        (one["ack"], one["error"]["code"] if "error" in one else one.get("data"))
+        for one in await client.receive_many(count)
+    ]
 
 
 # What waits.
@@ -284,9 +284,7 @@ async def test_the_rooms_can_be_closed_while_all_stands_still(autojump_clock: Mo
         assert await client.ask("add", 1) == 1
         run.supervisor.pause()
         await run.rooms.aclose()
-        with pytest.raises(trio.EndOfChannel):
-            while True:
-                await client.receive()
+        assert [one["ack"] async for one in client if "ack" in one] == []
         assert client.closed == Closed(1001, "the server is going away")
 
 
@@ -333,7 +331,7 @@ async def test_a_plain_room_closes_who_waits_for_long(autojump_clock: MockClock)
         with pytest.raises(trio.EndOfChannel):
             await client.receive()
         assert client.closed == Closed(1013, "the room cannot be reached now")
-        assert not run.supervisor.resume()
+        run.supervisor.resume()
 
 
 async def test_what_has_happened_is_not_refused(autojump_clock: MockClock) -> None:
@@ -513,7 +511,7 @@ STAGES = (
 async def test_a_room_that_somebody_else_has_is_let_go_of_in_every_stage(
     stage: str, durability: str, autojump_clock: MockClock
 ) -> None:
-    """Nothing of it is written or said any more, whoever waits is told so, and it begins anew when it is asked."""
+    """Nothing of it is written or said any more, who waits is told so, and who asks later finds a new life."""
     room = ledger(durability)
     room.on_wake(_wake)
     room.on("crash")(_crash)
@@ -545,9 +543,7 @@ async def test_a_room_that_somebody_else_has_is_let_go_of_in_every_stage(
         assert "ledger/x" not in run.supervisor._records
         run.supervisor.resume()
         for client in (ana, bob):
-            with pytest.raises(trio.EndOfChannel):
-                while True:
-                    assert (await client.receive()).get("event") != "slow"
+            assert "slow" not in [one.get("event") async for one in client]
             assert client.closed == Closed(1012, "the room has moved")
         await wait_all_tasks_blocked()
         assert len(unavailable) == asked

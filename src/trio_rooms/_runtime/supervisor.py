@@ -965,7 +965,6 @@ class Supervisor:
     def _moved(self, record: Record) -> None:
         """The store says that somebody else has a room."""
         if self._records.get(record.key) is record and self.on_moved is not None:
-            logger.warning("room %s has moved: somebody else has written it", record.key)
             self.forsake(record.key)
             self.on_moved(record.key)
 
