@@ -511,7 +511,7 @@ STAGES = (
 async def test_a_room_that_somebody_else_has_is_let_go_of_in_every_stage(
     stage: str, durability: str, autojump_clock: MockClock
 ) -> None:
-    """Nothing of it is written or said any more, who waits is told so, and who asks later finds a new life."""
+    """Nothing of it is written or said any more, who waits is told so, who asks later finds a new life."""
     room = ledger(durability)
     room.on_wake(_wake)
     room.on("crash")(_crash)

@@ -30,6 +30,7 @@ from .ownership import Ownership
 from .router import Router
 from .seat import Member, Seat
 from .share import Share
+from .watchman import Watchman
 
 __all__ = ["Cluster", "ClusterStatistics"]
 
@@ -179,6 +180,12 @@ class Cluster:
 
     async def run(self) -> None:
         """See `Node`."""
+        watchman = Watchman(self.seat, self._runtime.hub)
+        with watchman.on_duty():
+            await self._run()
+
+    async def _run(self) -> None:
+        """Run what goes on for as long as the node does."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.lanes.run)
             nursery.start_soon(self.calls.run)

@@ -165,11 +165,12 @@ class Agenda:
                 return
             if left < math.inf and not self._wall.steady:
                 left = min(left, _LOOK)
+            until = min(now + left, self._from_the_start)
             if self.share is not None:
-                if now - self._looked >= _SHARED:
-                    return
-                left = min(left, self._looked + _SHARED - now)
-            await self._pause(min(now + left, self._from_the_start))
+                until = min(until, self._looked + _SHARED)
+                if until <= now:
+                    return  # Else the times, which are rounded, might never differ.
+            await self._pause(until)
 
     async def _pause(self, until: float) -> None:
         """Wait until a time of Trio's clock, or a poke."""
