@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import math
 import os
 import resource
 import shlex
@@ -32,6 +33,7 @@ NAMES: Final = (
     "connect",
     "start",
     "crash",
+    "cluster",
 )
 """All benchmarks, in the order in which they run."""
 RESULTS: Final = Path(__file__).resolve().parent / "results"
@@ -83,6 +85,7 @@ def main(arguments: list[str]) -> int:
         connections=asked.connections,
         kills=asked.kills,
         seed=asked.seed,
+        minutes=asked.minutes,
         beside=asked.beside and asked.beside.resolve(),
         command=shlex.join(["benchmarks/run", *arguments]),
     )
@@ -205,7 +208,10 @@ def _parser() -> argparse.ArgumentParser:
         "--connections", metavar="N", type=_count, help="so many, where a benchmark has a number of them"
     )
     parser.add_argument("--kills", metavar="N", type=_count, help="kill a server so often, in crash (200)")
-    parser.add_argument("--seed", metavar="N", type=_count, help="of random numbers, in crash")
+    parser.add_argument("--seed", metavar="N", type=_count, help="of random numbers, in crash and cluster")
+    parser.add_argument(
+        "--minutes", metavar="M", type=_minutes, help="disturb nodes for so long, in cluster (5)"
+    )
     parser.add_argument(
         "--beside", metavar="DIR", type=Path, help="ours once more, of another checkout of it, in echo"
     )
@@ -220,6 +226,16 @@ def _parser() -> argparse.ArgumentParser:
         help="run none; write Markdown and pictures into DIR from the JSON in --results",
     )
     return parser
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of minutes, such as 0.5")
+    return minutes
 
 
 def _count(text: str) -> int:

@@ -2,10 +2,7 @@
 
     python -m benchmarks.servers.ledger DIRECTORY PORT
 
-A line on its standard input is ``start``, ``kill`` (with SIGKILL) or ``stop`` (with SIGTERM). After ``start``
-it says ``listening on ws://...``, after the others how the server has ended: its exit status, or minus the
-signal. Each server is a process of its own that has nothing from those before it. It is forked from one that
-has imported everything, so that many can be killed in a minute, and leads no process group: all end together.
+It does what `benchmarks.servers.forking` says. After ``start`` it says ``listening on ws://...``.
 
 The ledger is that of the examples, and has what is due later besides. Whatever changes a balance is in the
 balance once; the lines in ``DIRECTORY/fired``, which no store knows of, are as many as there were tries.
@@ -14,18 +11,19 @@ balance once; the lines in ``DIRECTORY/fired``, which no store knows of, are as 
 from __future__ import annotations
 
 import os
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import attrs
 import trio
 
+from benchmarks.servers.forking import obey
 from examples.ledger import Add, Balance, Ledger
 from trio_rooms import Context, DiskStore, Fire, Room, Rooms, run
 
-__all__ = ["FIRED", "room"]
+__all__ = ["FIRED", "listening", "open_traces", "room"]
 
 FIRED: Final = "fired"
 """The file, in the directory of the store, with a line for each time that a deposit was made."""
@@ -75,54 +73,23 @@ def _add(ctx: Context[Ledger], amount: int) -> int:
     return ctx.state.balance
 
 
-def _serve(directory: Path, port: int) -> None:
-    async def listening(rooms: Rooms) -> None:
-        print(f"listening on {rooms.addresses[0]}", flush=True)
-        await trio.sleep_forever()
-
+def open_traces(directory: Path) -> None:
+    """Open the file in which it is written down that a deposit is made."""
     global _fired  # noqa: PLW0603 (of this process, and before anything runs)
     directory.mkdir(exist_ok=True)
     _fired = os.open(directory / FIRED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+async def listening(rooms: Rooms) -> None:
+    """Say where."""
+    print(f"listening on {rooms.addresses[0]}", flush=True)
+    await trio.sleep_forever()
+
+
+def _serve(directory: Path, port: int) -> None:
+    open_traces(directory)
     run([room], listening, port=port, store=DiskStore(directory))
 
 
-def _fork(directory: Path, port: int) -> int:
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        _serve(directory, port)
-        status = 0
-    finally:
-        # Nothing of the parent is to be ended twice.
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def _ended(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def main(directory: Path, port: int) -> None:
-    """Obey until the standard input ends."""
-    child = 0
-    try:
-        for line in sys.stdin:
-            match line.strip():
-                case "start":
-                    child = _fork(directory, port)
-                case command:
-                    os.kill(child, signal.SIGKILL if command == "kill" else signal.SIGTERM)
-                    child, status = 0, _ended(child)
-                    print(status, flush=True)
-    finally:
-        if child:
-            os.kill(child, signal.SIGKILL)
-            _ended(child)
-
-
 if __name__ == "__main__":
-    # An exception, so that the server is ended; it has its own way with this signal.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    obey(partial(_serve, Path(sys.argv[1]), int(sys.argv[2])))

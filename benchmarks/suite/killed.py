@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -21,7 +22,16 @@ from benchmarks.suite.ledgers import Account, Member, Wrong
 from benchmarks.suite.processes import ROOT
 from trio_rooms.client import RemoteRoom, connect_room
 
-__all__ = ["Server", "Tally", "kill_again_and_again"]
+__all__ = [
+    "Crowd",
+    "Server",
+    "Tally",
+    "check_fired",
+    "first_wrong",
+    "free_port",
+    "kill_again_and_again",
+    "started",
+]
 
 _LIVES: Final = (0.0, 0.5)
 """Seconds, from and to, that a server lives once it listens."""
@@ -80,13 +90,14 @@ class Server:
         """Start it; returns at once."""
         await self._tell("start")
 
-    async def wait_listening(self) -> None:
+    async def wait_listening(self, patience: float = _PATIENCE) -> None:
         """Wait until it listens.
 
         Raises:
             Wrong: it said something else.
+            trio.TooSlowError: it did not within so many seconds.
         """
-        told = await self._line()
+        told = await self._line(patience)
         if not told.startswith("listening on "):
             raise Wrong(f"the server said {told!r}")
 
@@ -102,6 +113,14 @@ class Server:
         """Stop it in order."""
         await self._end("stop", 0)
 
+    async def pause(self) -> None:
+        """Let it do nothing."""
+        await self._tell("pause")
+
+    async def go_on(self) -> None:
+        """Let it go on after a pause."""
+        await self._tell("continue")
+
     async def _end(self, command: str, wanted: int) -> None:
         await self._tell(command)
         told = await self._line()
@@ -114,9 +133,9 @@ class Server:
         assert self._process.stdin is not None
         await self._process.stdin.send_all(command.encode() + b"\n")
 
-    async def _line(self) -> str:
+    async def _line(self, patience: float = _PATIENCE) -> str:
         assert self._process.stdout is not None
-        with trio.fail_after(_PATIENCE):
+        with trio.fail_after(patience):
             while b"\n" not in self._unread:
                 data = await self._process.stdout.receive_some()
                 if not data:
@@ -126,12 +145,17 @@ class Server:
         return line.decode()
 
 
-@contextlib.asynccontextmanager
-async def ledgers(directory: Path, log: Path) -> AsyncIterator[Server]:
-    """Whoever starts ledger servers in a directory; all is gone at the end of the block."""
+def free_port() -> int:
+    """A port that nobody has."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
-    command = [sys.executable, "-m", "benchmarks.servers.ledger", str(directory), str(port)]
+        return port
+
+
+@contextlib.asynccontextmanager
+async def started(module: str, *arguments: str, port: int, log: Path) -> AsyncIterator[Server]:
+    """Whoever starts servers as `benchmarks.servers.forking` does; all is gone at the end of the block."""
+    command = [sys.executable, "-m", module, *arguments]
     with log.open("ab") as errors:
         process = await trio.lowlevel.open_process(
             command,
@@ -186,27 +210,33 @@ async def kill_again_and_again(
         wrong, rest = group.split(Wrong)
         if wrong is None or rest is not None:
             raise
-        raise _first(wrong) from None
+        raise first_wrong(wrong) from None
 
 
-def _first(group: BaseExceptionGroup[Wrong]) -> Wrong:
+def first_wrong(group: BaseExceptionGroup[Wrong]) -> Wrong:
+    """One of those in a group, at whatever depth."""
     inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+    return first_wrong(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 async def _kill(
     directory: Path, kills: int, seed: int, clients: int, accounts: int, told: Callable[[int], None]
 ) -> Tally:
-    crowd = _Crowd([Account(str(number)) for number in range(accounts)], random.Random(seed))
-    tally = crowd.tally
-    async with ledgers(directory / "store", directory / "log") as server:
+    port = free_port()
+    crowd = Crowd(
+        [Account(str(number)) for number in range(accounts)],
+        random.Random(seed),
+        f"ws://127.0.0.1:{port}",
+    )
+    tally, store = crowd.tally, directory / "store"
+    async with started(
+        "benchmarks.servers.ledger", str(store), str(port), port=port, log=directory / "log"
+    ) as server:
         await server.start()
         await server.wait_listening()
         async with trio.open_nursery() as nursery:
             for number in range(clients):
-                nursery.start_soon(
-                    crowd.add, server.port, crowd.accounts[number % accounts], f"client {number}"
-                )
+                nursery.start_soon(crowd.add, crowd.accounts[number % accounts], f"client {number}")
             for number in range(kills):
                 told(number)
                 if crowd.random.random() < _AT_START and number:
@@ -232,11 +262,16 @@ async def _kill(
                 account.check(answer["balance"], answer["count"])
         await server.stop()
     tally.asked = sum(len(account.asked) for account in crowd.accounts)
-    _check_fired(directory / "store" / FIRED, crowd.later, tally)
+    check_fired(store / FIRED, crowd.later, tally)
     return tally
 
 
-def _check_fired(file: Path, later: Counter[tuple[str, int]], tally: Tally) -> None:
+def check_fired(file: Path, later: Counter[tuple[str, int]], tally: Tally) -> None:
+    """Compare what was due with what clients wanted to be added later.
+
+    Raises:
+        Wrong: something was never due, or nobody had asked for it.
+    """
     tries = Counter[tuple[str, int]]()
     for line in file.read_text().splitlines():
         id_, amount = line.split()
@@ -249,24 +284,48 @@ def _check_fired(file: Path, later: Counter[tuple[str, int]], tally: Tally) -> N
 
 
 @attrs.define(eq=False)
-class _Crowd:
-    """The clients."""
+class Crowd:
+    """The clients.
+
+    Args:
+        accounts: the ledgers that they share.
+        random: says who does what and when.
+        url: where the server is.
+        open_stream: connects in the place of TCP, where there are several servers.
+    """
 
     accounts: list[Account]
     random: random.Random
+    url: str
+    open_stream: Callable[[], Awaitable[trio.abc.Stream]] | None = None
     tally: Tally = attrs.field(factory=Tally)
     ending: trio.Event = attrs.field(factory=trio.Event)
     later: Counter[tuple[str, int]] = attrs.field(factory=Counter)
 
-    async def add(self, port: int, account: Account, name: str) -> None:
+    def connect(
+        self, path: str, protocol: Literal["json", "cbor"]
+    ) -> AbstractAsyncContextManager[RemoteRoom]:
+        """A client that soon notices when it has lost its server, and comes back at once."""
+        return connect_room(
+            self.url + path,
+            protocol=protocol,
+            open_stream=self.open_stream,
+            open_within=_ENDING,
+            attempt_timeout=3,
+            first_delay=0.01,
+            max_delay=0.1,
+            ping_interval=2,
+            ping_timeout=2,
+        )
+
+    async def add(self, account: Account, name: str) -> None:
         """One client after another, until the end; the last of them stays until it has heard everything."""
-        url = f"ws://127.0.0.1:{port}/ledger/{account.id}"
         while not self.ending.is_set():
             member = Member(account, name)
             protocol: Literal["json", "cbor"] = self.random.choice(["json", "cbor"])
             self.tally.sessions += 1
             async with (
-                connect_room(url, protocol=protocol, first_delay=0.01, max_delay=0.1) as room,
+                self.connect(f"/ledger/{account.id}", protocol) as room,
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(self._listen, room, member)

@@ -34,6 +34,7 @@ class Options:
     connections: int | None = None
     kills: int | None = None
     seed: int | None = None
+    minutes: float | None = None
     beside: Path | None = None
     command: str = "benchmarks/run"
 

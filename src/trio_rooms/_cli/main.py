@@ -108,6 +108,7 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument(
         "--data", metavar="DIR", type=arguments.folder, help="where to keep rooms (default: in memory)"
     )
+    _add_engine(parser)
     parser.add_argument(
         "--idle-timeout",
         metavar="S",
@@ -185,6 +186,38 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         choices=("text", "json"),
         default="text",
         help="how the log is written: lines for people, or an object of JSON in each line (%(default)s)",
+    )
+
+
+def _add_engine(parser: _Parser) -> None:
+    parser.add_argument(
+        "--engine",
+        metavar="URL",
+        help="be one of several nodes that keep their rooms there together, as valkey://HOST:PORT",
+    )
+    parser.add_argument(
+        "--node",
+        metavar="NAME",
+        type=arguments.node,
+        help="with --engine: the name of this node, which no other has (default: one that is drawn)",
+    )
+    parser.add_argument(
+        "--lease",
+        metavar="S",
+        type=arguments.lease,
+        help="with --engine: seconds after which others take over from this node if it is dead (10)",
+    )
+    parser.add_argument(
+        "--engine-durability",
+        choices=("always", "everysec"),
+        help="with --engine: what the engine has to do before something counts as kept: write it to its disk "
+        "(always), or be about to, so that a power failure may cost the last second (everysec)",
+    )
+    parser.add_argument(
+        "--engine-replicas",
+        metavar="N",
+        type=arguments.number,
+        help="with --engine: how many of its replicas have to have what is kept, too (0)",
     )
 
 

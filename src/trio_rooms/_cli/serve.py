@@ -19,6 +19,7 @@ from trio_rooms._rooms import Rooms
 from trio_rooms._run import run
 from trio_rooms.stores.sqlite.store import DiskStore
 
+from .engine import engine_options
 from .loading import find_rooms
 from .tokens import read_token
 
@@ -38,6 +39,7 @@ def serve(options: argparse.Namespace) -> int:
         RoomsError: nobody may listen there, the store cannot be opened, or another failure of the runtime.
     """
     log_to_stderr(options.log_format)
+    engine = engine_options(options)
     token = read_token(options.admin_token_file)
     rooms = find_rooms(options.target)
     chosen = None if options.policy is None else _POLICIES[options.policy]()
@@ -64,6 +66,7 @@ def serve(options: argparse.Namespace) -> int:
         store=None if options.data is None else DiskStore(options.data),
         policy=policy,
         max_message_size=options.max_message_size,
+        **engine,
     )
     return 0
 
@@ -81,7 +84,9 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 async def _announce(options: argparse.Namespace, rooms: Rooms) -> None:
     """Say where rooms are kept and served; programs read the one line on standard output."""
     await trio.lowlevel.checkpoint()
-    if options.data is None:
+    if options.engine is not None:
+        pass  # The node has said where it is.
+    elif options.data is None:
         logger.info("rooms are kept in memory and end with this process; --data DIR keeps them")
     else:
         logger.info("rooms are kept in %s", options.data)

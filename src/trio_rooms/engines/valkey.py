@@ -206,6 +206,10 @@ class Valkey(Engine):
         """See `Engine`."""
         return tuple(sorted(one.decode() for one in await self._call("nodes_of", user)))
 
+    def __str__(self) -> str:
+        """Where it is, without a password."""
+        return str(self._address)
+
     def store(self, fence: Fence, *, durable: bool) -> Store:
         """See `Engine`."""
         raise NotImplementedError

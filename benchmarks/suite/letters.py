@@ -1,0 +1,120 @@
+"""People who write to each other: each gets every letter once, and those of each sender in order."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+import attrs
+import trio
+
+from benchmarks.suite.ledgers import Wrong
+from trio_rooms.client import RemoteRoom
+
+__all__ = ["Person", "exchange"]
+
+_PAUSES: Final = (0.0, 0.3)
+"""Seconds between two letters of one person."""
+
+
+@attrs.define(eq=False)
+class Person:
+    """Who writes and is written to, with one session all the time."""
+
+    name: str
+    sent: Counter[str] = attrs.field(factory=Counter)
+    """How many letters to each other person were answered for."""
+    got: Counter[str] = attrs.field(factory=Counter)
+    """How many came from each."""
+    changed: trio.Event = attrs.field(factory=trio.Event)
+    """Set when a letter came, and replaced."""
+    interrupted: int = 0
+    """How often there was no connection."""
+
+    def hear(self, name: str, data: Any) -> None:
+        """Take one event.
+
+        Raises:
+            Wrong: it is not the one that had to come.
+        """
+        if name != "letter":
+            raise Wrong(f"{self.name} heard {name}: {data}")
+        sender, number = data
+        if number != self.got[sender] + 1:
+            raise Wrong(f"{self.name} got letter {number} of {sender} after letter {self.got[sender]}")
+        self.got[sender] = number
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+async def exchange(
+    people: list[Person],
+    connect: Callable[[str], AbstractAsyncContextManager[RemoteRoom]],
+    chance: random.Random,
+    ending: trio.Event,
+    patience: float,
+) -> None:
+    """Let people write to each other until it ends, and then until everybody has got everything.
+
+    Args:
+        people: all of them.
+        connect: makes a client, by its path.
+        chance: says who writes to whom and when.
+        ending: set when nobody is to write any more.
+        patience: seconds that it may take then until everything has come.
+
+    Raises:
+        Wrong: a letter came twice, out of order, or not.
+    """
+    silent = [len(people)]
+    all_sent = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for number, person in enumerate(people):
+            path = f"/letters/{number % 5}?user={person.name}"
+            nursery.start_soon(
+                _live, person, people, path, connect, chance, ending, patience, silent, all_sent
+            )
+
+
+async def _live(
+    person: Person,
+    people: list[Person],
+    path: str,
+    connect: Callable[[str], AbstractAsyncContextManager[RemoteRoom]],
+    chance: random.Random,
+    ending: trio.Event,
+    patience: float,
+    silent: list[int],
+    all_sent: trio.Event,
+) -> None:
+    async with connect(path) as room, trio.open_nursery() as nursery:
+        nursery.start_soon(_read, room, person)
+        while not ending.is_set():
+            to = chance.choice(people).name
+            await room.ask("write", {"to": to, "number": person.sent[to] + 1})
+            person.sent[to] += 1
+            with trio.move_on_after(chance.uniform(*_PAUSES)):
+                await ending.wait()
+        silent[0] -= 1
+        if not silent[0]:
+            all_sent.set()
+        await all_sent.wait()
+        wanted = Counter({other.name: other.sent[person.name] for other in people})
+        with trio.move_on_after(patience) as scope:
+            while person.got != +wanted:
+                await person.changed.wait()
+        if scope.cancelled_caught:
+            missing = {
+                name: (person.got[name], count) for name, count in wanted.items() if person.got[name] != count
+            }
+            raise Wrong(f"{person.name} waits for letters, by sender those that came and all: {missing}")
+        person.interrupted = room.statistics().connects - 1
+        nursery.cancel_scope.cancel()
+
+
+async def _read(room: RemoteRoom, person: Person) -> None:
+    async for event in room:
+        person.hear(event.name, event.data)
