@@ -15,7 +15,7 @@ import trio
 from trio_rooms._room.answers import Answer
 from trio_rooms.errors import RoomsClosed, RoomsError, Unavailable
 
-from .failures import pack, unpack
+from .failures import Crowded, pack, unpack
 from .lanes import Lane, Lanes
 
 __all__ = ["LARGEST", "MOST", "Calls", "Reply"]
@@ -209,7 +209,7 @@ class Calls:
         if len(content) > LARGEST:
             raise Unavailable(incarnation, f"more than {LARGEST:,} bytes do not go to its node")
         if len(calling.waiting) >= MOST or lane.size + len(content) > _MOST_WAITING:
-            raise Unavailable(incarnation, "too much waits for its node")
+            raise Crowded(incarnation, "too much waits for its node")
         calling.number += 1
         calling.waiting[calling.number] = (done, failed)
         lane.post(_CALL, calling.number, name, content)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from trio_rooms import errors
-from trio_rooms.errors import RoomsError
+from trio_rooms.errors import RoomsError, Unavailable
 
-__all__ = ["NotHere", "pack", "unpack"]
+__all__ = ["Crowded", "NotHere", "pack", "unpack"]
 
 _LONGEST: Final = 10_000
 """Characters of a text that goes along."""
@@ -15,6 +15,10 @@ _LONGEST: Final = 10_000
 
 class NotHere(RoomsError):
     """A node was asked about a room that is not at home there; nothing of it was done."""
+
+
+class Crowded(Unavailable):
+    """So much waits for a node that it gets no more for a while; nothing was sent."""
 
 
 _FIELDS: Final[dict[type[Exception], tuple[str, ...]]] = {
@@ -29,7 +33,7 @@ _FIELDS: Final[dict[type[Exception], tuple[str, ...]]] = {
     errors.AskTimeout: ("key", "event", "timeout"),
     errors.NotSaved: ("key", "why"),
     errors.RoomFailed: ("key", "why"),
-    errors.Unavailable: ("key", "why"),
+    Unavailable: ("key", "why"),
     errors.SnapshotError: ("key", "why"),
     errors.SnapshotCorrupt: ("key", "why"),
     errors.MigrationError: ("key", "why"),

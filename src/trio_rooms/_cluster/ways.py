@@ -14,7 +14,7 @@ import trio
 from trio_rooms.errors import RoomsClosed, RoomsError, Unavailable
 
 from .calls import Calls
-from .failures import NotHere
+from .failures import Crowded, NotHere
 
 __all__ = ["Homes", "Letter", "Seated", "Ways"]
 
@@ -29,6 +29,10 @@ _LETTER: Final = 500
 _PAUSES: Final = (0.0, 0.05, 0.3, 0.5)
 """Seconds that are waited before a home is looked for, by how often a letter has found its room gone; then
 that is given up. In these times all nodes hear of one that has come."""
+
+
+_CROWDED: Final = 0.02
+"""Seconds until it is tried again where too much waits for a node."""
 
 
 class Homes(Protocol):
@@ -89,11 +93,16 @@ class Letter:
 
 @attrs.define(eq=False)
 class _Way:
-    """The letters for one room."""
+    """The letters for one room.
+
+    They go to one node, pipelined, until that refuses one. Then it refuses all of the same turn, and what is
+    sent meanwhile waits; so when the last one is back, it is known of each whether it was taken, and all
+    that were not go on, with a new turn, to where the room is then.
+    """
 
     key: str
     home: str = ""
-    """The other node where it is, as far as that is known."""
+    """The other node where it is, as far as that is known; empty from the first refusal on."""
     turn: int = 0
     """Grows each time that its home is looked for: who has refused a letter refuses all of that turn."""
     waiting: deque[Letter] = attrs.field(factory=deque)
@@ -106,8 +115,6 @@ class _Way:
     refused: int = 0
     """The number of the last of them."""
     looking: bool = False
-    landed: trio.Event | None = None
-    """Set when nothing is in flight."""
 
     @property
     def busy(self) -> bool:
@@ -152,9 +159,7 @@ class Ways:
             way = self._ways[key] = _Way(key, self._homes.known(key) or "", self._next_turn())
         self._count += 1
         self._size += size
-        if way.home and not (way.waiting or way.returned or self._homes.owns(key)):
-            self._post(way, letter)
-        else:
+        if not way.home or way.waiting or not self._post(way, letter):
             way.waiting.append(letter)
             self._look_soon(way)
         return True
@@ -170,18 +175,23 @@ class Ways:
 
     # To another node.
 
-    def _post(self, way: _Way, letter: Letter) -> None:
+    def _post(self, way: _Way, letter: Letter) -> bool:
+        """Send a letter to where the room is; False where there is no room for it now."""
         way.number += 1
         done, failed = partial(self._done, way, way.number), partial(self._failed, way, way.number)
         way.flight[way.number] = letter
         try:
             self._calls.post(way.home, letter.name, (way.key, way.turn, *letter.values), done, failed)
+        except Crowded:
+            del way.flight[way.number]
+            return False
         except Unavailable as error:
             # Nothing was sent. Where the node is gone, the room is elsewhere now.
             gone = way.home not in self._seat.members
             failed(NotHere(way.key) if gone else error)
         except RoomsError as error:
             failed(error)
+        return True
 
     def _done(self, way: _Way, number: int, value: Any) -> None:
         letter = way.flight.pop(number)
@@ -212,8 +222,6 @@ class Ways:
     def _after(self, way: _Way) -> None:
         """A letter has been answered, or has come back."""
         flight = way.flight
-        if not flight and way.landed is not None:
-            way.landed.set()
         if way.returned and not (flight and next(reversed(flight)) > way.refused):
             # All that was sent behind the first one has come back as well.
             way.waiting.extendleft(reversed(way.returned))
@@ -243,6 +251,12 @@ class Ways:
                 self._give_up_some(way)
                 if not way.waiting:
                     break
+                if way.home:
+                    # It was crowded. Meanwhile it may have refused what was sent before.
+                    await trio.sleep(_CROWDED)
+                    if way.home:
+                        self._send_waiting(way, way.home)
+                    continue
                 await trio.sleep(_PAUSES[max(letter.tries for letter in way.waiting)])
                 wants = any(letter.nobody is None for letter in way.waiting)
                 try:
@@ -250,11 +264,6 @@ class Ways:
                 except RoomsError as error:
                     why = error.why if isinstance(error, Unavailable) else str(error)
                     self._give_up(way, Unavailable(key, why))
-                    continue
-                if home == self._seat.incarnation and way.flight:
-                    # They come back, or were handled already.
-                    way.landed = trio.Event()
-                    await way.landed.wait()
                     continue
                 self._send_waiting(way, home)
         except trio.Cancelled:
@@ -286,20 +295,19 @@ class Ways:
         """Send what waits to where the room is, in one step."""
         waiting, way.waiting = way.waiting, deque()
         mine = home == self._seat.incarnation
-        way.home = "" if mine else home
-        way.turn = self._next_turn()
+        if not way.home:
+            way.home = "" if mine else home
+            way.turn = self._next_turn()
         lost = mine and not self._homes.owns(way.key)
         for letter in waiting:
             letter.tries += lost
-            if lost or way.returned or not (home or letter.nobody):
+            if lost or way.waiting or not (home or letter.nobody):
                 way.waiting.append(letter)
             elif not home or mine:
                 self._settled(letter)
                 self._do(letter, letter.here if home else letter.nobody)
-            elif way.home:
-                self._post(way, letter)
-            else:
-                way.waiting.append(letter)  # The node has gone meanwhile.
+            elif not self._post(way, letter):
+                way.waiting.append(letter)
 
     def _do(self, letter: Letter, action: Callable[[], None] | None) -> None:
         """Do what a letter says, here."""
