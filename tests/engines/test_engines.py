@@ -7,7 +7,6 @@ import pytest
 from tests.valkey import Valkey as Server
 from trio_rooms.engines import Engine, MemoryEngine, Valkey
 from trio_rooms.testing import EngineConformance
-from trio_rooms.testing.engines import Members, Messages, Owners
 
 
 class TestMemoryEngine(EngineConformance):
@@ -25,7 +24,7 @@ class TestMemoryEngine(EngineConformance):
                 times[incarnation] -= seconds
 
 
-class TestValkey(Members, Owners, Messages):
+class TestValkey(EngineConformance):
     @pytest.fixture
     def engine(self, valkey: Server) -> Engine:
         return Valkey(valkey.url)

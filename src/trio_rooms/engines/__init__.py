@@ -14,9 +14,13 @@ __all__ = ["Claim", "Engine", "Fence", "MemoryEngine", "Renewal", "Valkey"]
 
 
 def __getattr__(name: str) -> Any:
-    # Who has no Valkey need not have installed what speaks to it.
-    if name == "Valkey":
+    """What is imported where it is used, since it needs what is not installed everywhere."""
+    if name != "Valkey":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
         from .valkey import Valkey  # noqa: PLC0415
-
-        return Valkey
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ImportError as error:
+        if error.name != "hiredis":
+            raise
+        raise ImportError("Valkey needs hiredis: pip install 'trio-rooms[valkey]'") from error
+    return Valkey

@@ -14,6 +14,7 @@ from trio_rooms._loop.groups import first_error
 from trio_rooms._valkey import Address, Argument, Durability, Library, Server, ServerError
 from trio_rooms.errors import EngineError, EngineLost
 from trio_rooms.stores.base import Store
+from trio_rooms.stores.valkey.store import ValkeyStore
 
 from .base import Claim, Engine, Fence, Renewal
 
@@ -212,7 +213,10 @@ class Valkey(Engine):
 
     def store(self, fence: Fence, *, durable: bool) -> Store:
         """See `Engine`."""
-        raise NotImplementedError
+        durability: Durability = self.durability if durable else "everysec"
+        return ValkeyStore(
+            self.url, prefix=self.prefix, durability=durability, replicas=self.replicas, fence=fence
+        )
 
 
 @attrs.define(eq=False)
