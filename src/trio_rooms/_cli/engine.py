@@ -40,7 +40,9 @@ def engine_options(options: argparse.Namespace) -> dict[str, Any]:
 def _engine(options: argparse.Namespace) -> Engine:
     try:
         from trio_rooms.engines.valkey import Valkey  # noqa: PLC0415 (it imports what only a node needs)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "hiredis":
+            raise
         msg = "--engine takes hiredis: pip install 'trio-rooms[valkey]'"
         raise CommandFailed(msg) from error
     try:

@@ -114,7 +114,6 @@ class Cluster:
         self._beat = trio.CancelScope()
         self._beat_ended = trio.Event()
         self._open = False
-        self.seat.on_come.append(self._come)
         self.seat.on_gone.append(self._gone)
         self.seat.on_over.append(self._over)
         self.ownership.on_lost.append(self._lost)
@@ -166,6 +165,7 @@ class Cluster:
         spawn_system_task(self._renew, name="the lease of trio_rooms")
         others = sorted(one.name for one in self.seat.members.values() if one.name != self.name)
         among = f"with {', '.join(others)}" if others else "the first one here"
+        self.seat.on_come.append(self._come)  # Those who were there before have not.
         logger.info("this is node %s, %s; rooms are kept in %s", self.name, among, self.engine)
 
     async def _renew(self) -> None:
