@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from trio_rooms import Context, Disconnect, Room, Rooms, open_rooms
+from trio_rooms import Admitted, ConnectRequest, Context, Disconnect, Policy, Room, Rooms, open_rooms
 from trio_rooms.engines import MemoryEngine
 from trio_rooms.testing import MemoryClient, connect
 
@@ -42,6 +42,15 @@ def chat(**settings: Any) -> Room[Any]:
     @room.on("who")
     async def who(ctx: Context[Any]) -> list[Any]:
         return [ctx.connection.id, ctx.connection.user, ctx.connection.attachment]
+
+    @room.authenticate
+    async def admit(request: ConnectRequest) -> Admitted:
+        user = request.query.get("user")
+        return Admitted({"from": user}, user)
+
+    @room.on("people")
+    async def people(ctx: Context[Any]) -> list[Any]:
+        return sorted(ctx.room.users)
 
     @room.on("leave")
     async def leave(ctx: Context[Any], data: list[Any]) -> None:
@@ -166,3 +175,121 @@ async def test_how_a_connection_ends_is_known_on_both_sides(autojump_clock: Any)
         assert gone == [(names[0], 4321, True), (names[1], 1000, True)]
         assert a.statistics().hub.sockets == 1
         assert b.statistics().hub.sockets == 0
+
+
+async def test_who_is_here_is_known_everywhere(autojump_clock: Any) -> None:
+    """Users and what they are shown with are the home's, wherever their sockets are."""
+    async with (
+        nodes(MemoryEngine(), "a", "b", presence=True) as (a, b),
+        connect(a, "chat/x", query={"user": "ana"}, subprotocols=JSON) as ana,
+        connect(b, "chat/x", query={"user": "bo"}, subprotocols=JSON) as bo,
+    ):
+        assert await bo.ask("who") == [(await bo.ask("who"))[0], "bo", {"from": "bo"}]
+        assert await ana.ask("people") == ["ana", "bo"]
+        while "bo" not in str(await hear(ana, "rooms.presence")):
+            pass
+        await bo.hang_up()
+        assert "bo" in str(await hear(ana, "rooms.presence"))
+        assert await ana.ask("people") == ["ana"]
+
+
+async def closed_with(client: MemoryClient) -> int | None:
+    """The code that a client was closed with, once it is."""
+    with trio.fail_after(30):
+        async for _ in client:
+            pass
+    return None if client.closed is None else client.closed.code
+
+
+async def test_a_room_goes_on_elsewhere_when_its_home_is_gone(autojump_clock: Any) -> None:
+    """As soon as the lease is over; and who was cut off lets go of its own clients, too."""
+    engine = MemoryEngine()
+    async with (
+        nodes(engine, "a", "b", "c", durability="commit") as (a, b, c),
+        connect(a, "chat/x", subprotocols=JSON) as first,
+        connect(b, "chat/x", subprotocols=JSON) as second,
+    ):
+        for client in (first, second):
+            await hear(client, "rooms.welcome")
+        assert await second.ask("say", 1) == 1
+        assert await hear(second, "said") == [1]
+        began = trio.current_time()
+        engine.cut()  # That is a's view.
+        assert await closed_with(second) == 1012
+        assert trio.current_time() - began < 2.5
+        async with connect(c, "chat/x", resume=second) as again:
+            await hear(again, "rooms.welcome")
+            assert again.welcome is not None
+            assert again.welcome["resumed"]
+            assert await again.ask("say", 2) == 2
+            assert await hear(again, "said") == [2]
+            engine.mend()
+            assert await closed_with(first) == 1012
+            async with connect(a, "chat/x", resume=first) as back:
+                assert await hear(back, "said") == [2]
+                assert await back.ask("say", 3) == 3
+                assert await hear(again, "said") == [3]
+
+
+async def test_sockets_of_a_gateway_that_is_gone_are_lost(autojump_clock: Any) -> None:
+    """To the room they are as any that have broken."""
+    engine = MemoryEngine()
+    cut = engine.another()
+    async with (
+        open_rooms([chat()], engine=engine, node="a", lease=2) as a,
+        open_rooms([chat()], engine=cut, node="b", lease=2) as b,
+        connect(a, "chat/x", subprotocols=JSON) as first,
+    ):
+        await first.ask("say", 1)
+        await trio.sleep(1)
+        async with connect(b, "chat/x", subprotocols=JSON) as second:
+            await hear(second, "rooms.welcome")
+            assert a.statistics().hub.sockets == 2
+            cut.cut()
+            await trio.sleep(3)
+            assert a.statistics().hub.sockets == 1
+            await first.ask("say", 2)
+            cut.mend()
+            assert await closed_with(second) == 1012
+            async with connect(b, "chat/x", resume=second) as again:
+                assert await hear(again, "said") == [2]
+
+
+async def test_all_goes_on_when_the_engine_was_away(autojump_clock: Any) -> None:
+    """Nobody is closed, and nothing is lost, however long it took."""
+    engine = MemoryEngine()
+    async with (
+        nodes(engine, "a", "b") as (a, b),
+        connect(a, "chat/x", subprotocols=JSON) as first,
+        connect(b, "chat/x", subprotocols=JSON) as second,
+    ):
+        await second.ask("say", 0)
+        engine.down()
+        await trio.sleep(1)
+        await second.emit("say", 1)
+        await trio.sleep(20)
+        engine.up()
+        for client in (first, second):
+            assert await hear(client, "said", 2) == [0, 1]
+        assert await second.ask("say", 2) == 3
+
+
+async def test_a_room_that_fell_asleep_is_where_it_was(autojump_clock: Any) -> None:
+    """Far connections are parked as any others, and wake it."""
+    async with (
+        nodes(MemoryEngine(), "a", "b", policy=Policy(idle_timeout=10)) as (a, b),
+        connect(b, "chat/x", subprotocols=JSON) as first,
+        connect(a, "chat/x", subprotocols=JSON) as second,
+    ):
+        assert await second.ask("say", 1) == 1
+        await trio.sleep(1000)
+        assert b.statistics().supervisor.awake == 0
+        assert await second.ask("say", 2) == 2
+        assert await hear(first, "said", 2) == [1, 2]
+        assert a.statistics().supervisor.awake == 0
+        await first.hang_up()
+        await second.hang_up()
+        await trio.sleep(1000)
+        async with connect(a, "chat/x", subprotocols=JSON) as third:
+            assert await third.ask("say", 3) == 3
+            assert a.statistics().supervisor.awake == 1  # It has moved.

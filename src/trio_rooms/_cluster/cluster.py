@@ -95,6 +95,7 @@ class Cluster:
             engine, self.seat, used=self._has, opens=self._is_open, takes=self._takes
         )
         self.calls.on("take", self._take)
+        self.calls.on("has", self._owns)
         self.calls.on("drain", self._drain)
         durable = any(definition.gated for definition in definitions.values())
         self.store: Store = engine.store(self.ownership, durable=durable)
@@ -137,7 +138,7 @@ class Cluster:
         self._runtime = runtime
         self._addresses = addresses
         definitions, hub = self._supervisor.definitions, runtime.hub
-        self.homes = Gateway(self.lanes, self.ownership, self._takes, definitions, hub, runtime.deadlines)
+        self.homes = Gateway(self.lanes, self.ownership, self._is_at, definitions, hub, runtime.deadlines)
         self._doors = Doors(self.lanes, self.ownership, definitions, hub, self._supervisor, runtime.registrar)
         runtime.node = self
         users = runtime.supervisor.users
@@ -231,6 +232,15 @@ class Cluster:
     async def _take(self, incarnation: str, key: str) -> bool:  # noqa: ARG002 (whoever asks)
         """Take a room for which another node asks."""
         return await self.ownership.take(key)
+
+    async def _is_at(self, incarnation: str, key: str) -> bool:
+        """Ask another node whether a room is at home there."""
+        return bool(await self.calls.ask(incarnation, "has", key, timeout=_TAKING))
+
+    async def _owns(self, incarnation: str, key: str) -> bool:  # noqa: ARG002 (whoever asks)
+        """Say whether a room is at home here."""
+        await trio.lowlevel.checkpoint()
+        return self.ownership.owns(key)
 
     # What it has.
 

@@ -93,6 +93,8 @@ class Doors:
         lanes.on_message(SLOW, self._slow)
         lanes.on_message(DRAINED, self._drained)
         lanes.on_end.append(self._ended)
+        lanes.on_relief.append(self._go_on)
+        lanes.on_silence.append(self._go_on)
 
     # Coming.
 
@@ -118,7 +120,7 @@ class Doors:
         if not self._placement.accepts(key):
             lane.post(CLOSE, uplink, number, CloseCode.TRY_AGAIN_LATER, "this room is closed at the moment")
             return
-        gateway = _gateway(lane)
+        gateway = self._gateway(lane)
         door = gateway.doors.get(uplink)
         if door is None:
             door = gateway.doors[uplink] = Door(lane, gateway.outbound, uplink, key, self._released)
@@ -193,8 +195,16 @@ class Doors:
 
     # There.
 
+    def _gateway(self, lane: Lane) -> _Gateway:
+        """What is here of the gateway at the other end of a lane."""
+        gateway = lane.context.get("doors")
+        if gateway is None:
+            gateway = lane.context["doors"] = _Gateway(Outbound(lane, self._hub.stall))
+        assert isinstance(gateway, _Gateway)
+        return gateway
+
     def _link(self, lane: Lane, uplink: int, number: int) -> FarLink | None:
-        door = _gateway(lane).doors.get(uplink)
+        door = self._gateway(lane).doors.get(uplink)
         return None if door is None else door.links.get(number)
 
     def _mail(self, lane: Lane, uplink: int, number: int, message: str | bytes) -> None:
@@ -206,7 +216,7 @@ class Doors:
             else:
                 self._hub.take(link, message)
         else:
-            coming = _gateway(lane).coming.get((uplink, number))
+            coming = self._gateway(lane).coming.get((uplink, number))
             if coming is not None:
                 coming.mail.append(message)
 
@@ -224,7 +234,7 @@ class Doors:
 
     def _gone(self, lane: Lane, uplink: int, number: int, code: int, reason: str, clean: bool) -> None:
         """A connection has ended."""
-        gateway = _gateway(lane)
+        gateway = self._gateway(lane)
         coming = gateway.coming.get((uplink, number))
         if coming is not None:
             coming.gone = (code, reason, clean)
@@ -246,10 +256,16 @@ class Doors:
     def _tidy(self, door: Door) -> None:
         """Forget a door that nobody is behind."""
         if not door.links and not door.coming:
-            _gateway(door.lane).doors.pop(door.uplink, None)
+            self._gateway(door.lane).doors.pop(door.uplink, None)
+
+    def _go_on(self, lane: Lane) -> None:
+        """Rooms need not wait for a gateway any more."""
+        if "doors" in lane.context:
+            self._gateway(lane).outbound.go_on()
 
     def _ended(self, lane: Lane) -> None:
         """A lane has ended: the sockets at its other end are lost."""
+        self._go_on(lane)
         gateway = lane.context.get("doors")
         if gateway is not None and gateway.doors:
             self._spawn(self._lose, [link for door in gateway.doors.values() for link in door.links.values()])
@@ -271,12 +287,3 @@ class _Arrival:
     attachment: bytes | None
     flags: int
     presence: bytes
-
-
-def _gateway(lane: Lane) -> _Gateway:
-    """What is here of the gateway at the other end of a lane."""
-    gateway = lane.context.get("doors")
-    if gateway is None:
-        gateway = lane.context["doors"] = _Gateway(Outbound(lane))
-    assert isinstance(gateway, _Gateway)
-    return gateway

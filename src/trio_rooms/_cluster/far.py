@@ -10,13 +10,14 @@ from typing import Final
 import cbor2
 import trio
 
+from trio_rooms._sockets.fanout import Stalled
 from trio_rooms._sockets.flags import CLOSING, GONE, PAUSED, RELEASED
 from trio_rooms._sockets.replaying import Replaying
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._wire import frames
 
 from .kinds import ABORT, CLOSE, DRAIN, FRAMES, PAUSE
-from .lanes import Lane
+from .lanes import FULL, Lane
 
 __all__ = ["LONG", "Door", "FarLink", "FarOutput", "Lists", "Outbound"]
 
@@ -24,6 +25,12 @@ LONG: Final = 16
 """Sockets from which on a list is remembered at both ends."""
 _LISTS: Final = 64
 """Lists that are, in each direction of a lane."""
+_RUNS: Final = 64
+"""Frames that are gathered at most,"""
+_GATHERED: Final = 256 * 1024
+"""and bytes of them."""
+_WRITE: Final = 64
+"""Bytes that a socket counts as to which a frame is to be written: what else it costs is work."""
 _TICKS: Final = itertools.count(1)
 
 
@@ -52,62 +59,71 @@ class Lists:
 class _Run:
     """A frame, and who gets it so far."""
 
-    __slots__ = ("door", "frame", "numbers")
+    __slots__ = ("door", "frame", "numbers", "serial")
 
-    def __init__(self, door: Door, frame: bytes) -> None:
+    def __init__(self, door: Door, frame: bytes, serial: int) -> None:
         self.door = door
         self.frame = frame
         self.numbers: list[int] = []
+        self.serial = serial
 
 
 class Outbound:
     """Gathers what is sent to the sockets at one gateway: a frame for many of a room goes once.
 
+    Where the gateway writes more slowly than rooms send, those have to wait, as they would for their own
+    sockets; unless nothing is heard of it at all.
+
     Args:
         lane: the lane to it.
+        stall: has a room wait behind what it has sent.
     """
 
-    __slots__ = ("_before", "_lane", "_last", "_lists", "_serial")
+    __slots__ = ("_by_frame", "_lane", "_lists", "_runs", "_serial", "_size", "_stall", "_stalled")
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, stall: Callable[[Roster], Stalled]) -> None:
         self._lane = lane
+        self._stall = stall
+        self._stalled: dict[Roster, Stalled] = {}
         self._lists = Lists()
-        # A broadcast has two frames, one of each kind, and goes to clients of both in turn.
-        self._before: _Run | None = None
-        self._last: _Run | None = None
+        self._runs: list[_Run] = []
+        self._by_frame: dict[int, _Run] = {}
+        self._size = 0
         self._serial = 0
 
     def send(self, link: FarLink, frame: bytes) -> None:
         """Send a frame to one connection, behind what it was sent before."""
-        last, before = self._last, self._before
-        if last is not None and last.frame is frame and last.door is link.door:
-            last.numbers.append(link.number)
-            link.run = self._serial
-        elif (
-            before is not None
-            and before.frame is frame
-            and before.door is link.door
-            and link.run != self._serial  # Else it would get this one before what it was sent last.
-        ):
-            before.numbers.append(link.number)
-        else:
-            if before is not None:
-                self._put(before)
-            if last is None:
-                self._lane.gather(self.flush)
-            self._before, self._last = last, _Run(link.door, frame)
-            self._last.numbers.append(link.number)
-            self._serial += 1
-            link.run = self._serial
+        run = self._by_frame.get(id(frame))
+        # Runs go in the order in which they began: nobody gets into one who is in a later one.
+        if run is None or link.run > run.serial or run.door is not link.door:
+            run = self._begin(link, frame)
+        run.numbers.append(link.number)
+        link.run = run.serial
+
+    def _begin(self, link: FarLink, frame: bytes) -> _Run:
+        if not self._runs:
+            self._lane.gather(self.flush)
+        elif len(self._runs) >= _RUNS or self._size > _GATHERED:
+            self.flush()
+            self._lane.gather(self.flush)
+        self._serial += 1
+        run = _Run(link.door, frame, self._serial)
+        self._runs.append(run)
+        self._by_frame[id(frame)] = run
+        self._size += len(frame)
+        roster = link.roster
+        if self._lane.load > FULL and roster not in self._stalled and self._lane.up:
+            self._lane.strained = True
+            self._stalled[roster] = self._stall(roster)
+        return run
 
     def flush(self) -> None:
         """Nothing else joins what was gathered."""
-        before, last = self._before, self._last
-        self._before = self._last = None
-        if before is not None:
-            self._put(before)
-        if last is not None:
-            self._put(last)
+        runs, self._runs = self._runs, []
+        self._by_frame.clear()
+        self._size = 0
+        for run in runs:
+            self._put(run)
 
     def _put(self, run: _Run) -> None:
         uplink, numbers = run.door.uplink, run.numbers
@@ -120,7 +136,13 @@ class Outbound:
                     to = (numbers[0],)
                 else:
                     self._lists.keep(uplink, packed)
-        self._lane.put(cbor2.dumps((FRAMES, uplink, to, run.frame)))
+        self._lane.put(cbor2.dumps((FRAMES, uplink, to, run.frame)), _WRITE * len(numbers))
+
+    def go_on(self) -> None:
+        """Rooms that wait go on."""
+        stalled, self._stalled = self._stalled, {}
+        for one in stalled.values():
+            one.end()
 
 
 class Door:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import attrs
@@ -28,6 +29,8 @@ __all__ = ["Gateway", "Places"]
 
 _AT_ONCE: Final = 64
 """Sockets that are closed between two turns of the event loop."""
+_BEHIND: Final = 4
+"""Broadcasts that wait in one room, before the other node is held back."""
 _TRIES: Final = 4
 """How often a room is placed again that is not where it was."""
 _LOOK: Final = 0.05
@@ -79,7 +82,7 @@ class Gateway:
     Args:
         lanes: those to the other nodes.
         places: says where rooms are at home.
-        takes: asks another node to be the home of a room, unless that has one; gives whether it is.
+        is_at: asks another node whether a room is at home there.
         definitions: the rooms that are served, by name.
         hub: holds the sockets.
         deadlines: those of the runtime.
@@ -89,7 +92,7 @@ class Gateway:
         self,
         lanes: Lanes,
         places: Places,
-        takes: Callable[[str, str], Awaitable[bool]],
+        is_at: Callable[[str, str], Awaitable[bool]],
         definitions: Mapping[str, Definition],
         hub: SocketHub,
         deadlines: Deadlines,
@@ -98,7 +101,7 @@ class Gateway:
         """Sockets of this node whose rooms are at home elsewhere."""
         self._lanes = lanes
         self._places = places
-        self._takes = takes
+        self._is_at = is_at
         self._definitions = definitions
         self._hub = hub
         self._deadlines = deadlines
@@ -135,7 +138,7 @@ class Gateway:
             try:
                 lane = await self._lanes.reach(home)
                 # Where it has sockets of this node, it is at home there; else it may have been lately.
-                if key in _home(lane).by_key or await self._takes(home, key):
+                if key in _home(lane).by_key or await self._is_at(home, key):
                     return Elsewhere(self, lane, key)
             except Unavailable:
                 if home in self._lanes.seat.members:
@@ -148,8 +151,9 @@ class Gateway:
         home = _home(lane)
         uplink = home.by_key.get(key)
         if uplink is None:
-            # No id has a newline, so the key is no room's. Rooms that move have sockets for two homes.
-            roster = self._hub.roster(f"{key}\n{lane.peer}", self._answers(key), greets=False)
+            # No id has a newline, so the key is no room's. A room that moves has sockets for two homes.
+            own = f"{key}\n{lane.peer} {lane.generation}"
+            roster = self._hub.roster(own, self._answers(key), greets=False)
             home.number += 1
             uplink = Uplink(roster, lane, home.number, key, self)
             roster.inbox = uplink
@@ -188,7 +192,10 @@ class Gateway:
         if uplink is None:
             return
         links = [link for link in map(uplink.roster.links.get, numbers) if link is not None]
-        self._hub.spread(uplink.roster, Broadcast(links, _Whole(frame), None, 0.0))
+        roster = uplink.roster
+        self._hub.spread(roster, Broadcast(links, _Whole(frame), None, 0.0))
+        if roster.jobs and len(roster.jobs) > _BEHIND and not self._hub.standstill.on:
+            lane.hold(partial(self._hub.caught_up, roster))
         for link in links:
             if link.unfinished is not None and uplink.note(link):
                 self._look_at(uplink)
@@ -256,14 +263,13 @@ class Gateway:
     def _ended(self, lane: Lane) -> None:
         """A lane has ended: its sockets are for nobody, and their clients may come back."""
         home = _home(lane)
-        uplinks = list(home.uplinks.values())
+        links = [link for uplink in home.uplinks.values() for link in uplink.roster.links.values()]
         home.uplinks.clear()
         home.by_key.clear()
-        if uplinks:
-            self._lanes.spawn(self._dismiss, uplinks)
+        if links:
+            self._lanes.spawn(self._dismiss, links)
 
-    async def _dismiss(self, uplinks: list[Uplink]) -> None:
-        links = [link for uplink in uplinks for link in uplink.roster.links.values()]
+    async def _dismiss(self, links: list[Link]) -> None:
         for count, link in enumerate(links, 1):
             self._hub.close(link, CloseCode.RESTART, "the room has moved")
             if count % _AT_ONCE == 0:

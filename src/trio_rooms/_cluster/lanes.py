@@ -17,7 +17,7 @@ from trio_rooms._loop.turn import TURN
 from trio_rooms.engines.base import Engine
 from trio_rooms.errors import EngineLost, Unavailable
 
-__all__ = ["Lane", "Lanes", "Seated"]
+__all__ = ["FULL", "Lane", "Lanes", "Seated"]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -25,8 +25,11 @@ _BATCH: Final = 256 * 1024
 """Bytes of one message of the engine, what stands around them not counted."""
 _MOST: Final = 16 * 1024 * 1024
 """Bytes that may be unacknowledged, before the lane ends."""
+FULL: Final = 4 * 1024 * 1024
+"""Bytes that wait in a lane, from which on who sends more is to hold back. What is work for the other side
+beyond its bytes counts, too."""
 _LITTLE: Final = 1024 * 1024
-"""Bytes that a strained lane goes on with."""
+"""The same, with which those go on who have held back."""
 _ITEM: Final = 16
 """Bytes that a message of a lane takes beside its content."""
 _ACK_AFTER: Final = 0.05
@@ -91,13 +94,15 @@ class Lane:
         """When something last came, on Trio's clock."""
         self.size: int = 0
         """Bytes that are not acknowledged, or not sent yet."""
+        self._work_pending = 0
+        self._work_sent = 0
         self.context: dict[str, Any] = {}
         """What those who use it keep for as long as it lasts, by their names."""
         self._lanes = lanes
         # Out.
         self._pending: list[bytes] = []
         self._flush: Callable[[], None] | None = None
-        self._unacked: deque[tuple[int, int, bytes]] = deque()
+        self._unacked: deque[tuple[int, int, bytes, int]] = deque()
         self._cursor = 0
         self._number = 0
         self._acked_at = 0.0
@@ -114,12 +119,18 @@ class Lane:
         self._parts: list[bytes] = []
         self._queue: deque[tuple[int, deque[list[Any]]]] = deque()
         self._handling = False
+        self._hold: Callable[[], Awaitable[None]] | None = None
         self._answered = trio.Event()
 
     @property
     def up(self) -> bool:
         """Whether something of the other side has come lately."""
         return not self.over and trio.current_time() - self.heard <= _RECENT
+
+    @property
+    def load(self) -> int:
+        """Bytes as in ``size``, and what is work for the other side beyond these."""
+        return self.size + self._work_pending + self._work_sent
 
     # Out.
 
@@ -139,11 +150,17 @@ class Lane:
             flush()
         self.put(cbor2.dumps((kind, *values)))
 
-    def put(self, item: bytes) -> None:
-        """Send a message that is CBOR already: an array of its kind and its values."""
+    def put(self, item: bytes, work: int = 0) -> None:
+        """Send a message that is CBOR already: an array of its kind and its values.
+
+        Args:
+            item: the message.
+            work: what it is beyond its bytes, see `load`.
+        """
         if self.over:
             return
         self._pending.append(item)
+        self._work_pending += work
         self.size += len(item) + _ITEM
         if self.size > self._lanes.most:
             # Who is in the middle of sending must not hear of it now.
@@ -183,10 +200,15 @@ class Lane:
             size += len(item)
         if batch:
             self._number_it(0, _array(batch))
+        if self._work_pending:
+            number, flags, payload, _ = self._unacked[-1]
+            self._unacked[-1] = number, flags, payload, self._work_pending
+            self._work_sent += self._work_pending
+            self._work_pending = 0
 
     def _number_it(self, flags: int, payload: bytes) -> None:
         self._number += 1
-        self._unacked.append((self._number, flags, payload))
+        self._unacked.append((self._number, flags, payload, 0))
         self.size += len(payload)
 
     def _envelope(self, number: int, flags: int, payload: bytes) -> bytes:
@@ -212,11 +234,11 @@ class Lane:
         now = trio.current_time()
         if self._probe and self._unacked:
             self._probe = False
-            return self._envelope(*self._unacked[0])
+            return self._envelope(*self._unacked[0][:3])
         if self._cursor < len(self._unacked):
             batch = self._unacked[self._cursor]
             self._cursor += 1
-            return self._envelope(*batch)
+            return self._envelope(*batch[:3])
         if self._again or (
             self._acknowledged != self._handled and (now >= self._ack_at or self._unsaid > _ACK_SIZE)
         ):
@@ -235,6 +257,9 @@ class Lane:
             self._acked_at = trio.current_time()
             self._wait = min(self._wait * 2, _LONGEST)
             self._probe = True
+            if self.strained and not self.up:
+                for told in self._lanes.on_silence:
+                    told(self)
 
     def resend(self) -> None:
         """What was sent may be lost: ask the other side what it has."""
@@ -250,7 +275,7 @@ class Lane:
         self._acknowledge(handled)
         if flags & _AGAIN:
             # All behind what it has; what is on its way now comes twice.
-            self._cursor = sum(1 for known, _, _ in self._unacked if known <= received)
+            self._cursor = sum(1 for batch in self._unacked if batch[0] <= received)
             self._work.set()
         if not number:
             return
@@ -279,13 +304,22 @@ class Lane:
     def _acknowledge(self, handled: int) -> None:
         unacked = self._unacked
         while unacked and unacked[0][0] <= handled:
-            self.size -= len(unacked.popleft()[2])
+            _, _, payload, work = unacked.popleft()
+            self.size -= len(payload)
+            self._work_sent -= work
             self._cursor = max(self._cursor - 1, 0)
             self._acked_at, self._wait = self.heard, _RESEND
-        if self.strained and self.size < _LITTLE:
+        if self.strained and self.load < _LITTLE:
             self.strained = False
             for told in self._lanes.on_relief:
                 told(self)
+
+    def hold(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Handle nothing more of what came, and acknowledge it not, until ``wait()`` has returned.
+
+        For handlers, whose work goes on after them.
+        """
+        self._hold = wait
 
     def handle(self, until: float) -> None:
         """Hand on what came, in its order, until it is time for others."""
@@ -304,9 +338,9 @@ class Lane:
                         handler(self, *item[1:])
                     except Exception:
                         logger.exception("what node %s sent could not be handled", self.peer)
-                if perf_counter() > until:
+                if self._hold is not None or perf_counter() > until:
                     break
-            if items:
+            if items or self._hold is not None:
                 return
             queue.popleft()
             self._handled = number
@@ -315,7 +349,11 @@ class Lane:
 
     async def _handle_more(self) -> None:
         while self._queue and not self.over:
-            await trio.lowlevel.checkpoint()
+            wait, self._hold = self._hold, None
+            if wait is None:
+                await trio.lowlevel.checkpoint()
+            else:
+                await wait()
             self.handle(perf_counter() + TURN)
         self._handling = False
         self._work.set()
@@ -339,7 +377,7 @@ class Lane:
         self._unacked.clear()
         self._queue.clear()
         self._parts.clear()
-        self.size = 0
+        self.size = self._work_pending = self._work_sent = 0
         self._answered.set()
         self._work.set()
 
@@ -366,6 +404,8 @@ class Lanes:
         """Told of each lane that has ended; no message of it comes any more."""
         self.on_relief: list[Callable[[Lane], None]] = []
         """Told of each lane that was strained, once little waits in it."""
+        self.on_silence: list[Callable[[Lane], None]] = []
+        """Told of each lane that is strained, now and then while nothing comes of its other side."""
         self.on_back: list[Callable[[], None]] = []
         """Told when the engine is there again."""
         self._lanes: dict[str, Lane] = {}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
 from trio_rooms._sockets.roster import Disconnected, Link, Roster, SocketEvent
 
 from .kinds import ENTER, GONE, MAIL, SLOW
-from .lanes import Lane
+from .lanes import FULL, Lane
 
-__all__ = ["FULL", "Uplink"]
-
-FULL: Final = 4 * 1024 * 1024
-"""Bytes that wait in a lane, from which on sockets are not read that send more."""
+__all__ = ["Uplink"]
 
 
 class Holder(Protocol):
@@ -86,7 +83,7 @@ class Uplink:
         if type(mail) is tuple:
             link, message = mail
             lane.post(MAIL, self.number, link.id, message)
-            if lane.size < FULL:
+            if lane.load < FULL:
                 return True
             lane.strained = True
             return lane.over

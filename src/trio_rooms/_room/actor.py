@@ -559,7 +559,7 @@ class Actor:
             while box:
                 if roster.jobs:
                     while roster.jobs:
-                        await shared.hub.flow()  # What it sends is written faster than it is made.
+                        await shared.hub.flow(roster)  # What it sends is written faster than it is made.
                     continue  # What was there may have been refused meanwhile.
                 mailbox.current = mail = box.popleft()
                 # Before, because a snapshot may be taken while the handler waits; after, since it may go on.
@@ -611,7 +611,7 @@ class Actor:
                 continue
             if idleness.stopping or ((idleness.due or self._asked) and not idleness.holds):
                 if shared.hub.standstill.on:
-                    await shared.hub.flow()
+                    await shared.hub.flow(roster)
                     continue
                 if await self._hibernate():
                     return True

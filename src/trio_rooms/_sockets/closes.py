@@ -60,6 +60,7 @@ class Closes:
             return
         self._last[code] = now
         untold = self._untold.pop(code, 0)
+        key, _, _ = key.partition("\n")  # What follows there tells sockets apart whose room is elsewhere.
         more = f" ({untold} more were closed so since this was last told)" if untold else ""
         logger.warning(
             "room %s: connection %x was closed with %d: %s%s", key, number, code, close.reason, more

@@ -19,7 +19,7 @@ from .manner import Manner
 from .roster import Link, Roster
 from .standing import Places
 
-__all__ = ["Broadcast", "FanOut", "Message", "PlainMessage", "ReliableBroadcast", "SendLater"]
+__all__ = ["Broadcast", "FanOut", "Message", "PlainMessage", "ReliableBroadcast", "SendLater", "Stalled"]
 
 _CHUNK: Final = 64
 """Sockets written to between two looks at the clock."""
@@ -96,6 +96,21 @@ class FanOut:
         """Whether nothing is written for now."""
         return self._held is not None
 
+    def stall(self, roster: Roster) -> Stalled:
+        """Write nothing more of a room behind what it has still to send, until somebody ends that."""
+        stalled = Stalled(self, roster)
+        if roster.jobs is None:
+            roster.jobs = deque()
+        roster.jobs.append(stalled)
+        self.go_on(roster)
+        return stalled
+
+    def go_on(self, roster: Roster) -> None:
+        """Look again whether there is something to write of a room."""
+        if roster.jobs:
+            self._waiting[roster.key] = roster
+            self._more.set()
+
     def hold(self) -> None:
         """Write nothing until `let_go`. To be called between any two steps, also of what is written now."""
         if self._held is None:
@@ -150,6 +165,8 @@ class FanOut:
                 until = perf_counter() + TURN
                 while roster.jobs and self._held is None and roster.jobs[0](until):
                     roster.jobs.popleft()
+                if roster.jobs and isinstance(roster.jobs[0], Stalled):
+                    self._waiting.pop(key, None)  # Until that has ended.
                 if not roster.jobs and self._waiting.get(key) is roster:
                     roster.jobs = None
                     del self._waiting[key]
@@ -162,6 +179,34 @@ def _weight(job: object) -> int:
     if isinstance(job, Broadcast):
         return job.size + _LINK * len(job.links)
     return len(job._frame) if isinstance(job, SendLater) else 0
+
+
+class Stalled:
+    """Output of a room that waits for somebody: nothing behind it is written before `end`.
+
+    Args:
+        fan_out: has what is behind it written.
+        roster: the room's.
+    """
+
+    __slots__ = ("_ended", "_fan_out", "_roster")
+
+    def __init__(self, fan_out: FanOut, roster: Roster) -> None:
+        self._fan_out = fan_out
+        self._roster = roster
+        self._ended = trio.Event()
+
+    def __call__(self, until: float) -> bool:
+        return self._ended.is_set() or until == math.inf
+
+    def end(self) -> None:
+        """Nobody is to be waited for any more."""
+        self._ended.set()
+        self._fan_out.go_on(self._roster)
+
+    async def ended(self) -> None:
+        """Wait for that."""
+        await self._ended.wait()
 
 
 class SendLater:

@@ -32,7 +32,7 @@ from trio_rooms._wire.close_codes import CloseCode
 from .activity import Activity
 from .automatic import Automatic
 from .closing import Closing
-from .fanout import Broadcast, FanOut, Message, SendLater
+from .fanout import Broadcast, FanOut, Message, SendLater, Stalled
 from .flags import (
     BINARY,
     CLOSING,
@@ -718,9 +718,7 @@ class SocketHub:
     async def drained(self, link: Link) -> bool:
         """Wait until nothing of what was sent to a connection waits here; False where it ended before."""
         if link.roster.jobs:
-            reached = trio.Event()
-            self._fan_out.do(link.roster, partial(_reach, reached))
-            await reached.wait()
+            await self.caught_up(link.roster)
         link.send_postponed()
         await link.emptied()
         return not link.flags & (CLOSING | GONE)
@@ -828,12 +826,25 @@ class SocketHub:
             self.closing.close_now(link, CloseCode.TRY_AGAIN_LATER, "too much is waiting to be sent")
         self._fan_out.finish(roster)
 
-    async def flow(self) -> None:
-        """Let what rooms have to send be written for a turn; wait while all of it is held back."""
+    async def flow(self, roster: Roster) -> None:
+        """Let what a room has to send be written for a turn; wait while it is held back."""
+        jobs = roster.jobs
         if self.standstill.on:
             await self.standstill.over()
+        elif jobs and isinstance(jobs[0], Stalled):
+            await jobs[0].ended()
         else:
             await trio.lowlevel.checkpoint()
+
+    def stall(self, roster: Roster) -> Stalled:
+        """Write nothing more of a room behind what it has still to send, until somebody ends that."""
+        return self._fan_out.stall(roster)
+
+    async def caught_up(self, roster: Roster) -> None:
+        """Wait until all is written that a room has still to send now."""
+        reached = trio.Event()
+        self._fan_out.do(roster, partial(_reach, reached))
+        await reached.wait()
 
     def note_sent(self, count: int) -> None:
         """So many messages were sent by such a piece."""
