@@ -21,7 +21,7 @@ PATIENCE: Final = 0.25
 class Tally:
     """Waits until all nodes have said what became of a message there, or for a quarter of a second.
 
-    A node that does not say so counts as one for whose connections it waits: it is kept, and comes to them.
+    A node that does not say so counts as one for whose connections it waits: it may still come to them.
 
     Args:
         volatile: whether it is not kept, and dropped for who is not there.
@@ -85,12 +85,10 @@ class Tally:
 
     def _total(self, own: Sent) -> Sent:
         total = _sum(own, self._others)
-        reached = total.reached > 0
+        nowhere = not (self._silent or total.reached or total.dropped)
         if self._volatile:
-            return attrs.evolve(total, stored=0, dropped=total.dropped or int(self._silent or not reached))
-        dropped = min(total.dropped, 1)
-        waits = self._silent or not (reached or dropped)
-        return attrs.evolve(total, stored=int(waits), dropped=dropped)
+            return attrs.evolve(total, stored=int(self._silent), dropped=total.dropped or int(nowhere))
+        return attrs.evolve(total, stored=int(self._silent or nowhere), dropped=min(total.dropped, 1))
 
 
 def _sum(one: Sent, other: Sent) -> Sent:
