@@ -1,4 +1,4 @@
-"""What the tests of `DiskStore` run as a process of its own: ``store_process.py ROLE DIRECTORY``."""
+"""What tests of stores run as a process: ``store_process.py ROLE DIRECTORY``, or the port of a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from trio_rooms.errors import StoreError, StoreFull, StoreReadOnly
-from trio_rooms.stores import Commit, Entry, LinkHalf, Opening, Post, RoomHalf, Timer, Verdict
+from trio_rooms.stores import Commit, Entry, LinkHalf, Opening, Post, RoomHalf, Store, Timer, Verdict
 from trio_rooms.stores.sqlite.store import DiskStore
 
 NOBODY = 65534
@@ -43,6 +43,15 @@ async def fork(directory: Path) -> None:
         await trio.sleep_forever()
 
 
+def store_at(where: Path) -> Store:
+    """The store of a directory; or of a server at a port of this machine, where that is all that is said."""
+    if not where.name.isdigit():
+        return DiskStore(where)
+    from trio_rooms.stores.valkey.store import ValkeyStore  # noqa: PLC0415
+
+    return ValkeyStore(f"valkey://127.0.0.1:{where.name}")
+
+
 async def commit(directory: Path) -> None:
     """Commit to eight rooms for ever, and tell what is acknowledged."""
 
@@ -72,7 +81,7 @@ async def commit(directory: Path) -> None:
             await store.settle(key, range(max(number - 2, 1), number))
             say(key, number)
 
-    async with DiskStore(directory) as store, trio.open_nursery() as nursery:
+    async with store_at(directory) as store, trio.open_nursery() as nursery:
         for number in range(8):
             nursery.start_soon(work, f"chat/{number}")
 

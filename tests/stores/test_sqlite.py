@@ -24,6 +24,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.stores.acknowledged import check_acknowledged
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreError, StoreFull, StoreInUse, StoreReadOnly
 from trio_rooms.stores import (
     Commit,
@@ -194,37 +195,7 @@ async def test_every_acknowledged_commit_survives_kill_9(tmp_path: Path) -> None
                     acknowledged[key] = int(generation)
             writer.wait()
         async with DiskStore(tmp_path) as store:
-            for key, last in acknowledged.items():
-                stored = (await store.load(key)).snapshots
-                # The next one may have become durable without its acknowledgement.
-                assert stored[0].generation in {last, last + 1}
-                assert [each.generation for each in stored[1:]] == [stored[0].generation - 1][
-                    : stored[0].generation - 1
-                ]
-                assert all(each.document == b"%d " % each.generation * 1000 for each in stored)
-                assert await store.list(key) == [("a", stored[0].document), ("b", stored[0].document)]
-                number, document = stored[0].generation, stored[0].document
-                head = await store.head(key)
-                kept = [*range(max(number - 2, 1), number + 1)]
-                assert (head.number, head.seq, head.entries) == (number, number, len(kept))
-                journal = await store.journal(key, 0, 2**62, 2**62)
-                assert [(one.seq, one.body) for one in journal] == [
-                    (seq, b"%d " % seq * 1000) for seq in kept
-                ]
-                session = await store.session(key, 1)
-                assert session is not None
-                assert (session.room.last, session.room.attachment) == (number, document)
-                assert session.link == LinkHalf(0, float(number), number)
-                assert [*await store.verdicts(key, 1)] == kept
-                assert await store.timers(key) == [("t", Timer(float(number), document))]
-                # What it has sent is there exactly once, but for what was settled after a later commit.
-                posts = [one.post for one in await store.inbox(key)]
-                assert [post.id for post in posts] == [*range(number + 1 - len(posts), number + 1)]
-                assert 1 <= len(posts) <= 3
-                assert posts[-1].body == document
-                assert await store.inbox_size(key) == InboxSize(
-                    len(posts), sum(len(post.body) + 50 for post in posts)
-                )
+            await check_acknowledged(store, acknowledged)
 
 
 async def test_a_limit_on_files_is_a_full_disk(tmp_path: Path) -> None:

@@ -130,14 +130,20 @@ def arguments(prefix: bytes, commit: Commit, counter: bytes, count: int) -> list
     return given
 
 
-def judge(commit: Commit, answer: Any) -> None:
+def judge(commit: Commit, answer: Any) -> bool:
     """What an answer to a commit means.
+
+    Returns:
+        Whether it was carried out, or else has to be sent again once the room's sessions are repaired.
 
     Raises:
         StoreError: it is refused.
     """
-    if answer != b"OK" and answer[0] != b"same":
-        raise refusal(commit, answer[0], answer[1].decode() if len(answer) > 1 else "")
+    if answer == b"OK" or answer[0] == b"same":
+        return True
+    if answer[0] == b"repair":
+        return False
+    raise refusal(commit, answer[0], answer[1].decode() if len(answer) > 1 else "")
 
 
 def refusal(commit: Commit, why: bytes, found: str) -> StoreError:

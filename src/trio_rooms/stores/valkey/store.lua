@@ -19,7 +19,7 @@
 -- Of all: `keys` zset of rooms that there are; `ended` zset of those of which only a number is left, by when;
 -- `due` zset: "1" SID KEY, "2" LENGTH OF THE KEY ":" KEY NAME, or "3" KEY; at:OWNER set of rooms with sessions in a:,
 -- of whoever has claimed them, "" where nobody claims; `dead` zset of owners who are no more, by when; `nodes` zset of
--- those who are, by the end of their leases, and `about` hash of what they say; `opened` and `alone` count openings.
+-- those who are, by the end of their leases, `about` and `leases` hashes of theirs; `opened` and `alone` count openings.
 --
 -- Of user USER: m:USER hash: "m" ID "POSITION:LENGTH OF THE BODY:EXPIRES:...", "o" ID her message's offer, "b" bytes;
 -- q:USER zset of ids by position. Of all users: `users` zset of those who have a message; `expiry` zset, POSITION ID
@@ -181,7 +181,6 @@ local function refused(A, row)
   end
   local seq = row.seq or '0'
   if A[9] ~= '0' and (less(A[9], seq) or (A[10] ~= '0' and not less(seq, A[10]))) then return {'seq', seq} end
-  if row.unrepaired then return {'repair'} end
 end
 
 local function destroy(P, key, owner)
@@ -393,10 +392,14 @@ local function commit(_, A)
   local found = call('HMGET', r, 'n', 'x', 's', 'o', 'k', 'u', '1', 'G', 'h')
   local row = {
     at = r, number = found[1], nonce = found[2], seq = found[3], owner = found[4], claim = found[5],
-    unrepaired = found[6], known = found[7],
+    known = found[7],
   }
   local why = refused(A, row)
   if why then return why end
+  if found[6] then
+    if give_up(P, key, call('TIME')[1], 100) then return {'repair'} end
+    call('HDEL', r, 'u')
+  end
   call('HSET', r, 'n', A[6], 'x', A[8], 'e', A[5])
   if A[3] == 'opened' then
     if row.owner then call('HDEL', r, 'o', 'k') end -- Who opens a store alone takes it from all.
@@ -485,7 +488,7 @@ register('open', function(_, A) -- Prefix, "1" to be alone.
     local alive = call('ZRANGE', P .. 'nodes', ('(%.6f'):format(now), '+inf', 'BYSCORE')
     if #alive > 0 then return {'nodes', unpack(alive, 1, math.min(#alive, 10))} end
     for _, node in ipairs(call('ZRANGE', P .. 'nodes', 0, -1)) do call('ZADD', P .. 'dead', 0, node) end
-    call('DEL', P .. 'nodes', P .. 'about')
+    call('DEL', P .. 'nodes', P .. 'about', P .. 'leases')
     call('INCR', P .. 'alone')
   end
   if call('EXISTS', P .. 'at:') == 1 then

@@ -173,7 +173,8 @@ class ValkeyStore(Store):
         fence = (b"opened", commit.epoch) if self._fence is None else self._get_fence(opened)
         function = "destroy" if commit.destroy else "commit"
         given = arguments(self._prefix, commit, *fence)
-        await opened.writes.write(function, given, partial(judge, commit))
+        while not await opened.writes.write(function, given, partial(judge, commit)):
+            await opened.repair(encode(commit.key))
 
     async def get(self, key: str, name: str) -> bytes | None:
         """See `Store.get`."""

@@ -128,23 +128,22 @@ class Writes:
             queue.popleft()
             self._said += 1
         if queue and self._waits is None:
-            self._waits = trio.CancelScope()
-            trio.lowlevel.spawn_system_task(self._wait, self._waits, name="trio_rooms store")
+            self._waits = trio.CancelScope()  # Until that has begun.
+            trio.lowlevel.spawn_system_task(self._wait, name="trio_rooms store")
 
-    async def _wait(self, scope: trio.CancelScope) -> None:
+    async def _wait(self) -> None:
         """Say it once there is a connection, and tell those that it has become too late for."""
-        while self._queue:
-            with scope:
-                await trio.sleep_until(self._queue[0].until)
-            if scope.cancelled_caught:
-                scope = self._waits = trio.CancelScope()
-                self.say()
-                continue
+        while True:
+            self.say()
             now = trio.current_time()
             while self._queue and self._queue[0].until <= now:
                 write = self._queue.popleft()
                 done = "it is not known whether this was written" if write.tried else "nothing was written"
                 self._settle(write, StoreError(f"{self._server.why}; {done}"))
+            if not self._queue:
+                break
+            with trio.CancelScope() as self._waits:
+                await trio.sleep_until(self._queue[0].until)
         self._waits = None
 
     def back(self) -> None:
