@@ -52,26 +52,27 @@ async def nodes(engine: MemoryEngine, *names: str, **serving: Any) -> AsyncItera
         yield found
 
 
-async def ask(port: int, method: str, path: str, *headers: str) -> tuple[int, Any]:
+async def ask(port: int, method: str, path: str, *headers: str, body: Any = None) -> tuple[int, Any]:
     """The status and the JSON of an answer."""
+    content = b"" if body is None else json.dumps(body).encode()
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     lines = [
         f"{method} {path} HTTP/1.1",
         "Host: here",
-        "Content-Length: 0",
+        f"Content-Length: {len(content)}",
         "Connection: close",
         *headers,
         "",
         "",
     ]
     async with stream:
-        await stream.send_all("\r\n".join(lines).encode())
+        await stream.send_all("\r\n".join(lines).encode() + content)
         answer = b"".join([part async for part in stream])
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, text = answer.partition(b"\r\n\r\n")
     try:
-        return int(head[9:12]), json.loads(body)
+        return int(head[9:12]), json.loads(text)
     except ValueError:
-        return int(head[9:12]), body.decode()
+        return int(head[9:12]), text.decode()
 
 
 async def told_by(port: int, count: int) -> dict[str, Any]:

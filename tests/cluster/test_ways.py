@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -118,6 +119,11 @@ class Shelves:
 
     world: World
     seat: Seat
+    closed: bool = False
+
+    def until_closed(self, _: Answer) -> contextlib.AbstractContextManager[None]:
+        """Nobody ends it."""
+        return contextlib.nullcontext()
 
     def serves(self, _: str) -> bool:
         """It does."""

@@ -15,7 +15,7 @@ import trio
 from trio_rooms._room.answers import Answer
 from trio_rooms.errors import RoomsClosed, RoomsError, Unavailable
 
-from .failures import Crowded, pack, unpack
+from .failures import Crowded, Lost, pack, unpack
 from .lanes import Lane, Lanes
 
 __all__ = ["LARGEST", "MOST", "Calls", "Reply"]
@@ -251,7 +251,7 @@ class Calls:
         if calling is not None:
             waiting, calling.waiting = calling.waiting, {}
         for _, failed in waiting.values():
-            failed(Unavailable(lane.peer, "its node was lost while it was asked"))
+            failed(Lost(lane.peer, "its node was lost while it was asked"))
 
     # The end.
 

@@ -11,7 +11,7 @@ from trio_rooms._sockets.sent import Sent
 from trio_rooms._state.plans import Plan
 from trio_rooms._values.cbor import decode_sent
 from trio_rooms._wire.envelope import Body
-from trio_rooms.errors import RoomsError
+from trio_rooms.errors import RoomsClosed, RoomsError
 
 from .calls import Calls, Reply
 from .failures import NotHere
@@ -81,7 +81,9 @@ class Desk:
             return False
         if self._homes.owns(key) and self._supervisor.serves(key):
             refused.pop(key, None)
-            return True
+            if self._supervisor.closed:
+                reply.fail(RoomsClosed(key))
+            return not self._supervisor.closed
         refused[key] = turn
         if len(refused) > _MOST_REFUSED:
             del refused[next(iter(refused))]

@@ -7,7 +7,7 @@ from typing import Any, Final
 from trio_rooms import errors
 from trio_rooms.errors import RoomsError, Unavailable
 
-__all__ = ["Crowded", "NotHere", "pack", "unpack"]
+__all__ = ["Crowded", "Lost", "NotHere", "pack", "unpack"]
 
 _LONGEST: Final = 10_000
 """Characters of a text that goes along."""
@@ -19,6 +19,10 @@ class NotHere(RoomsError):
 
 class Crowded(Unavailable):
     """So much waits for a node that it gets no more for a while; nothing was sent."""
+
+
+class Lost(Unavailable):
+    """A node was lost while it was asked."""
 
 
 _FIELDS: Final[dict[type[Exception], tuple[str, ...]]] = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -107,7 +107,14 @@ class Router:
 
     def waiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
         """See `Placement`; a circle that leads over other nodes is not seen."""
-        return self._supervisor.waiting(key, answer)
+        if self._is_here(key):
+            return self._supervisor.waiting(key, answer)
+        return self._waiting_for_another(key, answer)
+
+    @contextmanager
+    def _waiting_for_another(self, key: str, answer: Answer) -> Iterator[None]:
+        with self._supervisor.until_closed(answer), self._supervisor.waiting(key, answer):
+            yield
 
     def awaiting(self, key: str, answer: Answer) -> AbstractContextManager[None]:
         """See `Placement`."""
@@ -240,9 +247,10 @@ class Router:
             return _HERE, ""
         answer = Answer()
         here = partial(answer.succeed, _HERE)
-        letter = Letter(name, (), 0, here, answer.succeed, answer.fail, here if nobody else None)
-        self._ways.send(key, letter)
-        packed = await answer.wait()
+        letter = Letter(name, (), 0, here, answer.succeed, answer.fail, here if nobody else None, reads=True)
+        with self._supervisor.until_closed(answer):
+            self._ways.send(key, letter)
+            packed = await answer.wait()
         return packed, self._node(key)
 
     def _node(self, key: str) -> str:

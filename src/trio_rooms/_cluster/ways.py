@@ -14,7 +14,7 @@ import trio
 from trio_rooms.errors import RoomsClosed, RoomsError, Unavailable
 
 from .calls import Calls
-from .failures import Crowded, NotHere
+from .failures import Crowded, Lost, NotHere
 
 __all__ = ["Homes", "Letter", "Seated", "Ways"]
 
@@ -88,6 +88,8 @@ class Letter:
     failed: Callable[[Exception], None]
     nobody: Callable[[], None] | None = None
     """Called where the room is at home nowhere; without it, it gets a home."""
+    reads: bool = False
+    """Whether it may be done twice, and is sent again where a node is lost."""
     tries: int = 0
 
 
@@ -204,7 +206,7 @@ class Ways:
 
     def _failed(self, way: _Way, number: int, error: Exception) -> None:
         letter = way.flight.pop(number)
-        if isinstance(error, NotHere):
+        if isinstance(error, NotHere) or (letter.reads and isinstance(error, Lost)):
             letter.tries += 1
             self._homes.misplaced(way.key, way.home)
             way.home = ""

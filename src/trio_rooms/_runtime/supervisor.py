@@ -212,7 +212,7 @@ class Supervisor:
         self._closed = False
         """Whether nothing is written any more."""
         self._awaited: set[Answer] = set()
-        """Of those outside who wait until something is written."""
+        """Of those who wait until something is written, or until another node tells something."""
         self.noted: Callable[[float], None] = _nothing
         """Told when something is in the store that is due at a time of day; the runtime sets it."""
         self.on_sleep: Callable[[Actor], None] = _nothing
@@ -260,6 +260,11 @@ class Supervisor:
     def awake(self) -> int:
         """How many rooms are in memory, whatever their stage; not those that wait for their turn to wake."""
         return self.waking.awake
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is written any more, and nobody is answered."""
+        return self._closed
 
     @property
     def crashes(self) -> int:
@@ -370,16 +375,25 @@ class Supervisor:
     @contextmanager
     def awaiting(self, key: str, answer: Answer) -> Iterator[None]:
         """See `Placement`."""
-        if self._closed:
-            raise RoomsClosed(_CLOSING)
         record = self._records.get(key)
         gated = self.definition(key).gated or (record is not None and record.gate is not None)
-        with self.waiting(key, answer) if gated else nullcontext():
-            self._awaited.add(answer)
-            try:
-                yield
-            finally:
-                self._awaited.discard(answer)
+        with self.until_closed(answer), self.waiting(key, answer) if gated else nullcontext():
+            yield
+
+    @contextmanager
+    def until_closed(self, answer: Answer) -> Iterator[None]:
+        """Somebody waits inside the block; at the end of the rooms that is over, with RoomsClosed.
+
+        Raises:
+            RoomsClosed: that is now.
+        """
+        if self._closed:
+            raise RoomsClosed(_CLOSING)
+        self._awaited.add(answer)
+        try:
+            yield
+        finally:
+            self._awaited.discard(answer)
 
     def emit(self, key: str, message: Message, channel: str | None, manner: Manner | None = None) -> Sent:
         """See `Placement`."""
