@@ -194,13 +194,18 @@ class Ownership:
         async with self._alone(key):
             if key in self._epochs:
                 return self.seat.incarnation
+            found = self.known(key)
+            if found is not None:
+                return found
             if self.opens():
                 if await self._claim(key):
                     return self.seat.incarnation
-                return self._elsewhere.get(key, "")
-            found = await self._find(key)
-            if found:
-                return found
+                # One that has joined just now is known here with the next beat.
+                return self.known(key) or ""
+            if await self._find(key) == self.seat.incarnation:
+                return self.seat.incarnation
+            if key in self._elsewhere:
+                return self.known(key) or ""
         others = [one for one in self.seat.members.values() if is_open(one) and serves(one, key)]
         for member in ranked(key, others):
             if member.incarnation == self.seat.incarnation or self.takes is None:
@@ -219,8 +224,7 @@ class Ownership:
         if found == self.seat.incarnation:
             # It was claimed, and the answer was lost.
             return found if await self._claim(key) else ""
-        if found:
-            self._note(key, found)
+        self._note(key, found)
         return found
 
     async def _claim(self, key: str) -> bool:
@@ -230,8 +234,7 @@ class Ownership:
         if incarnation != self.seat.incarnation:
             return False  # Whatever the former one has claimed, anybody can have.
         if claim.owner != incarnation:
-            if claim.owner:
-                self._note(key, claim.owner)
+            self._note(key, claim.owner)
             return False
         self._epochs[key] = claim.epoch
         self._elsewhere.pop(key, None)
@@ -240,7 +243,8 @@ class Ownership:
 
     def _note(self, key: str, incarnation: str) -> None:
         self._elsewhere.pop(key, None)
-        self._elsewhere[key] = incarnation
+        if incarnation:
+            self._elsewhere[key] = incarnation
         if len(self._elsewhere) > _REMEMBERED:
             del self._elsewhere[next(iter(self._elsewhere))]
 
