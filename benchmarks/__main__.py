@@ -30,6 +30,7 @@ NAMES: Final = (
     "wake",
     "hibernate",
     "commit",
+    "engine",
     "connect",
     "start",
     "crash",

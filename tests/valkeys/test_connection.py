@@ -132,7 +132,7 @@ async def test_a_subscription_that_is_refused_is_an_error_of_its_own(own_valkey:
         nursery.cancel_scope.cancel()
 
 
-async def test_what_tasks_say_in_one_round_is_sent_in_one_piece() -> None:
+async def test_what_tasks_say_in_one_round_and_the_next_is_sent_in_one_piece() -> None:
     """A hundred commands are one send."""
     received: list[bytes] = []
 
@@ -142,9 +142,14 @@ async def test_what_tasks_say_in_one_round_is_sent_in_one_piece() -> None:
             received.append(data)
             await stream.send_all(b"+PONG\r\n" * data.count(b"PING"))
 
+    async def ask(connection: Connection, number: int) -> None:
+        if number % 2:
+            await trio.lowlevel.checkpoint()
+        await connection.call("PING")
+
     async with listening(serve) as port, connected(port) as connection, trio.open_nursery() as nursery:
-        for _ in range(100):
-            nursery.start_soon(connection.call, "PING")
+        for number in range(100):
+            nursery.start_soon(ask, connection, number)
     assert [data.count(b"PING") for data in received] == [100]
 
 
@@ -269,13 +274,19 @@ async def test_functions_are_called_with_answers_in_order(
         told.append(reply)
         last.set()
 
+    def again(reply: Any) -> None:
+        told.append(reply)
+        connection.submit(("RPUSH", "list", "again"), again_done.append)
+
+    again_done: list[Any] = []
+
     async with connected(own_valkey) as connection:
         own_valkey.stop()
         async with trio.open_nursery() as nursery:
             for number in range(0, 50, 2):
                 nursery.start_soon(connection.call, "RPUSH", "list", number)
                 await trio.testing.wait_all_tasks_blocked()
-                connection.submit(("RPUSH", "list", number + 1), told.append)
+                connection.submit(("RPUSH", "list", number + 1), told.append if number else again)
             assert not told
             connection.submit(("PING",), bad)
             own_valkey.go_on()
@@ -284,7 +295,8 @@ async def test_functions_are_called_with_answers_in_order(
         await last.wait()
         assert told[:25] == [*range(2, 51, 2)]
         assert isinstance(told[25], ServerError)
-        assert told[26] == [b"%d" % n for n in range(50)]
+        assert told[26] == [*(b"%d" % n for n in range(50)), b"again"]
+        assert again_done == [51]
         own_valkey.stop()
         for _ in range(20):
             connection.submit(("PING",), told.append)
