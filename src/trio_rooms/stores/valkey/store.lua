@@ -525,9 +525,13 @@ register('orphans', function(_, A) -- Prefix, limit, seconds since the owner's e
     return 1
   end
   local r = P .. 'r:' .. key
-  local found = call('HMGET', r, 'o', 'u')
-  if A[4] ~= '' or found[2] or not found[1] or found[1] == owner then
-    if found[1] == owner or A[4] ~= '' then call('HDEL', r, 'o', 'k') end
+  local found = call('HMGET', r, 'o', 'u', 'n')
+  if A[4] ~= '' or found[1] == owner and (call('EXISTS', P .. 'a:' .. key) == 1 or not found[3]) then
+    call('HDEL', r, 'o', 'k')
+    found[1] = false
+  end
+  -- Whoever has claimed it since, and has looked at it, has connections of its own there.
+  if found[2] or not found[1] then
     if give_up(P, key, since, A[2]) then return 1 end
     call('HDEL', r, 'u')
   end
