@@ -382,6 +382,7 @@ class Rooms:
         with self._traces.outside():  # Else all that it sends would be of the trace of who serves it.
             enveloped = subprotocol is not None and not definition.plain
             elsewhere = None if self._homes is None else await self._homes.find(key)
+            self._check_takes(key)
             if elsewhere is not None:
                 link = make(elsewhere.roster(), None)
                 beginning_elsewhere(elsewhere, admitted, enveloped=enveloped)(link)
@@ -394,6 +395,16 @@ class Rooms:
                 await link.run()
             except BaseExceptionGroup as group:
                 raise first_error(group) from None
+
+    def _check_takes(self, key: str) -> None:
+        """Whether this node lets somebody into a room now, where there are others.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        cluster = self._cluster
+        if cluster is not None and (cluster.draining or not self._supervisor.accepts(key)):
+            raise Unavailable(key, "this node lets nobody in at the moment")
 
     async def _begin_here(
         self,
@@ -411,6 +422,7 @@ class Rooms:
         try:
             if not (self._homes is None or self._homes.here(key)):
                 raise Unavailable(key, "it has moved")
+            self._check_takes(key)
             link = make(roster_of(self._hub, definition, key), admitted.attachment)
             link.user = admitted.user
             _show(link, admitted)

@@ -23,6 +23,7 @@ from trio_rooms.stores.base import Store
 from .calls import Calls
 from .desk import Desk
 from .doors import Doors
+from .drain import Drain
 from .exchange import Exchange
 from .gateway import Gateway
 from .lanes import Lanes
@@ -96,7 +97,7 @@ class Cluster:
         )
         self.calls.on("take", self._take)
         self.calls.on("has", self._owns)
-        self.calls.on("drain", self._drain)
+        self.calls.on("drain", self._asked_to_drain)
         durable = any(definition.gated for definition in definitions.values())
         self.store: Store = engine.store(self.ownership, durable=durable)
         """Where the rooms are kept."""
@@ -108,6 +109,7 @@ class Cluster:
         self._supervisor: Supervisor
         self._runtime: Runtime
         self._exchange: Exchange
+        self._drain: Drain
         self._doors: Doors
         self._addresses: Callable[[], list[str]]
         self._forsaken = 0
@@ -140,6 +142,7 @@ class Cluster:
         definitions, hub = self._supervisor.definitions, runtime.hub
         self.homes = Gateway(self.lanes, self.ownership, self._is_at, definitions, hub, runtime.deadlines)
         self._doors = Doors(self.lanes, self.ownership, definitions, hub, self._supervisor, runtime.registrar)
+        self._drain = Drain(self._supervisor, runtime.registrar, hub, self.ownership, self.homes.dismiss)
         runtime.node = self
         users = runtime.supervisor.users
         self._exchange = Exchange(
@@ -192,6 +195,7 @@ class Cluster:
             nursery.start_soon(self.calls.run)
             nursery.start_soon(self.ownership.run)
             nursery.start_soon(self._exchange.run)
+            nursery.start_soon(self._drain.run)
 
     async def aclose(self) -> None:
         """See `Node`."""
@@ -325,7 +329,7 @@ class Cluster:
                 return True
         return False
 
-    async def _drain(self, _: str) -> None:
+    async def _asked_to_drain(self, _: str) -> None:
         """Another node was asked to have this one drained."""
         await trio.lowlevel.checkpoint()
         self.drain()
@@ -335,6 +339,7 @@ class Cluster:
         if not self.draining:
             self.draining = True
             logger.info("node %s is drained: its rooms and clients go to the others", self.name)
+            self._drain.begin()
 
 
 def _version() -> str | None:

@@ -247,6 +247,12 @@ class Gateway:
         if self._slow:
             self._deadlines.set(trio.current_time() + _LOOK, self._look)
 
+    async def dismiss(self) -> None:
+        """Have all sockets come again elsewhere: this node is given up."""
+        uplinks = [uplink for lane in self._lanes.all() for uplink in _home(lane).uplinks.values()]
+        await trio.lowlevel.checkpoint()
+        await self._dismiss([link for uplink in uplinks for link in uplink.roster.links.values()])
+
     # The end.
 
     def over(self, uplink: Uplink) -> None:

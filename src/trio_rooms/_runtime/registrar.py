@@ -403,6 +403,34 @@ class Registrar:
 
         record.outside(partial(self._note_link, record, link.sid, half), refused)
 
+    async def move(self, roster: Roster, code: int, reason: str) -> None:
+        """Close all connections of a room that is about to be given to somebody else, and that sleeps.
+
+        It hears nothing of it. Their sessions are away from now on; when this returns, that is written, or is
+        not known to be. Cancelled, some are closed.
+        """
+        links = [*roster.links.values(), *self._hub.closing.leaving(roster.key).values()]
+        sessions = any(link.flags & SESSION for link in links)
+        record = self._record(roster.key)
+        record.pin()
+        try:
+            if sessions:
+                await record.known()
+            for count, link in enumerate(links, 1):
+                self._hub.close(link, code, reason, report=False)
+                link.flags |= UNREPORTED
+                if link.flags & SESSION:
+                    self.left(Disconnected(link, code, reason, clean=True), told=False)
+                    link.flags &= ~SESSION
+                if count % _AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+            if sessions:
+                await record.durable()
+        except RoomsError as error:
+            logger.error("room %s: that its sessions are away could not be written: %s", roster.key, error)  # noqa: TRY400
+        finally:
+            record.unpin()
+
     def answered(self, link: Link, number: int) -> None:
         """See `trio_rooms._sockets.hub.Sessions`."""
         record = self._record(link.roster.key)

@@ -198,6 +198,8 @@ class Supervisor:
         """Whether that is so for long, and mail is refused."""
         self._refused_at: Deadline | None = None
         """When what waits is refused next."""
+        self._moving: set[str] = set()
+        """Rooms that are given to somebody else."""
         self.on_moved: Callable[[str], None] | None = None
         """Told of a room that somebody else has by now, as its store says; None where nobody else can. Else
         a room that cannot be loaded is unavailable, and has not failed."""
@@ -348,7 +350,7 @@ class Supervisor:
         """See `Placement`."""
         actor = self._actors.get(key)
         crowded = actor is not None and actor.mailbox.full
-        closed = crowded or self.paused or self._restarts.given_up(key)
+        closed = crowded or self.paused or key in self._moving or self._restarts.given_up(key)
         return self._accepting and not closed
 
     @enable_ki_protection
@@ -1016,6 +1018,41 @@ class Supervisor:
                 actor.dispose()
         elif roster is not None:
             self._hub.forget(roster)
+
+    @contextmanager
+    def moving(self, key: str) -> Iterator[None]:
+        """Let nobody into a room that is about to be given away, until the end of the block."""
+        self._moving.add(key)
+        try:
+            yield
+        finally:
+            self._moving.discard(key)
+
+    async def settle(self, key: str) -> bool:
+        """Have a room sleep as soon as its mail is handled, whatever holds it, and wait until it is written.
+
+        Cancelled, it goes on. A room that sleeps is woken where it is still to hear who has left.
+
+        Returns:
+            Whether there was anything to wait for. If not, this was no checkpoint.
+        """
+        waited = False
+        while True:
+            actor, record = self._actors.get(key) or self._ending.get(key), self._records.get(key)
+            roster = self._hub.rosters.get(key)
+            if actor is not None:
+                actor.stop()
+                try:
+                    await actor.wait_ended()
+                finally:
+                    actor.idleness.stopping = self._stopping
+            elif record is not None and record.unsettled:
+                await trio.sleep(_SETTLING)
+            elif roster is not None and roster.departed and self.definition(key).on_disconnect is not None:
+                self._start(self._new_actor(key, "disconnect"))
+            else:
+                return waited
+            waited = True
 
     def _drop_output(self, roster: Roster, failure: Unavailable) -> None:
         """Forget what a room has still to send, and tell who waits for that as well."""

@@ -54,6 +54,8 @@ class Nodes:
             headers: the request's, by lower-case name.
             remote: address and port that it comes from.
         """
+        if path == "/healthz" and self.draining:
+            return Response.text(503, "this node is being drained")
         if path == "/nodes":
             if method == "OPTIONS":
                 return Response(200, headers={"Allow": "GET, HEAD, OPTIONS"})

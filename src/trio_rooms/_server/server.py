@@ -70,6 +70,8 @@ _MOST_ERRANDS: Final = 32
 
 _STOPPING: Final = Response.text(503, "the server is going away", Retry_After="5")
 _TOO_MANY: Final = Response.text(503, "too many connections", Retry_After="5")
+_DRAINED: Final = Response.text(503, "this node takes nobody any more, others do", Retry_After="1")
+_NOT_NOW: Final = Response.text(503, "this room takes nobody at the moment", Retry_After="1")
 _CLOSED_ROOM: Final = Response.text(503, "this room is closed at the moment", Retry_After="30")
 
 
@@ -383,9 +385,9 @@ class Server:
                 )
                 why = "the room could not decide in time whether to let you in"
                 last = Response.text(503, why, Retry_After="5").encode(time())
-            elif not self.placement.accepts(key):  # It may have taken long.
+            elif (closed := self._closed(key)) is not None:  # It may have taken long.
                 _let_go_of(found)
-                last = _CLOSED_ROOM.encode(time())
+                last = closed.encode(time())
             elif not (elsewhere or self.homes is None or self.homes.here(key)):
                 _let_go_of(found)
                 raise Unavailable(key, "it has moved")  # noqa: TRY301 (what is done then is below)
@@ -533,10 +535,19 @@ class Server:
         scope.cancel()
         return True
 
+    def _closed(self, key: str) -> Response | None:
+        """Why nobody is let into a room now, or None."""
+        if self.nodes is not None and self.nodes.draining:
+            return _DRAINED
+        if not self.placement.accepts(key):
+            return _CLOSED_ROOM if self.nodes is None else _NOT_NOW
+        return None
+
     def _overload(self, key: str) -> Response | None:
         """Why no more connections are taken now, or None."""
-        if not self.placement.accepts(key):
-            return _CLOSED_ROOM
+        closed = self._closed(key)
+        if closed is not None:
+            return closed
         # Not those who still ask, as this one does, nor those who only have to leave.
         parting = len(self._sending) + len(self._leaving)
         taken = self.hub.sockets + self.hub.closing.count + self.hub.elsewhere - parting
