@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_rooms._cluster.lanes import Lane, Lanes
@@ -111,6 +111,7 @@ async def test_what_is_posted_in_a_turn_goes_as_one_message(autojump_clock: Any)
         assert a.lanes.lane("b#1").size == 0
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 3), max_size=60))
 def test_nothing_is_lost_or_comes_twice_or_out_of_order(fates: list[int]) -> None:
     """Messages are lost, come late, and what was sent is not known to be."""
