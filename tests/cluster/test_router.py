@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from tests.cluster.test_cluster import TOKEN, ask, nodes, told_by
@@ -319,3 +320,20 @@ async def test_over_http_each_node_tells_of_all_rooms() -> None:
             assert (status, told) == (200, counts)
         status, told = await ask(port, "GET", "/rooms/counter/nobody", bearer)
         assert told == {"key": "counter/nobody", "stage": "asleep", "connections": 0, "users": []}
+
+
+async def test_who_only_looks_keeps_nobody_out() -> None:
+    """Pages of rooms elsewhere that nobody answers do not take the turns of who has the token."""
+    bearer = f"Authorization: Bearer {TOKEN}"
+    engine = MemoryEngine()
+    async with nodes(engine, "a", admin_token=TOKEN) as ((a, port),), trio.open_nursery() as nursery:
+        await a.get("counter", "x").ask("add", 3)
+        engine.down()
+        for number in range(40):
+            nursery.start_soon(ask, port, "GET", f"/why/counter/{number}")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        with trio.fail_after(2):
+            body = {"event": "said", "data": 1}
+            assert (await ask(port, "POST", "/rooms/counter/x/emit", bearer, body=body))[0] == 200
+        nursery.cancel_scope.cancel()
+        engine.up()

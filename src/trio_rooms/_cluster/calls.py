@@ -111,6 +111,8 @@ class Calls:
 
     def __init__(self, lanes: Lanes) -> None:
         self.lanes: Lanes = lanes
+        self.asked: int = 0
+        """How many calls were made."""
         self._handlers: dict[str, Callable[..., None]] = {}
         self._closed = False
         lanes.on_message(_CALL, self._called)
@@ -121,6 +123,11 @@ class Calls:
     def closed(self) -> bool:
         """Whether nothing is asked any more."""
         return self._closed
+
+    @property
+    def unanswered(self) -> int:
+        """How many calls are not answered now."""
+        return sum(len(_calling(lane).waiting) for lane in self.lanes.all())
 
     # What others ask.
 
@@ -210,6 +217,7 @@ class Calls:
             raise Unavailable(incarnation, f"more than {LARGEST:,} bytes do not go to its node")
         if len(calling.waiting) >= MOST or lane.size + len(content) > _MOST_WAITING:
             raise Crowded(incarnation, "too much waits for its node")
+        self.asked += 1
         calling.number += 1
         calling.waiting[calling.number] = (done, failed)
         lane.post(_CALL, calling.number, name, content)

@@ -58,12 +58,16 @@ class ClusterStatistics:
     """Nodes that something goes to."""
     lane_bytes: int
     """What is on its way to them, or waits."""
+    unanswered: int
+    """Calls that they have not answered."""
     paused: bool
     """Whether the lease is not good now, so that nothing is done."""
     draining: bool
     """Whether its rooms go to the others."""
     claims: int
     """Times that a room was claimed."""
+    calls: int
+    """Calls that they were asked."""
     pauses: int
     """Times that the lease could not be renewed in time."""
     forsaken: int
@@ -300,9 +304,11 @@ class Cluster:
             owned=len(self.ownership.keys()),
             lanes=len(lanes),
             lane_bytes=sum(lane.size for lane in lanes),
+            unanswered=self.calls.unanswered,
             paused=not self.seat.valid,
             draining=self.draining,
             claims=self.ownership.claims,
+            calls=self.calls.asked,
             pauses=self.seat.pauses,
             forsaken=self._forsaken,
             lives=self._lives,

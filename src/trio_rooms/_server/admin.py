@@ -76,11 +76,13 @@ class _BadBody(Exception):
 
 @attrs.frozen
 class Errand:
-    """What an authorized request asks for."""
+    """What a request asks for that takes a while."""
 
     reads: bool
     """Whether there is a body to be read first."""
     _carry_out: Callable[[bytes], Awaitable[Response]]
+    anybody: bool = False
+    """Whether it is for everybody, so that it must not keep out who has shown a token."""
 
     async def carry_out(self, body: bytes) -> Response:
         """Do it; what becomes of it is the answer, whatever happens.

@@ -175,7 +175,11 @@ class Pages:
         except UnknownRoom as error:
             return Response.text(404, str(error))
         info = self._placement.info(key)
-        return _json(_told(info)) if info.node is None else Errand(False, partial(self._room_elsewhere, key))
+        return (
+            _json(_told(info))
+            if info.node is None
+            else Errand(False, partial(self._room_elsewhere, key), True)
+        )
 
     async def _room_elsewhere(self, key: str, _body: bytes) -> Response:
         return _json(_told(await self._placement.find_info(key)))
@@ -189,7 +193,7 @@ class Pages:
         why = self._placement.why_awake(key)
         if why.node is None:
             return _json(self._insight.why(why))
-        return Errand(False, partial(self._why_elsewhere, key))
+        return Errand(False, partial(self._why_elsewhere, key), True)
 
     async def _why_elsewhere(self, key: str, _body: bytes) -> Response:
         return _json(self._insight.why(await self._placement.find_why_awake(key)))

@@ -90,11 +90,13 @@ _CLUSTER_GAUGES: Final = (
     ("owned", "Rooms that are at home here"),
     ("lanes", "Nodes that something goes to"),
     ("lane_bytes", "What is on its way to other nodes, or waits"),
+    ("unanswered", "Calls that other nodes have not answered"),
     ("paused", "Whether the lease is not good now, so that nothing is done"),
     ("draining", "Whether the node gives its rooms away"),
 )
 _CLUSTER_TOTALS: Final = (
     ("claims", "Rooms that were claimed"),
+    ("calls", "Calls that other nodes were asked"),
     ("pauses", "Times that the lease could not be renewed in time"),
     ("forsaken", "Rooms that somebody else has taken over"),
     ("lives", "Incarnations, the first one too"),

@@ -161,6 +161,8 @@ class Server:
     _leaving: dict[trio.CancelScope, None] = attrs.field(init=False, factory=dict)
     """Those who have been sent it, and have only to leave."""
     _errands: trio.Semaphore = attrs.field(init=False, factory=lambda: trio.Semaphore(_MOST_ERRANDS))
+    _looks: trio.Semaphore = attrs.field(init=False, factory=lambda: trio.Semaphore(_MOST_ERRANDS))
+    """Of those without a token."""
     _acting: set[int] = attrs.field(init=False, factory=set)
     """Descriptors of those for whom something is being done, which is to be done and told to its end."""
     _opened: int = attrs.field(init=False, default=0)
@@ -424,9 +426,10 @@ class Server:
     ) -> None:
         """Do what another process asks for, and tell it what has become of it."""
         answer = problem(503, "the server is going away; nothing was done", Retry_After="5")
+        turns = self._looks if errand.anybody else self._errands
         try:
             with self._timeout(self.handshake_timeout) as scope:
-                await self._errands.acquire()
+                await turns.acquire()
             if scope.cancelled_caught:
                 answer = problem(503, "too many requests at once; nothing was done", Retry_After="5")
             else:
@@ -438,7 +441,7 @@ class Server:
                 except BadContentError as error:
                     answer = problem(error.status, error.text)
                 finally:
-                    self._errands.release()
+                    turns.release()
         except trio.Cancelled:
             with contextlib.suppress(OSError):
                 os.write(client.fileno(), answer.encode(time()))
