@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,17 @@ from benchmarks.suite.ledgers import Account, Wrong
 from benchmarks.suite.letters import Person, exchange
 from trio_rooms.client import RemoteRoom
 
-__all__ = ["Disturbances", "Engine", "disturb"]
+__all__ = ["WAYS", "Disturbances", "Engine", "disturb"]
 
+WAYS: Final = (
+    "node killed",
+    "node paused",
+    "node stopped",
+    "node drained",
+    "engine killed",
+    "engine paused",
+)
+"""What may be done."""
 _PATIENCE: Final = 60.0
 """Seconds until everything must have come, once nothing is disturbed any more."""
 _START: Final = 30.0
@@ -152,6 +161,7 @@ class _Cluster:
     random: random.Random
     lease: float
     result: Disturbances
+    wanted: Collection[str]
     disturbed: int = 0
 
     async def open_stream(self) -> trio.abc.Stream:
@@ -177,10 +187,10 @@ class _Cluster:
             "node drained": self._drain,
         }
         others = {"engine killed": self._kill_engine, "engine paused": self._pause_engine}
-        names = [*ways, *others]
+        names = [name for name in (*ways, *others) if name in self.wanted]
         async with trio.open_nursery() as nursery:
             engine_busy = [False]
-            while not ended.is_set():
+            while names and not ended.is_set():
                 what = self.random.choice(names)
                 calm = [node for node in self.nodes if not node.disturbed]
                 if self.disturbed < _AT_ONCE:
@@ -283,7 +293,7 @@ async def _until(true: Callable[[], Awaitable[bool]]) -> None:
 
 @contextlib.asynccontextmanager
 async def _running(
-    folder: Path, program: Path, count: int, lease: float, chance: random.Random
+    folder: Path, program: Path, count: int, lease: float, chance: random.Random, wanted: Collection[str]
 ) -> AsyncIterator[_Cluster]:
     engine = Engine(program, folder / "engine")
     async with contextlib.AsyncExitStack() as stack:
@@ -295,7 +305,7 @@ async def _running(
             log = folder / f"log-{name}"
             server = started("benchmarks.servers.nodes", *arguments, port=port, log=log)
             nodes.append(Node(name, await stack.enter_async_context(server)))
-        cluster = _Cluster(engine, nodes, chance, lease, Disturbances())
+        cluster = _Cluster(engine, nodes, chance, lease, Disturbances(), wanted)
         await cluster.start()
         yield cluster
 
@@ -311,6 +321,7 @@ async def disturb(
     clients: int = 20,
     accounts: int = 10,
     people: int = 10,
+    wanted: Collection[str] = WAYS,
     told: Callable[[float], None] = lambda _: None,
 ) -> Disturbances:
     """Let clients add to ledgers and write letters while nodes and engine are disturbed, and compare all.
@@ -326,6 +337,7 @@ async def disturb(
         clients: how many share the ledgers.
         accounts: how many ledgers there are.
         people: how many write to each other.
+        wanted: what may be done to nodes and engine.
         told: called with the seconds that have passed.
 
     Raises:
@@ -333,7 +345,7 @@ async def disturb(
     """
     try:
         chance = random.Random(seed)
-        async with _running(folder, program, nodes, lease, chance) as cluster:
+        async with _running(folder, program, nodes, lease, chance, wanted) as cluster:
             return await _live(cluster, folder, seconds, clients, accounts, people, told)
     except BaseExceptionGroup as group:
         wrong, rest = group.split(Wrong)
