@@ -375,7 +375,8 @@ async def _live(
     over = trio.Event()
     async with trio.open_nursery() as nursery:
         for number in range(clients):
-            nursery.start_soon(crowd.add, crowd.accounts[number % accounts], f"client {number}")
+            add = partial(crowd.add, stays=number < accounts)
+            nursery.start_soon(add, crowd.accounts[number % accounts], f"client {number}")
         connect: Callable[[str], AbstractAsyncContextManager[RemoteRoom]] = partial(
             crowd.connect, protocol="json"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import signal
 import socket
@@ -318,8 +319,14 @@ class Crowd:
             ping_timeout=2,
         )
 
-    async def add(self, account: Account, name: str) -> None:
-        """One client after another, until the end; the last of them stays until it has heard everything."""
+    async def add(self, account: Account, name: str, *, stays: bool = False) -> None:
+        """One client after another, until the end; the last of them stays until it has heard everything.
+
+        Args:
+            account: the ledger that they use.
+            name: what they are called.
+            stays: whether the first is the last, so that each balance is heard by somebody.
+        """
         while not self.ending.is_set():
             member = Member(account, name)
             protocol: Literal["json", "cbor"] = self.random.choice(["json", "cbor"])
@@ -330,7 +337,8 @@ class Crowd:
             ):
                 nursery.start_soon(self._listen, room, member)
                 member.came(await room.ask("get"))
-                for _ in range(self.random.randint(1, 2 * _STAYS)):
+                turns = itertools.count() if stays else range(self.random.randint(1, 2 * _STAYS))
+                for _ in turns:
                     if self.ending.is_set():
                         break
                     async with trio.open_nursery() as together:
