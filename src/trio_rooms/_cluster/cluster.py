@@ -181,7 +181,8 @@ class Cluster:
         try:
             with self._beat:
                 await self.seat.run()
-        except Exception as error:  # noqa: BLE001 (the block of the rooms raises it)
+        except Exception as error:
+            logger.critical("node %s: its lease is not renewed any more", self.name, exc_info=error)
             self._runtime.fail(error)
         finally:
             self._beat_ended.set()
