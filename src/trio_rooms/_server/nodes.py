@@ -54,8 +54,12 @@ class Nodes:
             headers: the request's, by lower-case name.
             remote: address and port that it comes from.
         """
-        if path == "/healthz" and self.draining:
-            return Response.text(503, "this node is being drained")
+        if path == "/healthz":
+            if self.draining:
+                return Response.text(503, "this node is being drained")
+            if not self._cluster.seat.valid:
+                return Response.text(503, "this node is out of touch with the others")
+            return None
         if path == "/nodes":
             if method == "OPTIONS":
                 return Response(200, headers={"Allow": "GET, HEAD, OPTIONS"})
