@@ -112,10 +112,7 @@ class Connection:
             EngineError: somebody else is there, or does not let us in.
         """
         node = node or address.nodes[0]
-        try:
-            context = address.context()
-        except (OSError, ValueError) as error:
-            raise EngineError(f"TLS to {address}: a certificate cannot be loaded: {error}") from error
+        context = await _context(address) if address.tls else None
         stream: trio.abc.Stream | None = None
         try:
             with trio.fail_after(timeout):
@@ -413,6 +410,14 @@ class Connection:
             else:
                 self.post("PING")
         self.lose(f"it has not answered for {self.silence * missed / _LOOKS:g} s")
+
+
+async def _context(address: Address) -> ssl.SSLContext | None:
+    """What TLS is spoken with. Files are read each time: certificates are renewed while programs run."""
+    try:
+        return await trio.to_thread.run_sync(address.context)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"TLS to {address}: a certificate cannot be loaded: {error}") from error
 
 
 def _settle(entry: _Entry, reply: Any) -> None:
