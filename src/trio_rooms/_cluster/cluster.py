@@ -144,7 +144,9 @@ class Cluster:
         self._runtime = runtime
         self._addresses = addresses
         definitions, hub = self._supervisor.definitions, runtime.hub
-        self.homes = Gateway(self.lanes, self.ownership, self._is_at, definitions, hub, runtime.deadlines)
+        self.homes = Gateway(
+            self.lanes, self.seat, self.ownership, self._is_at, definitions, hub, runtime.deadlines
+        )
         self._doors = Doors(self.lanes, self.ownership, definitions, hub, self._supervisor, runtime.registrar)
         self._drain = Drain(self._supervisor, runtime.registrar, hub, self.ownership, self.homes.dismiss)
         runtime.node = self

@@ -23,6 +23,7 @@ from trio_rooms.errors import Unavailable
 from .far import LONG, Lists
 from .kinds import ABORT, CLOSE, DRAIN, DRAINED, FRAMES, PAUSE
 from .lanes import Lane, Lanes
+from .seat import Seat
 from .uplink import Uplink
 
 __all__ = ["Gateway", "Places"]
@@ -31,8 +32,8 @@ _AT_ONCE: Final = 64
 """Sockets that are closed between two turns of the event loop."""
 _BEHIND: Final = 4
 """Broadcasts that wait in one room, before the other node is held back."""
-_TRIES: Final = 4
-"""How often a room is placed again that is not where it was."""
+_PATIENCE: Final = 5.0
+"""Seconds that a client waits until its room is found."""
 _LOOK: Final = 0.05
 """Seconds between two looks at slow sockets, while there are any."""
 
@@ -81,6 +82,7 @@ class Gateway:
 
     Args:
         lanes: those to the other nodes.
+        seat: says who else there is.
         places: says where rooms are at home.
         is_at: asks another node whether a room is at home there.
         definitions: the rooms that are served, by name.
@@ -91,6 +93,7 @@ class Gateway:
     def __init__(
         self,
         lanes: Lanes,
+        seat: Seat,
         places: Places,
         is_at: Callable[[str, str], Awaitable[bool]],
         definitions: Mapping[str, Definition],
@@ -100,6 +103,7 @@ class Gateway:
         self.connections: int = 0
         """Sockets of this node whose rooms are at home elsewhere."""
         self._lanes = lanes
+        self._seat = seat
         self._places = places
         self._is_at = is_at
         self._definitions = definitions
@@ -131,20 +135,27 @@ class Gateway:
 
     async def find(self, key: str) -> Elsewhere | None:
         """See `trio_rooms._room.placement.Homes`."""
-        for _ in range(_TRIES):
-            home = await self._places.place(key)
-            if self._places.owns(key):
-                return None
-            try:
-                lane = await self._lanes.reach(home)
-                # Where it has sockets of this node, it is at home there; else it may have been lately.
-                if key in _home(lane).by_key or await self._is_at(home, key):
-                    return Elsewhere(self, lane, key)
-            except Unavailable:
-                if home in self._lanes.seat.members:
-                    raise
-            self._places.misplaced(key, home)
-        raise Unavailable(key, "it moves from node to node")
+        why = "its node does not answer"
+        with trio.move_on_after(_PATIENCE):
+            while True:
+                home = await self._places.place(key)
+                if self._places.owns(key):
+                    return None
+                if home not in self._seat.members:
+                    await self._seat.beaten()  # It has come just now, or gone.
+                    continue
+                try:
+                    lane = await self._lanes.reach(home)
+                    # Where it has sockets of this node, it is at home there; else it may have been lately.
+                    if key in _home(lane).by_key or await self._is_at(home, key):
+                        return Elsewhere(self, lane, key)
+                except Unavailable as error:
+                    why = error.why
+                    if home in self._seat.members:
+                        break
+                self._places.misplaced(key, home)
+                await trio.lowlevel.checkpoint()
+        raise Unavailable(key, why)
 
     def uplink(self, lane: Lane, key: str) -> Uplink:
         """That of a room to its home, which has to be used at once."""
