@@ -222,10 +222,23 @@ def drawn(chance: random.Random) -> list[tuple[str, Any, str]]:
     return steps
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.integers(0, 1 << 32))
 def test_whatever_moves_nothing_overtakes(seed: int) -> None:
     """Of what a node sends to a room, each arrives once and in order, or is said not to have arrived."""
+    tell(seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(0, 5000, 1000))
+def test_whatever_moves_nothing_overtakes_in_many_ways(first: int) -> None:
+    """The same, five thousand times."""
+    for seed in range(first, first + 1000):
+        tell(seed)
+
+
+def tell(seed: int) -> None:
+    """Have rooms move while things are sent to them, as a number says, and see what has become of them."""
     chance = random.Random(seed)
     sent: list[tuple[str, str, int, Answer]] = []
     loss = chance.choice((0, 0.2))
