@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
 from trio_rooms import Admitted, ConnectRequest, Context, Disconnect, Policy, Room, Rooms, open_rooms
+from trio_rooms._cluster.far import Door, FarLink, Outbound
+from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._sockets.hub import SocketHub
 from trio_rooms.engines import MemoryEngine
 from trio_rooms.testing import MemoryClient, connect
 
@@ -293,3 +298,55 @@ async def test_a_room_that_fell_asleep_is_where_it_was(autojump_clock: Any) -> N
         async with connect(a, "chat/x", subprotocols=JSON) as third:
             assert await third.ask("say", 3) == 3
             assert a.statistics().supervisor.awake == 1  # It has moved.
+
+
+async def test_nothing_is_left_of_those_who_have_gone(autojump_clock: Any) -> None:
+    """Neither here nor there, however they went."""
+    async with (
+        nodes(MemoryEngine(), "a", "b") as (a, b),
+        connect(a, "chat/x") as stays,
+    ):
+        await stays.ask("say", 0)
+        for number in range(10):
+            async with connect(b, "chat/x") as client, connect(b, "chat/x") as other:
+                await client.ask("say", number)
+                if number % 3 == 0:
+                    await client.drop()
+                elif number % 3 == 1:
+                    await client.emit("leave", [4000, ""])
+                await other.hang_up()
+        await trio.sleep(10)
+        homes, cluster = (b._cluster.homes, a._cluster) if a._cluster and b._cluster else (None, None)
+        assert homes is not None
+        assert cluster is not None
+        assert homes.connections == b._hub.foreign == a._hub.far == 0
+        assert b._hub.rosters == {}
+        assert a._hub.guests == set(a._hub.rosters["chat/x"].links.values())
+        for lane in [*cluster.lanes.all(), *homes._lanes.all()]:
+            assert lane.size == lane.load == 0
+            for kept in lane.context.values():
+                assert not any(getattr(kept, name, None) for name in ("doors", "coming", "uplinks", "by_key"))
+
+
+async def test_what_a_connection_elsewhere_takes() -> None:
+    """A few hundred bytes at the home, all tables included, and at the gateway those of any other."""
+    hub = SocketHub(Deadlines(), max_message_size=1000, backlog=1000, close_timeout=1)
+    lane: Any = SimpleNamespace(peer="b#1")
+    door = Door(lane, Outbound(lane, hub.stall), 1, "x/1", lambda _: None)
+    roster = hub.roster("x/1", None, greets=False)
+    numbers = [(1 << 50) + at for at in range(5000)]
+    before = trace()
+    for number in numbers:
+        link = FarLink(hub.new_id(), roster, None, 0, door, number)
+        door.links[number] = link
+        hub.guests.add(link)
+        roster.links[link.id] = link
+    assert (trace() - before) / len(numbers) < 420
+    tracemalloc.stop()
+    hub.poller.close()
+
+
+def trace() -> int:
+    """Bytes that are taken now."""
+    tracemalloc.start()
+    return tracemalloc.get_traced_memory()[0]

@@ -276,8 +276,8 @@ class Cluster:
             "draining": self.draining,
             "open": self._is_open(),
             "awake": awake,
-            "asleep": max(len(hub.rosters) - self.homes.rooms - awake, 0),
-            "connections": max(hub.sockets - self._doors.connections, 0),
+            "asleep": max(len(hub.rosters) - hub.foreign - awake, 0),
+            "connections": max(hub.sockets - hub.far, 0),
             "gateway_connections": self.homes.connections,
         }
 

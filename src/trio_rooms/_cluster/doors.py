@@ -79,8 +79,6 @@ class Doors:
         placement: Placement,
         registrar: Registrar,
     ) -> None:
-        self.connections: int = 0
-        """Those that other nodes hold the sockets of."""
         self._owned = owned
         self._definitions = definitions
         self._hub = hub
@@ -186,7 +184,7 @@ class Doors:
         link.user = arrival.user
         door.links[link.number] = link
         hub.guests.add(link)
-        self.connections += 1
+        hub.far += 1
         if arrival.presence and roster.presence is not None:
             roster.presence.given(link.id, arrival.presence)
         begin = None if found is None else self._registrar.beginning(link.user, found)
@@ -250,7 +248,7 @@ class Doors:
 
     def _released(self, link: FarLink) -> None:
         self._hub.guests.discard(link)
-        self.connections -= 1
+        self._hub.far -= 1
         self._tidy(link.door)
 
     def _tidy(self, door: Door) -> None:

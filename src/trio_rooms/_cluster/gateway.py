@@ -122,11 +122,6 @@ class Gateway:
         lanes.on_end.append(self._ended)
         lanes.on_relief.append(self._relieved)
 
-    @property
-    def rooms(self) -> int:
-        """Rooms elsewhere that sockets of this node are in."""
-        return sum(len(_home(lane).by_key) for lane in self._lanes.all())
-
     # Letting in: what a server asks.
 
     def here(self, key: str) -> bool:
@@ -168,6 +163,7 @@ class Gateway:
             home.number += 1
             uplink = Uplink(roster, lane, home.number, key, self)
             roster.inbox = uplink
+            self._hub.foreign += 1
             home.by_key[key] = home.uplinks[home.number] = uplink
         return uplink
 
@@ -272,6 +268,7 @@ class Gateway:
         if home.uplinks.pop(uplink.number, None) is not None:
             del home.by_key[uplink.key]
         uplink.roster.inbox = None
+        self._hub.foreign -= 1
 
     def _relieved(self, lane: Lane) -> None:
         for uplink in _home(lane).uplinks.values():

@@ -553,7 +553,7 @@ class Server:
             return closed
         # Not those who still ask, as this one does, nor those who only have to leave.
         parting = len(self._sending) + len(self._leaving)
-        taken = self.hub.sockets + self.hub.closing.count + self.hub.elsewhere - parting
+        taken = self.hub.sockets + self.hub.closing.count + self.hub.elsewhere - parting - self.hub.far
         if self.max_connections is not None and taken >= self.max_connections:
             return _TOO_MANY
         return None

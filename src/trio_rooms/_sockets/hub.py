@@ -173,6 +173,10 @@ class SocketHub:
         runtime's to set."""
         self.elsewhere: int = 0
         """Sockets that came, and that neither are watched nor belong to a room: a task has each of them."""
+        self.far: int = 0
+        """Connections whose sockets are at other nodes."""
+        self.foreign: int = 0
+        """Rosters here of rooms that are at home at other nodes."""
         self.guests: set[Link] = set()
         """See `LinkOwner`."""
         self.metrics: Metrics = Metrics()
@@ -209,7 +213,7 @@ class SocketHub:
         return HubStatistics(
             self._open,
             self.closing.count,
-            len(self.rosters),
+            len(self.rosters) - self.foreign,
             self._received,
             self._answered,
             self._sent + self.relays.sent + self.pacing.postponed - self.pacing.dropped,

@@ -79,7 +79,7 @@ class LinkOwner(Protocol):
     poller: Poller
     """What watches descriptors."""
     guests: set[Link]
-    """Links with a task of their own: they end with the hub."""
+    """Links that no poller watches: they end with the hub."""
     users: Users
     """Who is to hear of connections that have a user."""
     now: float
