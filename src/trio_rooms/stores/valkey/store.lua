@@ -220,7 +220,7 @@ end
 function write.j(A, i, row)
   local P, key = A[1], A[2]
   local j, added, trim, count = P .. 'j:' .. key, 0, A[i + 2], tonumber(A[i + 3])
-  if A[9] ~= '0' then call('HSET', row.at, 's', A[9], 'b', A[i], 'f', A[i + 1]) end
+  if A[9] ~= '0' then row:put('s', A[9], 'b', A[i], 'f', A[i + 1]) end
   i = i + 4
   if count > 0 then
     local entries = {}
@@ -230,17 +230,19 @@ function write.j(A, i, row)
     end
     each(entries, 1000, function(...) call('RPUSH', j, ...) end)
   end
+  local most = 4 -- A few at first, since mostly a few go.
   while trim ~= '0' do
-    local gone, first = 0, call('LRANGE', j, 0, 99)
+    local gone, first = 0, call('LRANGE', j, 0, most - 1)
     for _, entry in ipairs(first) do
       local seq, size = entry:match('^(%d+):(%d+)')
       if less(trim, seq) then break end
       gone, added = gone + 1, added - tonumber(size)
     end
     if gone > 0 then call('LPOP', j, gone) end
-    if gone < 100 then break end
+    if gone < most then break end
+    most = math.min(most * 4, 256)
   end
-  if added ~= 0 then call('HINCRBY', row.at, 'z', ('%.0f'):format(added)) end
+  if added ~= 0 then row:put('z', ('%.0f'):format(tonumber(row.size or 0) + added)) end
   return i + count
 end
 
@@ -385,14 +387,20 @@ local function settle_room(A, row, there)
   end
 end
 
+-- Have fields of the room's hash written at the end, all at once.
+local function put(row, ...)
+  local fields = row.fields
+  for n = 1, select('#', ...) do fields[#fields + 1] = select(n, ...) end
+end
+
 local function commit(_, A)
   call = redis.call
   local P, key = A[1], A[2]
   local r = P .. 'r:' .. key
-  local found = call('HMGET', r, 'n', 'x', 's', 'o', 'k', 'u', '1', 'G', 'h')
+  local found = call('HMGET', r, 'n', 'x', 's', 'o', 'k', 'u', '1', 'G', 'h', 'z')
   local row = {
     at = r, number = found[1], nonce = found[2], seq = found[3], owner = found[4], claim = found[5],
-    known = found[7],
+    known = found[7], size = found[10], put = put, fields = {'n', A[6], 'x', A[8], 'e', A[5]},
   }
   local why = refused(A, row)
   if why then return why end
@@ -400,7 +408,6 @@ local function commit(_, A)
     if give_up(P, key, call('TIME')[1], 100) then return {'repair'} end
     call('HDEL', r, 'u')
   end
-  call('HSET', r, 'n', A[6], 'x', A[8], 'e', A[5])
   if A[3] == 'opened' then
     if row.owner then call('HDEL', r, 'o', 'k') end -- Who opens a store alone takes it from all.
     row.owner = ''
@@ -412,15 +419,13 @@ local function commit(_, A)
   elseif A[12] == '1' then
     local half = found[9] == '0' and '1' or '0'
     call('SET', P .. 'd' .. half .. ':' .. key, A[13])
-    if newest then
-      call('HSET', r, 'G', A[6], 'g', newest, 'h', half)
-    else
-      call('HSET', r, 'G', A[6], 'h', half)
-    end
+    row:put('G', A[6], 'h', half)
+    if newest then row:put('g', newest) end
     newest = A[6]
   end
   local i = 16
   for letter in A[15]:gmatch('.') do i = write[letter](A, i, row) end
+  call('HSET', r, unpack(row.fields))
   if not newest or not row.known or A[14] ~= '' then settle_room(A, row, newest) end
   return 'OK'
 end
