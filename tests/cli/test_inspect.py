@@ -17,6 +17,7 @@ import cbor2
 import pytest
 import trio
 
+from tests.valkey import Valkey
 from trio_rooms import Context, DiskStore, Room, open_rooms
 from trio_rooms._cli.main import main
 from trio_rooms._state.codec import decode_value
@@ -474,3 +475,31 @@ def test_unknown_tags_survive(inspect: Inspect, tmp_path: Path) -> None:
     inspect(tmp_path / "data", "--import", file)
     assert load(tmp_path / "data", "dull/a")[0].state == cbor2.dumps(cbor2.CBORTag(4711, [1, {"a": 2}]))
     assert "tag 4711(" in inspect(tmp_path / "data", "dull/a")
+
+
+def test_an_engine(inspect: Inspect, tmp_path: Path, valkey: Valkey) -> None:
+    """What is at a URL is shown, exported and imported as what is in a folder."""
+    assert inspect(valkey.url).splitlines()[-1] == "0 rooms"
+    fill(tmp_path, "rich", "a", "store", ["x", "y"])
+    exported, again = tmp_path / "a.cbor", tmp_path / "b.cbor"
+    inspect(tmp_path, "rich/a", "--export", exported)
+    told = inspect(valkey.url, "--import", exported)
+    assert told == f"wrote {exported} into room rich/a: version 1, generation 1\n"
+    assert inspect(valkey.url).splitlines()[1].split()[-1] == "rich/a"
+    inspect(valkey.url, "rich/a", "--export", again)
+    assert again.read_bytes() == exported.read_bytes()
+    assert "in the store already" in inspect(valkey.url, "--import", exported, fails=True)
+
+
+def test_what_is_no_engine(
+    inspect: Inspect, tmp_path: Path, valkey: Valkey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is none, or where nodes have the rooms, that is said."""
+    assert main(["inspect", "http://127.0.0.1:1"]) == 2
+    assert "the URL of an engine begins with" in capsys.readouterr().err
+    fill(tmp_path, "rich", "a", "store", [])
+    exported = tmp_path / "a.cbor"
+    inspect(tmp_path, "rich/a", "--export", exported)
+    valkey.ask("ZADD", "{rooms}:nodes", "9e9", "ana#1")
+    assert "nodes have the rooms" in inspect(valkey.url, "--import", exported, fails=True)
+    assert inspect(valkey.url).splitlines()[-1] == "0 rooms"

@@ -13,14 +13,12 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.stores.test_stores import STEPS, Step, content
-from tests.valkey import Valkey, one_valkey, own_valkey, valkey
+from tests.valkey import Valkey
 from trio_rooms.errors import StaleWrite
 from trio_rooms.stores.base import Commit, Store
 from trio_rooms.stores.memory import MemoryStore
 from trio_rooms.stores.valkey.store import ValkeyStore
 from trio_rooms.testing import StoreConformance
-
-__all__ = ["one_valkey", "own_valkey", "valkey"]
 
 _numbers = itertools.count()
 

@@ -14,12 +14,10 @@ import trio
 import trio.testing
 
 from tests.stores.acknowledged import check_acknowledged
-from tests.valkey import Valkey, one_valkey, own_valkey, valkey
+from tests.valkey import Valkey
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreError, StoreFull, StoreReadOnly
 from trio_rooms.stores import ValkeyStore
 from trio_rooms.stores.base import Commit, Post
-
-__all__ = ["one_valkey", "own_valkey", "valkey"]
 
 SCRIPT = Path(__file__).with_name("store_process.py")
 

@@ -10,7 +10,20 @@ from typing import Final
 
 from trio_rooms import _arguments
 
-__all__ = ["count", "file", "folder", "host", "lease", "memory", "node", "number", "port", "ratio", "seconds"]
+__all__ = [
+    "count",
+    "file",
+    "folder",
+    "host",
+    "kept",
+    "lease",
+    "memory",
+    "node",
+    "number",
+    "port",
+    "ratio",
+    "seconds",
+]
 
 
 def host(text: str) -> str:
@@ -27,6 +40,11 @@ def folder(text: str) -> Path:
         msg = "it is empty; for the current folder give ."
         raise argparse.ArgumentTypeError(msg)
     return Path(text)
+
+
+def kept(text: str) -> Path | str:
+    """Where rooms are kept: a folder, or the URL of an engine."""
+    return text if "://" in text else folder(text)
 
 
 def file(text: str) -> Path:

@@ -1,4 +1,4 @@
-"""``trio-rooms inspect``: look into a data folder, write a room into a file, or a file into a room."""
+"""``trio-rooms inspect``: look at what is kept, write a room into a file, or a file into a room."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 import trio
 
 from trio_rooms.errors import RoomsError
+from trio_rooms.stores.base import Store
 from trio_rooms.stores.sqlite.store import DiskStore
 
 from .export import ExportError, export, read_export, restore
-from .failures import CommandFailed
+from .failures import CommandFailed, UsageError
 from .overview import describe_room, list_rooms
 from .stored import check_key
 
@@ -43,25 +44,47 @@ def inspect(options: argparse.Namespace) -> int:
         except RoomsError as error:
             options.fail(str(error))
     if options.import_ is not None:
-        return trio.run(_import_room, options.directory, options.import_, options.key, options.replace)
+        return trio.run(_import_room, options.where, options.import_, options.key, options.replace)
     if options.export is not None:
-        return trio.run(_export_room, options.directory, options.key, options.export)
-    return trio.run(_look, options.directory, options.key)
+        return trio.run(_export_room, options.where, options.key, options.export)
+    return trio.run(_look, options.where, options.key)
+
+
+def _store(where: Path | str, *, read_only: bool = False) -> Store:
+    """What has the rooms, in a folder or at a URL.
+
+    Raises:
+        UsageError: it is no URL of an engine.
+        CommandFailed: what speaks to an engine is not installed.
+    """
+    if isinstance(where, Path):
+        return DiskStore(where, read_only=read_only)
+    try:
+        from trio_rooms.stores.valkey.store import ValkeyStore  # noqa: PLC0415 (it takes what is an extra)
+    except ModuleNotFoundError as error:
+        if error.name != "hiredis":
+            raise
+        msg = "to look into an engine takes hiredis: pip install 'trio-rooms[valkey]'"
+        raise CommandFailed(msg) from error
+    try:
+        return ValkeyStore(where, durability="everysec", read_only=read_only)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 # Each of these is a command of its own, and returns its exit status.
 
 
-async def _look(directory: Path, key: str | None) -> int:
-    async with DiskStore(directory, read_only=True) as store:
+async def _look(where: Path | str, key: str | None) -> int:
+    async with _store(where, read_only=True) as store:
         if key is not None:
             return 0 if await describe_room(store, key, print) else 1
         await list_rooms(store, print)
         return 0
 
 
-async def _export_room(directory: Path, key: str, file: Path) -> int:
-    async with DiskStore(directory, read_only=True) as store:
+async def _export_room(where: Path | str, key: str, file: Path) -> int:
+    async with _store(where, read_only=True) as store:
         content, damaged = await export(store, key)
     try:
         _write(file, content)
@@ -101,7 +124,7 @@ def _umask() -> int:
     return mask
 
 
-async def _import_room(directory: Path, file: Path, key: str | None, replace: bool) -> int:
+async def _import_room(where: Path | str, file: Path, key: str | None, replace: bool) -> int:
     try:
         exported = read_export(await trio.Path(file).read_bytes())
     except OSError as error:
@@ -111,7 +134,7 @@ async def _import_room(directory: Path, file: Path, key: str | None, replace: bo
         msg = f"{file} cannot be imported: {error}"
         raise CommandFailed(msg) from error
     target = exported.key if key is None else key
-    async with DiskStore(directory) as store:
+    async with _store(where) as store:
         restored = await restore(store, exported, target, replace=replace)
     print(f"wrote {file} into room {target}: version {exported.version}, generation {restored.generation:,}")
     if restored.sessions or restored.entries or restored.timers:

@@ -263,13 +263,14 @@ def _add_send(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser = commands.add_parser(
         "inspect",
-        help="look into a data folder",
-        description="List the rooms of a data folder, or show one. Works beside a running server.",
+        help="look into a data folder, or an engine",
+        description="List the rooms of a data folder, or of an engine, or show one. Works beside a running "
+        "server.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=inspect, fail=parser.error)
     parser.add_argument(
-        "directory", metavar="DIR", type=arguments.folder, help="what serve was given as --data"
+        "where", metavar="DIR", type=arguments.kept, help="what serve was given as --data, or as --engine"
     )
     parser.add_argument("key", metavar="KEY", nargs="?", help="one room, like chat/lobby")
     action = parser.add_mutually_exclusive_group()
@@ -279,7 +280,7 @@ def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="FILE",
         type=Path,
         dest="import_",
-        help="write a room from such a file into the data folder, which no server may have; KEY renames it",
+        help="write a room from such a file there, where no server may have the rooms; KEY renames it",
     )
     parser.add_argument("--replace", action="store_true", help="let --import replace a room that is there")
 
