@@ -89,6 +89,7 @@ _now_and_then = (
     st.tuples(st.just("fail commits"), _times, st.just(False)),
     st.tuples(st.just("fail loads"), _times),
     st.tuples(st.just("hooks take"), st.sampled_from((0.3, 0.0))),
+    st.tuples(st.just("stand still"), st.sampled_from((0.05, 0.7, 3.0, 4.5))),
     st.tuples(st.sampled_from(STOPS)),
 )
 _step = st.one_of(*_often, *_often, *_now_and_then)
@@ -504,6 +505,8 @@ class Process:
     exits: bool = False
     """Whether a handler has ended the program: nothing begins any more."""
     said: int = 0
+    standing: bool = False
+    """Whether everything stands still."""
 
     def __attrs_post_init__(self) -> None:
         self.store = Watched(self.disk)
@@ -751,15 +754,27 @@ class Process:
                 model.faults += times
             case ("fail loads", times):
                 self.store.fail_loads(lambda: StoreError("on purpose"), times)
+            case ("stand still", seconds) if not self.standing:
+                self.standing = True
+                self.rooms._supervisor.pause()
+                self.crowd.start_soon(self.go_on, seconds)
             case ("close",) if not model.stopping:
                 await self.begin(self.close)
             case _:
                 self.history.pop()  # Nothing that this could be done to.
                 return
-        if self.gates or self.store.delay or self.hook_pause:
+        if self.gates or self.store.delay or self.hook_pause or self.standing:
             model.troubled = math.inf
         elif step[0] in ("release", "store takes", "hooks take"):
             model.troubled = trio.current_time() + 3
+
+    async def go_on(self, seconds: float) -> None:
+        """Nothing stands still any more after a while: before any mail is refused for that."""
+        await trio.sleep(seconds)
+        self.standing = False
+        self.rooms._supervisor.resume()
+        if not (self.gates or self.store.delay or self.hook_pause):
+            self.model.troubled = trio.current_time() + 3
 
     def stops(self) -> None:
         """The stop begins; what is held at the store's gates is not held for ever."""
@@ -792,6 +807,9 @@ class Process:
         self.store.delay, self.hook_pause = 0, 0
         self.broken.clear()
         self.told_to.clear()
+        while self.standing:
+            await trio.sleep(0.1)
+        self.model.troubled = trio.current_time() + 3
         self.history.append(f"{trio.current_time():8.2f}  rest")
         for round_ in range(2):
             with trio.move_on_after(600):
