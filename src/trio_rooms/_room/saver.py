@@ -27,8 +27,8 @@ logger = logging.getLogger("trio_rooms")
 
 _LOAD_TRIES: Final = 5
 _LOAD_LONGEST: Final = 5.0
-"""Seconds of a load after which it is not tried again: a store that cannot be reached may take as long to say
-so."""
+"""Seconds of a load after which it is not tried again where other nodes can have the room: a store that
+cannot be reached may take as long to say so, and whoever waits is to try again elsewhere."""
 _RETRY_FIRST: Final = 0.1
 _RETRY_LAST: Final = 30.0
 """Seconds between two tries to load or save, doubled each time from the first to the last."""
@@ -128,7 +128,7 @@ class Saver:
             try:
                 loaded = await record.load()
             except StoreError as error:
-                if tries == _LOAD_TRIES or trio.current_time() - began >= _LOAD_LONGEST:
+                if tries == _LOAD_TRIES or (record.shared and trio.current_time() - began >= _LOAD_LONGEST):
                     raise
                 logger.warning("room %s cannot be loaded and is tried again: %s", self._key, error)
                 await trio.sleep(_RETRY_FIRST * 2 ** (tries - 1))

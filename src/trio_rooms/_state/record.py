@@ -193,6 +193,11 @@ class Record:
             self.dirty = True
 
     @property
+    def shared(self) -> bool:
+        """Whether somebody else can have the room one day."""
+        return self._on_stale is not None
+
+    @property
     def number(self) -> int:
         """That of the last commit that is known to be in the store."""
         return self._writer.number
