@@ -69,6 +69,8 @@ class Valkey:
     program: str = attrs.field(factory=binary)
     sentinel: Path | None = None
     """The file of a Sentinel; None for a server."""
+    preloaded: str = attrs.field(init=False, default="")
+    """A library that takes the place of others'."""
     port: int = attrs.field(factory=free_port)
     process: subprocess.Popen[bytes] | None = attrs.field(init=False, default=None)
 
@@ -91,6 +93,7 @@ class Valkey:
             self.process = subprocess.Popen(
                 self._command(),
                 executable=self.program,
+                env={**os.environ, **({"LD_PRELOAD": self.preloaded} if self.preloaded else {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -165,15 +165,25 @@ async def test_a_server_that_becomes_a_replica_is_left(own_valkey: Valkey) -> No
         assert await server.call("GET", "k") == b"1"
 
 
-@pytest.fixture
-def replica(own_valkey: Valkey, tmp_path: Path) -> Iterator[Valkey]:
-    """A server that follows `own_valkey`."""
-    follower = Valkey(tmp_path / "replica", ("--replicaof", "127.0.0.1", str(own_valkey.port)))
+def _following(primary: Valkey, folder: Path) -> Iterator[Valkey]:
+    follower = Valkey(folder, ("--replicaof", "127.0.0.1", str(primary.port)))
     follower.start()
     while b"master_link_status:up" not in follower.ask("INFO", "replication"):
         time.sleep(0.02)
     yield follower
     follower.kill()
+
+
+@pytest.fixture
+def replica(own_valkey: Valkey, tmp_path: Path) -> Iterator[Valkey]:
+    """A server that follows `own_valkey`."""
+    yield from _following(own_valkey, tmp_path / "replica")
+
+
+@pytest.fixture
+def second_replica(own_valkey: Valkey, tmp_path: Path) -> Iterator[Valkey]:
+    """Another one."""
+    yield from _following(own_valkey, tmp_path / "second")
 
 
 async def test_what_is_durable_is_in_the_replicas(own_valkey: Valkey, replica: Valkey) -> None:
@@ -249,6 +259,50 @@ async def test_sentinels_are_followed(own_valkey: Valkey, replica: Valkey, tmp_p
             assert replica.ask("GET", "k") == b"2"
             assert server.connection is not None
             assert server.connection.node == ("127.0.0.1", replica.port)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["killed", "stopped"])
+async def test_what_is_durable_outlives_a_primary(
+    own_valkey: Valkey, replica: Valkey, second_replica: Valkey, tmp_path: Path, fault: str
+) -> None:
+    """Also one that was only stopped, and takes writes again before it knows that another has its place."""
+    async with sentinel(own_valkey, tmp_path / "sentinel") as watcher:
+        url = f"valkey+sentinel://127.0.0.1:{watcher.port}/main"
+        async with served(url, replicas=1, patience=20, silence=1) as server, trio.open_nursery() as nursery:
+            while b"slaves=2" not in watcher.ask("INFO", "sentinel"):
+                await trio.sleep(0.05)
+
+            async def write(task: int) -> None:
+                number = 0
+                while True:
+                    try:
+                        # Idempotent, so that it may be said again.
+                        await server.call("SET", f"{task}-{number}", number, durable=True)
+                    except EngineLost:
+                        await trio.sleep(0.01)
+                        continue
+                    written.append(f"{task}-{number}")
+                    number += 1
+
+            written: list[str] = []
+            for task in range(32):
+                nursery.start_soon(write, task)
+            await trio.sleep(1)
+            if fault == "killed":
+                own_valkey.kill()
+            else:
+                own_valkey.stop()
+                await trio.sleep(4)
+                own_valkey.go_on()
+            before = len(written)
+            while len(written) < before + 1000:
+                await trio.sleep(0.05)
+            await trio.sleep(3)
+            nursery.cancel_scope.cancel()
+        port = int(watcher.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")[1])
+        (primary,) = [one for one in (replica, second_replica) if one.port == port]
+        assert not [key for key in written if primary.ask("EXISTS", key) != 1]
 
 
 async def test_sentinels_that_know_nothing_are_named(valkey: Valkey, tmp_path: Path) -> None:
