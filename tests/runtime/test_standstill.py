@@ -568,3 +568,28 @@ async def test_a_room_of_which_there_is_nothing_can_be_let_go_of(autojump_clock:
     async with running() as run:
         run.supervisor.forsake("ledger/x")
         assert await run.room.ask("add", 1) == 1
+
+
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_room_is_let_go_of_before_it_is_known_what_is_stored_of_it(
+    over: bool, autojump_clock: MockClock
+) -> None:
+    """A connection that ended meanwhile is nothing to anybody here, and nothing is tried for it."""
+    async with running(ledger("commit")) as run, connect(run.rooms, "ledger/x", subprotocols=JSON) as ana:
+        await ana.receive()
+        await trio.sleep(60)
+        assert run.supervisor._records == {}
+        loads, reads = run.store.hold_loads(), run.store.hold_reads()
+        if over:
+            await ana.hang_up()
+        else:
+            await ana.drop()
+        await trio.sleep(1)
+        assert loads.arrived + reads.arrived == 1
+        run.supervisor.forsake("ledger/x")
+        loads.release()
+        reads.release()
+        run.store.calls.clear()
+        await trio.sleep(60)
+        assert run.store.calls == []
+        assert run.supervisor._records == {}

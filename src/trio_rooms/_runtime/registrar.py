@@ -374,7 +374,7 @@ class Registrar:
     def _drop(self, record: Record, event: Disconnected, until: float) -> None:
         """A session has no connection from now on."""
         link = event.link
-        if not link.flags & SESSION or link.session is None:
+        if not link.flags & SESSION or link.session is None or record.forsaken is not None:
             return
         assert record.journal is not None
         link.session = record.journal.depart(link.session)
@@ -394,6 +394,8 @@ class Registrar:
         """Have it written that a session is away, and tried again for as long as it is."""
 
         def refused(error: RoomsError) -> None:
+            if record.forsaken is not None:
+                return  # Who has the room now knows that nobody is connected here.
             logger.error("room %s: that a connection is gone could not be written: %s", record.key, error)
             self._deadlines.set(trio.current_time() + _RETRY, again)
 
@@ -443,7 +445,7 @@ class Registrar:
     def _end_of(self, record: Record, event: Disconnected, *, told: bool) -> None:
         """The connection of a session has ended, and the session with it."""
         link = event.link
-        if not link.flags & SESSION or link.session is None:
+        if not link.flags & SESSION or link.session is None or record.forsaken is not None:
             return
         assert record.journal is not None
         standing = record.journal.depart(link.session)
