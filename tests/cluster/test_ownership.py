@@ -20,7 +20,7 @@ from trio_rooms._cluster import ownership as module
 from trio_rooms._cluster.ownership import Ownership
 from trio_rooms._cluster.placing import ranked
 from trio_rooms._cluster.seat import Seat
-from trio_rooms.engines import MemoryEngine
+from trio_rooms.engines import Claim, MemoryEngine
 from trio_rooms.errors import EngineLost, Unavailable
 
 LEASE = 2.0
@@ -271,6 +271,52 @@ async def test_a_placing_that_is_cancelled(autojump_clock: MockClock) -> None:
             with trio.move_on_after(tenth / 100):
                 await ana.ownership.release(f"chat/{tenth}")
             assert await ana.ownership.place(f"chat/{tenth}") == ana.incarnation
+
+
+async def test_a_claim_that_is_answered_to_the_next_incarnation(autojump_clock: MockClock) -> None:
+    """It is not one of that: somebody else may have the room already."""
+    async with nodes("ana", "bob") as (ana, bob):
+        await trio.sleep(1)
+        answered = trio.Event()
+        claim = ana.engine.claim
+
+        async def slow(key: str, incarnation: str) -> Claim:
+            found = await claim(key, incarnation)
+            await answered.wait()
+            return found
+
+        ana.ownership.patience = 60
+        ana.engine.claim = slow  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ana.ownership.place, "chat/1")
+            await trio.sleep(1)
+            ana.engine.cut()
+            await trio.sleep(LEASE + 1)
+            ana.engine.mend()
+            await trio.sleep(1)
+            assert ana.seat.valid
+            bob.used.add("chat/1")
+            assert await bob.ownership.place("chat/1") == bob.incarnation
+            answered.set()
+        assert not ana.ownership.owns("chat/1")
+        assert await ana.ownership.place("chat/1") == bob.incarnation
+
+
+async def test_a_room_that_is_wanted_in_the_moment_it_would_go(autojump_clock: MockClock) -> None:
+    """It stays."""
+    async with nodes("ana") as (ana,):
+        await ana.ownership.place("chat/1")
+        epoch = ana.ownership.epoch_of("chat/1")
+        looks: list[str] = []
+
+        def used(key: str) -> bool:
+            looks.append(key)
+            return len(looks) > 2
+
+        ana.ownership.used = used
+        await trio.sleep(20)
+        assert len(looks) > 3
+        assert ana.ownership.epoch_of("chat/1") == epoch
 
 
 async def test_a_node_that_comes_back_has_what_nobody_wanted(autojump_clock: MockClock) -> None:
