@@ -237,3 +237,15 @@ async def test_a_handler_that_raises_stops_nothing(autojump_clock: Any, caplog: 
         await trio.sleep(1)
         assert b.came == [1]
         assert len(caplog.records) == 2
+
+
+async def test_one_message_may_be_larger_than_all_that_may_wait(autojump_clock: Any) -> None:
+    """An application may send what it likes; nothing follows until it has gone."""
+    async with two(MemoryEngine(), most=1000) as (a, b):
+        a.lanes.lane("b#1").post(KIND, large := bytes(2_000_000))
+        await trio.sleep(1)
+        assert b.came == [large]
+        a.lanes.lane("b#1").post(KIND, large)
+        a.lanes.lane("b#1").post(KIND, 1)
+        await trio.sleep(1)
+        assert [lane.peer for lane in a.ended] == ["b#1"]

@@ -144,6 +144,7 @@ class Cluster:
         self._runtime = runtime
         self._addresses = addresses
         definitions, hub = self._supervisor.definitions, runtime.hub
+        self.lanes.most = max(self.lanes.most, 4 * hub.max_message_size)
         self.homes = Gateway(
             self.lanes, self.seat, self.ownership, self._is_at, definitions, hub, runtime.deadlines
         )

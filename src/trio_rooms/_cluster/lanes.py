@@ -24,7 +24,7 @@ logger = logging.getLogger("trio_rooms")
 _BATCH: Final = 256 * 1024
 """Bytes of one message of the engine, what stands around them not counted."""
 _MOST: Final = 16 * 1024 * 1024
-"""Bytes that may be unacknowledged, before the lane ends."""
+"""Bytes that may be unacknowledged, and one message more, before the lane ends."""
 FULL: Final = 4 * 1024 * 1024
 """Bytes that wait in a lane, from which on who sends more is to hold back. What is work for the other side
 beyond its bytes counts, too."""
@@ -159,13 +159,14 @@ class Lane:
         """
         if self.over:
             return
-        self._pending.append(item)
-        self._work_pending += work
-        self.size += len(item) + _ITEM
         if self.size > self._lanes.most:
             # Who is in the middle of sending must not hear of it now.
             self.choked = True
             self.finish()
+            return
+        self._pending.append(item)
+        self._work_pending += work
+        self.size += len(item) + _ITEM
         self._work.set()
 
     def gather(self, flush: Callable[[], None]) -> None:
