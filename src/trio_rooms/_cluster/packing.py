@@ -77,7 +77,7 @@ def unpack_manner(packed: list[Any] | None) -> Manner | None:
 
 def pack_sent(sent: Sent) -> list[int]:
     """What has become of something."""
-    return list(attrs.astuple(sent))
+    return [sent.active, sent.parked, sent.queued, sent.stored, sent.dropped, sent.outbox]
 
 
 def unpack_sent(packed: list[int]) -> Sent:
