@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -23,11 +23,13 @@ from tests.users.dens import JSON, den
 from trio_rooms import Rooms, StoreError, open_rooms
 from trio_rooms._loop.wall import WallClock
 from trio_rooms.engines import MemoryEngine
+from trio_rooms.errors import EngineLost, RoomsError
 from trio_rooms.testing import MemoryClient, connect
 
 __all__ = ["Step", "live", "lives"]
 
 NODES: Final = "abc"
+LEASE: Final = 6.0
 WALL: Final = WallClock()
 GUESTS: Final = (
     ("ana", "den/a"),
@@ -56,6 +58,7 @@ _step = st.one_of(
     st.tuples(st.just("lose"), st.integers(0, 3)),
     st.tuples(st.sampled_from(("cut", "mend")), _node),
     st.tuples(st.sampled_from(("down", "up"))),
+    st.tuples(st.sampled_from(("strand", "kill")), _node),
 )
 # Some lists in a row, since one list would be a short one nearly always.
 lives = st.tuples(*[st.lists(_step, max_size=10)] * 4).map(
@@ -89,7 +92,10 @@ class Life:
     guests: list[Guest] = attrs.field(factory=lambda: [Guest(*one) for one in GUESTS])
     sending: dict[str, trio.Lock] = attrs.field(factory=dict)
     sent: dict[str, int] = attrs.field(factory=dict)
-    under_way: int = 0
+    under_way: tuple[set[trio.CancelScope], ...] = attrs.field(factory=lambda: (set(), set(), set()))
+    """What programs and handlers do now, by node."""
+    zombies: list[MemoryEngine] = attrs.field(factory=list)
+    """Of nodes that were killed: they are cut off, and go on without anybody noticing."""
     faulty: bool = False
     """Whether something has kept nodes from hearing of each other in time."""
 
@@ -110,9 +116,8 @@ class Life:
         self.nursery.start_soon(self._send, node, user, volatile)
 
     async def _send(self, node: int, user: str, volatile: bool) -> None:
-        self.under_way += 1
         sender = f"program {node}"
-        try:
+        with self._at(node):
             async with self.sending.setdefault(sender, trio.Lock()):
                 letter = self.letter(sender, user, volatile=volatile)
                 try:
@@ -126,8 +131,16 @@ class Life:
                 ):  # A node has not said so, and it may come there.
                     sent = attrs.evolve(sent, stored=0, active=max(sent.active, 1))
                 self.model.answered(letter, "sent", sent)
-        finally:
-            self.under_way -= 1
+
+    @contextlib.contextmanager
+    def _at(self, node: int) -> Iterator[None]:
+        """Do something at a node, until that is killed."""
+        with trio.CancelScope() as scope:
+            self.under_way[node].add(scope)
+            if self.engines[node] in self.zombies:
+                scope.cancel()
+            yield
+        self.under_way[node].discard(scope)
 
     async def do_tell(self, node: int, user: str) -> None:
         """Send as a handler whose effects wait for its commit would."""
@@ -137,17 +150,12 @@ class Life:
             return
 
         async def tell() -> None:
-            self.under_way += 1
-            try:
+            with self._at(node), contextlib.suppress(RoomsError):
                 async with self.sending.setdefault(key, trio.Lock()):
                     letter = self.letter(key, user, volatile=False)
                     data = {"to": user, "text": letter.name}
                     with trio.move_on_after(20):
                         await rooms.get(*key.split("/")).ask("tell", data)
-            except Exception as error:
-                self.history.append(f"{trio.current_time():.3f} {key} failed: {error!r}")
-            finally:
-                self.under_way -= 1
 
         self.nursery.start_soon(tell)
 
@@ -235,7 +243,35 @@ class Life:
     async def do_cut(self, node: int) -> None:
         self.faulty = True
         self.engines[node].cut()
-        self.nursery.start_soon(self._later, self.engines[node].mend)
+        self.nursery.start_soon(self._later, self.engines[node], LEASE - 2)
+
+    async def do_strand(self, node: int) -> None:
+        """Others take it for dead meanwhile."""
+        self.faulty = True
+        self.engines[node].cut()
+        self.nursery.start_soon(self._later, self.engines[node], LEASE + 3)
+
+    async def do_kill(self, node: int) -> None:
+        """The node is gone, and is there again with nothing that it knew."""
+        self.faulty = True
+        old, name = self.engines[node], NODES[node]
+        old.cut()
+        self.zombies.append(old)
+        self.model.died = trio.current_time()
+        for scope in self.under_way[node]:
+            scope.cancel()
+        for guest in self.guests:
+            if guest.key[-1] == name and guest.client is not None:
+                await guest.client.drop()
+        await trio.testing.wait_all_tasks_blocked()
+        self.engines[node] = new = old.another()
+        new.delay, new.lose = old.delay, old.lose
+        with trio.move_on_after(60):
+            while True:
+                with contextlib.suppress(EngineLost):
+                    self.nodes[node] = await self.nursery.start(_open, new, name)
+                    return
+                await trio.sleep(1)
 
     async def do_mend(self, node: int) -> None:
         self.engines[node].mend()
@@ -243,15 +279,19 @@ class Life:
     async def do_down(self) -> None:
         self.faulty = True
         self.engines[0].down()
-        self.nursery.start_soon(self._later, self.engines[0].up)
+        self.nursery.start_soon(self._up_later)
 
     async def do_up(self) -> None:
         self.engines[0].up()
 
-    async def _later(self, mend: Any) -> None:
-        """No node is away for so long that others take it for dead."""
-        await trio.sleep(4)
-        mend()
+    async def _later(self, engine: MemoryEngine, seconds: float) -> None:
+        await trio.sleep(seconds)
+        if engine not in self.zombies:
+            engine.mend()
+
+    async def _up_later(self) -> None:
+        await trio.sleep(LEASE - 2)
+        self.engines[0].up()
 
     async def end(self) -> None:
         """All is well again, and all who ever come are there, and acknowledge everything."""
@@ -272,7 +312,7 @@ class Life:
             for who in range(len(self.guests)):
                 await self.do_ack(who)
         await trio.sleep(5)
-        self.model.must(self.under_way == 0, "everybody is answered", self.under_way)
+        self.model.must(not any(self.under_way), "everybody is answered", self.under_way)
         for user in ("ana", "ben"):
             left = [row.post.body for row in await self.nodes[0]._store.inbox(user)]
             self.model.must(not left, "nothing waits for who is here and has acknowledged all", user, left)
@@ -284,21 +324,29 @@ class Life:
                 self.model.must(enough, "as many get it as was told", letter.name, letter.sent)
 
 
+async def _open(
+    engine: MemoryEngine, name: str, task_status: trio.TaskStatus[Rooms] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Be a node, until cancelled."""
+    definitions = [den(resume_window=WINDOW), den("hall", durability="commit", resume_window=WINDOW)]
+    async with open_rooms(definitions, engine=engine, node=name, lease=LEASE) as rooms:
+        task_status.started(rooms)
+        await trio.sleep_forever()
+
+
 async def _live(steps: Sequence[Step], history: list[str]) -> None:
     model = Model(trio.current_time, WALL.now, 1000)
     engine = MemoryEngine()
     engines = [engine, engine.another(), engine.another()]
-    async with contextlib.AsyncExitStack() as stack:
-        nodes = []
-        for name, own in zip(NODES, engines, strict=True):
-            rooms = [den(resume_window=WINDOW), den("hall", durability="commit", resume_window=WINDOW)]
-            nodes.append(await stack.enter_async_context(open_rooms(rooms, engine=own, node=name, lease=6)))
-        nursery = await stack.enter_async_context(trio.open_nursery())
+    async with trio.open_nursery() as nursery:
+        nodes = [await nursery.start(_open, own, name) for own, name in zip(engines, NODES, strict=True)]
         await trio.sleep(1)
         life = Life(model, engines, nodes, nursery, history)
         for step in steps:
             await life.step(step)
         await life.end()
+        for own in life.zombies:
+            own.mend()
         nursery.cancel_scope.cancel()
     assert not model.broken, "\n".join(model.broken)
 

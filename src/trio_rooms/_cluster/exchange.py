@@ -70,12 +70,16 @@ class Seated(Protocol):
     """What is asked of a node's seat."""
 
     incarnation: str
+    valid: bool
     on_gone: list[Callable[[Any], None]]
     on_over: list[Callable[[str], None]]
 
     @property
     def members(self) -> Mapping[str, Any]:
         """The incarnations that live, by name."""
+
+    async def resumed(self) -> None:
+        """Wait until this node is one of them."""
 
 
 @attrs.define(eq=False)
@@ -163,7 +167,7 @@ class Exchange:
         lanes.on_end.append(self._sweep)
         lanes.on_back.append(self._begin_anew)
         seat.on_gone.append(self._gone)
-        seat.on_over.append(self._begin_anew)
+        seat.on_over.append(self._over)
         owned.on_lost.append(self._office.let_go)
         owned.on_released.append(self._office.let_go)
         self._office.abroad = self
@@ -194,6 +198,11 @@ class Exchange:
         msg = "the engine does not answer"
         raise StoreError(msg)
 
+    async def ready(self) -> None:
+        """See `Abroad`."""
+        if not self._seat.valid:
+            await self._seat.resumed()
+
     async def _note(self, user: str, failed: list[str]) -> None:
         """Tell the engine whether a user is here."""
         incarnation, here = self._seat.incarnation, user in self._directory.links
@@ -217,6 +226,11 @@ class Exchange:
         self._noted.clear()
         self._changed.update(dict.fromkeys(self._directory.links))
         self._sweep()
+
+    def _over(self, former: str) -> None:
+        """This is another incarnation: what the former one has told the others last may have been lost."""
+        self._all_untold = True
+        self._begin_anew(former)
 
     def _gone(self, member: Any) -> None:
         self._silent.pop(member.incarnation, None)
@@ -259,12 +273,12 @@ class Exchange:
             self._changed[user] = None
         turned, self._turned = self._turned, trio.Event()
         turned.set()
-        if self._all_untold:
+        if self._all_untold and self._seat.valid:
             self._all_untold = False
             for incarnation in self._seat.members:
                 if incarnation != self._seat.incarnation:
                     self._post(incarnation, _ALL)
-        return not failed and not any(user in self._untold for user, _ in untold)
+        return not (failed or self._all_untold or any(user in self._untold for user, _ in untold))
 
     async def _keep_sweeping(self) -> None:
         """Look at all who are here, when that is wanted."""

@@ -37,6 +37,9 @@ class Abroad(Protocol):
             StoreError: that cannot be reached now.
         """
 
+    async def ready(self) -> None:
+        """Wait until other nodes listen to this one: what it does before that, they may not notice."""
+
     async def tell(self, user: str, items: Sequence[Item]) -> None:
         """Tell other nodes what was put into the inbox of a user, or is volatile. It does not raise."""
 

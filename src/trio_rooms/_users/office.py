@@ -433,6 +433,8 @@ class Office:
 
     async def _work_off(self, user: str, pending: Pending) -> None:
         """Do what there is to be done for a user now: all that was sent, and a look if one is wanted."""
+        if self.abroad is not None:
+            await self.abroad.ready()
         left = deque(await self._post(user, pending, pending.take()))
         if self.abroad is not None and left:
             await self.abroad.tell(user, [item for item in left if not item.foreign])
