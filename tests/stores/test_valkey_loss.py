@@ -38,7 +38,7 @@ async def test_every_acknowledged_commit_survives_kill_9(own_valkey: Valkey) -> 
     acknowledged: dict[str, int] = {}
     with writing(own_valkey) as writer:
         assert writer.stdout is not None
-        for lines in (1, 60, 200, 20):
+        for lines in (1, 60, 200):
             for _ in range(lines):
                 key, number = writer.stdout.readline().split()
                 acknowledged[key] = int(number)
@@ -273,3 +273,31 @@ async def test_large_documents_come_back(valkey: Valkey) -> None:
                 await store.commit(Commit("chat/1", number, 1, large))
         found = await store.load("chat/1")
         assert [one.generation for one in found.snapshots] == [5, 4]
+
+
+def test_replicas_have_what_was_committed(own_valkey: Valkey, tmp_path: Path) -> None:
+    """Before a commit returns; without one it is not known whether it happened, and it may be sent again."""
+    follower = Valkey(tmp_path / "follower", ("--replicaof", "127.0.0.1", str(own_valkey.port)))
+
+    async def main() -> None:
+        async with ValkeyStore(own_valkey.url, replicas=1) as store:
+            first = Commit("chat/1", 1, store.epoch, b"one")
+            await store.commit(first)
+            assert follower.ask("GET", "{rooms}:d0:chat/1") == b"one"
+            follower.kill()
+            second = Commit("chat/1", 2, store.epoch, b"two")
+            began = trio.current_time()
+            with pytest.raises(StoreError, match="it is not known whether this was written"):
+                await store.commit(second)
+            assert 4.9 < trio.current_time() - began < 20
+            follower.start()
+            await until(lambda: b"master_link_status:up" in follower.ask("INFO", "replication"))
+            await store.commit(second)
+            assert follower.ask("GET", "{rooms}:d1:chat/1") == b"two"
+
+    follower.start()
+    try:
+        trio.run(until, lambda: b"master_link_status:up" in follower.ask("INFO", "replication"))
+        trio.run(main, clock=trio.testing.MockClock(rate=10))
+    finally:
+        follower.kill()

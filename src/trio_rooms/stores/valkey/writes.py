@@ -120,6 +120,7 @@ class Writes:
         if self._again:
             queue.extendleft(reversed(self._again))
             self._again.clear()
+            self._give_up_late()
         while queue and connection is not None and not connection.lost:
             write = queue[0]
             self._piece += not connection.unsent
@@ -132,19 +133,23 @@ class Writes:
             trio.lowlevel.spawn_system_task(self._wait, name="trio_rooms store")
 
     async def _wait(self) -> None:
-        """Say it once there is a connection, and tell those that it has become too late for."""
+        """Say what is left once there is a connection, or give it up."""
         while True:
             self.say()
-            now = trio.current_time()
-            while self._queue and self._queue[0].until <= now:
-                write = self._queue.popleft()
-                done = "it is not known whether this was written" if write.tried else "nothing was written"
-                self._settle(write, StoreError(f"{self._server.why}; {done}"))
+            self._give_up_late()
             if not self._queue:
                 break
             with trio.CancelScope() as self._waits:
                 await trio.sleep_until(self._queue[0].until)
         self._waits = None
+
+    def _give_up_late(self) -> None:
+        """Tell those that it has become too late for."""
+        now = trio.current_time()
+        while self._queue and self._queue[0].until <= now:
+            write = self._queue.popleft()
+            done = "it is not known whether this was written" if write.tried else "nothing was written"
+            self._settle(write, StoreError(f"{self._server.why}; {done}"))
 
     def back(self) -> None:
         """There is a connection."""
