@@ -56,6 +56,7 @@ def keepers() -> list[Keeper]:
     path, absent = str(found.path), found.absent
     return [
         Keeper("trio_rooms DiskStore", "ours", "rooms"),
+        Keeper("trio_rooms ValkeyStore", "ours", "rooms-valkey", path, absent),
         Keeper(SQLITE, "peer", "sqlite"),
         Keeper(f"{name}, appendfsync always", "peer", "valkey", path, absent),
         Keeper(
@@ -96,8 +97,9 @@ def _run_stores(run: Run) -> None:
         for size in SIZES
     ]
     run.remark(
-        "1,000 keys, written over again and again. DiskStore keeps two documents of each; bare SQLite has "
-        "WAL and synchronous=FULL, as DiskStore has. All was read again and compared at the end."
+        "1,000 keys, written over again and again. DiskStore and ValkeyStore keep two documents of each; "
+        "bare SQLite has WAL and synchronous=FULL, as DiskStore has. All was read again and compared at the "
+        "end."
     )
     entrants = keepers()
     if found := valkey().version:

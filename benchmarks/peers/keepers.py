@@ -28,7 +28,7 @@ from typing import Final
 import trio
 
 from trio_rooms import DiskStore
-from trio_rooms.stores import Commit
+from trio_rooms.stores import Commit, Store
 
 TOGETHER: Final = 1000
 """Documents that are kept at once; there are as many keys."""
@@ -68,9 +68,12 @@ class Rooms(Keeper):
 
     async def open(self) -> None:
         """See `Keeper`."""
-        self._store = DiskStore(self.directory)
+        self._store = self._make_store()
         await self._store.open()
         self._numbers = {key: (await self._store.head(key)).number for key in await self._store.keys()}
+
+    def _make_store(self) -> Store:
+        return DiskStore(self.directory)
 
     async def close(self) -> None:
         """See `Keeper`."""
@@ -90,6 +93,37 @@ class Rooms(Keeper):
     async def get(self, key: str) -> bytes:
         """See `Keeper`."""
         return (await self._store.load(key)).snapshots[0].document
+
+
+class ValkeyRooms(Rooms):
+    """Ours in a server of Valkey, with the same store."""
+
+    program = ""
+
+    async def open(self) -> None:
+        """Start the server; the store waits for it."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        always = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+        rest = ("--maxmemory-policy", "noeviction", "--dir", str(self.directory), "--bind", "127.0.0.1")
+        with (self.directory / "log").open("wb") as log:
+            self._server = subprocess.Popen(  # noqa: ASYNC220 (nothing else goes on here)
+                [self.program, "--port", str(self._port), *always, *rest], stdout=log, stderr=log
+            )
+        await super().open()
+
+    def _make_store(self) -> Store:
+        # It takes what those have who measure it.
+        from trio_rooms.stores import ValkeyStore  # noqa: PLC0415
+
+        return ValkeyStore(f"valkey://127.0.0.1:{self._port}")
+
+    async def close(self) -> None:
+        """Kill the server: what it has answered is in its log."""
+        await super().close()
+        self._server.kill()
+        self._server.wait()
 
 
 class Sqlite(Keeper):
@@ -261,6 +295,7 @@ def _command(*parts: bytes) -> bytes:
 
 KINDS: Final[dict[str, type[Keeper]]] = {
     "rooms": Rooms,
+    "rooms-valkey": ValkeyRooms,
     "sqlite": Sqlite,
     "file": Overwriting,
     "valkey": Valkey,
@@ -342,5 +377,5 @@ async def main(kind: str, directory: Path, size: int) -> None:
 if __name__ == "__main__":
     # An exception, so that a server that was started here is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    Valkey.program = sys.argv[4] if len(sys.argv) > 4 else ""
+    Valkey.program = ValkeyRooms.program = sys.argv[4] if len(sys.argv) > 4 else ""
     trio.run(main, sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
