@@ -105,7 +105,7 @@ def test_an_engine_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("seconds", "clients"),
     [
-        pytest.param(6.0, 8, id="some seconds"),
+        pytest.param(4.0, 6, id="some seconds"),
         pytest.param(300.0, 20, id="five minutes", marks=(pytest.mark.long, pytest.mark.timeout(900))),
     ],
 )
@@ -119,7 +119,7 @@ async def test_nothing_is_lost_whatever_happens_to_nodes_and_engine(
         program = Path(binary())
         print(
             await disturb(
-                tmp_path, seconds, seed, program=program, lease=1.0, clients=clients, accounts=3, people=4
+                tmp_path, seconds, seed, program=program, lease=1.0, clients=clients, accounts=2, people=3
             )
         )
     except BaseException:
