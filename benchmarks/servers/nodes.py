@@ -65,7 +65,6 @@ def _serve(engine: str, name: str, port: int, lease: float, directory: Path) -> 
                 engine=Valkey(engine),
                 node=name,
                 lease=lease,
-                close_timeout=1.0,
             )
             return
         time.sleep(0.1)
