@@ -143,6 +143,11 @@ class Shelves:
         self.world.came.setdefault(key, []).append(("hibernate", None))
         mail.answer.succeed(True)
 
+    async def people(self, _: str) -> tuple[str, ...]:
+        """Take a second to say who is there."""
+        await trio.sleep(1)
+        return (self.seat.incarnation,)
+
     def emit(self, key: str, *_: Any) -> Sent:
         """Note it."""
         self.world.came.setdefault(key, []).append(("emit", None))
@@ -343,6 +348,31 @@ async def test_counts_are_waited_for_no_longer_than_that(autojump_clock: MockClo
         assert trio.current_time() - began == pytest.approx(0.25)
         await trio.sleep(10)
         assert three.world.came["x"] == [("emit", None)]
+
+    await in_three(story)
+
+
+async def test_what_only_reads_is_read_again(autojump_clock: MockClock) -> None:
+    """Where a node is lost while it is asked, the one that has the room then is; and others need not wait."""
+
+    async def story(three: Three) -> None:
+        b, found = three.nodes[1], []
+        three.world.homes["x"] = "c#1"
+
+        async def read() -> None:
+            found.append(await b.router.people("x"))
+
+        three.nursery.start_soon(read)
+        await trio.sleep(0.5)
+        three.lose("c#1")
+        three.world.homes["x"] = "a#1"
+        answer = b.put("x", 1)
+        await trio.sleep(0.4)
+        assert await answer.wait() == 1
+        await trio.sleep(2)
+        assert found == [("a#1",)]
+        three.world.homes["x"] = "b#1"
+        assert await b.router.people("x") == ("b#1",)
 
     await in_three(story)
 

@@ -206,7 +206,10 @@ class Ways:
 
     def _failed(self, way: _Way, number: int, error: Exception) -> None:
         letter = way.flight.pop(number)
-        if isinstance(error, NotHere) or (letter.reads and isinstance(error, Lost)):
+        if isinstance(error, Lost) and letter.reads:
+            letter.tries += 1
+            way.waiting.append(letter)
+        elif isinstance(error, NotHere):
             letter.tries += 1
             self._homes.misplaced(way.key, way.home)
             way.home = ""
@@ -254,7 +257,7 @@ class Ways:
                 if not way.waiting:
                     break
                 if way.home:
-                    # It was crowded. Meanwhile it may have refused what was sent before.
+                    # It was crowded, or is gone. Meanwhile it may have refused what was sent before.
                     await trio.sleep(_CROWDED)
                     if way.home:
                         self._send_waiting(way, way.home)
