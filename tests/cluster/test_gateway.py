@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from trio_rooms import Admitted, ConnectRequest, Context, Disconnect, Policy, Room, Rooms, open_rooms
+from trio_rooms._cluster import far
 from trio_rooms._cluster.far import Door, FarLink, Outbound
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._sockets.hub import SocketHub
@@ -350,3 +351,28 @@ def trace() -> int:
     """Bytes that are taken now."""
     tracemalloc.start()
     return tracemalloc.get_traced_memory()[0]
+
+
+async def test_nobody_waits_long_for_a_gateway_that_is_silent(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be dead, and its lease not over yet; what waits for it has its bound all the same."""
+    monkeypatch.setattr(far, "FULL", 10_000)
+    engine = MemoryEngine()
+    cut = engine.another()
+    async with (
+        open_rooms([chat()], engine=engine, node="a", lease=60) as a,
+        open_rooms([chat()], engine=cut, node="b", lease=60) as b,
+        connect(a, "chat/x", subprotocols=JSON) as first,
+    ):
+        await first.ask("say", 0)
+        await trio.sleep(1)
+        async with connect(b, "chat/x", subprotocols=JSON) as second:
+            await second.ask("say", 0)
+            cut.cut()
+            began = trio.current_time()
+            for _ in range(100):
+                await first.ask("say", "x" * 1000)
+            assert 2 < trio.current_time() - began < 5
+            cut.mend()
+            assert len(await hear(second, "said", 101)) == 101

@@ -209,6 +209,7 @@ class Doors:
         """A connection has sent a message."""
         link = self._link(lane, uplink, number)
         if link is not None:
+            self._hub.now = max(self._hub.now, lane.heard)
             if len(message) > _WEIGHED:
                 self._hub.message_received(link, message)
             else:

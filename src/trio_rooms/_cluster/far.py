@@ -112,7 +112,7 @@ class Outbound:
         self._by_frame[id(frame)] = run
         self._size += len(frame)
         roster = link.roster
-        if self._lane.load > FULL and roster not in self._stalled and self._lane.up:
+        if self._lane.load > FULL and roster not in self._stalled and not self._lane.silent:
             self._lane.strained = True
             self._stalled[roster] = self._stall(roster)
         return run

@@ -38,7 +38,7 @@ _ACK_SIZE: Final = 1024 * 1024
 """Bytes after which it waits for nothing."""
 _RESEND: Final = 0.3
 """Seconds without an acknowledgement after which the other side is asked what it has."""
-_LONGEST: Final = 2.0
+_LONGEST: Final = 1.0
 """The same, when that was in vain some times."""
 _RETRY: Final = 0.05
 """Seconds until the engine is tried again; then twice as long each time."""
@@ -48,6 +48,8 @@ _SHORT: Final = 24
 """Items from which on the length of a CBOR array does not fit into its first byte."""
 _RECENT: Final = 1.0
 """Seconds for which the other side counts as there when something of it has come."""
+_SILENT: Final = 3.0
+"""Seconds without anything of the other side after which nobody holds back for it: it may be dead."""
 _PATIENCE: Final = 5.0
 """Seconds that `Lanes.reach` waits."""
 _MORE: Final = 1
@@ -126,6 +128,11 @@ class Lane:
     def up(self) -> bool:
         """Whether something of the other side has come lately."""
         return not self.over and trio.current_time() - self.heard <= _RECENT
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing of the other side has come for long, though it may be a member still."""
+        return trio.current_time() - self.heard > _SILENT
 
     @property
     def load(self) -> int:
@@ -258,9 +265,13 @@ class Lane:
             self._acked_at = trio.current_time()
             self._wait = min(self._wait * 2, _LONGEST)
             self._probe = True
-            if self.strained and not self.up:
-                for told in self._lanes.on_silence:
-                    told(self)
+            self.look()
+
+    def look(self) -> None:
+        """Have nobody hold back for who is silent."""
+        if self.strained and self.silent:
+            for told in self._lanes.on_silence:
+                told(self)
 
     def resend(self) -> None:
         """What was sent may be lost: ask the other side what it has."""
@@ -555,6 +566,7 @@ class Lanes:
             except EngineLost:
                 await trio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+                lane.look()
                 lane.resend()
         if lane.choked:
             self._end_choked(lane)
