@@ -269,7 +269,8 @@ async def test_what_is_durable_outlives_a_primary(
     """Also one that was only stopped, and takes writes again before it knows that another has its place."""
     async with sentinel(own_valkey, tmp_path / "sentinel") as watcher:
         url = f"valkey+sentinel://127.0.0.1:{watcher.port}/main"
-        async with served(url, replicas=1, patience=20, silence=1) as server, trio.open_nursery() as nursery:
+        # So patient that we are still connected when it goes on.
+        async with served(url, replicas=1, patience=20, silence=10) as server, trio.open_nursery() as nursery:
             while b"slaves=2" not in watcher.ask("INFO", "sentinel"):
                 await trio.sleep(0.05)
 
@@ -293,7 +294,8 @@ async def test_what_is_durable_outlives_a_primary(
                 own_valkey.kill()
             else:
                 own_valkey.stop()
-                await trio.sleep(4)
+                while f"127.0.0.1:{own_valkey.port}".encode() in watcher.ask("INFO", "sentinel"):
+                    await trio.sleep(0.05)
                 own_valkey.go_on()
             before = len(written)
             while len(written) < before + 1000:
