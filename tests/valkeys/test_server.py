@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import time
@@ -14,7 +15,7 @@ import trio
 import trio.testing
 
 from tests.valkey import Valkey, ask, free_port
-from tests.valkeys.ends import served
+from tests.valkeys.ends import listening, served
 from trio_rooms._valkey import Address, Library, Server, ServerError
 from trio_rooms.errors import EngineError, EngineLost
 
@@ -92,6 +93,40 @@ async def test_who_waits_is_told_when_nobody_will_connect_any_more(own_valkey: V
         await trio.testing.wait_all_tasks_blocked()
         inner.cancel_scope.cancel()
     assert len(told) == 2
+
+
+async def test_what_was_lost_is_not_done_after_what_is_said_next(valkey: Valkey) -> None:
+    """Although the network brings it in the end: by then the server has ended that connection."""
+    held: list[tuple[trio.SocketStream, bytes]] = []
+
+    async def forward(source: trio.SocketStream, target: trio.SocketStream, *, hold: bool = False) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await source.receive_some(65536):
+                if hold and b"late" in data:
+                    held.append((target, data))
+                    await trio.sleep_forever()
+                await target.send_all(data)
+
+    async def connect(client: trio.SocketStream) -> None:
+        target = await trio.open_tcp_stream("127.0.0.1", valkey.port)
+        async with target, trio.open_nursery() as nursery:
+            nursery.start_soon(forward, target, client)
+            await forward(client, target, hold=True)
+
+    async with (
+        listening(connect) as port,
+        served(f"valkey://127.0.0.1:{port}", patience=10, silence=0.4) as server,
+    ):
+        with pytest.raises(EngineLost):
+            await server.call("RPUSH", "list", "late")
+        await server.call("RPUSH", "list", "next")
+        ((target, data),) = held
+        address = f"127.0.0.1:{target.socket.getsockname()[1]}"
+        with contextlib.suppress(trio.BrokenResourceError):
+            await target.send_all(data)
+        while f" addr={address} ".encode() in valkey.ask("CLIENT", "LIST"):
+            await trio.sleep(0.01)
+        assert await server.call("LRANGE", "list", 0, -1) == [b"next"]
 
 
 async def test_versions_of_functions_live_side_by_side(valkey: Valkey) -> None:

@@ -64,6 +64,8 @@ class Server:
     """Called when it is lost, with the reason."""
     _connection: Connection | None = attrs.field(init=False, default=None)
     _why: str = attrs.field(init=False, default="nobody has connected to the engine yet")
+    _former: tuple[bytes, int] | None = attrs.field(init=False, default=None)
+    """The run of the server, and the number that the connection has, or had, in it."""
     _closed: bool = attrs.field(init=False, default=False)
     _back: trio.Event = attrs.field(init=False, factory=trio.Event)
 
@@ -130,6 +132,7 @@ class Server:
                 try:
                     await check(connection, self.durability)
                     await self._load(connection)
+                    await self._succeed(connection)
                 except EngineError as error:
                     failed = error
                     nursery.cancel_scope.cancel()
@@ -141,6 +144,22 @@ class Server:
             if self._connection is connection:
                 self._disconnected(connection)
         return failed
+
+    async def _succeed(self, connection: Connection) -> None:
+        """See that nothing more is done of what was said on the connection before.
+
+        It may lie in a server that stood still, or come late through a network: behind what is said next, and
+        long after whoever said it was told that it is lost.
+        """
+        try:
+            told = await connection.call("INFO", "server")
+            # The numbers of connections begin anew with each server.
+            run = told.partition(b"run_id:")[2].partition(b"\r")[0]
+            if self._former is not None and self._former[0] == run:
+                await connection.call("CLIENT", "KILL", "ID", self._former[1])
+            self._former = (run, connection.greeting[b"id"])
+        except ServerError as error:
+            _LOG.debug("what was said on a connection before cannot be taken back: %s", error)
 
     def _connected(self, connection: Connection) -> None:
         self._connection = connection
