@@ -252,7 +252,8 @@ class Rooms:
         Raises:
             UnknownRoom: as `get`, or the room is not public; the request is rejected with 404.
             RoomsClosed: the rooms are closing; it is rejected with 503.
-            Unavailable: the room is at home at another node, which cannot be reached; with an engine only.
+            Unavailable: the room is at home at another node, which cannot be reached; with an engine only. It
+                is rejected with 503, or closed with 1013.
             AttachmentError: the attachment is too big or not CBOR-able; it is rejected with 500.
             Exception: what `Room.authenticate` raised; it is rejected with 500.
         """
@@ -268,14 +269,15 @@ class Rooms:
                 if attachment is _UNSET
                 else admission(asked.query, encode_attachment(key, attachment, definition.attachment_limit))
             )
+            if self._homes is not None:
+                await self._homes.find(key)
             self._check_open()  # It may have taken long.
         except Refused as refused:
             await self._reject(request, self._definitions[name], refused)
             return
         except Exception as error:
-            await request.reject(
-                404 if isinstance(error, UnknownRoom) else 503 if isinstance(error, RoomsClosed) else 500
-            )
+            passing = isinstance(error, RoomsClosed | Unavailable)
+            await request.reject(404 if isinstance(error, UnknownRoom) else 503 if passing else 500)
             raise
         chosen, flags = chosen_subprotocol(definition, request.proposed_subprotocols)
         websocket = await request.accept(subprotocol=chosen)

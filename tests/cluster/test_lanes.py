@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import cbor2
 import pytest
 import trio
 import trio.testing
@@ -249,3 +250,19 @@ async def test_one_message_may_be_larger_than_all_that_may_wait(autojump_clock: 
         a.lanes.lane("b#1").post(KIND, 1)
         await trio.sleep(1)
         assert [lane.peer for lane in a.ended] == ["b#1"]
+
+
+async def test_what_cannot_be_read_ends_the_lane_and_nothing_else(autojump_clock: Any) -> None:
+    """As it may come of another version of this program."""
+    engine = MemoryEngine()
+    async with two(engine) as (a, b):
+        a.lanes.lane("b#1").post(KIND, 1)
+        await trio.sleep(1)
+        await engine.send("b#1", b"\xff")
+        await engine.send("b#1", cbor2.dumps(("a#1", 0, 2, 0, 0, 0, b"\xff")))
+        await trio.sleep(1)
+        assert len(a.ended) == len(b.ended) == 1
+        a.lanes.lane("b#1").post(KIND, 2)
+        b.lanes.lane("a#1").post(KIND, 3)
+        await trio.sleep(1)
+        assert (a.came, b.came) == ([3], [1, 2])

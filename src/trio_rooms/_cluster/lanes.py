@@ -44,6 +44,8 @@ _RETRY: Final = 0.05
 """Seconds until the engine is tried again; then twice as long each time."""
 _LONGEST_PAUSE: Final = 1.0
 """But so long at most."""
+_UNKNOWN: Final = 100
+"""Kinds of messages that are not known here and are told of."""
 _SHORT: Final = 24
 """Items from which on the length of a CBOR array does not fit into its first byte."""
 _RECENT: Final = 1.0
@@ -88,8 +90,8 @@ class Lane:
         self.generation: int = generation
         self.over: bool = False
         """Whether it has ended: what is posted goes nowhere, and nothing comes of it any more."""
-        self.choked: bool = False
-        """Whether that is because too much waits; those who use it have not been told then yet."""
+        self.failure: str = ""
+        """Why, where that was found here; those who use it have not been told then yet."""
         self.strained: bool = False
         """Whether somebody holds back since too much waits in it, and wants to hear when it is less."""
         self.heard: float = -math.inf
@@ -168,8 +170,7 @@ class Lane:
             return
         if self.size > self._lanes.most:
             # Who is in the middle of sending must not hear of it now.
-            self.choked = True
-            self.finish()
+            self.fail(f"more than {self._lanes.most:,} bytes wait in it")
             return
         self._pending.append(item)
         self._work_pending += work
@@ -381,6 +382,12 @@ class Lane:
         self.post(_HELLO)
         await answered.wait()
 
+    def fail(self, why: str) -> None:
+        """It cannot go on: a new one is to begin on both sides."""
+        if not self.over:
+            self.failure = why
+            self.finish()
+
     def finish(self) -> None:
         """It is over."""
         self.over = True
@@ -425,6 +432,7 @@ class Lanes:
         self._nursery: trio.Nursery | None = None
         self._waiting: list[tuple[Callable[..., Awaitable[None]], tuple[Any, ...]]] = []
         self._scope = trio.CancelScope()
+        self._unknown: set[object] = set()
         self.on_message(_HELLO, lambda lane: lane.post(_ANSWER))
         self.on_message(_ANSWER, Lane.answered)
         seat.on_gone.append(self._gone)
@@ -470,15 +478,21 @@ class Lanes:
                 return lane
         raise Unavailable(incarnation, "its node does not answer")
 
-    def _end_choked(self, lane: Lane) -> None:
-        """End a lane in which too much waits, on both sides; a new one begins."""
+    def _begin_again(self, lane: Lane) -> None:
+        """End a lane that has failed, on both sides; a new one begins."""
         if self._lanes.get(lane.peer) is not lane:
             return
-        logger.warning("the lane to node %s has ended: more than %d bytes wait for it", lane.peer, self.most)
+        logger.warning("the lane to node %s has ended: %s", lane.peer, lane.failure)
         self._generations[lane.peer] = lane.generation + 1
         self._finish(lane)
         # The other side may have nothing to send: it has to hear of it all the same.
         self._begin(lane.peer).post(_HELLO)
+
+    def unknown(self, peer: str, kind: object) -> None:
+        """Tell, once, of what another version of this program may have sent."""
+        if len(self._unknown) < _UNKNOWN and kind not in self._unknown:
+            self._unknown.add(kind)
+            logger.warning("node %s sent something that is not known here: %.100r", peer, kind)
 
     # What happens.
 
@@ -527,7 +541,11 @@ class Lanes:
         if generation < lane.generation:
             lane.resend()  # It does not know yet that that one is over.
             return
-        lane.receive(*batch)
+        try:
+            lane.receive(*batch)
+        except Exception:
+            logger.exception("what node %s has sent cannot be read", sender)
+            lane.fail("what has come cannot be read")
 
     # The tasks.
 
@@ -568,8 +586,8 @@ class Lanes:
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 lane.look()
                 lane.resend()
-        if lane.choked:
-            self._end_choked(lane)
+        if lane.failure:
+            self._begin_again(lane)
 
 
 class _Listening:
