@@ -56,12 +56,17 @@ class Visitor:
     heard: list[list[Any]] = attrs.field(factory=list)
     sessions: int = 0
     client: MemoryClient | None = None
+    at: Rooms | None = None
+    """The node that it is at, or was last."""
     stopping: bool = False
 
     async def live(self) -> None:
         """Come, and come again, until told to stop and all is answered."""
         while not (self.stopping and len(self.answered) == self.sent and self.is_up_to_date()):
-            node = self.chance.choice(self.nodes)
+            if not self.nodes:
+                await trio.sleep(0.1)
+                continue
+            node = self.at = self.chance.choice(self.nodes)
             try:
                 async with connect(node, KEY, subprotocols=JSON, resume=self.client) as client:
                     try:
@@ -107,6 +112,15 @@ class Visitor:
                         await self.next(client)
                     elif self.is_up_to_date():
                         return
+
+    def check(self, added: list[str]) -> None:
+        """See that what it has said, was answered and has heard is what there is."""
+        mine = [one for one in added if one.startswith(self.name)]
+        assert mine == [f"{self.name}{number + 1}" for number in range(self.sent)]
+        for number, count in self.answered.items():
+            assert added[count - 1] == f"{self.name}{number}"
+        first = self.heard[0][0]
+        assert self.heard == [[first + at, added[first + at - 1]] for at in range(len(self.heard))]
 
     async def next(self, client: MemoryClient) -> None:
         """Say something new."""
@@ -158,12 +172,7 @@ async def life(faults: list[tuple[float, str]], seed: int, durability: Literal["
         async with connect(chance.choice(nodes), KEY, subprotocols=JSON) as last:
             added = await last.ask("all")
     for visitor in visitors:
-        mine = [one for one in added if one.startswith(visitor.name)]
-        assert mine == [f"{visitor.name}{number + 1}" for number in range(visitor.sent)]
-        for number, count in visitor.answered.items():
-            assert added[count - 1] == f"{visitor.name}{number}"
-        first = visitor.heard[0][0]
-        assert visitor.heard == [[first + at, added[first + at - 1]] for at in range(len(visitor.heard))]
+        visitor.check(added)
     return len(added)
 
 

@@ -396,19 +396,24 @@ async def test_a_name_that_another_process_has_taken(autojump_clock: MockClock) 
 @given(st.integers(0, 2**32))
 def test_never_are_two_at_home_to_a_room(seed: int) -> None:
     """Whatever is slow, lost or cut: of the nodes whose lease is good one at most has a room."""
-    trio.run(_histories, random.Random(seed), clock=MockClock(autojump_threshold=0))
+    trio.run(histories, random.Random(seed), clock=MockClock(autojump_threshold=0))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @settings(max_examples=1000)
 @given(st.integers(0, 2**32))
-def test_never_are_two_at_home_to_a_room_in_many_histories(seed: int) -> None:
+def test_never_are_two_at_home_to_a_room_in_manyhistories(seed: int) -> None:
     """The same, for long."""
-    trio.run(_histories, random.Random(seed), clock=MockClock(autojump_threshold=0))
+    trio.run(histories, random.Random(seed), clock=MockClock(autojump_threshold=0))
 
 
-async def _histories(drawn: random.Random) -> None:
+async def histories(drawn: random.Random) -> None:
+    """Three nodes that want four rooms, and what keeps them from it.
+
+    Raises:
+        AssertionError: a room was at home on two nodes at once, or nobody could have it in the end.
+    """
     keys = [f"chat/{number}" for number in range(4)]
     async with nodes("ana", "bob", "eve") as members:
         engine = members[0].engine
