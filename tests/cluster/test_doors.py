@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
+import trio_websocket
 
 from tests.raw import PING, PONG, TEXT, Client, Served, close_frame, frame, request, serving, soon
 from trio_rooms import Context, Disconnect, Room
@@ -273,3 +275,21 @@ async def test_a_node_that_cannot_be_reached_is_503(caplog: Any) -> None:
         cluster.ownership.patience = 5
         async with b.client("/talk/x", first=told("say", 2)) as client:
             assert await heard(client) == ("said", 2)
+
+
+async def test_a_connection_of_a_trio_websocket_server_comes_in_as_well() -> None:
+    """Its frames are its own server's, and go one by one."""
+    log = Log()
+    async with two(log) as (_, b), trio.open_nursery() as nursery:
+
+        async def adopt(asked: trio_websocket.WebSocketRequest) -> None:
+            await b.rooms.adopt(asked, "talk", "x")
+
+        serve = partial(trio_websocket.serve_websocket, adopt, "127.0.0.1", 0, None)
+        server = await nursery.start(serve)
+        async with trio_websocket.open_websocket("127.0.0.1", server.port, "/", use_ssl=False) as client:
+            await client.send_message(json.dumps({"event": "say", "data": 5}))
+            assert json.loads(await client.get_message()) == {"event": "said", "data": 5}
+            await client.aclose(4000, "bye")
+        await soon(lambda: log.gone == [(4000, True)])
+        nursery.cancel_scope.cancel()
