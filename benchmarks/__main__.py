@@ -31,6 +31,7 @@ NAMES: Final = (
     "hibernate",
     "commit",
     "engine",
+    "nodes",
     "connect",
     "start",
     "crash",

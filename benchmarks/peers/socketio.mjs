@@ -1,8 +1,9 @@
-// The peer Socket.IO, on Node. `node socketio.mjs echo|fanout` serves until killed. Its event is "echo".
+// The peer Socket.IO, on Node. `node socketio.mjs echo|fanout [REDIS_URL]` serves until killed. Its event is
+// "echo". With a URL it is one of several, which reach each other's clients through its Redis adapter.
 import { createServer } from "node:http";
 import { Server } from "socket.io";
 
-const role = process.argv[2];
+const [role, redis] = process.argv.slice(2);
 const http = createServer();
 const io = new Server(http, {
   transports: ["websocket"],
@@ -10,6 +11,18 @@ const io = new Server(http, {
   pingInterval: 2 ** 30, // Twelve days: no pings while anybody measures.
   serveClient: false,
 });
+
+if (redis) {
+  const { createAdapter } = await import("@socket.io/redis-adapter");
+  const { Redis } = await import("ioredis");
+  const publisher = new Redis(redis);
+  const subscriber = publisher.duplicate();
+  const adapter = createAdapter(publisher, subscriber);
+  io.adapter(adapter);
+  // It subscribes on its own; what is sent before that would not arrive.
+  await publisher.ping();
+  await subscriber.ping();
+}
 
 io.on("connection", (socket) => {
   socket.on("echo", (data) => {

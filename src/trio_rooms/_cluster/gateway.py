@@ -34,6 +34,8 @@ _BEHIND: Final = 4
 """Broadcasts that wait in one room, before the other node is held back."""
 _PATIENCE: Final = 5.0
 """Seconds that a client waits until its room is found."""
+_AGAIN: Final = 0.02
+"""Seconds until a room is looked for once more that is not where it was said to be."""
 _LOOK: Final = 0.05
 """Seconds between two looks at slow sockets, while there are any."""
 
@@ -149,7 +151,7 @@ class Gateway:
                     if home in self._seat.members:
                         break
                 self._places.misplaced(key, home)
-                await trio.lowlevel.checkpoint()
+                await trio.sleep(_AGAIN)
         raise Unavailable(key, why)
 
     def uplink(self, lane: Lane, key: str) -> Uplink:

@@ -178,6 +178,26 @@ class Ownership:
                 return await self._claim(key)
             return await self._find(key) == self.seat.incarnation
 
+    async def has(self, key: str) -> bool:
+        """Whether a room is at home here, where another node believes so.
+
+        One that is this node's in the engine alone, since the answer to a claim or a release was lost, is
+        let go of there: else nobody could have it.
+
+        Raises:
+            EngineLost: the engine cannot be reached.
+        """
+        await trio.lowlevel.checkpoint()
+        async with self._alone(key):
+            if key in self._epochs:
+                return True
+            incarnation = self.seat.incarnation
+            if (await self.engine.find([key])).get(key) == incarnation:
+                claim = await self.engine.claim(key, incarnation)
+                if claim.owner == incarnation:
+                    await self.engine.release(key, incarnation, claim.epoch)
+            return False
+
     def misplaced(self, key: str, incarnation: str) -> None:
         """A node has said that a room is not at home there."""
         if self._elsewhere.get(key) == incarnation:

@@ -375,7 +375,7 @@ class Registrar:
         """A session has no connection from now on."""
         link = event.link
         if not link.flags & SESSION or link.session is None or record.forsaken is not None:
-            return
+            return  # Of a room that somebody else has, the session is theirs.
         assert record.journal is not None
         link.session = record.journal.depart(link.session)
         record.away += 1
