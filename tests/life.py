@@ -774,7 +774,7 @@ class Process:
         self.standing = False
         self.rooms._supervisor.resume()
         if not (self.gates or self.store.delay or self.hook_pause):
-            self.model.troubled = trio.current_time() + 3
+            self.model.troubled = trio.current_time() + 10  # Something may have failed as well.
 
     def stops(self) -> None:
         """The stop begins; what is held at the store's gates is not held for ever."""
@@ -809,7 +809,6 @@ class Process:
         self.told_to.clear()
         while self.standing:
             await trio.sleep(0.1)
-        self.model.troubled = trio.current_time() + 3
         self.history.append(f"{trio.current_time():8.2f}  rest")
         for round_ in range(2):
             with trio.move_on_after(600):

@@ -29,6 +29,7 @@ from trio_rooms import (
 from trio_rooms._room.answers import Answer
 from trio_rooms._room.mail import Hibernate
 from trio_rooms._runtime.supervisor import PATIENCE, Supervisor
+from trio_rooms.client import connect_room
 from trio_rooms.testing import Closed, FaultyStore, MemoryClient, connect
 
 JSON = ("trio-rooms.v1.json",)
@@ -593,3 +594,29 @@ async def test_a_room_is_let_go_of_before_it_is_known_what_is_stored_of_it(
         await trio.sleep(60)
         assert run.store.calls == []
         assert run.supervisor._records == {}
+
+
+async def test_a_client_asks_again_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was refused for now it sends once more, in its order, and nothing before that."""
+    monkeypatch.setattr("trio_rooms._runtime.supervisor.PATIENCE", 0.05)
+    monkeypatch.setattr("trio_rooms._runtime.supervisor._REFUSING", 0.05)
+    totals: list[int] = []
+    async with running(ledger("commit")) as run, trio.open_nursery() as serving:
+        address = await serving.start(run.rooms.serve, "127.0.0.1", 0)
+        async with connect_room(f"ws://127.0.0.1:{address.port}/ledger/x") as room:
+
+            async def ask() -> None:
+                totals.append(await room.ask("add", 1))
+
+            await ask()
+            async with trio.open_nursery() as asking:
+                for _ in range(3):
+                    run.supervisor.pause()
+                    for _ in range(5):
+                        asking.start_soon(ask)
+                    await trio.sleep(0.15)
+                    run.supervisor.resume()
+                    await trio.sleep(0.01)
+            assert totals == [*range(1, 17)]
+            assert room.statistics().connects == 1
+        serving.cancel_scope.cancel()
