@@ -755,7 +755,7 @@ class Process:
             case ("fail loads", times):
                 self.store.fail_loads(lambda: StoreError("on purpose"), times)
             case ("stand still", seconds) if not self.standing:
-                self.standing = True
+                self.standing = model.stood = True
                 self.rooms._supervisor.pause()
                 self.crowd.start_soon(self.go_on, seconds)
             case ("close",) if not model.stopping:

@@ -155,6 +155,8 @@ class Model:
     may_press: bool = False
     faults: int = 0
     """Commits that are still to fail on purpose."""
+    stood: bool = False
+    """Whether everything stood still once, so that clients have heard of something late."""
     troubled: float = 0.0
     """When the store or the hooks were last slow or failing on purpose."""
 
@@ -423,7 +425,8 @@ class Model:
             "ok": letter.ended == "ok",
             "refused": letter.ended == "refused",
             "raised": letter.ended in ("raised", "too late")
-            or (letter.begun and (seen.lost or self.stopping)),
+            or (letter.begun and (seen.lost or self.stopping))
+            or (letter.ended == "cut" and self.stood),  # It hears of it late.
             "failed": letter.guest is None and letter.ended in ("", "cut")
             if letter.begun
             else self.stopping or self._refused(letter),
