@@ -16,7 +16,7 @@ from tests.users.dens import den, inside, nothing, told
 from trio_rooms import Rooms, Sent, Whereabouts, open_rooms
 from trio_rooms._cluster.cluster import Cluster
 from trio_rooms._users.message import Message
-from trio_rooms.engines import MemoryEngine
+from trio_rooms.engines import MemoryEngine, Valkey
 from trio_rooms.testing import MemoryClient, connect
 
 
@@ -193,6 +193,69 @@ async def test_a_message_is_found_whose_sender_has_told_nobody(autojump_clock: M
         a.engine.cut()
         await trio.sleep(5)
         assert await told(client, 1) == ["late"]
+
+
+async def test_a_thousand_messages_of_two_nodes_are_one_order_for_all(autojump_clock: MockClock) -> None:
+    """That of the inbox, at each of her connections; and each sender's is kept in it."""
+    async with nodes("abc") as (a, b, c), b.inside("ana") as one, c.inside("ana") as two:
+
+        async def send(node: Node) -> None:
+            for number in range(100):
+                await node.rooms.user("ana").send("told", f"{node.name}{number}")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, a)
+            nursery.start_soon(send, b)
+        got = await told(one, 200)
+        assert got == await told(two, 200)
+        for name in "ab":
+            assert [text for text in got if text[0] == name] == [f"{name}{number}" for number in range(100)]
+
+
+async def test_nothing_is_left_of_users_who_have_gone(autojump_clock: MockClock) -> None:
+    """Neither here nor in the engine; and nobody is asked for longer than it takes."""
+    async with nodes() as (a, b):
+        for number in range(3):
+            async with a.inside(f"u{number}") as client, b.inside(f"u{number}"):
+                await b.rooms.user(f"u{number}").send("told", 1)
+                assert await told(client, 1) == [1]
+                await client.acknowledge()
+        await trio.sleep(30)
+        for node in (a, b):
+            exchange, office = node.cluster._exchange, node.rooms._supervisor.users.office
+            held = (exchange._noted, exchange._changed, exchange._untold, exchange._tallies, exchange._wishes)
+            assert not any(held)
+            assert not exchange._questions
+            assert not office._marks
+            assert not office.offers._outs
+            assert not await node.engine.nodes_of("u1")
+
+
+async def test_users_are_reached_over_a_real_engine(valkey: Any) -> None:
+    """Two nodes, one Valkey."""
+    async with AsyncExitStack() as stack:
+        found: list[Rooms] = []
+        for name in "ab":
+            definitions = [den(), den("hall", durability="commit")]
+            opening = open_rooms(definitions, engine=Valkey(valkey.url), node=name, lease=5)
+            found.append(await stack.enter_async_context(opening))
+            cluster = found[-1]._cluster
+            assert cluster is not None
+            assert await cluster.ownership.take(f"den/{name}")
+            assert await cluster.ownership.take(f"hall/{name}")
+        await soon(lambda: all(len(rooms._cluster.seat.members) == 2 for rooms in found))  # type: ignore[union-attr]
+        a, b = found
+        await a.user("ana").send("told", 0)
+        async with inside(b, "ana", "den/b") as ana, inside(a, "bob", "hall/a") as bob:
+            assert await told(ana, 1) == [0]
+            assert await a.user("ana").send("told", 1) == Sent(active=1)
+            assert await bob.ask("tell", {"to": "ana", "text": 2}) == [0, 0, 0, 0, 0, 1]
+            assert await told(ana, 2) == [1, 2]
+            assert await a.user("ana").where() == Whereabouts(1, ("den/b",))
+            await ana.acknowledge()
+            with trio.fail_after(5):
+                while await a.user("ana").waiting():
+                    await trio.sleep(0.02)
 
 
 async def test_an_engine_that_is_away_holds_up_nothing_for_ever(autojump_clock: MockClock) -> None:

@@ -113,6 +113,7 @@ class Cluster:
         self._supervisor: Supervisor
         self._runtime: Runtime
         self._exchange: Exchange
+        self._share: Share
         self._drain: Drain
         self._doors: Doors
         self._addresses: Callable[[], list[str]]
@@ -155,7 +156,7 @@ class Cluster:
         self._exchange = Exchange(
             self.engine, self.seat, self.lanes, self.ownership, users, runtime.deadlines
         )
-        Share(self.seat, self.ownership, runtime.agenda, runtime.janitor)
+        self._share = Share(self.seat, self.ownership, runtime.agenda, runtime.janitor)
 
     # Its life: opened before the store, and closed after it.
 
