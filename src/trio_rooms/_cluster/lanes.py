@@ -564,11 +564,14 @@ class Lanes:
                 nursery.start_soon(function, *arguments)
             self._waiting.clear()
             listening = _Listening(self, task_status)
-            while True:
-                with trio.CancelScope() as self._scope:
-                    with contextlib.suppress(EngineLost):
-                        await self.engine.listen(self.seat.incarnation, self._receive, listening)
-                    await trio.sleep(listening.next_pause())
+            try:
+                while True:
+                    with trio.CancelScope() as self._scope:
+                        with contextlib.suppress(EngineLost):
+                            await self.engine.listen(self.seat.incarnation, self._receive, listening)
+                        await trio.sleep(listening.next_pause())
+            finally:
+                self._nursery = None  # What others still post while they end goes nowhere.
 
     async def _serve(self, lane: Lane) -> None:
         """Send what is posted to a lane, until it is over."""
