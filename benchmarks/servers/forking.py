@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -58,6 +59,9 @@ def _fork(serve: Callable[[], None]) -> int:
     try:
         serve()
         status = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         # Nothing of the parent is to be ended twice.
         sys.stderr.flush()

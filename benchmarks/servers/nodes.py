@@ -20,7 +20,7 @@ from benchmarks.servers import ledger
 from benchmarks.servers.forking import obey
 from trio_rooms import Admitted, ConnectRequest, Context, Room, Rooms, run
 from trio_rooms.engines.valkey import Valkey
-from trio_rooms.errors import EngineLost
+from trio_rooms.errors import EngineLost, StoreError
 
 __all__ = ["letters"]
 
@@ -57,7 +57,7 @@ def _serve(engine: str, name: str, port: int, lease: float, directory: Path) -> 
         await ledger.listening(rooms)
 
     while not listened:
-        with suppress(EngineLost):  # It may be down just now, too.
+        with suppress(EngineLost, StoreError):  # It may be down just now, too.
             run(
                 [ledger.room, letters],
                 listening,

@@ -403,7 +403,7 @@ async def _live(
     await _check(crowd, last)
     await last.server.stop()
     result.clients.asked = sum(len(account.asked) for account in crowd.accounts)
-    result.letters = sum(person.got.total() for person in writers)
+    result.letters = sum(person.sent.total() for person in writers)
     result.interrupted = sum(person.interrupted for person in writers)
     check_fired(folder / "traces" / FIRED, crowd.later, result.clients)
     return result
