@@ -15,9 +15,11 @@ import trio.testing
 
 from tests.stores.acknowledged import check_acknowledged
 from tests.valkey import Valkey
+from trio_rooms._valkey import Connection
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreError, StoreFull, StoreReadOnly
 from trio_rooms.stores import ValkeyStore
 from trio_rooms.stores.base import Commit, Post
+from trio_rooms.stores.valkey.lines import Line
 
 SCRIPT = Path(__file__).with_name("store_process.py")
 
@@ -66,7 +68,7 @@ async def test_what_was_handed_over_outlives_a_kill_of_the_server(own_valkey: Va
                 sends = (Post("ana", number, b"", 9.0),)
                 await store.commit(Commit("chat/1", number, 1, b"%d" % number, sends=sends))
         own_valkey.kill()
-        await until(lambda: store._opened.server.connection is None)  # type: ignore[union-attr]
+        await until(lambda: not any(connections(store)))
         with trio.CancelScope() as scope:
             scope.cancel()
             await store.commit(Commit("chat/1", 6, 1, b"6", sends=(Post("ana", 6, b"", 9.0),)))
@@ -88,9 +90,24 @@ async def until(condition: object) -> None:
             await trio.sleep(0.001)
 
 
+def lines(store: ValkeyStore) -> tuple[Line, ...]:
+    """What it has open."""
+    assert store._opened is not None
+    return store._opened._lines
+
+
+def connections(store: ValkeyStore) -> list[Connection | None]:
+    """Those that there are."""
+    return [line.server.connection for line in lines(store)]
+
+
 async def said(store: ValkeyStore, count: int) -> None:
     """Wait until so many writes are on their way, and the system has them."""
-    await until(lambda: store.statistics().pending == count and not store._opened.server.connection.unsent)  # type: ignore[union-attr]
+    await until(
+        lambda: (
+            store.statistics().pending == count and not any(one and one.unsent for one in connections(store))
+        )
+    )
 
 
 async def test_a_lost_answer_is_no_second_commit(own_valkey: Valkey) -> None:
@@ -105,7 +122,8 @@ async def test_a_lost_answer_is_no_second_commit(own_valkey: Valkey) -> None:
             )
             nursery.start_soon(store.post, [Post("ana", 2, b"", 9.0)])
             await said(store, 2)
-            store._opened.server.drop("of the test")  # type: ignore[union-attr]
+            for line in lines(store):
+                line.server.drop("of the test")
             own_valkey.go_on()
         head = await store.head("chat/1")
         assert head.number == 2
@@ -125,7 +143,7 @@ def test_a_server_that_stays_away_is_told(own_valkey: Valkey) -> None:
                 nursery.start_soon(fails, store, 2, "it is not known whether this was written")
                 await said(store, 1)
                 own_valkey.kill()
-                await until(lambda: store._opened.server.connection is None)  # type: ignore[union-attr]
+                await until(lambda: not any(connections(store)))
                 nursery.start_soon(fails, store, 3, "nothing was written")
                 began = trio.current_time()
                 with pytest.raises(StoreError, match="cannot be reached"):

@@ -11,7 +11,7 @@ from trio_rooms.stores.base import InboxSize, Post, Waiting
 from trio_rooms.stores.checks import encode
 
 from .commits import MOST_BYTES
-from .opened import PAGE_BYTES, Opened, read_pages
+from .opened import PAGE_BYTES, Opened, read_pages, user
 from .rows import above, eight, number, pack_post, unpack_message
 
 __all__ = ["post", "read_expired", "read_inbox", "read_size", "read_sizes", "settle"]
@@ -24,17 +24,18 @@ async def post(opened: Opened, fence: Sequence[Argument], posts: Sequence[Post])
         if len(one.body) > MOST_BYTES:
             raise StoreFull(f"a message for user {one.user} has more than {MOST_BYTES >> 20} MiB")
         given += pack_post(one)
-    rows = await opened.writes.write("post", given, _judge)
+    rows = await opened.ways.write((user(encode(one.user)) for one in posts), "post", given, _judge)
     return {
-        user.decode(): InboxSize(count, size)
-        for user, count, size in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
+        whom.decode(): InboxSize(count, size)
+        for whom, count, size in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
     }
 
 
-async def settle(opened: Opened, fence: Sequence[Argument], user: str, ids: Collection[int]) -> None:
+async def settle(opened: Opened, fence: Sequence[Argument], whom: str, ids: Collection[int]) -> None:
     """See `Store.settle`."""
-    given = (opened.prefix, *fence, encode(user), *map(eight, ids))
-    await opened.writes.write("settle", given, _judge)
+    encoded = encode(whom)
+    given = (opened.prefix, *fence, encoded, *map(eight, ids))
+    await opened.ways.write((user(encoded),), "settle", given, _judge)
 
 
 def _judge(answer: Any) -> Any:
@@ -50,21 +51,21 @@ def _judge(answer: Any) -> Any:
     return answer[1:]
 
 
-async def read_inbox(opened: Opened, user: bytes, after: int, limit: int | None) -> list[Waiting]:
+async def read_inbox(opened: Opened, whom: bytes, after: int, limit: int | None) -> list[Waiting]:
     """See `Store.inbox`."""
 
     async def read(last: Waiting | None, most: int) -> tuple[bool, list[Waiting]]:
         behind = after if last is None else last.position
-        cut, *found = await opened.call("inbox", user, behind, most, PAGE_BYTES)
+        cut, *found = await opened.call("inbox", whom, behind, most, PAGE_BYTES, about=user(whom))
         rows = zip(found[::3], found[1::3], found[2::3], strict=True)
-        return cut == b"1", [unpack_message(user, *row) for row in rows]
+        return cut == b"1", [unpack_message(whom, *row) for row in rows]
 
     return await read_pages(limit, read)
 
 
-async def read_size(opened: Opened, user: bytes) -> InboxSize:
+async def read_size(opened: Opened, whom: bytes) -> InboxSize:
     """See `Store.inbox_size`."""
-    return InboxSize(*await opened.call("inbox_size", user))
+    return InboxSize(*await opened.call("inbox_size", whom, about=user(whom)))
 
 
 async def read_sizes(
@@ -77,7 +78,7 @@ async def read_sizes(
         low = lower if last is None else last[0].encode() + b"\0"
         found = await opened.call("inboxes", low, upper, most)
         rows = zip(found[::3], found[1::3], found[2::3], strict=True)
-        return False, [(user.decode(), InboxSize(count, size)) for user, count, size in rows]
+        return False, [(whom.decode(), InboxSize(count, size)) for whom, count, size in rows]
 
     return await read_pages(limit, read)
 

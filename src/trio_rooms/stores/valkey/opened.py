@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from importlib.resources import files
 from typing import Any, Final, TypeVar
 
@@ -12,67 +11,57 @@ import trio
 
 from trio_rooms._loop.wall import WallClock
 from trio_rooms._valkey import Address, Argument, Durability, Library, Server, ServerError
-from trio_rooms.errors import EngineError, EngineLost, StoreClosed, StoreError
+from trio_rooms.errors import EngineLost, StoreClosed, StoreError
 from trio_rooms.stores.checks import check_limit
 
+from .lines import Line
 from .rows import number
-from .writes import Writes, explain
+from .ways import Ways
+from .writes import explain
 
-__all__ = ["PAGE", "PAGE_BYTES", "Opened", "read_pages"]
+__all__ = ["PAGE", "PAGE_BYTES", "PATIENCE", "Opened", "read_pages", "room", "user"]
 
 T = TypeVar("T")
 
 _LIBRARY: Final = Library("trio_rooms_store", files(__package__).joinpath("store.lua").read_text("utf-8"))
-_PATIENCE: Final = 5.0
+PATIENCE: Final = 5.0
 """Seconds that a call waits for a connection."""
-_AGAIN: Final = 0.05
-"""Seconds between attempts to make the first one."""
+_LINES: Final = 4
+"""Connections. A server syncs at most 16 KiB of each at a time; more than four bring little."""
 PAGE: Final = 500
 """Rows that are read or changed in one step of the server, which does nothing else meanwhile."""
 PAGE_BYTES: Final = 2**20
 """Bytes of them, above which a page ends."""
 
 
-@attrs.frozen
-class _Status:
-    """Notes that a task has begun that nobody started with ``start``."""
-
-    _begun: trio.Event
-
-    def started(self, _: None = None) -> None:
-        """It has."""
-        self._begun.set()
-
-
 @attrs.define(eq=False)
 class Opened:
-    """A connection, and who has the rooms.
+    """Connections to a server, and who has the rooms.
 
     Args:
         prefix: what all keys begin with.
-        server: the connection.
-        writes: what is on its way there.
+        lines: the connections.
     """
 
     prefix: bytes
-    server: Server
-    writes: Writes
+    _lines: tuple[Line, ...]
+    ways: Ways = attrs.field(init=False)
+    """What is on its way there."""
     epoch: int = attrs.field(default=0, init=False)
     """How often the rooms had been opened for writing then."""
     alone: int = attrs.field(default=0, init=False)
     """How often of these by somebody who does not share them."""
     _wall: WallClock = attrs.field(factory=WallClock, init=False)
-    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    _started: trio.Event = attrs.field(factory=trio.Event, init=False)
-    """Set with the first connection, or once it is known that there is none."""
-    _over: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _failure: EngineError | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Let writes go by all the lines."""
+        self.ways = Ways(tuple(line.writes for line in self._lines), PATIENCE)
 
     @classmethod
     async def connect(
         cls, address: Address, prefix: bytes, durability: Durability | None, replicas: int
     ) -> Opened:
-        """Make the first connection. A server that is starting has some seconds for that.
+        """Make the first connections. A server that is starting has some seconds for that.
 
         Args:
             address: where the server is.
@@ -83,61 +72,59 @@ class Opened:
         Raises:
             StoreError: it cannot be reached, or is not what it has to be; the message says what to do.
         """
-        server = Server(address, "trio-rooms-store", _LIBRARY, durability, replicas, patience=_PATIENCE)
-        writes = Writes(server, _PATIENCE)
-        server.on_back, server.on_lost = writes.back, writes.lost
-        opened = cls(prefix, server, writes)
-        trio.lowlevel.spawn_system_task(opened._live, name="trio_rooms store")
+        lines = tuple(
+            Line(
+                Server(address, "trio-rooms-store", _LIBRARY, durability, replicas, patience=PATIENCE),
+                PATIENCE,
+            )
+            for _ in range(1 if durability is None else _LINES)
+        )
+        opened = cls(prefix, lines)
+        for line in lines:
+            line.begin()
         try:
-            await opened._started.wait()
+            for line in lines:
+                await line.started.wait()
         except BaseException:
             await opened.end()
             raise
-        if opened._failure is not None:
-            raise StoreError(str(opened._failure)) from opened._failure
+        failure = next((line.failure for line in lines if line.failure is not None), None)
+        if failure is not None:
+            await opened.end()
+            raise StoreError(str(failure)) from failure
         return opened
 
-    async def _live(self) -> None:
-        """Have a connection until the end; as a system task, so nothing is raised."""
-        until = trio.current_time() + _PATIENCE
-        with self._scope:
-            while not self._started.is_set():
-                try:
-                    await self.server.run(task_status=_Status(self._started))
-                except EngineError as error:
-                    if not isinstance(error, EngineLost) or trio.current_time() >= until:
-                        self._failure = error
-                        break
-                    await trio.sleep(_AGAIN)
-        self._started.set()
-        self._over.set()
-
     async def end(self) -> None:
-        """Let go of the connection, cancelled or not."""
-        self._scope.cancel()
-        with trio.CancelScope(shield=True):
-            await self._over.wait()
+        """Let go of the connections, cancelled or not."""
+        for line in self._lines:
+            await line.end()
 
-    async def ask(self, *command: Argument) -> Any:
+    async def ask(self, *command: Argument, about: bytes = b"") -> Any:
         """Say something that may be said twice, until it is answered.
+
+        Args:
+            command: its words.
+            about: a room or a user, see `Ways`; empty for neither.
 
         Raises:
             StoreError: there was no connection for long, or it was refused.
             StoreClosed: the store was closed meanwhile.
         """
-        return await self._insist(partial(self.server.call, *command))
+        return await self._insist(lambda server: server.call(*command), about)
 
-    async def call(self, function: str, *given: Argument) -> Any:
-        """Call a function that may be called twice with the prefix and arguments; raises as `ask`."""
-        return await self._insist(partial(self.server.fcall, function, (), (self.prefix, *given)))
+    async def call(self, function: str, *given: Argument, about: bytes = b"") -> Any:
+        """Call a function that may be called twice with the prefix and arguments; see `ask`."""
+        arguments = (self.prefix, *given)
+        return await self._insist(lambda server: server.fcall(function, (), arguments), about)
 
-    async def _insist(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        until = trio.current_time() + _PATIENCE
+    async def _insist(self, ask: Callable[[Server], Awaitable[Any]], about: bytes) -> Any:
+        until = trio.current_time() + PATIENCE
         while True:
+            line = self._lines[self.ways.line_of(about)]
             try:
-                return await ask()
+                return await ask(line.server)
             except EngineLost as error:
-                if self._scope.cancel_called:
+                if line.ending:
                     raise StoreClosed("the store was closed before it had the answer") from error
                 if trio.current_time() >= until:
                     raise StoreError(str(error)) from error
@@ -145,9 +132,9 @@ class Opened:
                 raise explain(error) from error
 
     async def call_room(self, function: str, key: bytes, *given: Argument) -> Any:
-        """The same of a room, in which sessions have only connections that somebody has now."""
+        """The same of a room, whose sessions then have only connections that somebody has now."""
         while True:
-            found = await self.call(function, key, *given)
+            found = await self.call(function, key, *given, about=room(key))
             if found[:1] != [b"repair"]:
                 return found
             await self.repair(key)
@@ -178,6 +165,16 @@ class Opened:
             while await self.call("forget", PAGE) == PAGE:
                 pass
         return ()
+
+
+def room(key: bytes) -> bytes:
+    """What a write is about that is of a room."""
+    return b"r" + key
+
+
+def user(name: bytes) -> bytes:
+    """What a write is about that is for a user."""
+    return b"u" + name
 
 
 async def read_pages(

@@ -8,7 +8,7 @@ from trio_rooms.errors import StoreError
 from trio_rooms.stores.base import Entry, RoomHead, StoredRoom, StoredSnapshot
 from trio_rooms.stores.checks import MOST_ENTRIES
 
-from .opened import PAGE_BYTES, Opened, read_pages
+from .opened import PAGE_BYTES, Opened, read_pages, room
 from .rows import unpack_entry, unpack_head
 
 __all__ = ["read_head", "read_journal", "read_keys", "read_named", "read_room"]
@@ -35,7 +35,7 @@ async def read_room(opened: Opened, key: bytes) -> StoredRoom:
                 snapshots.append(StoredSnapshot(int(generation), document[1:]))
                 continue
             # On its own, since it is large.
-            large = await opened.call("document", key, generation)
+            large = await opened.call("document", key, generation, about=room(key))
             if not large:
                 break  # There is a newer one by now.
             snapshots.append(StoredSnapshot(int(generation), large[0]))
@@ -60,7 +60,7 @@ async def read_named(
 
     async def read(last: tuple[bytes, bytes] | None, most: int) -> tuple[bool, list[tuple[bytes, bytes]]]:
         low = lower if last is None else last[0] + b"\0"
-        cut, *found = await opened.call("names", key, *kinds, low, upper, most, PAGE_BYTES)
+        cut, *found = await opened.call_room("names", key, *kinds, low, upper, most, PAGE_BYTES)
         return cut == b"1", [*zip(found[::2], found[1::2], strict=True)]
 
     return await read_pages(limit, read)
@@ -80,5 +80,5 @@ async def read_keys(opened: Opened, within: tuple[bytes, bytes], limit: int | No
 
 async def read_journal(opened: Opened, key: bytes, after: int, until: int, most_bytes: int) -> list[Entry]:
     """See `Store.journal`."""
-    found = await opened.call("journal", key, after, until, most_bytes, MOST_ENTRIES)
+    found = await opened.call_room("journal", key, after, until, most_bytes, MOST_ENTRIES)
     return [unpack_entry(one) for one in found]

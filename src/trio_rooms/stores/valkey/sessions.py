@@ -43,7 +43,7 @@ async def read_verdicts(opened: Opened, key: bytes, sid: int) -> dict[int, bytes
     async def read(last: bytes | None, most: int) -> tuple[bool, list[bytes]]:
         # What comes behind all that begins with the same ids.
         low = eight(sid) if last is None else (int.from_bytes(last[:16], "big") + 1).to_bytes(16, "big")
-        cut, *found = await opened.call("verdicts", key, low, above(sid), most, PAGE_BYTES)
+        cut, *found = await opened.call_room("verdicts", key, low, above(sid), most, PAGE_BYTES)
         return cut == b"1", found
 
     found = await read_pages(None, read)

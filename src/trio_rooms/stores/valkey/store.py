@@ -32,7 +32,7 @@ from trio_rooms.stores.checks import check_commit, check_ids, check_posts, encod
 
 from . import inboxes, rooms, sessions, timers
 from .commits import arguments, check_size, judge, refusal
-from .opened import Opened
+from .opened import Opened, room, user
 from .rows import unpack_timer
 
 __all__ = ["ValkeyStore"]
@@ -149,8 +149,8 @@ class ValkeyStore(Store):
             await trio.lowlevel.checkpoint()
             return
         with trio.CancelScope(shield=True):
-            await opened.writes.drain()
-            self._last = opened.writes.statistics()
+            await opened.ways.drain()
+            self._last = opened.ways.statistics()
             await opened.end()
 
     async def load(self, key: str) -> StoredRoom:
@@ -165,7 +165,7 @@ class ValkeyStore(Store):
         """See `Store.commit`. A commit that fails after its caller was cancelled is logged."""
         opened = self._get_writing()
         if self._fence is not None and not commit.epoch:
-            opened.writes.refuse()
+            opened.ways.refuse()
             raise refusal(commit, b"claimed", "another")
         check_commit(commit)
         check_size(commit)
@@ -173,13 +173,18 @@ class ValkeyStore(Store):
         fence = (b"opened", commit.epoch) if self._fence is None else self._get_fence(opened)
         function = "destroy" if commit.destroy else "commit"
         given = arguments(self._prefix, commit, *fence)
-        while not await opened.writes.write(function, given, partial(judge, commit)):
+        about = [room(encode(commit.key))]
+        if commit.sends or commit.offers:
+            about += {user(encode(one.user)) for one in commit.sends}
+            about += {user(encode(one.user)) for one in commit.offers.values()}
+        while not await opened.ways.write(about, function, given, partial(judge, commit)):
             await opened.repair(encode(commit.key))
 
     async def get(self, key: str, name: str) -> bytes | None:
         """See `Store.get`."""
-        value: bytes | None = await self._get_opened().ask(
-            "HGET", self._prefix + b"v:" + encode(key), encode(name)
+        opened, encoded = self._get_opened(), encode(key)
+        value: bytes | None = await opened.ask(
+            "HGET", self._prefix + b"v:" + encoded, encode(name), about=room(encoded)
         )
         return value
 
@@ -233,7 +238,8 @@ class ValkeyStore(Store):
 
     async def timer(self, key: str, name: str) -> Timer | None:
         """See `Store.timer`."""
-        found = await self._get_opened().ask("HGET", self._prefix + b"t:" + encode(key), encode(name))
+        opened, encoded = self._get_opened(), encode(key)
+        found = await opened.ask("HGET", self._prefix + b"t:" + encoded, encode(name), about=room(encoded))
         return None if found is None else unpack_timer(found)
 
     async def due(self, now: float, limit: int, *, after: Due | None = None) -> builtins.list[Due]:
@@ -277,7 +283,7 @@ class ValkeyStore(Store):
 
     def statistics(self) -> StoreStatistics:
         """What the store has done since it was opened; all 0 before that."""
-        return self._last if self._opened is None else self._opened.writes.statistics()
+        return self._last if self._opened is None else self._opened.ways.statistics()
 
     def _get_opened(self) -> Opened:
         if self._opened is None:

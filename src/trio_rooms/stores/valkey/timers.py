@@ -24,7 +24,7 @@ async def read_due_timers(opened: Opened, key: bytes, now: float, limit: int) ->
 
     async def read(_: tuple[str, Timer] | None, most: int) -> tuple[bool, list[tuple[str, Timer]]]:
         nonlocal offset
-        cut, *found = await opened.call("due_timers", key, number(now), most, offset, PAGE_BYTES)
+        cut, *found = await opened.call_room("due_timers", key, number(now), most, offset, PAGE_BYTES)
         rows = zip(found[::2], found[1::2], strict=True)
         page = [(name.decode(), unpack_timer(value)) for name, value in rows]
         offset += len(page)

@@ -19,23 +19,26 @@ import trio
 
 from trio_rooms._valkey import Argument, Server, ServerError
 from trio_rooms.errors import EngineLost, StaleWrite, StoreError, StoreFull, StoreReadOnly
-from trio_rooms.stores.base import StoreStatistics
 
-__all__ = ["Writes", "explain"]
+__all__ = ["Write", "Writes", "explain"]
 
 _log: Final = logging.getLogger("trio_rooms.store")
 
 
 @attrs.define(eq=False)
-class _Write:
+class Write:
     """Something on its way, and who waits for it."""
 
-    command: tuple[Argument, ...]
+    function: str
+    """The name of a function in the library."""
+    arguments: Sequence[Argument]
     judge: Callable[[Any], Any]
     """What an answer means; a StoreError that it raises is what becomes of the write."""
     until: float
     """When it is given up, if there is no connection."""
-    task: trio.lowlevel.Task | None = None
+    about: tuple[bytes, ...]
+    """The rooms and users whose other writes it keeps in order with."""
+    task: trio.lowlevel.Task | None
     tried: bool = False
     """Whether a connection broke that it was said on."""
     piece: int = 0
@@ -48,75 +51,45 @@ class Writes:
 
     Args:
         server: where to. Its ``on_back`` and ``on_lost`` call `back` and `lost`.
-        patience: seconds that each waits for a connection.
     """
 
     _server: Server
-    _patience: float
-    _queue: deque[_Write] = attrs.field(factory=deque, init=False)
+    settled: Callable[[Write], None] | None = attrs.field(default=None, init=False)
+    """Called with each of which it is known what has become of it."""
+    commits: int = attrs.field(default=0, init=False)
+    transactions: int = attrs.field(default=0, init=False)
+    """Pieces that were sent at once, and of which something was written."""
+    failures: int = attrs.field(default=0, init=False)
+    _queue: deque[Write] = attrs.field(factory=deque, init=False)
     """What is not said yet."""
-    _again: list[_Write] = attrs.field(factory=list, init=False)
+    _again: list[Write] = attrs.field(factory=list, init=False)
     """What was said on a connection that broke."""
     _said: int = attrs.field(default=0, init=False)
     """How many are to be answered."""
     _waits: trio.CancelScope | None = attrs.field(default=None, init=False)
     """That of the task that waits for a connection, or until it is too late for some; None for none."""
-    _settled: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _drained: trio.Event = attrs.field(factory=trio.Event, init=False)
     """Set when there is nothing on its way, for whoever waits for that."""
     _piece: int = attrs.field(default=0, init=False)
     _counted: int = attrs.field(default=0, init=False)
     """The last piece of which something was written."""
-    _commits: int = attrs.field(default=0, init=False)
-    _transactions: int = attrs.field(default=0, init=False)
-    _failures: int = attrs.field(default=0, init=False)
 
     @property
     def pending(self) -> int:
         """How many are on their way."""
         return len(self._queue) + len(self._again) + self._said
 
-    def statistics(self) -> StoreStatistics:
-        """What has become of all; a piece that is sent at once counts as one transaction."""
-        return StoreStatistics(
-            commits=self._commits,
-            transactions=self._transactions,
-            failures=self._failures,
-            pending=self.pending,
-        )
-
-    def refuse(self) -> None:
-        """Count one that was refused before it was handed over."""
-        self._failures += 1
-
-    async def write(self, function: str, arguments: Sequence[Argument], judge: Callable[[Any], Any]) -> Any:
-        """Hand something over, and wait for what becomes of it. Cancelled, it is carried out all the same.
-
-        Args:
-            function: the name of a function in the library.
-            arguments: its arguments.
-            judge: is given the answer; what it returns is returned here.
-
-        Raises:
-            StoreError: what the judge has raised; or it is not known.
-        """
-        assert self._server.library is not None
-        name = self._server.library.function(function)
-        until = trio.current_time() + self._patience
-        write = _Write(("FCALL", name, 0, *arguments), judge, until, trio.lowlevel.current_task())
+    def hand_over(self, write: Write) -> None:
+        """Say it now, if there is a connection, or else once there is one."""
         self._queue.append(write)
         if self._waits is None:
             self.say()
 
-        def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
-            write.task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        return await trio.lowlevel.wait_task_rescheduled(abort)
-
     def say(self) -> None:
         """Say all that there is to say, as far as that goes now."""
-        connection = self._server.connection
+        connection, library = self._server.connection, self._server.library
         queue = self._queue
+        assert library is not None
         if self._again:
             queue.extendleft(reversed(self._again))
             self._again.clear()
@@ -125,7 +98,9 @@ class Writes:
             write = queue[0]
             self._piece += not connection.unsent
             write.piece = self._piece
-            connection.submit(write.command, partial(self._answered, write), durable=True)
+            name = library.function(write.function)
+            command = ("FCALL", name, 0, *write.arguments)
+            connection.submit(command, partial(self._answered, write), durable=True)
             queue.popleft()
             self._said += 1
         if queue and self._waits is None:
@@ -165,7 +140,7 @@ class Writes:
         else:
             self._waits.cancel()
 
-    def _answered(self, write: _Write, answer: Any) -> None:
+    def _answered(self, write: Write, answer: Any) -> None:
         self._said -= 1
         if isinstance(answer, EngineLost):
             write.tried = True
@@ -189,26 +164,28 @@ class Writes:
             error = StoreError(f"{error}; it is not known whether this was written: it was sent twice")
         self._settle(write, error, result)
 
-    def _settle(self, write: _Write, error: StoreError | None, result: Any = None) -> None:
+    def _settle(self, write: Write, error: StoreError | None, result: Any = None) -> None:
         if error is None:
-            self._commits += 1
-            self._transactions += write.piece > self._counted
+            self.commits += 1
+            self.transactions += write.piece > self._counted
             self._counted = write.piece
         else:
-            self._failures += 1
+            self.failures += 1
         task, write.task = write.task, None
         if task is not None:
             trio.lowlevel.reschedule(task, outcome.Value(result) if error is None else outcome.Error(error))
         elif error is not None:
             _log.error("a commit failed whose caller had stopped waiting: %s", error)
+        if self.settled is not None:
+            self.settled(write)
         if not self.pending:
-            self._settled.set()
+            self._drained.set()
 
     async def drain(self) -> None:
         """Wait until nothing is on its way any more: `patience`, or as long as the server is silent."""
         while self.pending:
-            self._settled = trio.Event()
-            await self._settled.wait()
+            self._drained = trio.Event()
+            await self._drained.wait()
 
 
 def explain(error: ServerError) -> StoreError:
