@@ -564,6 +564,32 @@ async def test_a_room_that_somebody_else_has_is_let_go_of_in_every_stage(
         assert [name for name, _ in await run.store.list("ledger/x")] == []
 
 
+async def test_what_was_durable_and_not_told_is_told_by_whoever_has_the_room(
+    autojump_clock: MockClock,
+) -> None:
+    """Nothing of it goes out here; who comes back gets the event, and the answer to the same id."""
+    async with running(ledger("commit")) as run:
+        async with connect(run.rooms, "ledger/x", subprotocols=JSON) as ana:
+            await ana.receive()
+            commits = run.store.hold_commits()
+            await ana.emit("add", 5, id=1)
+            await commits.wait_arrived()
+            run.supervisor.pause()
+            commits.release()
+            await trio.sleep(1)
+            run.supervisor.forsake("ledger/x")
+            run.supervisor.resume()
+            assert [one async for one in ana] == []
+            assert ana.closed == Closed(1012, "the room has moved")
+        async with connect(run.rooms, "ledger/x", resume=ana) as ana:
+            assert (await ana.receive())["data"]["resumed"] is True
+            await ana.emit("add", 5, id=1)
+            first, second = await ana.receive_many(2)
+            assert (first["event"], first["data"]) == ("total", 5)
+            assert (second["ack"], second["data"]) == (1, 5)
+            assert await run.room.ask("add", 1) == 6
+
+
 async def test_a_room_of_which_there_is_nothing_can_be_let_go_of(autojump_clock: MockClock) -> None:
     """Nothing happens."""
     async with running() as run:

@@ -24,7 +24,7 @@ logger = logging.getLogger("trio_rooms")
 _AT_ONCE: Final = 16
 """Rooms that are given away at the same time: each waits for the engine a few times."""
 _PATIENCE: Final = 30.0
-"""Seconds that a room has to handle its mail and to be saved; what hangs stays here, until the node stops."""
+"""Seconds that a room has to handle its mail and to be saved; what hangs stays here, and is tried again."""
 _AGAIN: Final = 0.1
 """Seconds after which it is looked again for what has come meanwhile."""
 _REASON: Final = "the room moves to another node"
@@ -86,10 +86,15 @@ class Drain:
         await self._dismiss()
         took = trio.current_time() - began
         logger.info("%d rooms were given to other nodes, in %.1f s; %d stay", given, took, len(self._stuck))
+        again = trio.current_time() + _PATIENCE
         while True:  # What was claimed in the moment of the beginning, or was wanted by a room that moved.
             await trio.sleep(_AGAIN)
+            if trio.current_time() >= again:
+                self._stuck.clear()  # What hung may go on, and the engine may be back.
             await self._give_all()
             await self._dismiss()
+            if not self._stuck:
+                again = trio.current_time() + _PATIENCE
 
     async def _give_all(self) -> int:
         """Give away all that is here, and can be; how many rooms that were."""

@@ -178,7 +178,8 @@ def _weight(job: object) -> int:
     """Bytes that a piece of output holds, about."""
     if isinstance(job, Broadcast):
         return job.size + _LINK * len(job.links)
-    return len(job._frame) if isinstance(job, SendLater) else 0
+    frame = getattr(job, "_frame", b"")  # What goes to one, and what goes on from one to the others.
+    return len(frame) if isinstance(frame, bytes) else 0
 
 
 class Stalled:
