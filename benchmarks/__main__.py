@@ -35,6 +35,7 @@ NAMES: Final = (
     "connect",
     "start",
     "crash",
+    "failover",
     "cluster",
 )
 """All benchmarks, in the order in which they run."""
