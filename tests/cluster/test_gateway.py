@@ -15,6 +15,7 @@ from trio_rooms import Admitted, ConnectRequest, Context, Disconnect, Policy, Ro
 from trio_rooms._cluster import far
 from trio_rooms._cluster.far import Door, FarLink, Outbound
 from trio_rooms._loop.deadlines import Deadlines
+from trio_rooms._runtime.registrar import Registrar
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms.engines import MemoryEngine
 from trio_rooms.testing import MemoryClient, connect
@@ -327,6 +328,54 @@ async def test_nothing_is_left_of_those_who_have_gone(autojump_clock: Any) -> No
             assert lane.size == lane.load == 0
             for kept in lane.context.values():
                 assert not any(getattr(kept, name, None) for name in ("doors", "coming", "uplinks", "by_key"))
+
+
+async def test_a_gateway_that_stops_says_how_each_has_ended(autojump_clock: Any) -> None:
+    """So that a room need not wait until the node is known to be gone."""
+    gone.clear()
+    room = chat(resume_window=0)
+
+    @room.on_disconnect
+    async def left(ctx: Context[Any], disconnect: Disconnect) -> None:
+        gone.append((disconnect.code, disconnect.clean))
+
+    engine = MemoryEngine()
+    async with (
+        open_rooms([room], engine=engine, node="a", lease=60) as a,
+        connect(a, "chat/x") as first,
+    ):
+        await first.ask("who")
+        await trio.sleep(1)
+        async with (
+            open_rooms([chat(resume_window=0)], engine=engine.another(), node="b", lease=60) as b,
+            connect(b, "chat/x") as second,
+            trio.open_nursery() as nursery,
+        ):
+            await second.ask("who")
+            nursery.start_soon(b.aclose)
+            assert await closed_with(second) == 1001
+        await trio.sleep(1)
+        assert gone == [(1001, True)]
+
+
+async def test_who_cannot_be_let_in_is_not_left_alone(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong at the home."""
+    async with (
+        nodes(MemoryEngine(), "a", "b") as (a, b),
+        connect(a, "chat/x", subprotocols=JSON) as first,
+    ):
+        await first.ask("say", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Registrar, "beginning", lambda *_: 1 / 0)
+            async with connect(b, "chat/x", subprotocols=JSON) as second:
+                assert await closed_with(second) == 1011
+        assert "could not be let in" in caplog.text
+        async with connect(b, "chat/x", subprotocols=JSON) as third:
+            assert await third.ask("say", 2) == 2
+        await trio.sleep(1)
+        assert a._hub.far == b._hub.foreign == 0
 
 
 async def test_what_a_connection_elsewhere_takes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import ClassVar
 
 import attrs
 import trio
@@ -28,6 +29,7 @@ LIMITS = Policy(connection_idle_timeout=IDLE, message_threshold=MOST, activity_w
 class Box:
     """The mailbox of a room that is awake."""
 
+    elsewhere: ClassVar[bool] = False
     busy: Link | None = None
     count: int = 0
 

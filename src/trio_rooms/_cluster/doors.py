@@ -14,6 +14,7 @@ from trio_rooms._keys import split_key
 from trio_rooms._room.placement import Placement
 from trio_rooms._room.shared import roster_of
 from trio_rooms._runtime.registrar import Registrar, Resumption
+from trio_rooms._sockets import flags as flag
 from trio_rooms._sockets.flags import OVER, PAUSED, SESSION
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._wire.close_codes import CloseCode
@@ -123,10 +124,8 @@ class Doors:
         if door is None:
             door = gateway.doors[uplink] = Door(lane, gateway.outbound, uplink, key, self._released)
         arrival = _Arrival(door, number, user, attachment, flags, presence)
-        if not enveloped:
-            self._let_in(definition, arrival, None)
-        elif token is None:
-            self._let_in(definition, arrival, "")
+        if token is None or not enveloped:
+            self._let_in(definition, arrival, "" if enveloped else None)
         else:
             door.coming += 1
             coming = gateway.coming[uplink, number] = _Coming()
@@ -161,17 +160,20 @@ class Doors:
                 lane.post(CLOSE, door.uplink, number, *refusal)
             elif coming.gone is None and not lane.over:
                 link = self._let_in(definition, arrival, found)
-                for message in coming.mail:
-                    self._hub.message_received(link, message)
-                if not link.flags & PAUSED:
-                    lane.post(PAUSE, door.uplink, number, False)
+                if link is not None:
+                    for message in coming.mail:
+                        self._hub.message_received(link, message)
+                    if not link.flags & PAUSED:
+                        lane.post(PAUSE, door.uplink, number, False)
         finally:
             if isinstance(found, Resumption):
                 found.record.unpin()
             self._tidy(door)
 
-    def _let_in(self, definition: Definition, arrival: _Arrival, found: Resumption | str | None) -> FarLink:
-        """Let a connection into its room, as its home would if it had the socket.
+    def _let_in(
+        self, definition: Definition, arrival: _Arrival, found: Resumption | str | None
+    ) -> FarLink | None:
+        """Let a connection into its room, as its home would if it had the socket; None where that failed.
 
         Args:
             definition: the room's.
@@ -185,10 +187,21 @@ class Doors:
         door.links[link.number] = link
         hub.guests.add(link)
         hub.far += 1
-        if arrival.presence and roster.presence is not None:
-            roster.presence.given(link.id, arrival.presence)
-        begin = None if found is None else self._registrar.beginning(link.user, found)
-        hub.enter(link, resumed=begin is not None and begin(link))
+        try:
+            if arrival.presence and roster.presence is not None:
+                roster.presence.given(link.id, arrival.presence)
+            begin = None if found is None else self._registrar.beginning(link.user, found)
+            hub.enter(link, resumed=begin is not None and begin(link))
+        except Exception:
+            logger.exception("room %s: a client of another node could not be let in", door.key)
+            door.lane.post(CLOSE, door.uplink, link.number, CloseCode.INTERNAL_ERROR, "")
+            del door.links[link.number]
+            if roster.links.get(link.id) is link:
+                hub.connection_lost(link)
+            else:
+                link.flags |= flag.GONE | flag.RELEASED
+                self._released(link)
+            return None
         return link
 
     # There.

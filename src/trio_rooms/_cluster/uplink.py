@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from trio_rooms._sockets.roster import Disconnected, Link, Roster, SocketEvent
 
@@ -33,6 +33,7 @@ class Uplink:
     """
 
     __slots__ = ("_count", "_holder", "key", "lane", "number", "paused", "roster", "slow")
+    elsewhere: ClassVar[bool] = True
 
     def __init__(self, roster: Roster, lane: Lane, number: int, key: str, holder: Holder) -> None:
         self._holder = holder

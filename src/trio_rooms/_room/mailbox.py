@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Iterable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import trio
 
@@ -49,6 +49,7 @@ class Mailbox:
     """
 
     __slots__ = ("_large", "_record", "_short", "_turns", "current", "mail", "waiter")
+    elsewhere: ClassVar[bool] = False
 
     def __init__(self, record: Record | None = None) -> None:
         self._record = record

@@ -223,10 +223,11 @@ class Closing:
         self.fail(link, CloseCode.TRY_AGAIN_LATER, reason)
 
     async def close_rooms(self, rosters: Iterable[Roster], code: int, reason: str) -> None:
-        """Begin to close every connection of some rooms, which hear nothing of it."""
+        """Begin to close all connections of some rooms, which hear nothing of it unless they are far away."""
         links = [link for roster in rosters for link in roster.links.values()]
         for number, link in enumerate(links, 1):
-            self.close(link, code, reason, report=False)
+            inbox = link.roster.inbox
+            self.close(link, code, reason, report=inbox is not None and inbox.elsewhere)
             if number % _AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
 

@@ -357,6 +357,9 @@ object for each would cost a tenth of what handling it does.
 class Inbox(Protocol):
     """Where what happens on the sockets of an awake room goes."""
 
+    elsewhere: ClassVar[bool]
+    """Whether that is another node, which is to hear of each end, also where nobody here is."""
+
     def post(self, mail: SocketEvent) -> bool:
         """Take it; False asks to be spared more of this connection for a while."""
 
