@@ -54,8 +54,12 @@ def _late_lease(patch: pytest.MonkeyPatch) -> None:
 
 @_fault("a node whose lease is over goes on")
 def _no_pause(patch: pytest.MonkeyPatch) -> None:
+    async def watch(self: Seat) -> None:
+        await trio.sleep_forever()
+
     patch.setattr(Seat, "check", lambda self: self.valid)
     patch.setattr(Seat, "_pause", lambda self: None)
+    patch.setattr(Seat, "_watch", watch)
 
 
 @_fault("a node that was taken for dead keeps what others have by now")
