@@ -273,8 +273,8 @@ class Ownership:
 
     # Letting go.
 
-    async def release(self, key: str) -> bool:
-        """Let go of a room; gives whether it is nobody's now.
+    async def release(self, key: str, *, idle: bool = False) -> bool:
+        """Let go of a room, or only if it is idle; gives whether it is nobody's now.
 
         From the first step on it is not at home here. Cancelled, or where the engine cannot be reached, it
         may be this node's in the engine still; then it is claimed again when it is next wanted here.
@@ -284,6 +284,8 @@ class Ownership:
         """
         await trio.lowlevel.checkpoint()
         async with self._alone(key):
+            if idle and (key in self._pins or self.used(key)):
+                return False  # Somebody has come meanwhile.
             epoch = self._epochs.pop(key, 0)
             if not epoch:
                 return False
@@ -330,7 +332,7 @@ class Ownership:
     async def _let_go(self, key: str, limiter: trio.CapacityLimiter) -> None:
         try:
             if self._idle(key):
-                await self.release(key)
+                await self.release(key, idle=True)
         except EngineLost:
             pass  # It is claimed again when it is wanted here, or goes with this incarnation.
         finally:
