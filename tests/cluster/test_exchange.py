@@ -270,3 +270,21 @@ async def test_an_engine_that_is_away_holds_up_nothing_for_ever(autojump_clock: 
                 await trio.sleep(1)
                 a.engine.up()
             assert await told(first, 1) == [2]
+
+
+async def test_what_a_room_has_just_sent_goes_before_what_it_sends_next(autojump_clock: MockClock) -> None:
+    """Also where somebody has looked into the inbox while it was not known yet that it is there."""
+    async with nodes("a") as (a,), a.inside("ana") as ana:
+        assert await a.rooms.user("ana").send("told", 0) == Sent(active=1)
+        office = a.rooms._supervisor.users.office
+        sending = ("ana", "", "told")
+        messages = [Message.of(*sending, number, "normal", 60, volatile=False) for number in (1, 2)]
+        # As a room does whose commit is done, and whose answer is on its way.
+        office._coming.add(messages[0].id)
+        await a.rooms._store.post([messages[0].post()])
+        office.look("ana", whole=True)
+        await trio.sleep(1)
+        await a.rooms._store.post([messages[1].post()])
+        for message in messages:
+            office._posted(message)
+        assert await told(ana, 3) == [0, 1, 2]

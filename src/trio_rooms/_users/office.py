@@ -539,6 +539,8 @@ class Office:
         mark = self._marks.get(user, _NO_MARK)
         after = 0 if whole or mark == _NO_MARK else mark
         passed = False
+        # The place of what is about to come from a room here, and has to go before what is behind it.
+        ahead: int | None = None
         taken: Collection[int] = ()
         try:
             if abroad is not None:
@@ -556,7 +558,9 @@ class Office:
                             or number in taken
                             or (not new and await self._is_elsewhere(row, live))
                         ):
-                            self._pass_mark(user, row.position)
+                            if number in self._coming and ahead is None:
+                                ahead = row.position
+                            self._pass_mark(user, row.position, ahead)
                             continue
                         if passed and pending.look:
                             pending.lookers[:0] = lookers
@@ -569,7 +573,7 @@ class Office:
                             passed = self._deliver_new(row, pending, answers).stored > 0 or passed
                         else:
                             passed = not self._offer_one(row, lookers) or passed
-                        self._pass_mark(user, row.position)
+                        self._pass_mark(user, row.position, ahead)
                         if perf_counter() > until:
                             await trio.lowlevel.checkpoint()
                             until = perf_counter() + TURN
@@ -577,7 +581,7 @@ class Office:
                         after = rows[-1].position
                     if len(rows) < _PAGE:
                         if abroad is not None and next(self._of(user, ""), None) is not None:
-                            self._marks.setdefault(user, after)
+                            self._marks.setdefault(user, after if ahead is None else ahead - 1)
                         break
         except StoreError as error:
             logger.error("the inbox of user %r cannot be read: %s", user, error)  # noqa: TRY400
@@ -598,10 +602,13 @@ class Office:
                 answer(Sent())
         return [*fresh.values()]
 
-    def _pass_mark(self, user: str, position: int) -> None:
-        """What is in an inbox up to a place has been handed out here, or is for nobody here."""
+    def _pass_mark(self, user: str, position: int, ahead: int | None) -> None:
+        """What is in an inbox up to a place has been handed out here, or is for nobody here.
+
+        Nothing is passed over that is `ahead`: it would be handed out behind what comes after it.
+        """
         mark = self._marks.get(user)
-        if mark is not None and position > mark:
+        if mark is not None and position > mark and ahead is None:
             self._marks[user] = position
 
     async def _taken(
