@@ -111,6 +111,8 @@ class Calls:
 
     def __init__(self, lanes: Lanes) -> None:
         self.lanes: Lanes = lanes
+        self.on_close: list[Callable[[], None]] = []
+        """Called when nothing is asked any more, and who waited has been told."""
         self.asked: int = 0
         """How many calls were made."""
         self._handlers: dict[str, Callable[..., None]] = {}
@@ -273,6 +275,8 @@ class Calls:
                 waiting, _calling(lane).waiting = _calling(lane).waiting, {}
                 for _, failed in waiting.values():
                     failed(RoomsClosed(_CLOSED))
+            for told in self.on_close:
+                told()
 
 
 def _calling(lane: Lane) -> _Calling:

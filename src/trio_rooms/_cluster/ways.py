@@ -31,6 +31,7 @@ _PAUSES: Final = (0.0, 0.05, 0.3, 0.5)
 that is given up. In these times all nodes hear of one that has come."""
 
 
+_CLOSED: Final = "the rooms have closed"
 _CROWDED: Final = 0.02
 """Seconds until it is tried again where too much waits for a node."""
 
@@ -141,6 +142,7 @@ class Ways:
         self._turn = 0
         self._count = 0
         self._size = 0
+        calls.on_close.append(self._close)
 
     def busy(self, key: str) -> bool:
         """Whether something is under way to a room, so that more has to go behind it."""
@@ -239,14 +241,16 @@ class Ways:
     # Looking for its home.
 
     def _look_soon(self, way: _Way) -> None:
-        if way.looking:
-            return
-        way.looking = True
-        try:
+        if self._calls.closed:
+            self._give_up(way, RoomsClosed(_CLOSED))
+        elif not way.looking:
+            way.looking = True
             self._calls.lanes.spawn(self._look, way)
-        except RuntimeError:  # Their nursery is closed.
-            way.looking = False
-            self._give_up(way, RoomsClosed("the rooms have closed"))
+
+    def _close(self) -> None:
+        """Nothing is sent any more, and it may be that nobody looks for homes."""
+        for way in list(self._ways.values()):
+            self._give_up(way, RoomsClosed(_CLOSED))
 
     async def _look(self, way: _Way) -> None:
         """Find out where a room is, and send what waits for that."""
@@ -272,7 +276,7 @@ class Ways:
                     continue
                 self._send_waiting(way, home)
         except trio.Cancelled:
-            self._give_up(way, RoomsClosed("the rooms have closed"))
+            self._give_up(way, RoomsClosed(_CLOSED))
             raise
         except Exception as error:
             logger.exception("room %s: what was sent to it is lost", key)
