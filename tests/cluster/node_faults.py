@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.cluster.node_life import drawn, live
 from tests.cluster.test_ownership import histories
-from trio_rooms._cluster.doors import Doors
 from trio_rooms._cluster.gateway import Gateway
 from trio_rooms._cluster.lanes import Lane
 from trio_rooms._cluster.ownership import Ownership
@@ -64,12 +62,13 @@ def _no_pause(patch: pytest.MonkeyPatch) -> None:
 
 @_fault("a node that was taken for dead keeps what others have by now")
 def _keeps_all(patch: pytest.MonkeyPatch) -> None:
-    async def reclaim(self: MemoryEngine, incarnation: str, epochs: Mapping[str, int]) -> frozenset[str]:
-        await reclaimed(self, incarnation, epochs)
+    reclaimed = Ownership._reclaimed
+
+    async def all_of_them(self: Ownership, epochs: Mapping[str, int]) -> frozenset[str]:
+        await reclaimed(self, epochs)
         return frozenset(epochs)
 
-    reclaimed = MemoryEngine.reclaim
-    patch.setattr(MemoryEngine, "reclaim", reclaim)
+    patch.setattr(Ownership, "_reclaimed", all_of_them)
 
 
 @_fault("a room is taken from a node that lives")
@@ -96,19 +95,6 @@ def _same_epoch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(memory._Shared, "own", owned)
 
 
-@_fault("a claim that is answered to the next incarnation counts for that")
-def _late_claim(patch: pytest.MonkeyPatch) -> None:
-    async def claim(self: Ownership, key: str) -> bool:
-        answer = await self.engine.claim(key, self.seat.incarnation)
-        if answer.owner.partition("#")[0] != self.seat.name:
-            self._note(key, answer.owner)
-            return False
-        self._epochs[key] = answer.epoch
-        return True
-
-    patch.setattr(Ownership, "_claim", claim)
-
-
 @_fault("what comes twice over a lane is handled twice")
 def _twice(patch: pytest.MonkeyPatch) -> None:
     receive = Lane.receive
@@ -133,33 +119,25 @@ def _gaps(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lane, "receive", received)
 
 
+@_fault("what is lost in a lane is not sent again")
+def _no_resends(patch: pytest.MonkeyPatch) -> None:
+    following = Lane.next_message
+
+    def next_message(self: Lane) -> bytes | None:
+        self._probe = self._again = False
+        return following(self)
+
+    patch.setattr(Lane, "next_message", next_message)
+
+
 @_fault("a home that is no more is not noticed where its sockets are")
 def _gateway_deaf(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Gateway, "_ended", lambda self, lane: None)
 
 
-@_fault("a gateway that is no more is not noticed where its rooms are")
-def _doors_deaf(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Doors, "_ended", lambda self, lane: None)
-
-
 @_fault("a room that others have is not let go of")
 def _no_forsake(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Supervisor, "forsake", lambda self, key: None)
-
-
-@_fault("a commit is not fenced, and its number neither")
-def _no_fence(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(memory._FencedStore, "_check_fence", lambda self, commit: None)
-    apply = memory._FencedStore._apply
-
-    def applied(self: Any, commit: Any) -> None:
-        stored = self._look_up(commit.key)
-        if commit.number <= stored.number and commit.nonce != stored.nonce:
-            commit = attrs.evolve(commit, number=stored.number + 1)
-        apply(self, commit)
-
-    patch.setattr(memory._FencedStore, "_apply", applied)
 
 
 def search(name: str, most: int = 60) -> str:
