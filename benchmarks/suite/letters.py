@@ -95,13 +95,25 @@ async def exchange(
     Raises:
         Wrong: a letter came twice, out of order, or not.
     """
-    silent = [len(people)]
-    all_sent = trio.Event()
+    # What is sent to somebody whose first welcome was lost waits until that session is over.
+    absent, all_here = [len(people)], trio.Event()
+    silent, all_sent = [len(people)], trio.Event()
     async with trio.open_nursery() as nursery:
         for number, person in enumerate(people):
             path = f"/letters/{number % 5}?user={person.name}"
             nursery.start_soon(
-                _live, person, people, path, connect, chance, ending, patience, silent, all_sent
+                _live,
+                person,
+                people,
+                path,
+                connect,
+                chance,
+                ending,
+                patience,
+                absent,
+                all_here,
+                silent,
+                all_sent,
             )
 
 
@@ -113,11 +125,17 @@ async def _live(
     chance: random.Random,
     ending: trio.Event,
     patience: float,
+    absent: list[int],
+    all_here: trio.Event,
     silent: list[int],
     all_sent: trio.Event,
 ) -> None:
     async with connect(path) as room, trio.open_nursery() as nursery:
         nursery.start_soon(_read, room, person)
+        absent[0] -= 1
+        if not absent[0]:
+            all_here.set()
+        await all_here.wait()
         while not ending.is_set():
             to = chance.choice(people).name
             await room.ask("write", {"to": to, "number": person.sent[to] + 1})
