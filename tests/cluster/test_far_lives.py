@@ -185,7 +185,7 @@ happenings = st.lists(
 )
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(happenings, st.integers(0, 1 << 30))
 def test_nothing_said_is_lost_or_heard_twice(faults: list[tuple[float, str]], seed: int) -> None:
     """Where what is answered is durable, whatever becomes of nodes and engine."""
