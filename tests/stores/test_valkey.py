@@ -16,6 +16,7 @@ from tests.stores.test_stores import STEPS, Step, content
 from tests.valkey import Valkey
 from trio_rooms.errors import StaleWrite
 from trio_rooms.stores.base import Commit, Store
+from trio_rooms.stores.checks import MOST_ENDED
 from trio_rooms.stores.memory import MemoryStore
 from trio_rooms.stores.valkey.store import ValkeyStore
 from trio_rooms.testing import StoreConformance
@@ -83,3 +84,29 @@ async def _agree(server: Valkey, lives: list[list[Step]]) -> None:
         left = server.ask("KEYS", f"{{{prefix}}}:*")
         names = {one.rpartition(b":")[2] for one in left}
         assert names <= {b"opened", b"alone", b"posted", b"ends"}, left
+
+
+async def test_what_is_left_of_ended_rooms_is_bounded(valkey: Valkey) -> None:
+    """The one that ended first goes, with all that is kept of it, when there are too many."""
+    async with ValkeyStore(valkey.url) as store:
+        for key in ("chat/first", "chat/second"):
+            await store.commit(Commit(key, 1, 1))
+        fill = f"for i = 1, {MOST_ENDED - 2} do redis.call('ZADD', KEYS[1], 10 + i, 'chat/' .. i) end"
+        valkey.ask("EVAL", fill, 1, "{rooms}:ended")
+        valkey.ask("SET", "{rooms}:ends", 2 * MOST_ENDED)
+        assert (await store.head("chat/first")).number == 1
+        await store.commit(Commit("chat/last", 1, 1))
+        assert valkey.ask("ZCARD", "{rooms}:ended") == MOST_ENDED
+        assert valkey.ask("EXISTS", "{rooms}:r:chat/first") == 0
+        assert (await store.head("chat/second")).number == 1
+        # One that begins again is none of them.
+        await store.commit(Commit("chat/second", 2, 1, b"two"))
+        assert valkey.ask("ZSCORE", "{rooms}:ended", "chat/second") is None
+        assert valkey.ask("ZCARD", "{rooms}:ended") == MOST_ENDED - 1
+    async with ValkeyStore(valkey.url) as store:
+        assert valkey.ask("ZCARD", "{rooms}:ended") == 0
+        assert [(await store.head(f"chat/{name}")).number for name in ("first", "second", "last")] == [
+            0,
+            2,
+            0,
+        ]
