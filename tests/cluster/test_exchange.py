@@ -17,6 +17,7 @@ from trio_rooms import Rooms, Sent, Whereabouts, open_rooms
 from trio_rooms._cluster.cluster import Cluster
 from trio_rooms._users.message import Message
 from trio_rooms.engines import MemoryEngine, Valkey
+from trio_rooms.errors import EngineLost
 from trio_rooms.testing import MemoryClient, connect
 
 
@@ -256,6 +257,62 @@ async def test_users_are_reached_over_a_real_engine(valkey: Any) -> None:
             with trio.fail_after(5):
                 while await a.user("ana").waiting():
                     await trio.sleep(0.02)
+
+
+@attrs.define(eq=False)
+class Slow:
+    """An engine as the users of a node see it, which takes its time, or is away for a moment."""
+
+    engine: MemoryEngine
+    note_takes: float = 0.0
+    fails: int = 0
+
+    async def note_user(self, user: str, incarnation: str, *, here: bool) -> None:
+        await trio.sleep(self.note_takes)
+        await self.engine.note_user(user, incarnation, here=here)
+
+    async def nodes_of(self, user: str) -> tuple[str, ...]:
+        if self.fails:
+            self.fails -= 1
+            raise EngineLost("not now")
+        return await self.engine.nodes_of(user)
+
+
+async def test_what_is_sent_before_the_others_know_that_she_is_there_is_found(
+    autojump_clock: MockClock,
+) -> None:
+    """Her node looks into the inbox when they know."""
+    async with nodes() as (a, b):
+        b.cluster._exchange._engine = Slow(b.engine, note_takes=1)  # type: ignore[assignment]
+        async with b.inside("ana") as client:
+            await trio.sleep(0.5)
+            assert await a.rooms.user("ana").send("told", 1) == Sent(stored=1)
+            assert await told(client, 1) == [1]
+
+
+async def test_who_could_not_be_told_is_told_later(autojump_clock: MockClock) -> None:
+    """It is in the inbox, and nobody sends it again."""
+    async with nodes() as (a, b), b.inside("ana") as client:
+        a.cluster._exchange._engine = Slow(a.engine, fails=3)  # type: ignore[assignment]
+        assert await a.rooms.user("ana").send("told", 1) == Sent(stored=1)
+        assert await told(client, 1) == [1]
+
+
+async def test_what_a_session_was_offered_goes_with_its_room(autojump_clock: MockClock) -> None:
+    """The node that had the room does not hold on to it."""
+    async with nodes(resume_window=60) as (a, b):
+        await a.rooms.user("ana").send("told", 1)
+        async with a.inside("ana") as client:
+            await trio.sleep(1)
+            await client.drop()
+        await trio.sleep(10)
+        assert not a.cluster.ownership.owns("den/a")
+        await b.take("den/a")
+        await a.take("hall/a")
+        async with a.inside("ana", "hall") as other, inside(b.rooms, "ana", "den/a", client) as again:
+            await nothing(other)
+            await again.hang_up()
+            assert await told(other, 1) == [1]
 
 
 async def test_an_engine_that_is_away_holds_up_nothing_for_ever(autojump_clock: MockClock) -> None:
