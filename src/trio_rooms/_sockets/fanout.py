@@ -152,6 +152,7 @@ class FanOut:
             return
         size = held[roster.key] = held.get(roster.key, 0) + _JOB + _weight(job)
         if size > _MOST_HELD and self._overflowing is not None:
+            held[roster.key] = 0  # What is done now may have something to send as well.
             self._overflowing(roster)
 
     @enable_ki_protection
