@@ -96,6 +96,48 @@ async def test_rooms_take_turns(nursery: trio.Nursery) -> None:
     assert turns > 90
 
 
+async def test_what_is_held_back_is_done_in_its_order_later(nursery: trio.Nursery) -> None:
+    """Also what was half done by then; nothing turns in circles meanwhile."""
+    desk, one, two = Desk(), room("a/1"), room("a/2")
+    nursery.start_soon(desk.fan_out.run)
+    await wait_all_tasks_blocked()
+    desk.fan_out.do(one, desk.job("long", 3))
+    for _ in range(2):
+        desk.fan_out.hold()
+    desk.fan_out.do(one, desk.job("short", 1))
+    desk.fan_out.do(two, desk.job("other", 1))
+    await wait_all_tasks_blocked()
+    assert desk.done == ["long."]
+    assert desk.fan_out.holds
+    for _ in range(2):
+        desk.fan_out.let_go()
+    await wait_all_tasks_blocked()
+    assert [one for one in desk.done if one != "other"] == ["long.", "long.", "long", "short"]
+    assert sorted(desk.emptied) == ["a/1", "a/2"]
+    desk.fan_out.do(one, desk.job("at once", 1))
+    assert desk.done[-1] == "at once"
+
+
+async def test_what_a_room_has_to_send_can_be_dropped(nursery: trio.Nursery) -> None:
+    """It is given back, and others are not concerned; or it is done at once, for whoever is left."""
+    desk, one, two = Desk(), room("a/1"), room("a/2")
+    nursery.start_soon(desk.fan_out.run)
+    await wait_all_tasks_blocked()
+    desk.fan_out.hold()
+    job = desk.job("dropped", 1)
+    desk.fan_out.do(one, job)
+    desk.fan_out.do(two, desk.job("done", 3))
+    assert list(desk.fan_out.drop(one)) == [job]
+    assert list(desk.fan_out.drop(one)) == []
+    desk.fan_out.finish(two)
+    assert desk.done == ["done.", "done.", "done"]
+    assert one.jobs is two.jobs is None
+    desk.fan_out.let_go()
+    await wait_all_tasks_blocked()
+    assert desk.fan_out.rooms == 0
+    assert len(desk.done) == 3
+
+
 class Heard(Line):
     """Notes what it is sent."""
 
