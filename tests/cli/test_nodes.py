@@ -41,6 +41,7 @@ def test_a_line_for_each_node(url: str, capsys: pytest.CaptureFixture[str]) -> N
         node("a", self=True, rooms={"awake": 1234, "asleep": 5}, connections=70, gateway_connections=3),
         node("b", draining=True, address=None),
         node("c", address="ws://\x1b[31m"),
+        node("d", rooms={"awake": None, "asleep": None}, connections=None, since=None, address=None),
     )
     assert main(["nodes", url]) == 0
     assert Asked.seen == [("/nodes", None, None)]
@@ -50,6 +51,7 @@ def test_a_line_for_each_node(url: str, capsys: pytest.CaptureFixture[str]) -> N
     assert rows[0][-1] == "ws://a:8000"
     assert rows[1][:6] == ["b", "(draining)", "0", "0", "0", "0"]
     assert rows[2][-1] == "ws://\\u001b[31m"
+    assert rows[3] == ["d", "?", "?", "?", "0", "?"]
 
 
 def test_all_of_it_as_json(url: str, capsys: pytest.CaptureFixture[str]) -> None:

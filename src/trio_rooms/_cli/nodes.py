@@ -67,10 +67,10 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
         name += " (asked)"
     rooms = node["rooms"]
     counts = (rooms["awake"], rooms["asleep"], node["connections"], node["gateway_connections"])
-    address = node["address"]
+    address, since = node["address"], node["since"]  # None where its version says it in another way.
     return (
         name,
-        *(f"{int(count):,}" for count in counts),
-        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(node["since"]))),
+        *("?" if count is None else f"{int(count):,}" for count in counts),
+        "?" if since is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(since))),
         "" if address is None else printable(str(address)),
     )
