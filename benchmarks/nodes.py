@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -22,6 +23,8 @@ NAME = "nodes"
 ABOUT = "Several nodes that share an engine: rates, what another node between client and room costs, fan-out."
 
 PAYLOAD: Final = 64
+_ASLEEP: Final = 1.5
+"""Seconds in which all rooms have fallen asleep that do so after 0.2 s."""
 _CAVEAT: Final = (
     "Nodes, engine and load generator share the processors of one machine, so that more nodes cannot be "
     "faster here than the processors allow: read the CPU per message, which says how many messages a node "
@@ -47,6 +50,7 @@ class Way:
 def run(run: Run) -> None:
     """Measure one, two and three nodes; a client beside its room and away from it; and a fan-out over two."""
     _ways(run)
+    _calls(run)
     _scale(run)
     _fan_out(run)
     _parked(run)
@@ -128,6 +132,60 @@ def _measure_way(
 
 def _spent(servers: list[Server]) -> float:
     return sum(cpu_seconds(server.process.pid) for server in servers)
+
+
+def _calls(run: Run) -> None:
+    """What rooms ask of the engine, asleep and awake."""
+    count = run.connections(200, quick=20)
+    table = run.table(
+        "calls",
+        f"Engine calls of {count} rooms with a client each, at home at one node",
+        [
+            Column("calls", "engine calls", digits=2, better="low"),
+            Column("cost", "CPU of the engine", unit="µs", better="low"),
+        ],
+        note="For each message, or each wake with the sleep that follows; for a second, of all the rooms, "
+        "where they sleep: that is the lease of the node, and the looks for what is due.",
+    )
+    names = ("all asleep, a second", "wake and sleep", "awake, a message", "awake, a message with a commit")
+    entrants = [run.entrant(name, "ours") for name in names]
+    for entrant in run.each(entrants, table):
+        commits, wakes = entrant.name.endswith("commit"), "sleep" in entrant.name
+        contestant = Contestant(
+            "trio_rooms",
+            "ours",
+            ours("ledger" if commits else "events", "--idle-timeout", "0.2" if wakes else "60"),
+            JSON,
+            "/ledger/{n}" if commits else "/events/{n}",
+        )
+        with (
+            run.attempt(entrant),
+            disk.folder(run.options.results) as data,
+            shared(data) as engine,
+            nodes(contestant, engine, 1) as servers,
+            Load() as load,
+        ):
+            said = 0 if commits else PAYLOAD
+            load.open(servers[0].port, contestant.path, count, contestant.dialect, count, said=said)
+            time.sleep(_ASLEEP)
+            before, spent = engine.calls(), cpu_seconds(engine.process.pid)
+            if wakes:
+                times = 2 if run.quick else 5
+                for _ in range(times):
+                    if "wake" in entrant.name:
+                        load.storm(range(count), PAYLOAD)
+                    time.sleep(_ASLEEP)
+                done = times * (count if "wake" in entrant.name else _ASLEEP)
+            elif commits:
+                done = load.pipeline(0.3 if run.quick else 3.0, 1, "add", 1_000_000).answered
+            else:
+                done = load.echo(0.3 if run.quick else 3.0, PAYLOAD).checked
+            run.measured(
+                table,
+                entrant,
+                calls=(engine.calls() - before) / done,
+                cost=(cpu_seconds(engine.process.pid) - spent) / done,
+            )
 
 
 def _scale(run: Run) -> None:
