@@ -230,3 +230,15 @@ def test_nothing_of_the_cluster_is_imported_without_an_engine() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert told.stdout.strip() == "[]"
+
+
+async def test_a_node_leaves_although_its_store_does_not_close(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing renews its lease any more."""
+    engine = MemoryEngine()
+    async with open_rooms([counter()], engine=engine, node="a", close_timeout=1) as rooms:
+        monkeypatch.setattr(type(rooms._store), "aclose", lambda _: trio.sleep_forever())
+    await trio.sleep(5)
+    assert rooms._runtime.left_behind == ("the store",)
+    assert list((await engine.join("b#1", b"", 1)).members) == ["b#1"]

@@ -211,12 +211,13 @@ class Cluster:
         if not self._open:
             return
         self._open = False
-        self._beat.cancel()
-        await self._beat_ended.wait()
-        try:
-            await self.seat.leave()
-        finally:
-            with trio.CancelScope(shield=True):
+        # Also where the store took too long, and nobody waits for this any more.
+        with trio.CancelScope(shield=True):
+            self._beat.cancel()
+            await self._beat_ended.wait()
+            try:
+                await self.seat.leave()
+            finally:
                 await self.engine.aclose()
 
     # What happens to it and the others.

@@ -291,13 +291,21 @@ class Runtime:
     async def _close_store(self, scope: trio.CancelScope) -> None:
         """Close the store, which may hang, in a task of its own."""
         with scope:
-            for opened in (self.store, self.node):
-                try:
-                    if opened is not None:
-                        await opened.aclose()
-                except Exception as error:  # noqa: BLE001 (the block raises it)
-                    self.fail(error)
+            try:
+                await self.store.aclose()
+            except Exception as error:  # noqa: BLE001 (the block raises it)
+                self.fail(error)
+            finally:
+                if self.node is not None:
+                    await self._part(self.node)
             self._store_closed.set()
+
+    async def _part(self, node: Node) -> None:
+        """Be no node any more, also where the store did not close."""
+        try:
+            await node.aclose()
+        except Exception as error:  # noqa: BLE001 (the block raises it)
+            self.fail(error)
 
     # The tasks.
 
