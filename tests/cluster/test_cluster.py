@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -153,6 +154,21 @@ async def test_a_node_that_stops_leaves() -> None:
             with trio.fail_after(5):
                 while rooms.statistics().cluster is None or len(rooms._cluster.seat.members) != 2:  # type: ignore[union-attr]
                     await trio.sleep(0.02)
+
+
+async def test_who_has_lost_its_name_does_not_say_that_it_goes_on(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not before the other one of that name has ended."""
+    caplog.set_level(logging.WARNING)
+    engine = MemoryEngine()
+    async with open_rooms([counter()], engine=engine, node="a", lease=2):
+        async with open_rooms([counter()], engine=engine.another(), node="a", lease=2):
+            await trio.sleep(5)
+            (told,) = [one.getMessage() for one in caplog.records]
+            assert "another process has joined as a#" in told
+        await trio.sleep(5)
+        assert " is over, and goes on as a#" in caplog.records[-1].getMessage()
 
 
 async def test_an_engine_that_cannot_be_reached_is_an_error_at_the_start() -> None:

@@ -241,7 +241,7 @@ async def test_two_processes_under_one_name(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The later one has the place; the other one keeps still until that has ended, and says why."""
-    caplog.set_level(logging.ERROR)
+    caplog.set_level(logging.WARNING)
     async with seated() as (_, sit):
         ana, _ = await sit("ana")
         await trio.sleep(3)

@@ -57,7 +57,8 @@ def test_what_a_url_says(url: str, address: Address, shown: str) -> None:
     ("url", "text"),
     [
         ("", "begins with one of valkey://, valkeys://"),
-        ("host:6379", "begins with one of"),
+        ("host:6379", "begins with one of .* as in valkey://127.0.0.1:6379"),
+        ("127.0.0.1:6379", "as in valkey://127.0.0.1:6379"),
         ("http://hunter2@host", "not with http://"),
         ("valkey://", "is written as host:port"),
         ("valkey://:6379", "is written as host:port"),

@@ -61,10 +61,10 @@ def nodes_of(url: str) -> Any:
 def _row(node: dict[str, Any]) -> tuple[str, ...]:
     """What a node has."""
     name = printable(str(node["name"]))
+    if node["self"]:
+        name += " (asked)"
     if node["draining"]:
         name += " (draining)"
-    elif node["self"]:
-        name += " (asked)"
     rooms = node["rooms"]
     counts = (rooms["awake"], rooms["asleep"], node["connections"], node["gateway_connections"])
     address, since = node["address"], node["since"]  # None where its version says it in another way.

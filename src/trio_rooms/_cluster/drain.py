@@ -85,7 +85,9 @@ class Drain:
         given = await self._give_all()
         await self._dismiss()
         took = trio.current_time() - began
-        logger.info("%d rooms were given to other nodes, in %.1f s; %d stay", given, took, len(self._stuck))
+        logger.info(
+            "rooms given to other nodes: %d, in %.1f s; rooms that stay: %d", given, took, len(self._stuck)
+        )
         again = trio.current_time() + _PATIENCE
         while True:  # What was claimed in the moment of the beginning, or was wanted by a room that moved.
             await trio.sleep(_AGAIN)

@@ -115,6 +115,9 @@ class Seat:
     def check(self) -> bool:
         """Whether it has its lease still; the first look after the deadline begins the pause."""
         if self.valid and self.now() >= self.deadline:
+            logger.warning(
+                "node %s: it could not renew its lease in time, so its rooms pause", self.incarnation
+            )
             self._pause()
         return self.valid
 
@@ -248,7 +251,6 @@ class Seat:
             return
         self.valid = False
         self.pauses += 1
-        logger.warning("node %s: it could not renew its lease in time, so its rooms pause", self.incarnation)
         for told in self.on_pause:
             told()
 

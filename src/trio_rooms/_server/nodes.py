@@ -95,7 +95,7 @@ class Nodes:
         """Have a node give its rooms away."""
         if await self._cluster.ask_to_drain(name):
             return Response.json(200, {"node": name, "draining": True})
-        return problem(404, f"there is no node {name} now; GET /nodes lists them")
+        return problem(404, f"there is no node {name} now; GET /nodes (trio-rooms nodes) lists them")
 
 
 def _is_here(host: str) -> bool:

@@ -76,10 +76,9 @@ class Address:
             tls, sentinel = _SCHEMES[parts.scheme]
         except KeyError:
             known = ", ".join(f"{one}://" for one in ("valkey", "valkeys", "valkey+sentinel", "redis"))
-            given = f"{parts.scheme}://" if parts.scheme else "a scheme that is none"
-            raise ValueError(
-                f"the URL of an engine begins with one of {known}, not with {given:.50}"
-            ) from None
+            # What stands before the ':' of host:port is read as a scheme.
+            given = f"not with {parts.scheme:.50}://" if "://" in url else "as in valkey://127.0.0.1:6379"
+            raise ValueError(f"the URL of an engine begins with one of {known}, {given}") from None
         if parts.fragment:
             raise ValueError("the URL of an engine has no '#'; in a password it is written as %23")
         user, password, hosts = _authority(parts)

@@ -388,7 +388,7 @@ class Connection:
 
     def _replicated(self, count: Any) -> None:
         if not isinstance(count, int) or count < self.replicas:
-            self.lose(f"{count} of {self.replicas} replicas had in time what was written")
+            self.lose(f"given up, since {count} of {self.replicas} replicas had in time what was written")
             return
         self._replicating = False
         if self._unsafe:
