@@ -14,8 +14,8 @@ import trio
 import trio.testing
 import trio_websocket
 
-from tests.raw import PING, PONG, TEXT, Client, Served, close_frame, frame, request, serving, soon
-from trio_rooms import Context, Disconnect, Room
+from tests.raw import BINARY, PING, PONG, TEXT, Client, Served, close_frame, frame, request, serving, soon
+from trio_rooms import ConnectionGone, Context, Disconnect, Room
 from trio_rooms._cluster import far, lanes
 from trio_rooms._sockets.flags import PAUSED
 from trio_rooms.engines import MemoryEngine
@@ -30,12 +30,13 @@ class Log:
     gone: list[tuple[int, bool]] = attrs.field(factory=list)
     poured: int = 0
     heard: int = 0
+    drained: bool | None = None
     go: trio.Event = attrs.field(factory=trio.Event)
 
 
 def talk() -> Room[Any]:
     """Rooms that do what they are told."""
-    room: Room[Any] = Room("talk", resume_window=0)
+    room: Room[Any] = Room("talk", resume_window=0, auto_respond={"ping": "pong", b"ping": b"pong"})
 
     @room.on("say")
     async def say(ctx: Context[Any], data: Any) -> None:
@@ -66,6 +67,29 @@ def talk() -> Room[Any]:
     @room.on("wait")
     async def wait(ctx: Context[Any]) -> None:
         await ctx.app.go.wait()
+
+    @room.on("soak")
+    async def soak(ctx: Context[Any], data: list[int]) -> None:
+        """Wait so often for a client to read, and give up but for the last time."""
+        connection, (times, size) = ctx.connection, data
+        connection.emit("piece", "x" * size)
+
+        async def wait() -> None:
+            for _ in range(times):
+                with trio.move_on_after(0):
+                    await connection.drained()
+            try:
+                await connection.drained()
+            except ConnectionGone:
+                ctx.app.drained = False
+            else:
+                ctx.app.drained = True
+
+        ctx.room.start_soon(wait, keep_awake=True)
+
+    @room.on("count")
+    async def count(ctx: Context[Any]) -> None:
+        ctx.connection.emit("count", len(ctx.room.connections))
 
     @room.on_disconnect
     async def left(ctx: Context[Any], disconnect: Disconnect) -> None:
@@ -170,6 +194,59 @@ async def test_who_reads_nothing_is_too_slow() -> None:
             await other.send(told("say", [number, PIECE]))
             assert await heard(other) == ("said", [number, PIECE])
         await soon(lambda: b.rooms.statistics().hub.closes.get(1013) == 1)
+
+
+async def test_who_is_too_slow_is_in_its_room_no_more() -> None:
+    """Though its handshake lasts, and who waits for it to read is told that it has not."""
+    log = Log()
+    async with (
+        two(log, max_unsent=100_000) as (a, b),
+        b.client("/talk/x", buffer=4096) as slow,
+        b.client("/talk/x") as other,
+    ):
+        await slow.send(told("soak", [0, 8_000_000]))
+        await soon(lambda: any(link.slow for link in a.rooms._hub.guests))
+        for _ in range(3):
+            await other.send(told("big", 200_000))
+            assert (await heard(other))[0] == "big"
+        await soon(lambda: b.rooms.statistics().hub.closes.get(1013) == 1)
+        await soon(lambda: log.drained is not None)
+        assert log.drained is False
+        assert log.gone == []
+        await other.send(told("count"))
+        assert await heard(other) == ("count", 2)
+
+
+async def test_however_often_it_is_asked_whether_a_client_has_read() -> None:
+    """One task waits for it at its node, and the answer is not that of an earlier question."""
+    log = Log()
+    async with two(log) as (a, b), b.client("/talk/x", buffer=65536) as client:
+        cluster = b.rooms._cluster
+        assert cluster is not None
+        tasks = cluster.lanes._nursery
+        assert tasks is not None
+        before = len(tasks.child_tasks)
+        await client.send(told("soak", [500, 8_000_000]))
+        await soon(lambda: any(link.slow for link in a.rooms._hub.guests))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(tasks.child_tasks) <= before + 1
+        assert log.drained is None
+        assert (await heard(client))[0] == "piece"
+        await soon(lambda: log.drained is True)
+        await soon(lambda: len(tasks.child_tasks) == before)
+
+
+async def test_a_client_is_spoken_to_in_its_own_kind_whoever_has_heard_it() -> None:
+    """What it says may be answered where its socket is, and its room hears nothing of that."""
+    log = Log()
+    async with two(log) as (a, b), b.client("/talk/x") as client, a.client("/talk/x") as other:
+        for opcode, several in ((BINARY, 1), (TEXT, 3), (BINARY, 3), (TEXT, 1)):
+            await client.send(frame(opcode, b"ping") * several)
+            for _ in range(several):
+                assert await client.frame() == (opcode, b"pong")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await other.send(told("say", 1))
+            assert (await client.frame())[0] == opcode
 
 
 async def test_what_is_volatile_is_dropped_for_the_slow_alone() -> None:

@@ -15,13 +15,13 @@ from trio_rooms._room.placement import Placement
 from trio_rooms._room.shared import roster_of
 from trio_rooms._runtime.registrar import Registrar, Resumption
 from trio_rooms._sockets import flags as flag
-from trio_rooms._sockets.flags import OVER, PAUSED, SESSION
+from trio_rooms._sockets.flags import BINARY, OVER, PAUSED, SESSION
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._wire.close_codes import CloseCode
 from trio_rooms.errors import RoomsError
 
 from .far import Door, FarLink, FarOutput, Outbound
-from .kinds import CLOSE, DRAINED, ENTER, GONE, MAIL, PAUSE, SLOW
+from .kinds import CLOSE, DRAINED, ENTER, GONE, KIND, LEFT, MAIL, PAUSE, SLOW
 from .lanes import Lane, Lanes
 
 __all__ = ["Doors", "Owned"]
@@ -90,6 +90,8 @@ class Doors:
         lanes.on_message(MAIL, self._mail)
         lanes.on_message(GONE, self._gone)
         lanes.on_message(SLOW, self._slow)
+        lanes.on_message(KIND, self._kind)
+        lanes.on_message(LEFT, self._left)
         lanes.on_message(DRAINED, self._drained)
         lanes.on_end.append(self._ended)
         lanes.on_relief.append(self._go_on)
@@ -236,6 +238,18 @@ class Doors:
         link = self._link(lane, uplink, number)
         if link is not None:
             link.became(slow=slow)
+
+    def _kind(self, lane: Lane, uplink: int, number: int, binary: bool) -> None:
+        """A connection is to be spoken to in another kind."""
+        link = self._link(lane, uplink, number)
+        if link is not None:
+            link.flags = link.flags | BINARY if binary else link.flags & ~BINARY
+
+    def _left(self, lane: Lane, uplink: int, number: int) -> None:
+        """A connection is closed as too slow: it is in its room no more, though its handshake lasts."""
+        link = self._link(lane, uplink, number)
+        if link is not None:
+            self._hub.closing.taken_out(link)
 
     def _drained(self, lane: Lane, uplink: int, number: int, question: int) -> None:
         link = self._link(lane, uplink, number)

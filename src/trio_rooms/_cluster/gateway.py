@@ -113,6 +113,9 @@ class Gateway:
         self._deadlines = deadlines
         self._automatic: dict[str, Automatic | None] = {}
         self._slow: set[Uplink] = set()
+        self._asked: dict[Link, int] = {}
+        """The last question about each socket that has something to write."""
+        hub.abroad = self
         for kind, handler in (
             (FRAMES, self._frames),
             (CLOSE, self._close),
@@ -238,11 +241,37 @@ class Gateway:
         if link.unfinished is None and not uplink.roster.jobs:
             lane.post(DRAINED, number, id_, question)
         else:
-            self._lanes.spawn(self._drain_later, uplink, link, question)
+            waits = link in self._asked
+            self._asked[link] = question
+            if not waits:
+                self._lanes.spawn(self._drain_later, uplink, link)
 
-    async def _drain_later(self, uplink: Uplink, link: Link, question: int) -> None:
-        await self._hub.drained(link)
-        uplink.lane.post(DRAINED, uplink.number, link.id, question)
+    async def _drain_later(self, uplink: Uplink, link: Link) -> None:
+        """Answer what is asked of a socket until all is written; one task, however often it is asked."""
+        answered = 0
+        try:
+            while self._asked[link] > answered:
+                question = self._asked[link]
+                if not await self._hub.drained(link):
+                    return  # That it is closed, or gone, is told.
+                answered = question
+                uplink.lane.post(DRAINED, uplink.number, link.id, answered)
+        finally:
+            del self._asked[link]
+
+    # What the hub finds.
+
+    def left(self, link: Link) -> None:
+        """See `trio_rooms._sockets.hub.Abroad`."""
+        inbox = link.roster.inbox
+        if isinstance(inbox, Uplink):
+            inbox.left(link)
+
+    def turned(self, link: Link) -> None:
+        """See `trio_rooms._sockets.hub.Abroad`."""
+        inbox = link.roster.inbox
+        if isinstance(inbox, Uplink) and link.roster.automatic is not None:
+            inbox.turned(link)
 
     # Slow sockets.
 

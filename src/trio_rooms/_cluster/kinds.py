@@ -12,6 +12,8 @@ __all__ = [
     "ENTER",
     "FRAMES",
     "GONE",
+    "KIND",
+    "LEFT",
     "MAIL",
     "PAUSE",
     "SLOW",
@@ -30,6 +32,11 @@ SLOW: Final = 19
 """A socket does not take what it is sent, or does again: uplink, socket, whether it is slow."""
 DRAINED: Final = 20
 """All that a socket was sent before is written: uplink, socket, the number of the question."""
+LEFT: Final = 21
+"""A socket is closed as too slow: it is in its room no more, and that it is gone follows: uplink, socket."""
+KIND: Final = 22
+"""A socket is to be spoken to in another kind, as it has said where only the gateway has heard it: uplink,
+socket, whether that is binary."""
 
 # From the home to the gateway.
 FRAMES: Final = 24

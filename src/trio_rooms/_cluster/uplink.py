@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
+from trio_rooms._sockets.flags import BINARY
 from trio_rooms._sockets.roster import Disconnected, Link, Roster, SocketEvent
 
-from .kinds import ENTER, GONE, MAIL, SLOW
+from .kinds import ENTER, GONE, KIND, LEFT, MAIL, SLOW
 from .lanes import FULL, Lane
 
 __all__ = ["Uplink"]
@@ -136,6 +137,14 @@ class Uplink:
         self.slow[link.id] = link
         self.lane.post(SLOW, self.number, link.id, True)
         return True
+
+    def left(self, link: Link) -> None:
+        """Tell the home of a socket that is closed here."""
+        self.lane.post(LEFT, self.number, link.id)
+
+    def turned(self, link: Link) -> None:
+        """Tell the home in which kind a socket speaks, before anything else is told of it."""
+        self.lane.post(KIND, self.number, link.id, link.flags & BINARY == BINARY)
 
     def look(self) -> bool:
         """Tell the home who is not slow any more; returns whether any is."""

@@ -185,11 +185,16 @@ class Closing:
 
     def slow_consumer(self, link: Link) -> None:
         """Close a connection that does not read what it is sent; only the close frame still goes out."""
-        link.flags |= CLOSING
-        self._leaving.setdefault(link.roster.key, {})[link.id] = link
-        self._rooms.leave(link)
+        self.taken_out(link)
         reason = "too slow: too much is waiting to be read"
         self._send_close(link, frames.encode_close(CloseCode.TRY_AGAIN_LATER, reason))
+
+    def taken_out(self, link: Link) -> None:
+        """Take a connection out of its room that is closed for what it does; how it ends is heard later."""
+        if not link.flags & (CLOSING | GONE):
+            link.flags |= CLOSING
+            self._leaving.setdefault(link.roster.key, {})[link.id] = link
+        self._rooms.leave(link)
 
     def closed_by_peer(self, link: Link, close: frames.Close) -> None:
         """The other side's close frame came: answer it, if it is not an answer itself, and let go."""

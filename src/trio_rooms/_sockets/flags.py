@@ -102,7 +102,7 @@ class Rule:
 RULES: Final = MappingProxyType(
     {
         BINARY: Rule("the handshake, by the subprotocol; then each message, by its kind"),
-        CLOSING: Rule("Closing.close and slow_consumer, the other side's close frame, a violation"),
+        CLOSING: Rule("Closing.close and taken_out, the other side's close frame, a violation"),
         CLOSE_SENT: Rule("whoever sends the close frame", needs=CLOSING),
         DISCARD_INPUT: Rule("the other side's close frame, a violation", needs=CLOSING),
         PAUSED: Rule("Link.pause_reading"),

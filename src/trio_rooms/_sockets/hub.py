@@ -70,7 +70,7 @@ from .roster import (
 from .standing import acknowledge
 from .timeouts import Timeouts
 
-__all__ = ["HubStatistics", "Sessions", "SocketHub"]
+__all__ = ["Abroad", "HubStatistics", "Sessions", "SocketHub"]
 
 _FIRST_READ: Final = 960
 """Bytes read at first, which most of what comes is less than. The C library has a fast way to
@@ -133,6 +133,16 @@ class Sessions(Protocol):
         """A client has all answers up to its own message with this number; its room is awake."""
 
 
+class Abroad(Protocol):
+    """Told of sockets whose rooms may be at home at another node, so that these hear of it."""
+
+    def left(self, link: Link) -> None:
+        """A connection was closed as too slow."""
+
+    def turned(self, link: Link) -> None:
+        """A client goes on in another kind of messages."""
+
+
 class SocketHub:
     """Holds the sockets and moves bytes; knows nothing of what rooms do with them.
 
@@ -177,6 +187,8 @@ class SocketHub:
         """Connections whose sockets are at other nodes."""
         self.foreign: int = 0
         """Rosters here of rooms that are at home at other nodes."""
+        self.abroad: Abroad | None = None
+        """The cluster's to set."""
         self.guests: set[Link] = set()
         """See `LinkOwner`."""
         self.metrics: Metrics = Metrics()
@@ -403,6 +415,8 @@ class SocketHub:
     def slow_consumer(self, link: Link) -> None:
         """See `LinkOwner`."""
         self.closing.slow_consumer(link)
+        if self.abroad is not None:
+            self.abroad.left(link)
 
     def connection_lost(self, link: Link) -> None:
         """The other side is gone, with or without a closing handshake."""
@@ -505,6 +519,8 @@ class SocketHub:
                     continue
                 if isinstance(message, bytes) is not (link.flags & BINARY == BINARY):
                     link.flags ^= BINARY
+                    if self.abroad is not None:
+                        self.abroad.turned(link)
             elif isinstance(message, frames.Ping):
                 answer = frames.encode_pong(message.payload)
                 waits = link.output is not None or link.postponed is not None
@@ -568,6 +584,8 @@ class SocketHub:
                 return
         if (type(message) is bytes) is not (flags & BINARY == BINARY):
             link.flags = flags ^ BINARY
+            if self.abroad is not None:
+                self.abroad.turned(link)
         roster = link.roster
         event: SocketEvent = (link, message)
         if roster.automatic is not None:
