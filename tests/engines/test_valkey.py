@@ -130,6 +130,30 @@ async def test_what_is_left_behind(valkey: Server) -> None:
         }  # fmt: skip
 
 
+async def test_a_server_without_memory(own_valkey: Server) -> None:
+    """Nodes stay members, rooms are claimed and let go of; else nothing could be destroyed."""
+    async with Valkey(own_valkey.url) as engine:
+        async with engine.store(Nothing(), durable=True):
+            await engine.join("ana#1", b"", LEASE)
+        kept = await engine.claim("chat/1", "ana#1")
+        own_valkey.ask("CONFIG", "SET", "maxmemory", 1_000)
+        assert (await engine.join("bob#1", b"", LEASE)).alive
+        assert (await engine.renew("ana#1", b"more than before", LEASE)).members["ana#1"]
+        claim = await engine.claim("chat/2", "bob#1")
+        assert await engine.find(["chat/1", "chat/2"]) == {"chat/1": "ana#1", "chat/2": "bob#1"}
+        assert await engine.release("chat/2", "bob#1", claim.epoch)
+        await engine.note_user("u", "bob#1", here=True)
+        assert await engine.nodes_of("u") == ("bob#1",)
+        await engine.note_user("u", "bob#1", here=False)
+        await engine.leave("ana#1")
+        assert await engine.reclaim("bob#1", {"chat/1": kept.epoch}) == {"chat/1"}
+    async with Valkey(own_valkey.url) as engine:  # Its functions are there, though it would take none.
+        with trio.fail_after(5):
+            assert (await engine.renew("bob#1", b"", LEASE)).alive
+            async with engine.store(Nothing(), durable=True) as store:
+                assert await store.due(0, 9) == []
+
+
 async def test_a_server_that_has_lost_what_it_knew_last(valkey: Server) -> None:
     """An epoch that was given out is not given out again: nobody who has one can write for another."""
     async with Valkey(valkey.url) as engine:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -18,7 +19,7 @@ from tests.valkey import Valkey
 from trio_rooms._valkey import Connection
 from trio_rooms.errors import StaleWrite, StoreClosed, StoreError, StoreFull, StoreReadOnly
 from trio_rooms.stores import ValkeyStore
-from trio_rooms.stores.base import Commit, Post
+from trio_rooms.stores.base import Commit, Due, Entry, LinkHalf, Opening, Post, RoomHalf, Timer, Verdict
 from trio_rooms.stores.valkey.lines import Line
 
 SCRIPT = Path(__file__).with_name("store_process.py")
@@ -245,9 +246,12 @@ async def test_a_server_that_may_lose_what_it_has_is_refused(own_valkey: Valkey)
 
 
 async def test_a_full_server_refuses_and_can_be_emptied(own_valkey: Valkey) -> None:
-    """Without memory left nothing is written; destroying, settling and reading go on."""
+    """Without memory left nothing is written; destroying, settling and reading go on, and sessions end."""
+    half = RoomHalf(0, None, b"", Opening(b"token", None, 4, 60.0))
     async with ValkeyStore(own_valkey.url) as store:
         await store.commit(Commit("chat/1", 1, 1, bytes(100_000)))
+        timer = {"name": Timer(9.0, b"")}
+        await store.commit(Commit("chat/2", 1, 1, writes={"name": b""}, sessions={1: half}, timers=timer))
         await store.post([Post("ana", 1, b"", 9.0)])
         own_valkey.ask("CONFIG", "SET", "maxmemory", 1_000_000)
         with pytest.raises(StoreFull, match="maxmemory"):
@@ -255,6 +259,22 @@ async def test_a_full_server_refuses_and_can_be_emptied(own_valkey: Valkey) -> N
         with pytest.raises(StoreFull, match="nothing was written"):
             await store.post([Post("ana", 2, b"", 9.0)])
         assert (await store.head("chat/1")).number == 1
+        for more in (
+            {"writes": {"name": b""}},
+            {"sessions": {1: half}},
+            {"timers": {"name": Timer(9.0, b"")}},
+            {"entries": (Entry(1, b"", b"", 0.0),), "seq": 1},
+            {"verdicts": (Verdict(1, 1, b""),)},
+            {"sends": (Post("ana", 3, b"", 9.0),)},
+        ):
+            with pytest.raises(StoreFull, match="maxmemory"):
+                await store.commit(Commit("chat/2", 2, 1, **more))
+        await store.commit(Commit("chat/2", 2, 1, links={1: LinkHalf(0, 9.0)}))
+        away = Due(9.0, "chat/2", sid=1)
+        assert away in await store.due(9.0, 9)
+        gone: dict[str, Any] = {"writes": {"name": None}, "sessions": {1: None}, "timers": {"name": None}}
+        await store.commit(Commit("chat/2", 3, 1, **gone))
+        assert await store.due(9.0, 9) == []
         await store.settle("ana", [1])
         await store.commit(Commit("chat/1", 2, 1, destroy=True))
         own_valkey.ask("CONFIG", "SET", "maxmemory", 0)

@@ -235,3 +235,25 @@ async def test_nobody_is_alone_while_nodes_live(nodes: tuple[Node, Node], valkey
         assert await new.store.due(math.inf, 9) == []
         await ana.engine._server.call("ZINCRBY", "{rooms}:dead", -11, "")
         assert [one.sid for one in await new.store.due(math.inf, 9)] == [1]
+
+
+async def test_nodes_go_on_with_a_server_that_was_emptied(valkey: Server) -> None:
+    """Also where somebody was alone there once; and whoever is alone later is, though that is forgotten."""
+    async with ValkeyStore(valkey.url):
+        pass
+    engine = Valkey(valkey.url)
+    ana = Node("ana#1", engine)
+    async with engine, ana.store:
+        valkey.ask("FLUSHALL")
+        await engine.join(ana.name, b"", 600)
+        await ana.claim("chat/1")
+        await ana.commit("chat/1", document=b"one", sends=(Post("eve", 1, b"", 9.0),))
+        assert await ana.store.post([Post("eve", 2, b"", 9.0)])
+        await engine.leave(ana.name)
+        valkey.ask("FLUSHALL")
+        async with ValkeyStore(valkey.url):
+            pass
+        await engine.join(ana.name, b"", 600)
+        await ana.claim("chat/1")
+        with pytest.raises(StaleWrite, match="opened for writing since"):
+            await ana.commit("chat/1", document=b"one")

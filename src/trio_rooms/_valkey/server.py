@@ -181,7 +181,7 @@ class Server:
         try:
             await connection.call("FUNCTION", "LOAD", self.library.source, durable=True)
         except ServerError as error:
-            if "already exists" in error.text:
+            if "already exists" in error.text or (error.code == "OOM" and await self._has(connection)):
                 return
             if error.code == "NOPERM":
                 raise EngineError(
@@ -189,6 +189,14 @@ class Server:
                     f"ACL SETUSER NAME +function|load +fcall would: {error}"
                 ) from error
             raise EngineError(f"the engine does not take our functions: {error}") from error
+
+    async def _has(self, connection: Connection) -> bool:
+        """Whether a server that takes no functions now, since it is full, has ours from before."""
+        assert self.library is not None
+        try:
+            return bool(await connection.call("FUNCTION", "LIST", "LIBRARYNAME", self.library.full_name))
+        except ServerError:
+            return False
 
     async def call(self, *command: Argument, durable: bool = False) -> Any:
         """See `Connection.call`; where there is no connection it waits for one, for `patience`."""

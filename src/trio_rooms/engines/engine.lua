@@ -71,6 +71,10 @@ local function renewed(P, incarnation, about, lease, at)
   return {1, call('HGETALL', P .. 'about')}
 end
 
+-- None of these is refused where memory has run out: what they write is small, and has to be done before anything can
+-- be taken away.
+local small = {'allow-oom'}
+
 register('join', function(_, A)
   local P, incarnation, about, lease = A[1], A[2], A[3], A[4]
   local at = clock()
@@ -80,7 +84,7 @@ register('join', function(_, A)
   end
   look(P, at)
   return renewed(P, incarnation, about, lease, at)
-end)
+end, small)
 
 register('renew', function(_, A)
   local P, incarnation, about, lease = A[1], A[2], A[3], A[4]
@@ -88,11 +92,11 @@ register('renew', function(_, A)
   look(P, at)
   if not call('ZSCORE', P .. 'nodes', incarnation) then return {0, call('HGETALL', P .. 'about')} end
   return renewed(P, incarnation, about, lease, at)
-end)
+end, small)
 
 register('leave', function(_, A)
   forget(A[1], A[2], clock())
-end)
+end, small)
 
 -- P, incarnation, key. Gives owner and epoch.
 register('claim', function(_, A)
@@ -111,7 +115,7 @@ register('claim', function(_, A)
   if call('EXISTS', P .. 'a:' .. key) == 1 then call('HSET', r, 'u', 1) end
   if not found[3] then call('SADD', P .. 'at:' .. incarnation, key) end
   return {incarnation, epoch}
-end)
+end, small)
 
 -- P, keys. Gives their owners, '' for those that have none.
 register('find', function(_, A)
@@ -133,7 +137,7 @@ register('release', function(_, A)
   if call('EXISTS', P .. 'a:' .. key) == 0 then call('SREM', P .. 'at:' .. incarnation, key) end
   if call('ZREM', P .. 'ended', key) == 1 then call('DEL', r) end
   return 1
-end)
+end, small)
 
 -- P, incarnation, then key and epoch of each. Gives the keys that are its own now.
 register('reclaim', function(_, A)
@@ -149,7 +153,7 @@ register('reclaim', function(_, A)
     end
   end
   return kept
-end)
+end, small)
 
 -- P, user. Gives the members that the user is connected to.
 register('nodes_of', function(_, A)
@@ -162,4 +166,9 @@ register('nodes_of', function(_, A)
     end
   end
   return found
-end)
+end, small)
+
+-- P, user, incarnation, "1" where she is connected to it.
+register('note_user', function(_, A)
+  call(A[4] == '1' and 'SADD' or 'SREM', A[1] .. 'user:' .. A[2], A[3])
+end, small)

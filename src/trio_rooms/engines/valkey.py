@@ -198,10 +198,7 @@ class Valkey(Engine):
 
     async def note_user(self, user: str, incarnation: str, *, here: bool) -> None:
         """See `Engine`."""
-        try:
-            await self._server.call("SADD" if here else "SREM", f"{self._p}user:{user}", incarnation)
-        except ServerError as error:
-            raise _refused(error) from error
+        await self._call("note_user", user, incarnation, int(here))
 
     async def nodes_of(self, user: str) -> tuple[str, ...]:
         """See `Engine`."""

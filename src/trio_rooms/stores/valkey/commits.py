@@ -22,7 +22,7 @@ from .rows import (
     pack_timer,
 )
 
-__all__ = ["MOST_BYTES", "arguments", "check_size", "judge", "refusal"]
+__all__ = ["MOST_BYTES", "arguments", "check_size", "judge", "reduces", "refusal"]
 
 MOST_BYTES: Final = 32 * 2**20
 """Of one document, value or body: what is larger cannot be read in one answer."""
@@ -128,6 +128,17 @@ def arguments(prefix: bytes, commit: Commit, counter: bytes, count: int) -> list
             given += (encode(offer.user), eight(id_), pack_offer(offer))
     given[14] = letters
     return given
+
+
+def reduces(commit: Commit) -> bool:
+    """Whether a commit takes away, and adds nothing: it is to be carried out where memory has run out.
+
+    That a connection has gone counts as taking away, since its session ends by that some day.
+    """
+    if commit.document is not None or commit.entries or commit.verdicts or commit.sends or commit.offers:
+        return False
+    kinds = (commit.writes, commit.sessions, commit.timers)
+    return not any(what is not None for kind in kinds for what in kind.values())
 
 
 def judge(commit: Commit, answer: Any) -> bool:

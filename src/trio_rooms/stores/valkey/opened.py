@@ -50,7 +50,7 @@ class Opened:
     epoch: int = attrs.field(default=0, init=False)
     """How often the rooms had been opened for writing then."""
     alone: int = attrs.field(default=0, init=False)
-    """How often of these by somebody who does not share them."""
+    """What somebody who does not share them has noted last as they were opened; it ascends."""
     _wall: WallClock = attrs.field(factory=WallClock, init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -19,7 +19,8 @@
 -- Of all: `keys` zset of rooms that there are; `ended` zset of those of which only a number is left, by when;
 -- `due` zset: "1" SID KEY, "2" LENGTH OF THE KEY ":" KEY NAME, or "3" KEY; at:OWNER set of rooms with sessions in a:,
 -- of whoever has claimed them, "" where nobody claims; `dead` zset of owners who are no more, by when; `nodes` zset of
--- those who are, by the end of their leases, `about` and `leases` hashes of theirs; `opened` and `alone` count openings.
+-- those who are, by the end of their leases, `about` and `leases` hashes of theirs; `opened` counts openings, and
+-- `alone` ascends with those of who is alone.
 --
 -- Of user USER: m:USER hash: "m" ID "POSITION:LENGTH OF THE BODY:EXPIRES:...", "o" ID her message's offer, "b" bytes;
 -- q:USER zset of ids by position. Of all users: `users` zset of those who have a message; `expiry` zset, POSITION ID
@@ -169,9 +170,16 @@ end
 -- 6 number, 7 the one before, 8 nonce, 9 seq or 0, 10 the first seq or 0, 11 "1" to destroy, 12 "1" with a document,
 -- 13 that, 14 when it lapses, 0 for never, or "", 15 a letter for each section that follows.
 
+-- Whether somebody else may write by now. Of nodes that were not alone nobody may, once somebody was. Where a server
+-- knows of less than they do, it has lost what it had, and nobody was.
+local function fenced(P, counter, count)
+  local found = call('GET', P .. counter) or '0'
+  if found ~= count and not (counter == 'alone' and less(found, count)) then return {'opened', found} end
+end
+
 local function refused(A, row)
-  local count = call('GET', A[1] .. A[3]) or '0'
-  if count ~= A[4] then return {'opened', count} end
+  local why = fenced(A[1], A[3], A[4])
+  if why then return why end
   if A[3] == 'alone' and not (row.owner and row.claim == A[5]) then return {'claimed', row.claim or '0'} end
   local number = row.number or '0'
   if number ~= A[7] then
@@ -431,20 +439,15 @@ local function commit(_, A)
 end
 
 register('commit', commit)
--- One that destroys a room makes room.
-register('destroy', commit, {'allow-oom'})
+-- One that takes away and adds nothing makes room: it is carried out where there is none.
+register('reduce', commit, {'allow-oom'})
 
 -- Writing inboxes. Arguments: prefix, which counter says who may write, what it has to be, and then how many
 -- messages and each of them; or the user, and ids.
 
-local function fenced(A)
-  local count = call('GET', A[1] .. A[2]) or '0'
-  if count ~= A[3] then return {'opened', count} end
-end
-
 register('post', function(_, A)
   call = redis.call
-  local why = fenced(A)
+  local why = fenced(A[1], A[2], A[3])
   if why then return why end
   local _, users = post(A[1], A, 5, tonumber(A[4]))
   local sizes = {'OK'}
@@ -459,7 +462,7 @@ end)
 
 register('settle', function(_, A)
   call = redis.call
-  local why = fenced(A)
+  local why = fenced(A[1], A[2], A[3])
   if why then return why end
   local P, user = A[1], A[4]
   local m, q = P .. 'm:' .. user, P .. 'q:' .. user
@@ -494,13 +497,15 @@ register('open', function(_, A) -- Prefix, "1" to be alone.
     if #alive > 0 then return {'nodes', unpack(alive, 1, math.min(#alive, 10))} end
     for _, node in ipairs(call('ZRANGE', P .. 'nodes', 0, -1)) do call('ZADD', P .. 'dead', 0, node) end
     call('DEL', P .. 'nodes', P .. 'about', P .. 'leases')
-    call('INCR', P .. 'alone')
+    -- By the clock, so that it is another one although this server has lost what it had.
+    local last = tonumber(call('GET', P .. 'alone') or 0)
+    call('SET', P .. 'alone', ('%.0f'):format(math.max(last + 1, math.floor(now * 1000000))))
   end
   if call('EXISTS', P .. 'at:') == 1 then
     call('ZADD', P .. 'dead', 'NX', call('TIME')[1], '')
   end
   return {'OK', call('INCR', P .. 'opened'), call('GET', P .. 'alone') or '0'}
-end)
+end, {'allow-oom'})
 
 -- Forget what is left of rooms that have ended, so many at most; how many.
 register('forget', function(_, A) -- Prefix, limit.
@@ -508,7 +513,7 @@ register('forget', function(_, A) -- Prefix, limit.
   local ended = call('ZPOPMIN', A[1] .. 'ended', A[2])
   for i = 1, #ended, 2 do call('DEL', A[1] .. 'r:' .. ended[i]) end
   return #ended / 2
-end)
+end, {'allow-oom'})
 
 -- Give up connections of sessions whose owner is no more, so many at most; whether there may be more.
 register('orphans', function(_, A) -- Prefix, limit, seconds since the owner's end, now if all are to be taken.
@@ -542,7 +547,7 @@ register('orphans', function(_, A) -- Prefix, limit, seconds since the owner's e
   end
   call('SREM', at, key)
   return 1
-end)
+end, {'allow-oom'})
 
 -- Give up the connections that sessions of a room had with a former owner; whether there are more.
 register('repair', function(_, A) -- Prefix, key, limit, now.
@@ -552,7 +557,7 @@ register('repair', function(_, A) -- Prefix, key, limit, now.
   if give_up(A[1], A[2], A[4], A[3]) then return 1 end
   call('HDEL', r, 'u')
   return 0
-end)
+end, {'allow-oom'})
 
 -- Reading.
 

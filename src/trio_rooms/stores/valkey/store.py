@@ -31,7 +31,7 @@ from trio_rooms.stores.base import (
 from trio_rooms.stores.checks import check_commit, check_ids, check_posts, encode, encoded_range
 
 from . import inboxes, rooms, sessions, timers
-from .commits import arguments, check_size, judge, refusal
+from .commits import arguments, check_size, judge, reduces, refusal
 from .opened import Opened, room, user
 from .rows import unpack_timer
 
@@ -171,7 +171,7 @@ class ValkeyStore(Store):
         check_size(commit)
         # Alone it is the commit's own epoch that has to be the store's.
         fence = (b"opened", commit.epoch) if self._fence is None else self._get_fence(opened)
-        function = "destroy" if commit.destroy else "commit"
+        function = "reduce" if reduces(commit) else "commit"
         given = arguments(self._prefix, commit, *fence)
         about = [room(encode(commit.key))]
         if commit.sends or commit.offers:
