@@ -20,8 +20,10 @@ __all__ = ["BY_HAND", "Nodes"]
 BY_HAND: Final = "x-trio-rooms-drain"
 """The header of who has no token and asks from this machine; a page of another host cannot send it."""
 _DRAIN: Final = re.compile("/nodes/([A-Za-z0-9._-]{1,64})/drain")
-_FORWARDED: Final = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
+_FORWARDED: Final = re.compile("forwarded|via|x-forwarded-.*|x-real-ip|x-client-ip|true-client-ip|cf-.*")
 """Headers of what a proxy passes on: who asks is then not who has connected."""
+_BROWSER: Final = re.compile("origin|sec-fetch-.*")
+"""Headers that a browser adds, whatever its page wants."""
 
 
 class Nodes:
@@ -82,7 +84,9 @@ class Nodes:
         """Why somebody may not ask for anything, or None."""
         if self._admin is not None:
             return self._admin.refused(headers)
-        by_hand = BY_HAND in headers and "origin" not in headers and _FORWARDED.isdisjoint(headers)
+        by_hand = BY_HAND in headers and not any(
+            _FORWARDED.fullmatch(name) or _BROWSER.fullmatch(name) for name in headers
+        )
         if by_hand and _is_here(remote.rpartition(":")[0]):
             return None
         text = (
