@@ -199,7 +199,7 @@ async def test_clusters_side_by_side(valkey: Server) -> None:
             Valkey(valkey.url, prefix=prefix)
 
 
-async def test_what_it_has_to_be(tmp_path: Path) -> None:
+async def test_what_it_has_to_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A server that would forget rooms is refused when it is opened, with what to change."""
     nobody = Valkey(f"valkey://127.0.0.1:{free_port()}")
     with pytest.raises(EngineLost, match="cannot be reached"):
@@ -213,9 +213,10 @@ async def test_what_it_has_to_be(tmp_path: Path) -> None:
                 await engine.store(Nothing(), durable=True).open()
             async with engine.store(Nothing(), durable=False):
                 pass
+        assert "power failure" not in caplog.text
         engine = Valkey(server.url, durability="everysec")
         async with engine, engine.store(Nothing(), durable=True):
-            pass
+            assert "a power failure of the engine's machine may cost the last second" in caplog.text
         server.ask("CONFIG", "SET", "appendonly", "no")
         with pytest.raises(
             EngineError, match=r"the engine at 127\.0\.0\.1:\d+ has appendonly no, .* set appendonly yes"

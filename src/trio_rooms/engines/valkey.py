@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 from collections.abc import Callable, Collection, Mapping
 from importlib.resources import files
 from typing import Any, Final
@@ -20,6 +21,7 @@ from .base import Claim, Engine, Fence, Renewal
 
 __all__ = ["Valkey"]
 
+_LOG: Final = logging.getLogger("trio_rooms")
 _LARGEST: Final = 512 * 1024
 """Bytes of a message to another node at most."""
 _SILENCE: Final = 5.0
@@ -211,6 +213,11 @@ class Valkey(Engine):
     def store(self, fence: Fence, *, durable: bool) -> Store:
         """See `Engine`."""
         durability: Durability = self.durability if durable else "everysec"
+        if durable and durability == "everysec":
+            _LOG.warning(
+                "a power failure of the engine's machine may cost the last second of what rooms commit, "
+                "since its durability is everysec"
+            )
         return ValkeyStore(
             self.url, prefix=self.prefix, durability=durability, replicas=self.replicas, fence=fence
         )
