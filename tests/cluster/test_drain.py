@@ -268,3 +268,27 @@ async def test_a_deploy_under_load() -> None:
                 assert client.totals == list(range(client.totals[0], total + 1))
         assert max(client.longest for client in clients) < 5
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("durability", ["snapshot", "commit"])
+@pytest.mark.parametrize("session", [True, False])
+async def test_who_is_closed_already_and_does_not_answer_holds_up_nothing(
+    durability: str, session: bool, autojump_clock: MockClock
+) -> None:
+    """Its room goes at once, and hears nothing of it."""
+    async with (
+        nodes("a", "b", durability=durability) as (a, b),
+        connect(a, "ledger/x", subprotocols=JSON if session else []) as ana,
+    ):
+        assert await ana.ask("add", 1) == 1
+        (link,) = a._hub.rosters["ledger/x"].links.values()
+        a._hub.close(link, 1013, "too slow")
+        assert list(a._hub.closing.leaving("ledger/x").values()) == [link]
+        began = trio.current_time()
+        cluster_of(a).drain()
+        with trio.fail_after(60):
+            while cluster_of(a).ownership.keys():
+                await trio.sleep(0.05)
+        assert trio.current_time() - began < 1
+        assert await b.get("ledger", "x").ask("add", 1) == 2
+        assert heard == []

@@ -11,7 +11,7 @@ import trio
 
 from trio_rooms._runtime.registrar import Registrar
 from trio_rooms._runtime.supervisor import Supervisor
-from trio_rooms._sockets.flags import CLOSING, GONE, PAUSED
+from trio_rooms._sockets.flags import CLOSING, GONE, PAUSED, SESSION, UNREPORTED
 from trio_rooms._sockets.hub import SocketHub
 from trio_rooms._sockets.roster import Link
 from trio_rooms._wire.close_codes import CloseCode
@@ -147,11 +147,17 @@ class Drain:
                     return
                 if roster.jobs:
                     await hub.caught_up(roster)
-                elif roster.links or hub.closing.leaving(key):
+                elif roster.links or any(map(_is_told, hub.closing.leaving(key).values())):
                     await self._registrar.move(roster, CloseCode.RESTART, _REASON)
+                    await trio.lowlevel.checkpoint()  # Whatever comes of that: others have their turn.
                 else:
                     return
         finally:
             for link in held:
                 if link.flags & PAUSED and not link.flags & (CLOSING | GONE):
                     link.resume_reading()
+
+
+def _is_told(link: Link) -> bool:
+    """Whether a connection that is closing has something to do with its room still."""
+    return link.flags & SESSION != 0 or not link.flags & UNREPORTED
