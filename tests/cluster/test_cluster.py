@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from trio_rooms import Context, MemoryStore, Room, Rooms, open_rooms
+from trio_rooms._cluster.cluster import Cluster
 from trio_rooms.client import connect_room
 from trio_rooms.engines import MemoryEngine
 from trio_rooms.errors import EngineLost
@@ -162,13 +163,16 @@ async def test_who_has_lost_its_name_does_not_say_that_it_goes_on(
     """Not before the other one of that name has ended."""
     caplog.set_level(logging.WARNING)
     engine = MemoryEngine()
-    async with open_rooms([counter()], engine=engine, node="a", lease=2):
+    async with open_rooms([counter()], engine=engine, node="a", lease=2) as rooms:
         async with open_rooms([counter()], engine=engine.another(), node="a", lease=2):
             await trio.sleep(5)
             (told,) = [one.getMessage() for one in caplog.records]
             assert "another process has joined as a#" in told
         await trio.sleep(5)
         assert " is over, and goes on as a#" in caplog.records[-1].getMessage()
+        cluster = rooms._runtime.node
+        assert isinstance(cluster, Cluster)
+        assert cluster.statistics().lives == 2
 
 
 async def test_an_engine_that_cannot_be_reached_is_an_error_at_the_start() -> None:

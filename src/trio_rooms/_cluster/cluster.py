@@ -229,9 +229,9 @@ class Cluster:
         logger.info("node %s: %s has gone, or is over", self.name, member.incarnation)
 
     def _over(self, former: str) -> None:
-        self._lives += 1
         if former == self.seat.incarnation:
             return  # Another has its name: that is told, and it goes on only when that one has ended.
+        self._lives += 1
         logger.warning("node %s: %s is over, and goes on as %s", self.name, former, self.seat.incarnation)
 
     def _lost(self, key: str) -> None:
