@@ -272,16 +272,20 @@ async def test_a_deploy_under_load() -> None:
 
 @pytest.mark.parametrize("durability", ["snapshot", "commit"])
 @pytest.mark.parametrize("session", [True, False])
+@pytest.mark.parametrize("asleep", [True, False])
 async def test_who_is_closed_already_and_does_not_answer_holds_up_nothing(
-    durability: str, session: bool, autojump_clock: MockClock
+    durability: str, session: bool, asleep: bool, autojump_clock: MockClock
 ) -> None:
-    """Its room goes at once, and hears nothing of it."""
+    """The room goes at once, and hears nothing of it."""
     async with (
         nodes("a", "b", durability=durability) as (a, b),
         connect(a, "ledger/x", subprotocols=JSON if session else []) as ana,
+        connect(a, "ledger/x"),
     ):
         assert await ana.ask("add", 1) == 1
-        (link,) = a._hub.rosters["ledger/x"].links.values()
+        if asleep:
+            assert await a.get("ledger", "x").hibernate()
+        link = next(iter(a._hub.rosters["ledger/x"].links.values()))
         a._hub.close(link, 1013, "too slow")
         assert list(a._hub.closing.leaving("ledger/x").values()) == [link]
         began = trio.current_time()
