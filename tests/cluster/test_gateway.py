@@ -46,6 +46,10 @@ def chat(**settings: Any) -> Room[Any]:
     async def to(ctx: Context[Any], data: list[str]) -> None:
         ctx.room.emit("inside", data[1], channel=data[0])
 
+    @room.on("tick")
+    async def tick(ctx: Context[Any], data: int) -> None:
+        ctx.room.emit("tick", data, volatile=True)
+
     @room.on("who")
     async def who(ctx: Context[Any]) -> list[Any]:
         return [ctx.connection.id, ctx.connection.user, ctx.connection.attachment]
@@ -148,6 +152,20 @@ async def test_channels_reach_members_wherever_they_are(autojump_clock: Any) -> 
         while message.get("event") != "said":
             message = await third.receive()
             assert message.get("event") != "inside"
+
+
+async def test_who_is_written_to_by_a_task_is_not_slow_for_that(autojump_clock: Any) -> None:
+    """What is volatile comes, where each is taken before the next."""
+    async with (
+        nodes(MemoryEngine(), "a", "b") as (a, b),
+        connect(a, "chat/x", subprotocols=JSON) as first,
+        connect(b, "chat/x", subprotocols=JSON) as second,
+    ):
+        await hear(second, "rooms.welcome")
+        for number in range(20):
+            await first.emit("tick", number)
+            assert await hear(second, "tick") == [number]
+        assert a.statistics().hub.dropped == 0
 
 
 async def test_how_a_connection_ends_is_known_on_both_sides(autojump_clock: Any) -> None:

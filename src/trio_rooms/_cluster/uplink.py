@@ -33,7 +33,7 @@ class Uplink:
         holder: who counts the sockets, and is told when the last is gone.
     """
 
-    __slots__ = ("_count", "_holder", "key", "lane", "number", "paused", "roster", "slow")
+    __slots__ = ("_count", "_holder", "key", "lane", "number", "paused", "roster", "slow", "unsure")
     elsewhere: ClassVar[bool] = True
 
     def __init__(self, roster: Roster, lane: Lane, number: int, key: str, holder: Holder) -> None:
@@ -47,6 +47,8 @@ class Uplink:
         """Sockets that the home does not want read now."""
         self.slow: dict[int, Link] = {}
         """Sockets that the home knows to be slow."""
+        self.unsure: dict[int, Link] = {}
+        """Connections that have a task which writes, and has not said yet whether it gets on."""
 
     def enter(
         self,
@@ -93,6 +95,7 @@ class Uplink:
             link = mail.link
             self.paused.pop(link.id, None)
             self.slow.pop(link.id, None)
+            self.unsure.pop(link.id, None)
             lane.post(GONE, self.number, link.id, mail.code, mail.reason, mail.clean)
             self._count -= 1
             self._holder.connections -= 1
@@ -131,11 +134,14 @@ class Uplink:
     # What the home is to know.
 
     def note(self, link: Link) -> bool:
-        """Tell the home of a socket that was written to and has not taken all of it; whether that is news."""
+        """Tell the home of a socket that was written to and is slow; whether it has to be looked at again."""
         if link.output is None or link.id in self.slow:
             return False
-        self.slow[link.id] = link
-        self.lane.post(SLOW, self.number, link.id, True)
+        if link.slow:
+            self.slow[link.id] = link
+            self.lane.post(SLOW, self.number, link.id, True)
+        else:
+            self.unsure[link.id] = link
         return True
 
     def left(self, link: Link) -> None:
@@ -147,9 +153,13 @@ class Uplink:
         self.lane.post(KIND, self.number, link.id, link.flags & BINARY == BINARY)
 
     def look(self) -> bool:
-        """Tell the home who is not slow any more; returns whether any is."""
+        """Tell the home who is slow now, and who is not any more; returns whether any has to be looked at."""
         for number, link in list(self.slow.items()):
-            if link.output is None:
+            if not link.slow:
                 del self.slow[number]
                 self.lane.post(SLOW, self.number, number, False)
-        return bool(self.slow)
+                self.unsure[number] = link
+        unsure, self.unsure = self.unsure, {}
+        for link in unsure.values():
+            self.note(link)
+        return bool(self.slow or self.unsure)
