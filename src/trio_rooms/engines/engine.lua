@@ -24,16 +24,17 @@ local function seconds(time)
   return ('%.6f'):format(time)
 end
 
-local function longest(P)
-  local most = 0
-  for _, lease in ipairs(call('HVALS', P .. 'leases')) do most = math.max(most, tonumber(lease)) end
-  return most
+-- Half of the shortest lease, and more than passes between the renewals of anybody who lives.
+local function pause_of(P)
+  local least = math.huge
+  for _, lease in ipairs(call('HVALS', P .. 'leases')) do least = math.min(least, tonumber(lease)) end
+  return math.max(least / 2, 0.4)
 end
 
 -- Whether nobody could renew for long, so that no lease says anything: the server was away, or its clock was set.
 local function was_away(P, at)
   local beat = tonumber(call('GET', P .. 'beat') or at)
-  return at < beat or at - beat > longest(P) / 2
+  return at < beat or at - beat > pause_of(P)
 end
 
 -- An incarnation is over for good.

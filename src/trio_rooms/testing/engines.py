@@ -118,6 +118,20 @@ class Members(Suite):
             await self._with(engine, 4 * _BEAT, "ana#1")
             assert (await engine.claim("chat/1", "ana#1")).owner == "ana#1"
 
+    async def test_leases_of_different_lengths_outlive_the_same_silence(self, engine: Engine) -> None:
+        """Where nobody could renew, short ones begin anew as well; and where others could, they end."""
+        async with engine:
+            await engine.join("ana#1", b"", 10 * _LEASE)
+            await engine.join("bob#1", b"", _LEASE)
+            await engine.claim("chat/1", "bob#1")
+            await self.later(engine, 2 * _LEASE)
+            assert (await engine.claim("chat/1", "ana#1")).owner == "bob#1"
+            assert "bob#1" in (await engine.renew("ana#1", b"", 10 * _LEASE)).members
+            for _ in range(math.ceil(_LEASE / _BEAT) + 1):
+                await self.later(engine, _BEAT)
+                await engine.renew("ana#1", b"", 10 * _LEASE)
+            assert set((await engine.renew("ana#1", b"", 10 * _LEASE)).members) == {"ana#1"}
+
     async def test_who_joins_ends_its_former_incarnation(self, engine: Engine) -> None:
         """A node that starts again need not wait until its former lease has ended."""
         async with engine:
