@@ -168,6 +168,27 @@ async def test_who_is_written_to_by_a_task_is_not_slow_for_that(autojump_clock: 
         assert a.statistics().hub.dropped == 0
 
 
+async def test_what_goes_on_is_counted_once(autojump_clock: Any) -> None:
+    """Messages where their room is, and closes where the socket is."""
+    async with (
+        nodes(MemoryEngine(), "a", "b") as (a, b),
+        connect(a, "chat/x", subprotocols=JSON) as first,
+        connect(b, "chat/x", subprotocols=JSON) as second,
+    ):
+        for number in range(10):
+            await second.ask("say", number)
+        await hear(first, "said", 10)
+        await hear(second, "said", 10)
+        await second.emit("leave", [4321, "enough"])
+        with trio.fail_after(5):
+            async for _ in second:
+                pass
+        at_a, at_b = a.statistics().hub, b.statistics().hub
+        assert (at_a.received, at_b.received) == (11, 0)
+        assert (at_a.sent, at_b.sent) == (10 + 2 * 10, 0)
+        assert (dict(at_a.closes), dict(at_b.closes)) == ({}, {4321: 1})
+
+
 async def test_how_a_connection_ends_is_known_on_both_sides(autojump_clock: Any) -> None:
     """The room closes it with its code, and hears of those that leave."""
     gone.clear()

@@ -188,6 +188,7 @@ class FarLink(Link):
 
     __slots__ = ("door", "number", "run")
     joins = False
+    far = True
 
     def __init__(
         self, number: int, roster: Roster, attachment: bytes | None, flags: int, door: Door, far: int

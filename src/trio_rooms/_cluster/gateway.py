@@ -189,6 +189,7 @@ class Gateway:
         if isinstance(to, int):
             link = None if uplink is None else uplink.roster.links.get(to)
             if uplink is not None and link is not None:
+                self._hub.passed_out += 1
                 self._hub.send_frame(link, frame)
                 if link.unfinished is not None and uplink.note(link):
                     self._look_at(uplink)
@@ -205,6 +206,7 @@ class Gateway:
             return
         links = [link for link in map(uplink.roster.links.get, numbers) if link is not None]
         roster = uplink.roster
+        self._hub.passed_out += len(links)
         self._hub.spread(roster, Broadcast(links, _Whole(frame), None, 0.0))
         if roster.jobs and len(roster.jobs) > _BEHIND and not self._hub.standstill.on:
             lane.hold(partial(self._hub.caught_up, roster))
@@ -292,6 +294,10 @@ class Gateway:
         await self._dismiss([link for uplink in uplinks for link in uplink.roster.links.values()])
 
     # The end.
+
+    def passed(self) -> None:
+        """A message has gone on to the home of its room."""
+        self._hub.passed_in += 1
 
     def over(self, uplink: Uplink) -> None:
         """The last socket of an uplink is gone."""

@@ -18,6 +18,9 @@ class Holder(Protocol):
 
     connections: int
 
+    def passed(self) -> None:
+        """A message has gone on to its home."""
+
     def over(self, uplink: Uplink) -> None:
         """The last socket is gone."""
 
@@ -87,6 +90,7 @@ class Uplink:
         if type(mail) is tuple:
             link, message = mail
             lane.post(MAIL, self.number, link.id, message)
+            self._holder.passed()
             if lane.load < FULL:
                 return True
             lane.strained = True

@@ -153,7 +153,8 @@ class Closing:
         if link.flags & (CLOSE_SENT | GONE):
             return True
         link.flags |= CLOSE_SENT
-        self.closes.note(link.roster.key, link.id, frames.decode_close(frame))
+        if not link.far:
+            self.closes.note(link.roster.key, link.id, frames.decode_close(frame))
         link.send_control(frame)
         if link.flags & PAUSED:
             link.resume_reading()  # Else the answer would not be seen.

@@ -209,6 +209,10 @@ class SocketHub:
         self._received = 0
         self._answered = 0
         self._sent = 0
+        self.passed_in: int = 0
+        """Of what is counted as received, that which rooms at other nodes have received, and count."""
+        self.passed_out: int = 0
+        """The same, of what is counted as sent."""
         self._read_size = _READ_SIZE
         self.timeouts: Timeouts = Timeouts(deadlines, self.poller, self._sockets)
         self._fan_out = FanOut(self._written, self._overflowing)
@@ -226,9 +230,9 @@ class SocketHub:
             self._open,
             self.closing.count,
             len(self.rosters) - self.foreign,
-            self._received,
+            self._received - self.passed_in,
             self._answered,
-            self._sent + self.relays.sent + self.pacing.postponed - self.pacing.dropped,
+            self._sent - self.passed_out + self.relays.sent + self.pacing.postponed - self.pacing.dropped,
             self.relays.relayed,
             self.relays.dropped,
             self.pacing.dropped,

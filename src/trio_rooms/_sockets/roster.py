@@ -118,6 +118,8 @@ class Link(abc.ABC):
     __slots__ = ("attachment", "channels", "flags", "id", "roster", "session", "unfinished", "user")
     joins: ClassVar[bool] = True
     """Whether several frames can be sent as one piece."""
+    far: ClassVar[bool] = False
+    """Whether another node has its socket, closes it, and counts that."""
 
     def __init__(self, number: int, roster: Roster, attachment: bytes | None, flags: int) -> None:
         self.id: int = number
