@@ -354,6 +354,20 @@ async def test_a_node_that_cannot_be_reached_is_503(caplog: Any) -> None:
             assert await heard(client) == ("said", 2)
 
 
+async def test_a_room_that_takes_nobody_lets_nobody_in_from_anywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that was given up, for example: who comes to another node is refused before its handshake, too."""
+    log = Log()
+    async with two(log) as (a, b):
+        monkeypatch.setattr(a.rooms._supervisor, "accepts", lambda key: key != "talk/x")
+        for served in (a, b):
+            async with served.connection() as refused:
+                await refused.send(request("/talk/x"))
+                status, headers, _ = await refused.answer()
+                assert (status, headers["retry-after"]) == (503, "1")
+
+
 async def test_a_connection_of_a_trio_websocket_server_comes_in_as_well() -> None:
     """Its frames are its own server's, and go one by one."""
     log = Log()

@@ -18,6 +18,7 @@ from trio_rooms._room.placement import Placement
 from trio_rooms._runtime.runtime import Runtime
 from trio_rooms._runtime.supervisor import Supervisor
 from trio_rooms.engines.base import Engine
+from trio_rooms.errors import Unavailable
 from trio_rooms.stores.base import Store
 
 from .calls import Calls
@@ -254,8 +255,11 @@ class Cluster:
         return bool(await self.calls.ask(incarnation, "has", key, timeout=_TAKING))
 
     async def _owns(self, incarnation: str, key: str) -> bool:  # noqa: ARG002 (whoever asks)
-        """Say whether a room is at home here."""
-        return await self.ownership.has(key)
+        """Say whether a room is at home here, to who wants to let somebody in."""
+        here = await self.ownership.has(key)
+        if here and not self._supervisor.accepts(key):
+            raise Unavailable(key, "it takes nobody at the moment")
+        return here
 
     # What it has.
 
