@@ -22,6 +22,7 @@ def node(name: str, **told: Any) -> dict[str, Any]:
         "self": False,
         "since": 1_700_000_000.5,
         "lease": 10.0,
+        "paused": False,
         "draining": False,
         "rooms": {"awake": 0, "asleep": 0},
         "connections": 0,
@@ -39,7 +40,7 @@ def test_a_line_for_each_node(url: str, capsys: pytest.CaptureFixture[str]) -> N
     """In columns, and nothing in it harms a terminal."""
     _answers(
         node("a", self=True, rooms={"awake": 1234, "asleep": 5}, connections=70, gateway_connections=3),
-        node("b", draining=True, address=None),
+        node("b", paused=True, draining=True, address=None),
         node("c", address="ws://\x1b[31m"),
         node("d", rooms={"awake": None, "asleep": None}, connections=None, since=None, address=None),
     )
@@ -49,7 +50,7 @@ def test_a_line_for_each_node(url: str, capsys: pytest.CaptureFixture[str]) -> N
     assert head == ["node", "awake", "asleep", "connections", "for", "others", "since", "address"]
     assert [row[:-3] for row in rows[:1]] == [["a", "(asked)", "1,234", "5", "70", "3"]]
     assert rows[0][-1] == "ws://a:8000"
-    assert rows[1][:6] == ["b", "(draining)", "0", "0", "0", "0"]
+    assert rows[1][:7] == ["b", "(paused)", "(draining)", "0", "0", "0", "0"]
     assert rows[2][-1] == "ws://\\u001b[31m"
     assert rows[3] == ["d", "?", "?", "?", "0", "?"]
 

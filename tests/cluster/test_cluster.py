@@ -105,6 +105,7 @@ async def test_each_node_tells_of_all() -> None:
                 assert one["rooms"] == {"awake": 0, "asleep": 0}
                 assert one["lease"] == 2
                 assert not one["draining"]
+                assert not one["paused"]
         (one, two) = told["nodes"]
         assert one["address"] in (None, f"ws://127.0.0.1:{found[0][1]}")  # As of its last renewal.
         assert two["address"] == f"ws://127.0.0.1:{found[1][1]}"
@@ -157,6 +158,26 @@ async def test_a_node_that_stops_leaves() -> None:
                     await trio.sleep(0.02)
 
 
+async def test_a_node_that_has_lost_the_engine_says_that_it_is_paused(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In what it tells of the nodes, and in its log, where the end of it is, too."""
+    caplog.set_level(logging.WARNING)
+    engine = MemoryEngine()
+    async with open_rooms([counter()], engine=engine, node="a", lease=2) as rooms:
+        cluster = rooms._runtime.node
+        assert isinstance(cluster, Cluster)
+        engine.down()
+        await trio.sleep(5)
+        assert [one["paused"] for one in cluster.nodes()["nodes"]] == [True]
+        assert "its rooms pause" in caplog.text
+        assert "its rooms go on" not in caplog.text
+        engine.up()
+        await trio.sleep(5)
+        assert [one["paused"] for one in cluster.nodes()["nodes"]] == [False]
+        assert "its rooms go on" in caplog.text
+
+
 async def test_who_has_lost_its_name_does_not_say_that_it_goes_on(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,7 +190,9 @@ async def test_who_has_lost_its_name_does_not_say_that_it_goes_on(
             (told,) = [one.getMessage() for one in caplog.records]
             assert "another process has joined as a#" in told
         await trio.sleep(5)
-        assert " is over, and goes on as a#" in caplog.records[-1].getMessage()
+        *_, over, goes_on = [one.getMessage() for one in caplog.records]
+        assert " is over, and goes on as a#" in over
+        assert "its rooms go on" in goes_on
         cluster = rooms._runtime.node
         assert isinstance(cluster, Cluster)
         assert cluster.statistics().lives == 2

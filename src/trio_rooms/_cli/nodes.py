@@ -63,8 +63,9 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
     name = printable(str(node["name"]))
     if node["self"]:
         name += " (asked)"
-    if node["draining"]:
-        name += " (draining)"
+    for what in ("paused", "draining"):
+        if node.get(what):
+            name += f" ({what})"
     rooms = node["rooms"]
     counts = (rooms["awake"], rooms["asleep"], node["connections"], node["gateway_connections"])
     address, since = node["address"], node["since"]  # None where its version says it in another way.

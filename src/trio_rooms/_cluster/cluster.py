@@ -302,6 +302,8 @@ class Cluster:
             "name": member.name,
             "incarnation": member.incarnation,
             "self": itself,
+            # The others are here since they renew theirs.
+            "paused": itself and not self.seat.valid,
             "rooms": {stage: about.get(stage) for stage in ("awake", "asleep")},
             **{name: about.get(name) for name in told},
         }

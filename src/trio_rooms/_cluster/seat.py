@@ -258,6 +258,8 @@ class Seat:
         if self.valid or self.now() >= self.deadline:
             return
         self.valid = True
+        if self.pauses:
+            logger.warning("node %s: it has its lease, so its rooms go on", self.incarnation)
         resumed, self._resumed = self._resumed, trio.Event()
         resumed.set()
         for told in self.on_resume:
