@@ -1,36 +1,41 @@
-"""Random lives of nodes that are killed, cut off and not heard: nothing said is lost, or comes twice."""
+"""Random lives of nodes that share an engine; the rules are in `tests.cluster.node_life`."""
 
 from __future__ import annotations
 
 import pytest
-import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from trio.testing import MockClock
+from hypothesis import Phase, given, settings
 
-from tests.cluster.node_faults import FAULTS, search
-from tests.cluster.node_life import Step, happenings, live
+from tests.cluster.node_faults import FAULTS, found_by_story
+from tests.cluster.node_life import Step, live, lives
+from tests.cluster.node_stories import STORIES
+
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+"""Without the explanation of which lines matter, which takes longer than the lives."""
 
 
-@settings(max_examples=1)
-@given(happenings, st.integers(0, 1 << 30))
-def test_lives_of_nodes(steps: list[Step], seed: int) -> None:
-    """Whatever becomes of nodes, engine and what they say to each other."""
-    trio.run(live, steps, seed, clock=MockClock(autojump_threshold=0))
+@pytest.mark.parametrize("story", STORIES)
+def test_a_story_of_nodes_keeps_the_rules(story: str) -> None:
+    """What is hard, one by one."""
+    live(STORIES[story], 0)
+
+
+@settings(max_examples=15, deadline=None, database=None, derandomize=True)
+@given(lives)
+def test_a_random_life_of_nodes_keeps_the_rules(life: list[Step]) -> None:
+    """Whatever happens to the nodes, the engine, the wires and the clients, in any order."""
+    live(life)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@settings(max_examples=2000)
-@given(happenings, st.integers(0, 1 << 30))
-def test_many_lives_of_nodes(steps: list[Step], seed: int) -> None:
-    """The same, for long."""
-    trio.run(live, steps, seed, clock=MockClock(autojump_threshold=0))
+@settings(max_examples=10_000, deadline=None, phases=PHASES)
+@given(lives)
+def test_many_random_lives_of_nodes_keep_the_rules(life: list[Step]) -> None:
+    """The same, for the better part of an hour."""
+    live(life)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_lives_find_each_fault(fault: str) -> None:
-    """What is put into the code on purpose is found by one of them."""
-    assert search(fault)
+def test_a_story_finds_each_fault(fault: str) -> None:
+    """Of those that are put into the nodes' code on purpose."""
+    assert found_by_story(fault)
