@@ -117,10 +117,17 @@ async def test_what_is_left_behind(valkey: Server) -> None:
             if number:
                 assert await engine.release(f"chat/{number}", "ana#1", claim.epoch)
         await engine.note_user("u", "ana#1", here=True)
-        assert {"{rooms}:r:chat/0", "{rooms}:at:ana#1", "{rooms}:user:u"} < keys(valkey)
-        assert len(keys(valkey)) == 8
+        for number in range(250):
+            await engine.note_user(f"u{number}", "ana#1", here=True)
+        assert {"{rooms}:r:chat/0", "{rooms}:at:ana#1", "{rooms}:user:u", "{rooms}:users:ana#1"} < keys(
+            valkey
+        )
+        assert len(keys(valkey)) == 9 + 250
         await engine.leave("ana#1")
         assert await engine.nodes_of("u") == ()
+        for _ in range(3):  # A beat takes out a hundred.
+            await engine.renew("bob#1", b"", LEASE)
+        await engine.note_user("u", "ana#1", here=True)  # It was on its way.
         valkey.ask("ZADD", "{rooms}:dead", 1, "ana#1")
         async with engine.store(Nothing(), durable=True) as store:
             assert await store.due(0, 9) == []

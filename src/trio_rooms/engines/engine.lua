@@ -11,6 +11,8 @@
 --                store's, see there. Here: rooms that it has claimed of which nothing is stored
 --   r:KEY        hash of a room, the store's. Here: o its owner, k the epoch of its claim; both missing: nobody
 --   user:USER    set of the incarnations that a user is connected to
+--   users:INC    set of the users that are connected to an incarnation, so that it can be taken out of the above
+--   left         set of incarnations that are over, and have such a set still
 
 -- There is none yet when this is loaded.
 local function call(...) return redis.call(...) end
@@ -45,6 +47,16 @@ local function forget(P, incarnation, at)
   if call('EXISTS', P .. 'at:' .. incarnation) == 1 then
     call('ZADD', P .. 'dead', 'NX', seconds(at), incarnation)
   end
+  if call('EXISTS', P .. 'users:' .. incarnation) == 1 then call('SADD', P .. 'left', incarnation) end
+end
+
+-- Forget to whom users were connected who is over: some of them at a time.
+local function sweep(P)
+  local incarnation = call('SRANDMEMBER', P .. 'left')
+  if not incarnation then return end
+  local users = P .. 'users:' .. incarnation
+  for _, user in ipairs(call('SPOP', users, 100)) do call('SREM', P .. 'user:' .. user, incarnation) end
+  if call('EXISTS', users) == 0 then call('SREM', P .. 'left', incarnation) end
 end
 
 -- Bury whose lease is over. Where nobody could renew, all leases begin anew.
@@ -91,6 +103,7 @@ register('renew', function(_, A)
   local P, incarnation, about, lease = A[1], A[2], A[3], A[4]
   local at = clock()
   look(P, at)
+  sweep(P)
   if not call('ZSCORE', P .. 'nodes', incarnation) then return {0, call('HGETALL', P .. 'about')} end
   return renewed(P, incarnation, about, lease, at)
 end, small)
@@ -171,5 +184,9 @@ end, small)
 
 -- P, user, incarnation, "1" where she is connected to it.
 register('note_user', function(_, A)
-  call(A[4] == '1' and 'SADD' or 'SREM', A[1] .. 'user:' .. A[2], A[3])
+  local P, user, incarnation = A[1], A[2], A[3]
+  local here = A[4] == '1'
+  if here and not call('ZSCORE', P .. 'nodes', incarnation) then return end -- It comes too late.
+  call(here and 'SADD' or 'SREM', P .. 'user:' .. user, incarnation)
+  call(here and 'SADD' or 'SREM', P .. 'users:' .. incarnation, user)
 end, small)
