@@ -201,8 +201,8 @@ def main(most: int = 500) -> None:
     """Print the table."""
     for fault in FAULTS:
         with put_in(fault):
-            held, life, what = search(most)
-        print(f"{fault:66} {held + 1 if life else '-':>4} {_rule(what) if life else ''}")
+            held, _, what = search(most)
+        print(f"{fault:66} {held + 1 if what else '-':>4} {_rule(what) if what else ''}")
         print(f"    {FAULTS[fault][0]}: {found_by_story(fault)}", flush=True)
 
 

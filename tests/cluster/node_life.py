@@ -967,8 +967,8 @@ def main(count: int, start: int = 0) -> int:
     batches = [(min(_BATCH, count - at), start + at) for at in range(0, count, _BATCH)]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         for kept, life, what in pool.imap_unordered(_batch, batches):
-            held, broken = held + kept, broken + bool(life)
-            if life:
+            held, broken = held + kept, broken + bool(what)
+            if what:
                 print(f"{what}\n{life}", flush=True)
             print(f"{held:,} lives kept the rules, {time.monotonic() - began:.0f} s", flush=True)
     print(f"{held:,} of {held + broken:,} lives kept the rules")
