@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,20 @@ import trio
 import trio.testing
 import trio_websocket
 
-from tests.raw import BINARY, PING, PONG, TEXT, Client, Served, close_frame, frame, request, serving, soon
+from tests.raw import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Client,
+    Served,
+    close_frame,
+    frame,
+    request,
+    serving,
+    soon,
+)
 from trio_rooms import ConnectionGone, Context, Disconnect, Room
 from trio_rooms._cluster import far, lanes
 from trio_rooms._sockets.flags import PAUSED
@@ -321,6 +334,32 @@ async def test_a_room_waits_for_a_gateway_that_is_behind(monkeypatch: pytest.Mon
             count += (await heard(keeper))[0] == "said"
         assert 200_000 < max(sizes) < 1_000_000
         nursery.cancel_scope.cancel()
+
+
+async def test_many_rooms_may_send_much_in_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To clients of one other node: each gets it all, in order, and a close that comes behind it last."""
+    monkeypatch.setattr(far, "FULL", 200_000)
+    monkeypatch.setattr(lanes, "_LITTLE", 50_000)
+    count = 30
+    async with two(Log()) as (a, b), AsyncExitStack() as stack:
+        clients = []
+        for one in range(count):
+            await stack.enter_async_context(a.client(f"/talk/r{one}"))
+            clients.append(await stack.enter_async_context(b.client(f"/talk/r{one}")))
+        await soon(lambda: a.rooms.statistics().hub.sockets == 2 * count + 1)
+        cluster = a.rooms._cluster
+        assert cluster is not None
+        cluster.lanes.most = 1_000_000
+        for one in range(count):
+            room = a.rooms.get("talk", f"r{one}")
+            room.emit("much", "x" * 90_000)
+            room.emit("less", one)
+        for link in [*a.rooms._hub.guests]:
+            a.rooms._hub.close(link, 4000, "")
+        for one, client in enumerate(clients):
+            assert await heard(client) == ("much", "x" * 90_000)
+            assert await heard(client) == ("less", one)
+            assert await client.frame() == (CLOSE, (4000).to_bytes(2))
 
 
 async def _reads(served: Served) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -31,6 +32,8 @@ _GATHERED: Final = 256 * 1024
 """and bytes of them."""
 _WRITE: Final = 64
 """Bytes that a socket counts as to which a frame is to be written: what else it costs is work."""
+_MOST_WAITING: Final = 64 * 1024 * 1024
+"""Bytes that may wait for a lane in which there is much already: a frame of each room."""
 _TICKS: Final = itertools.count(1)
 
 
@@ -72,14 +75,26 @@ class Outbound:
     """Gathers what is sent to the sockets at one gateway: a frame for many of a room goes once.
 
     Where the gateway writes more slowly than rooms send, those have to wait, as they would for their own
-    sockets; unless nothing is heard of it at all.
+    sockets; unless nothing is heard of it at all. What each of them has sent in the moment of that waits
+    here, so that a burst of many rooms is not too much for the lane.
 
     Args:
         lane: the lane to it.
         stall: has a room wait behind what it has sent.
     """
 
-    __slots__ = ("_by_frame", "_lane", "_lists", "_runs", "_serial", "_size", "_stall", "_stalled")
+    __slots__ = (
+        "_by_frame",
+        "_lane",
+        "_lists",
+        "_runs",
+        "_serial",
+        "_size",
+        "_stall",
+        "_stalled",
+        "_waiting",
+        "_waiting_size",
+    )
 
     def __init__(self, lane: Lane, stall: Callable[[Roster], Stalled]) -> None:
         self._lane = lane
@@ -90,6 +105,17 @@ class Outbound:
         self._by_frame: dict[int, _Run] = {}
         self._size = 0
         self._serial = 0
+        self._waiting: deque[_Run | tuple[int | str, ...]] = deque()
+        """What goes into the lane when less waits there."""
+        self._waiting_size = 0
+
+    def post(self, *message: int | str) -> None:
+        """Send something else about a connection, behind what that was sent."""
+        self.flush()
+        if self._waiting:
+            self._waiting.append(message)
+        else:
+            self._lane.post(*message)
 
     def send(self, link: FarLink, frame: bytes) -> None:
         """Send a frame to one connection, behind what it was sent before."""
@@ -112,10 +138,15 @@ class Outbound:
         self._by_frame[id(frame)] = run
         self._size += len(frame)
         roster = link.roster
-        if self._lane.load > FULL and roster not in self._stalled and not self._lane.silent:
+        if self._full and roster not in self._stalled:
             self._lane.strained = True
             self._stalled[roster] = self._stall(roster)
         return run
+
+    @property
+    def _full(self) -> bool:
+        """Whether nothing more is to go into the lane now."""
+        return bool(self._waiting) or (self._lane.load > FULL and not self._lane.silent)
 
     def flush(self) -> None:
         """Nothing else joins what was gathered."""
@@ -123,7 +154,17 @@ class Outbound:
         self._by_frame.clear()
         self._size = 0
         for run in runs:
-            self._put(run)
+            if self._full:
+                self._wait(run)
+            else:
+                self._put(run)
+
+    def _wait(self, run: _Run) -> None:
+        """Keep a frame until less waits in the lane."""
+        self._waiting.append(run)
+        self._waiting_size += len(run.frame)
+        if self._waiting_size > _MOST_WAITING:
+            self._lane.fail(f"more than {_MOST_WAITING:,} bytes wait for it")
 
     def _put(self, run: _Run) -> None:
         uplink, numbers = run.door.uplink, run.numbers
@@ -139,10 +180,21 @@ class Outbound:
         self._lane.put(cbor2.dumps((FRAMES, uplink, to, run.frame)), _WRITE * len(numbers))
 
     def go_on(self) -> None:
-        """Rooms that wait go on."""
+        """Little waits in the lane, or nobody is to wait for it: what waits here follows, and rooms go on."""
+        waiting, lane = self._waiting, self._lane
+        while waiting and (lane.over or lane.silent or lane.load <= FULL):
+            one = waiting.popleft()
+            if isinstance(one, _Run):
+                self._waiting_size -= len(one.frame)
+                self._put(one)
+            else:
+                lane.post(*one)
+        if waiting:
+            lane.strained = True
+            return
         stalled, self._stalled = self._stalled, {}
-        for one in stalled.values():
-            one.end()
+        for room in stalled.values():
+            room.end()
 
 
 class Door:
@@ -214,7 +266,7 @@ class FarLink(Link):
     def send_control(self, frame: bytes) -> None:
         """Send a close frame; pings are the gateway's."""
         close = frames.decode_close(frame)
-        self.door.lane.post(CLOSE, self.door.uplink, self.number, close.code, close.reason)
+        self.door.outbound.post(CLOSE, self.door.uplink, self.number, close.code, close.reason)
 
     @property
     def slow(self) -> bool:
@@ -263,7 +315,7 @@ class FarLink(Link):
             return
         door = self.door
         if door.links.pop(self.number, None) is not None:
-            door.lane.post(ABORT, door.uplink, self.number)
+            door.outbound.post(ABORT, door.uplink, self.number)
         self.output = None
         self.roster.hub.release(self)
         door.over(self)
@@ -350,7 +402,7 @@ class FarOutput(Replaying):
             return
         self._asked += 1
         asked = self._asked
-        link.door.lane.post(DRAIN, link.door.uplink, link.number, asked)
+        link.door.outbound.post(DRAIN, link.door.uplink, link.number, asked)
         while self._answered < asked:
             await self._news.wait()
 
