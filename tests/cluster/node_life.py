@@ -497,6 +497,8 @@ class World:
         """A client connects, and resumes if it has something to resume."""
         if client.line is not None and client.line.open:
             client.line.end()
+        if client.plain:
+            client.seq = 0  # It goes on with nothing, and the room may have gone back to its last snapshot.
         query = {"who": str(client.number)}
         if client.token:
             query |= {"resume": client.token, "seq": str(client.seq)}
