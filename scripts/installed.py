@@ -16,13 +16,16 @@ from trio_websocket import open_websocket_url
 import trio_rooms
 
 COMMAND = str(Path(sys.executable).parent / "trio-rooms")
-WITH_EXTRAS = {
+WITH_EXTRAS = (
     "trio_rooms._cli.picture",
     "trio_rooms._server.prometheus",
     "trio_rooms._tracing.spans",
     "trio_rooms._tracing.tracing",
-}
-"""Modules that are imported only where an extra is installed."""
+    "trio_rooms._valkey",
+    "trio_rooms.engines.valkey",
+    "trio_rooms.stores.valkey",
+)
+"""Modules, and packages, that are imported only where an extra is installed."""
 PATIENCE = 30
 """Seconds for each step; all of them together take about one."""
 
@@ -46,9 +49,13 @@ def look() -> None:
     served = package / "js"
     parts = sorted(file.name for file in served.iterdir())
     assert parts == ["README.md", "package.json", "trio-rooms.d.ts", "trio-rooms.js"], parts
-    names = [module.name for module in pkgutil.walk_packages([str(package)], "trio_rooms.")]
+    # A package is imported to be walked through, and one with an extra cannot be.
+    names = [
+        module.name for module in pkgutil.walk_packages([str(package)], "trio_rooms.", onerror=lambda _: None)
+    ]
     for name in names:
-        if not name.endswith("__main__") and name not in WITH_EXTRAS:
+        extra = any(name == one or name.startswith(f"{one}.") for one in WITH_EXTRAS)
+        if not name.endswith("__main__") and not extra:
             importlib.import_module(name)
     print(f"{len(names)} modules")
 

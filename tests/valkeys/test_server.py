@@ -144,7 +144,11 @@ async def test_versions_of_functions_live_side_by_side(valkey: Valkey) -> None:
     ("settings", "durability", "text"),
     [
         ({"appendonly": "no"}, "everysec", "appendonly no, and would forget rooms: set appendonly yes"),
-        ({"appendfsync": "everysec"}, "always", "say that the last second may be lost"),
+        (
+            {"appendfsync": "everysec"},
+            "always",
+            r"say that the last second may be \(--engine-durability everysec",
+        ),
         ({"appendfsync": "no"}, "everysec", "set appendfsync everysec"),
         ({"maxmemory-policy": "allkeys-lru"}, "everysec", "set maxmemory-policy noeviction"),
     ],
