@@ -362,6 +362,18 @@ async def test_many_rooms_may_send_much_in_the_same_moment(monkeypatch: pytest.M
             assert await client.frame() == (CLOSE, (4000).to_bytes(2))
 
 
+async def test_what_fills_a_lane_in_one_moment_goes_on_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing waited yet as the first of it was sent, and nothing is sent later."""
+    monkeypatch.setattr(far, "FULL", 50_000)
+    monkeypatch.setattr(lanes, "_LITTLE", 20_000)
+    async with two(Log()) as (a, b), b.client("/talk/x") as client:
+        await soon(lambda: a.rooms.statistics().hub.sockets == 2)
+        for number in range(8):
+            a.rooms.get("talk", "x").emit("part", [number, "x" * 20_000])
+        for number in range(8):
+            assert await heard(client) == ("part", [number, "x" * 20_000])
+
+
 async def _reads(served: Served) -> None:
     async with served.client("/talk/x") as client:
         while await client.stream.receive_some(1 << 20):

@@ -161,6 +161,7 @@ class Outbound:
 
     def _wait(self, run: _Run) -> None:
         """Keep a frame until less waits in the lane."""
+        self._lane.strained = True
         self._waiting.append(run)
         self._waiting_size += len(run.frame)
         if self._waiting_size > _MOST_WAITING:
