@@ -117,13 +117,8 @@ class Ownership:
             Unavailable: for so long the engine could not be reached, this node had no lease, or no node took
                 the room.
         """
-        if key in self._epochs:
-            await trio.lowlevel.checkpoint()
-            if key in self._epochs:
-                return self.seat.incarnation
-        found = self.known(key)
+        found = await self._remembered(key)
         if found is not None:
-            await trio.lowlevel.checkpoint()
             return found
         why = "no node can take it"
         with trio.move_on_after(self.patience):
@@ -145,13 +140,8 @@ class Ownership:
         Raises:
             Unavailable: as `place`.
         """
-        if key in self._epochs:
-            await trio.lowlevel.checkpoint()
-            if key in self._epochs:
-                return self.seat.incarnation
-        found = self.known(key)
+        found = await self._remembered(key)
         if found is not None:
-            await trio.lowlevel.checkpoint()
             return found
         why = ""
         with trio.move_on_after(self.patience):
@@ -163,6 +153,17 @@ class Ownership:
                     why = str(error)
                 await trio.sleep(_AGAIN)
         raise Unavailable(key, why or "the engine does not answer")
+
+    async def _remembered(self, key: str) -> str | None:
+        """Where a room is as far as that is known here, a checkpoint then; None where it is not."""
+        if key in self._epochs:
+            await trio.lowlevel.checkpoint()
+            if key in self._epochs:
+                return self.seat.incarnation
+        found = self.known(key)
+        if found is not None:
+            await trio.lowlevel.checkpoint()
+        return found
 
     async def take(self, key: str) -> bool:
         """Have a room be at home here, if nobody has it and this node is open; gives whether it is now.
