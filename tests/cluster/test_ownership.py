@@ -260,6 +260,25 @@ async def test_a_claim_whose_answer_is_lost(autojump_clock: MockClock) -> None:
         assert await ana.ownership.take("chat/2")
 
 
+async def test_a_claim_that_nobody_here_knows_of_is_given_up_when_another_node_asks(
+    autojump_clock: MockClock,
+) -> None:
+    """Its answer was lost, and who wanted the room does not any more: else nobody could ever have it."""
+    async with nodes("ana", "bob") as (ana, bob):
+        ana.engine.loses = lambda: True
+        with trio.move_on_after(0.05):
+            await ana.ownership.place("chat/a")
+        ana.engine.loses = None
+        assert not ana.ownership.owns("chat/a")
+        assert await bob.ownership.find("chat/a") == ana.incarnation
+        assert not await ana.ownership.has("chat/a")
+        bob.ownership.misplaced("chat/a", ana.incarnation)
+        assert await bob.ownership.place("chat/a") == bob.incarnation
+        assert await bob.ownership.has("chat/a")
+        assert not await ana.ownership.has("chat/a")
+        assert bob.ownership.owns("chat/a")
+
+
 async def test_a_placing_that_is_cancelled(autojump_clock: MockClock) -> None:
     """It holds nobody up, wherever it was."""
     async with nodes("ana") as (ana,):
