@@ -402,9 +402,9 @@ class Watched(FaultyStore):
     doubtful: list[Commit]
     """Commits that were said to have failed."""
 
-    async def load(self, key: str) -> StoredRoom:
+    async def load(self, key: str, *, newest: bool = False) -> StoredRoom:
         try:
-            return await super().load(key)
+            return await super().load(key, newest=newest)
         except StoreError:
             self.model.load_failed(key)
             raise

@@ -113,10 +113,10 @@ class HangingStore(MemoryStore):
 
     where: str = ""
 
-    async def load(self, key: str) -> StoredRoom:
+    async def load(self, key: str, *, newest: bool = False) -> StoredRoom:
         if self.where == "load":
             await hang()
-        return await super().load(key)
+        return await super().load(key, newest=newest)
 
     async def commit(self, commit: Commit) -> None:
         if self.where == "commit":

@@ -462,11 +462,11 @@ async def test_a_cancelled_opening_leaves_the_directory_free(tmp_path: Path) -> 
         pass
 
 
-@pytest.mark.parametrize(("size", "inline"), [(64 * KIB, True), (64 * KIB + 1, False)])
+@pytest.mark.parametrize(("size", "inline"), [(256 * KIB, True), (256 * KIB + 1, False)])
 async def test_large_reads_are_done_in_a_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, inline: bool
 ) -> None:
-    """Documents and values of up to 64 KiB are read in the event loop, larger ones in a thread."""
+    """Documents and values of up to 256 KiB are read in the event loop, larger ones in a thread."""
     finished: list[bool] = []
 
     def watch(module: ModuleType, name: str) -> None:
@@ -481,6 +481,7 @@ async def test_large_reads_are_done_in_a_thread(
 
     for module, name in (
         (rooms, "read_room"),
+        (rooms, "read_newest"),
         (storage, "read_value"),
         (storage, "read_list"),
         (sessions, "read_session"),
@@ -497,12 +498,13 @@ async def test_large_reads_are_done_in_a_thread(
         await store.load("chat/1")
         await store.get("chat/1", "a")
         await store.list("chat/1")
+        await store.load("chat/1", newest=True)
         await store.commit(Commit("chat/1", 2, 1, b""))
         await store.load("chat/1")
         half = bytes(size - size // 2)
         await store.commit(Commit("chat/2", 1, 1, writes={"a": half, "b": bytes(size // 2)}))
         await store.list("chat/2")
-        assert finished == [inline] * 5
+        assert finished == [inline] * 6
         opened = RoomHalf(0, half, bytes(size // 2), Opening(b"", None, 0, 1.0))
         parts = (half, bytes(size // 2))
         await store.commit(
@@ -528,7 +530,7 @@ async def test_large_reads_are_done_in_a_thread(
         await store.timers("chat/3", limit=2)
         await store.timer("chat/3", "3")
         await store.due_timers("chat/3", 2.0, 10)
-    assert finished == [inline] * 12
+    assert finished == [inline] * 13
 
 
 @pytest.mark.parametrize(("count", "inline"), [(63, True), (65, False), (3000, False)])
@@ -802,7 +804,7 @@ def change(directory: Path, statement: str, *values: object) -> None:
 @pytest.mark.parametrize("found", ["CAST(document AS TEXT)", "5", "1.5", "''"])
 async def test_a_document_of_any_type_leaves_the_other(found: str, tmp_path: Path) -> None:
     """One flipped bit makes a TEXT of a BLOB; its bytes are read as they are, and all else is damaged."""
-    large = b"\xff" * 100_000
+    large = b"\xff" * 300_000
     async with DiskStore(tmp_path) as store:
         for number in (1, 2):
             await store.commit(Commit("chat/1", number, 1, large))
@@ -810,6 +812,7 @@ async def test_a_document_of_any_type_leaves_the_other(found: str, tmp_path: Pat
     for read_only in (True, False):
         async with DiskStore(tmp_path, read_only=read_only) as store:
             newest, before = (await store.load("chat/1")).snapshots
+            assert (await store.load("chat/1", newest=True)).snapshots == (newest,)
             assert before == StoredSnapshot(1, large)
             if found.startswith("CAST"):
                 assert newest == StoredSnapshot(2, large)
@@ -837,6 +840,7 @@ async def test_a_document_whose_pages_are_lost_leaves_the_other(tmp_path: Path) 
         assert newest.generation == 2
         assert newest.damage
         assert newest.document == b""
+        assert (await store.load("chat/1", newest=True)).snapshots == (newest,)
         await store.commit(Commit("chat/1", 3, 2, large))
         assert (await store.load("chat/1")).snapshots[0] == StoredSnapshot(3, large)
 
@@ -857,6 +861,8 @@ async def test_a_number_that_is_none_is_told(statement: str, message: str, tmp_p
     async with DiskStore(tmp_path) as store:
         with pytest.raises(StoreError, match=f"room chat/1: {message}.* is damaged"):
             await store.load("chat/1")
+        with pytest.raises(StoreError, match=f"room chat/1: {message}.* is damaged"):
+            await store.load("chat/1", newest=True)
         for number in (1, 2, 3):
             with pytest.raises(StoreError, match=r"room chat/1: .* is damaged"):
                 await store.commit(Commit("chat/1", number, 2, b"three"))
@@ -866,7 +872,7 @@ async def test_a_number_that_is_none_is_told(statement: str, message: str, tmp_p
 @pytest.mark.parametrize("large", [False, True])
 async def test_a_value_that_is_damaged_is_named(large: bool, tmp_path: Path) -> None:
     """Of the wrong type it is an error with the room and the name; a TEXT has the bytes that were written."""
-    value = b"\xff" * (100_000 if large else 10)
+    value = b"\xff" * (300_000 if large else 10)
     async with DiskStore(tmp_path) as store:
         await store.commit(Commit("chat/1", 1, 1, writes={"a": value, "b": value, "c": value}))
     change(tmp_path, "UPDATE storage SET value = 5 WHERE name = ?", b"a")
@@ -1085,7 +1091,7 @@ async def test_a_large_read_that_comes_too_late_finds_the_store_closed(tmp_path:
 
     store = DiskStore(tmp_path)
     async with store, trio.open_nursery() as nursery:
-        await store.commit(Commit("chat/1", 1, 1, bytes(100 * KIB)))
+        await store.commit(Commit("chat/1", 1, 1, bytes(300 * KIB)))
         assert store._opened is not None
         limiter = store._opened.limiter
         async with limiter:

@@ -217,6 +217,7 @@ async def content(store: Store) -> dict[str, object]:
         assert (await store.load(key)).head == await store.head(key)
         found[key] = (
             await store.load(key),
+            await store.load(key, newest=True),
             await store.list(key),
             await store.journal(key, 0, 2**62, 2**62),
             await store.sessions(key),

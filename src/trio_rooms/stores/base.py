@@ -399,8 +399,11 @@ class Store(abc.ABC):
         """Write what was handed over, then close, cancelled or not. A second call does nothing."""
 
     @abc.abstractmethod
-    async def load(self, key: str) -> StoredRoom:
+    async def load(self, key: str, *, newest: bool = False) -> StoredRoom:
         """The number of a room's last commit, what else is in its head, and its snapshots.
+
+        With ``newest`` the older snapshot is left out, which costs less: also where the newest is damaged.
+        Who needs the other then loads again without it.
 
         One of them that cannot be read any more is given with its ``damage``, and does not keep the
         other from being read. A failure that may pass is a StoreError: else a room would go on from

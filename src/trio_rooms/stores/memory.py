@@ -169,10 +169,10 @@ class MemoryStore(Store):
         self._opened = False
         await trio.lowlevel.checkpoint()
 
-    async def load(self, key: str) -> StoredRoom:
+    async def load(self, key: str, *, newest: bool = False) -> StoredRoom:
         """See `Store.load`."""
         stored = self._look_up(key)
-        room = StoredRoom(stored.head(), stored.snapshots)
+        room = StoredRoom(stored.head(), stored.snapshots[:1] if newest else stored.snapshots)
         await trio.lowlevel.checkpoint()
         return room
 

@@ -276,10 +276,10 @@ class FaultyStore(Store):
                 await end.wait()
         await self.store.aclose()
 
-    async def load(self, key: str) -> StoredRoom:
+    async def load(self, key: str, *, newest: bool = False) -> StoredRoom:
         """See `Store.load`."""
         await self._load("load", key)
-        stored = await self.store.load(key)
+        stored = await self.store.load(key, newest=newest)
         snapshots = [
             StoredSnapshot(one.generation, b"", "as the test wants it")
             if (key, one.generation) in self._damaged

@@ -11,7 +11,7 @@ from trio_rooms.stores.base import RoomHead, StoredRoom, StoredSnapshot
 
 from .rows import UNLIMITED, TooLarge, damaged, is_corrupt
 
-__all__ = ["read_head", "read_keys", "read_room"]
+__all__ = ["read_head", "read_keys", "read_newest", "read_room"]
 
 # Nonce and epoch of the newest snapshot are read where it is newer than what rooms has, and no others:
 # they lie behind the documents, which may be large. What most rooms have nothing of is one column, which is
@@ -45,6 +45,15 @@ CASE WHEN length(even.document) <= ? THEN even.document END,
 CASE WHEN length(odd.document) <= ? THEN odd.document END
 {_FROM}
 UNION ALL SELECT {_ENDED_COLUMNS}, NULL, NULL FROM ended WHERE key = ?
+"""
+# Which is the newer one is in both rows before their documents, of which only that one is loaded.
+_NEWEST = f"""
+SELECT {_HEAD_COLUMNS},
+CASE WHEN coalesce(odd.generation, -1) > coalesce(even.generation, -1) THEN
+CASE WHEN length(odd.document) <= ? THEN odd.document END
+WHEN length(even.document) <= ? THEN even.document END
+{_FROM}
+UNION ALL SELECT {_ENDED_COLUMNS}, NULL FROM ended WHERE key = ?
 """
 _DOCUMENT = "SELECT document FROM snapshots WHERE id = ?"
 _KEYS = "SELECT key FROM rooms WHERE key >= :low AND key < :high ORDER BY key LIMIT :limit"
@@ -113,14 +122,7 @@ def read_room(connection: sqlite3.Connection, key: bytes, most_bytes: int) -> St
         TooLarge: one of the snapshots has more than ``most_bytes``.
         StoreError: a number of the room, or that of a snapshot, is damaged.
     """
-    try:
-        row = connection.execute(_ROOM, (most_bytes, most_bytes, key, key)).fetchone()
-    except sqlite3.DatabaseError as exc:
-        if not is_corrupt(exc):
-            raise
-        if most_bytes < UNLIMITED:
-            raise TooLarge from None  # What is damaged is read piece by piece, outside of the event loop.
-        row = _read_piece_by_piece(connection, key)
+    row = _read_row(connection, _ROOM, key, most_bytes)
     if row is None:
         return StoredRoom(_NEVER, ())
     head = _head(key, row)
@@ -137,6 +139,35 @@ def read_room(connection: sqlite3.Connection, key: bytes, most_bytes: int) -> St
     return StoredRoom(head, (newest,) if before is None else (newest, before))
 
 
+def read_newest(connection: sqlite3.Connection, key: bytes, most_bytes: int) -> StoredRoom:
+    """The same with the newest snapshot alone."""
+    row = _read_row(connection, _NEWEST, key, most_bytes)
+    if row is None:
+        return StoredRoom(_NEVER, ())
+    head = _head(key, row)
+    even, odd, room, _, document = row[4:]
+    if odd is not None and (even is None or odd > even):
+        return StoredRoom(head, (_snapshot(odd, document, 2 * room + 1, most_bytes),))
+    return StoredRoom(head, () if even is None else (_snapshot(even, document, 2 * room, most_bytes),))
+
+
+def _read_row(
+    connection: sqlite3.Connection, statement: str, key: bytes, most_bytes: int
+) -> Sequence[Any] | None:
+    """What `_ROOM` or `_NEWEST` gives."""
+    try:
+        row: Sequence[Any] | None = connection.execute(
+            statement, (most_bytes, most_bytes, key, key)
+        ).fetchone()
+    except sqlite3.DatabaseError as exc:
+        if not is_corrupt(exc):
+            raise
+        if most_bytes < UNLIMITED:
+            raise TooLarge from None  # What is damaged is read piece by piece, outside of the event loop.
+        return _read_piece_by_piece(connection, key, newest=statement is _NEWEST)
+    return row
+
+
 def _snapshot(generation: int, document: object, id_: int, most_bytes: int) -> StoredSnapshot:
     if type(document) is bytes:
         return StoredSnapshot(generation, document)
@@ -146,12 +177,17 @@ def _snapshot(generation: int, document: object, id_: int, most_bytes: int) -> S
     return StoredSnapshot(generation, b"", f"row {id_} of the table snapshots is damaged ({why})")
 
 
-def _read_piece_by_piece(connection: sqlite3.Connection, key: bytes) -> list[Any] | None:
-    """What `_ROOM` gives, with the error in place of a document that cannot be read."""
+def _read_piece_by_piece(connection: sqlite3.Connection, key: bytes, *, newest: bool) -> list[Any] | None:
+    """What `_ROOM` or `_NEWEST` gives, with the error in place of a document that cannot be read."""
     head = connection.execute(_HEAD, (key, key)).fetchone()
     if head is None:
         return None
     even, odd, room = head[4:7]
+    if newest:
+        _head(key, head)  # It says that both are numbers.
+        if odd is not None and (even is None or odd > even):
+            return [*head, _read_document(connection, 2 * room + 1)]
+        return [*head, None if even is None else _read_document(connection, 2 * room)]
     return [
         *head,
         None if even is None else _read_document(connection, 2 * room),

@@ -24,10 +24,10 @@ async def read_head(opened: Opened, key: bytes) -> RoomHead:
     return unpack_head(await opened.call_room("head", key))
 
 
-async def read_room(opened: Opened, key: bytes) -> StoredRoom:
-    """The same with its snapshots."""
+async def read_room(opened: Opened, key: bytes, *, newest: bool = False) -> StoredRoom:
+    """The same with its snapshots, or the newest of them."""
     for _ in range(_TRIES):
-        found = await opened.call_room("load", key, PAGE_BYTES)
+        found = await opened.call_room("load", key, PAGE_BYTES, int(newest))
         head = unpack_head(found[:_HEAD])
         snapshots = []
         for generation, document in zip(found[_HEAD::2], found[_HEAD + 1 :: 2], strict=True):

@@ -583,7 +583,7 @@ reading('head', function(P, A) -- Prefix, key.
   return result
 end)
 
-reading('load', function(P, A) -- Prefix, key, how many bytes documents may have.
+reading('load', function(P, A) -- Prefix, key, how many bytes documents may have, "1" for the newest alone.
   local key = A[2]
   local found, result = head(P, key)
   if found[9] ~= '' then return {'repair'} end
@@ -601,6 +601,7 @@ reading('load', function(P, A) -- Prefix, key, how many bytes documents may have
         result[#result + 1] = '+' .. (call('GET', d) or '')
       end
     end
+    if A[4] == '1' then break end
   end
   return result
 end)

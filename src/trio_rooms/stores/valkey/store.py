@@ -153,9 +153,9 @@ class ValkeyStore(Store):
             self._last = opened.ways.statistics()
             await opened.end()
 
-    async def load(self, key: str) -> StoredRoom:
+    async def load(self, key: str, *, newest: bool = False) -> StoredRoom:
         """See `Store.load`."""
-        return await rooms.read_room(self._get_opened(), encode(key))
+        return await rooms.read_room(self._get_opened(), encode(key), newest=newest)
 
     async def head(self, key: str) -> RoomHead:
         """See `Store.head`."""

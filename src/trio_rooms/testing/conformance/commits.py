@@ -51,6 +51,27 @@ class Commits:
             await put(store, "chat/1", 7, b"seven")
             assert await loaded(store, "chat/1") == (7, (StoredSnapshot(7, b"seven"), snapshots[0]))
 
+    async def test_the_newest_snapshot_is_loaded_alone(self, store: Store) -> None:
+        """Who wants the newest alone gets that one with the same head; none where there is none."""
+        async with store:
+            await put(store, "chat/1", 1, b"one")
+            await put(store, "chat/2", 1, writes={"a": b"1"})
+            await put(store, "chat/3", 1, b"one")
+            await put(store, "chat/3", 2, destroy=True)
+            documents = [b"%d" % number * 300_000 * (number % 2) for number in range(2, 6)]
+            for number, document in enumerate(documents, 2):
+                for key in ("chat/1", "chat/4"):
+                    await put(store, key, number - (key == "chat/4"), document)
+                    stored = await store.load(key)
+                    newest = await store.load(key, newest=True)
+                    assert newest == StoredRoom(stored.head, stored.snapshots[:1])
+                    assert newest.snapshots[0].document == document
+            await put(store, "chat/1", 6, writes={"a": b"6"})
+            for number in range(6):
+                key = f"chat/{number}"
+                stored = await store.load(key)
+                assert await store.load(key, newest=True) == StoredRoom(stored.head, stored.snapshots[:1])
+
     async def test_a_commit_has_the_next_number(self, store: Store) -> None:
         """A commit whose number is lower, or leaves one out, is stale and writes nothing."""
         async with store:

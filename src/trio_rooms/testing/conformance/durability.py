@@ -7,7 +7,7 @@ import contextlib
 import trio
 
 from trio_rooms.errors import StaleWrite
-from trio_rooms.stores.base import Store, StoredSnapshot, StoreStatistics
+from trio_rooms.stores.base import Store, StoredRoom, StoredSnapshot, StoreStatistics
 
 from .support import loaded, put, raises
 
@@ -107,6 +107,7 @@ class Durability:
                 documents = {one.generation: one.document for one in stored.snapshots if not one.damage}
                 assert documents == ({2: b"two"} if damaged == 1 else {1: b"one"})
                 assert [one.document for one in stored.snapshots if one.damage] == [b""]
+                assert await store.load(key, newest=True) == StoredRoom(stored.head, stored.snapshots[:1])
                 assert await store.get(key, "a") == b"2"
                 assert key in await store.keys()
                 await put(store, key, 3, b"three")
