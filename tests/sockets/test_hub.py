@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ from tests.raw import (
 from tests.sockets.bench import Bench, bench, ready
 from trio_rooms import Context, Disconnect, Room
 from trio_rooms._room.lifecycle import Stage
+from trio_rooms._room.mail import Mail
+from trio_rooms._room.mailbox import Mailbox
 from trio_rooms._sockets.fanout import PlainMessage
 from trio_rooms._sockets.flags import RELEASED
 from trio_rooms._sockets.links import SocketLink
@@ -79,6 +82,22 @@ async def on_message(ctx: Context[None], message: str | bytes) -> None:
 async def on_disconnect(ctx: Context[None], left: Disconnect) -> None:
     """Tell the test."""
     LEFT[ctx.room.id].send_nowait(left)
+
+
+class Weighing(Mailbox):
+    """A mailbox that keeps what it is told, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[object] = []
+
+    def weigh(self, size: int) -> None:
+        self.told.append(size)
+
+    def post(self, mail: Mail) -> bool:
+        assert isinstance(mail, tuple)
+        self.told.append(mail[1])
+        return True
 
 
 def payload(number: int) -> bytes:
@@ -864,3 +883,17 @@ async def test_who_answered_a_close_in_time_is_not_late_where_nobody_read_it(
         ended = [event for _, event in made.mail if isinstance(event, Disconnected)]
         assert {(event.link is link, event.clean) for event in ended} == {(True, True), (False, False)}
         assert ready(silent)
+
+
+@pytest.mark.parametrize("behind", [b"", frame(PING)])
+async def test_a_large_message_counts_with_its_bytes_however_it_is_read(behind: bytes) -> None:
+    """Alone in a read or with something behind it: its room is told what it takes, before it has it."""
+    async with bench() as made:
+        client, link = made.client()
+        inbox = Weighing()
+        link.roster.inbox = inbox
+        client.send(frame(BINARY, b"x" * 1000) + behind)
+        await soon(lambda: b"x" * 1000 in inbox.told)
+        client.send(frame(BINARY, b"y" * 2000) + behind)
+        await soon(lambda: b"y" * 2000 in inbox.told)
+        assert inbox.told == [b"x" * 1000, sys.getsizeof(b"y" * 2000), b"y" * 2000]

@@ -945,6 +945,8 @@ class SocketHub:
         if link.unfinished is None and not link.flags & DISCARD_INPUT:
             message = frames.parse_one(data, self.max_message_size)
             if message is not None:
+                if len(data) > _WEIGHED:
+                    self._weigh(link, message)
                 self.take(link, message)
                 return
         self.data_received(link, data)
