@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, Final, NoReturn
 
 try:
@@ -88,7 +89,34 @@ def decode(text: str) -> Any:
         ValueError: it is not JSON, is nested too deeply, or has half a surrogate pair; the
             text says which, and is for the sender.
     """
-    # Not by orjson, which makes floats of integers beyond 64 bits.
+    if orjson is None:
+        return _decode(text)
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        return _decode(text)  # Which words the error, and takes numbers that are infinite.
+    if len(text) > _NEVER_DEEP:
+        if type(value) is dict and _FLAT.issuperset(map(type, value.values())):
+            return value
+        _check_depth(text, value)
+    # It makes floats of integers beyond 64 bits, which have so many digits or more. A number that
+    # is so long has one of them at one of these places, where most texts have none.
+    if _find_digit(text[_LONG - 1 :: _LONG]) and _find_long_number(text):
+        return _decode(text)
+    return value
+
+
+_LONG: Final = 19
+_find_digit: Final = re.compile("[0-9]").search
+_find_long_number: Final = re.compile(f"[0-9]{{{_LONG}}}").search
+_NEVER_DEEP: Final = 2 * MESSAGE_DEPTH
+"""Characters that containers take that are nested as deeply as they may be."""
+_FLAT: Final[frozenset[type]] = frozenset((str, int, bool, type(None)))
+"""Types of what is neither a container nor a number that was an integer."""
+
+
+def _decode(text: str) -> Any:
+    """Decode as `decode` does, by the standard library alone."""
     try:
         value, end = _decoder.raw_decode(text) if text.startswith("{") else (None, -1)
         if end != len(text):
@@ -105,10 +133,15 @@ def decode(text: str) -> Any:
     except ValueError as error:
         msg = f"not JSON: {error}"
         raise ValueError(msg) from error
+    _check_depth(text, value)
+    return value
+
+
+def _check_depth(text: str, value: Any) -> None:
+    """Refuse the value of a text that has more levels than a message may have."""
     if text.count("[") + text.count("{") > MESSAGE_DEPTH and not _is_shallow(value):
         msg = f"the JSON is nested more than {MESSAGE_DEPTH} levels deep"
         raise ValueError(msg)
-    return value
 
 
 def _is_shallow(value: Any) -> bool:
