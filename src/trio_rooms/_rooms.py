@@ -549,7 +549,7 @@ def open_rooms(
             1 at least.
         gc_thresholds: how often the garbage collector looks at the objects of the whole program
             inside the block, as `gc.set_threshold` takes it; None leaves that as it is. The command
-            runs with ``(3000, 20, 1_000_000)``.
+            runs with ``(3000, 5, 1_000_000)``.
         app: what handlers find as ``ctx.app``: whatever they need of the program, such as a pool of
             database connections.
         tracer: a ``TracerProvider`` of OpenTelemetry, which is told of handshakes, wakes, handlers, commits

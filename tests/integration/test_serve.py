@@ -114,7 +114,7 @@ def test_the_collector_looks_at_old_objects_hardly_ever(serve: Serve, tmp_path: 
     served = serve(module)
     with connect(f"{served.url}/collector/x") as client:
         client.send("?")
-        assert client.recv(TIMEOUT) == "(3000, 20, 1000000)"
+        assert client.recv(TIMEOUT) == "(3000, 5, 1000000)"
 
 
 HANDSHAKE = (
