@@ -7,6 +7,7 @@ import datetime
 import enum
 import subprocess
 import sys
+import threading
 import tracemalloc
 import uuid
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import attrs
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_rooms._values import cbor
@@ -279,9 +280,127 @@ def test_no_hash_table_is_made_of_what_a_stranger_chose(key: str) -> None:
         cbor.decode_plain(b"\xb9\xff\xff" + bytes.fromhex(key) + b"\x00" + rest)
 
 
+_sent = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64 - 1) | st.floats() | st.text(max_size=30)
+    | st.binary(max_size=30) | st.just(cbor2.undefined) | st.datetimes(timezones=_zones),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_keys, inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@st.composite
+def _changed_messages(draw: st.DrawFn) -> bytes:
+    """Messages as they come, with small mistakes in them, or none."""
+    content = cbor2.dumps({"event": "say", "data": draw(_sent)})
+    for at, without, piece in draw(
+        st.lists(st.tuples(st.integers(0, 200), st.integers(0, 2), st.binary(max_size=2)), max_size=2)
+    ):
+        content = content[: at % (len(content) + 1)] + piece + content[at % (len(content) + 1) + without :]
+    return content
+
+
+def _outcome(content: bytes) -> str:
+    """What becomes of a message: the value, by its exact types, or the error."""
+    try:
+        return repr(cbor.decode_plain(content))
+    except ValueError as error:
+        return f"refused: {error}"
+
+
+def _refused(*_: object, **__: object) -> None:
+    raise ValueError("refused")
+
+
+@given(st.binary(max_size=30) | _changed_messages())
+@example(b"")
+@example(b"\xff")
+@example(b"\x01\x02")
+@example(b"\x01\xff")
+@example(b"\x82\x01")
+@example(b"\x58\x11")
+@example(b"\x9f\x01")
+@example(b"\x81" * 65 + b"\x01")
+@example(b"\x81" * 64 + b"\x80")
+@example(b"\x81" * 65 + b"\x80")
+def test_both_ways_to_decode_say_the_same(content: bytes) -> None:
+    """What is read in one go has the value, or the error, that it has read from a stream."""
+    quick = _outcome(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cbor2, "loads", _refused)
+        assert _outcome(content) == quick
+
+
+def test_bytes_behind_the_end_are_refused_whatever_they_are() -> None:
+    """Also another whole value, also the end of something."""
+    for behind in (b"\x00", b"\xf6", b"\x50" + b"x" * 16, b"\xff", b"\x82"):
+        with pytest.raises(ValueError, match=f"{len(behind)} bytes after the end"):
+            cbor.decode_plain(b"\xa1\x61a\x01" + behind)
+
+
 def test_a_wrong_message_leaves_nothing_to_the_next() -> None:
     """Whether it is decoded once or twice."""
     for wrong in (b"\xa1\xf5\x01", b"\xa1\x01\x01\x01", b"\xa1\x01" + b"x" * 20_000, b"\xff"):
         with pytest.raises(ValueError):
             cbor.decode_plain(wrong)
         assert cbor.decode_plain(b"\xa1\x61a\x01") == {"a": 1}
+
+
+@given(st.lists(_sent | st.builds(object), max_size=4))
+def test_what_cannot_be_sent_leaves_nothing_to_the_next(values: list[Any]) -> None:
+    """However much of it was written by then; also not to another place of what it contains."""
+    for value in [*values, values]:
+        for content in ([value], {"": value}):
+            try:
+                written = cbor.encode_plain(content)
+            except TypeError:
+                assert "object object" in repr(value)
+            else:
+                assert written == cbor2.dumps(_as_json_would(content))
+
+
+def _as_json_would(value: Any) -> Any:
+    """What is sent of a value: no tags."""
+    match value:
+        case datetime.datetime():
+            return value.isoformat()
+        case cbor2.undefined:
+            return None
+        case list() | tuple():
+            return [_as_json_would(one) for one in value]
+        case dict():
+            return {key: _as_json_would(one) for key, one in value.items()}
+    return value
+
+
+class _Slow(collections.UserDict[str, Any]):
+    """A map that does something while it is written."""
+
+    do: Any
+
+    def items(self) -> Any:
+        self.do()
+        return super().items()
+
+
+def test_what_is_written_meanwhile_is_another_thing() -> None:
+    """By a map that is being written, and by another thread, whichever ends first."""
+    begun, over = threading.Event(), threading.Event()
+    inner, outer, other = _Slow(a=1), _Slow(b=2), _Slow(c=3)
+    written: list[bytes] = []
+    thread = threading.Thread(target=lambda: written.append(cbor.encode_plain([4, other, 5])))
+
+    def start_thread() -> None:
+        thread.start()
+        begun.wait(10)
+
+    def be_in_thread() -> None:
+        begun.set()
+        over.wait(10)
+
+    inner.do = lambda: written.append(cbor.encode_plain(["within"]))
+    outer.do, other.do = start_thread, be_in_thread
+    assert cbor.encode_plain([0, inner, 1]) == cbor2.dumps([0, {"a": 1}, 1])
+    assert cbor.encode_plain([2, outer, 3]) == cbor2.dumps([2, {"b": 2}, 3])
+    over.set()
+    thread.join(10)
+    assert written == [cbor2.dumps(["within"]), cbor2.dumps([4, {"c": 3}, 5])]

@@ -12,6 +12,7 @@ import collections
 import datetime
 import enum
 import io
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
@@ -264,7 +265,11 @@ def encode_plain(value: Any) -> bytes:
     Raises:
         TypeError, ValueError: it holds what has no form, or is nested too deeply.
     """
-    return _SENT.encode(value, DEPTH)
+    try:
+        return _this_thread.encoder.encode_to_bytes(_SENT[type(value)](value, DEPTH))
+    except Exception:  # noqa: BLE001 (whatever it is, it is said below)
+        _this_thread.renew()  # Whatever state it was left in.
+        return _SENT.encode(value, DEPTH)
 
 
 def as_sent(value: Any) -> Any:
@@ -306,31 +311,39 @@ def decode_plain(content: bytes) -> Any:
         ValueError: it is not CBOR, has a tag or another key, is nested too deeply, or has bytes
             behind it; the text says which, and is for the sender.
     """
-    decoder = _this_thread.decoder
-    decoder.fp = stream = io.BytesIO(content)
     try:
-        value = decoder.decode()
-    except _NOT_TAKEN as error:
-        _this_thread.renew()  # Whatever state it was left in.
-        if len(content) <= _INTEGER_KEYS:
-            return _decode_with_integers(content)
-        raise _not_cbor(error) from error
-    if stream.tell() != len(content):
-        _this_thread.renew()  # It may have read ahead.
-        raise _too_long(stream, content)
-    return value
+        # In an array, in front of what no stranger knows: only so is it seen whether bytes follow, without
+        # a stream to read from.
+        value, end = cbor2.loads(
+            _PAIR + content + _END_WRITTEN,
+            tag_hook=_no_tag,
+            semantic_decoders=_TAGS,
+            max_depth=MESSAGE_DEPTH + 1,
+            strict_hashable_types=True,
+        )
+    except _NOT_TAKEN:
+        return _decode_carefully(content)
+    return value if end == _END else _decode_carefully(content)
 
 
-def _decode_with_integers(content: bytes) -> Any:
-    """Decode a short message as `decode_plain` does, which found it wrong; integers may be keys."""
+_PAIR: Final = b"\x82"
+_END: Final = secrets.token_bytes(16)
+_END_WRITTEN: Final = cbor2.dumps(_END)
+
+
+def _decode_carefully(content: bytes) -> Any:
+    """Decode as `decode_plain` does, and say what is wrong; integers may be keys of a short message."""
+    short = len(content) <= _INTEGER_KEYS
     stream = io.BytesIO(content)
     try:
-        value = _new_decoder(stream, strings_only=False).decode()
+        value = _new_decoder(stream, strings_only=not short).decode()
     except _NOT_TAKEN as error:
-        raise _not_cbor(error) from error
+        msg = f"not CBOR as it is allowed here (no tags, at most {MESSAGE_DEPTH} levels): {error}"
+        raise ValueError(msg) from error
     if stream.tell() != len(content):
-        raise _too_long(stream, content)
-    level = [value]
+        msg = f"{len(content) - stream.tell()} bytes after the end of the CBOR"
+        raise ValueError(msg)
+    level = [value] if short else []
     while level:
         for outer in level:
             if type(outer) is dict and not _KEYS.issuperset(map(type, outer)):
@@ -350,14 +363,6 @@ _NOT_TAKEN: Final = (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryEr
 """What a decoder raises for what it does not take."""
 
 
-def _not_cbor(error: BaseException) -> ValueError:
-    return ValueError(f"not CBOR as it is allowed here (no tags, at most {MESSAGE_DEPTH} levels): {error}")
-
-
-def _too_long(stream: io.BytesIO, content: bytes) -> ValueError:
-    return ValueError(f"{len(content) - stream.tell()} bytes after the end of the CBOR")
-
-
 def _no_tag(*_: object) -> NoReturn:
     msg = "tags are not allowed"
     raise ValueError(msg)
@@ -368,17 +373,6 @@ _TAGS: Final = dict.fromkeys(
     (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799),
     _no_tag,
 )
-
-
-class _ThisThread(threading.local):
-    """This thread's decoder: to make one takes longer than to decode a short message."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Make a new one, that nothing has been decoded with."""
-        self.decoder = _new_decoder(io.BytesIO(), strings_only=True)
 
 
 def _new_decoder(stream: io.BytesIO, *, strings_only: bool) -> cbor2.CBORDecoder:
@@ -395,6 +389,17 @@ def _new_decoder(stream: io.BytesIO, *, strings_only: bool) -> cbor2.CBORDecoder
         max_depth=MESSAGE_DEPTH,
         strict_hashable_types=strings_only,
     )
+
+
+class _ThisThread(threading.local):
+    """This thread's encoder: to make one takes as long as to encode a short message."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Make a new one, that nothing has been encoded with."""
+        self.encoder = cbor2.CBOREncoder(io.BytesIO(), default=_unknown)
 
 
 _this_thread: Final = _ThisThread()
