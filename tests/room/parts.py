@@ -137,9 +137,7 @@ class Parts:
         signs = Signs(self.metrics, {})
         self.idleness = Idleness(self.mailbox, self.definition, self.deadlines, self.record, signs)
         self.members = Members(self.shared)
-        self.background = Background(
-            key, self.mailbox, self.members.settle_quietly, self.idleness, self.record
-        )
+        self.background = Background(key, self.mailbox, self.members, self.idleness, self.record)
         self.members.background = self.background
         self.saver = Saver(
             self.shared,
@@ -151,7 +149,7 @@ class Parts:
         )
         self.live = LiveRoom(
             self.shared,
-            self.members.connection,
+            self.members,
             self.record,
             self.mailbox,
             self.idleness,

@@ -150,13 +150,13 @@ class Actor:
         )
         self.members: Members = Members(shared)
         self.background: Background = Background(
-            shared.key, self.mailbox, self.members.settle_quietly, self.idleness, record
+            shared.key, self.mailbox, self.members, self.idleness, record
         )
         self.members.background = self.background
         self.saver: Saver = Saver(shared, self.mailbox, self.idleness, self.background, deadlines, spawn)
         live = LiveRoom(
             shared,
-            self.members.connection,
+            self.members,
             record,
             self.mailbox,
             self.idleness,
@@ -316,7 +316,7 @@ class Actor:
         again = [mail for batch in batches for mail in batch.again]
         for mail in again:
             if isinstance(mail, Disconnected) and mail.link.session is not None:
-                record.telling.add(mail.link.sid)  # Else its row would have it told twice.
+                record.telling[mail.link.sid] = None  # Else its row would have it told twice.
         return again
 
     async def kill(self, grace: float, refused: Callable[[str], None]) -> None:

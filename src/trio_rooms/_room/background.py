@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -18,9 +18,16 @@ from trio_rooms.errors import ConnectionGone, StaleContext
 from .idleness import Idleness
 from .mailbox import Mailbox
 
-__all__ = ["Background"]
+__all__ = ["Background", "Settling"]
 
 logger = logging.getLogger("trio_rooms")
+
+
+class Settling(Protocol):
+    """What keeps the attachments that somebody has edited."""
+
+    def settle_quietly(self) -> None:
+        """Keep them; it raises nothing."""
 
 
 class Background:
@@ -29,7 +36,7 @@ class Background:
     Args:
         key: the room.
         mailbox: says whether a handler runs, and may be editing.
-        settle: keeps the attachments that a task has edited; synchronous, and raises nothing.
+        members: keep the attachments that a task has edited.
         idleness: is told of tasks that keep the room awake.
         record: is told when one begins or ends, since it may change the state.
     """
@@ -38,8 +45,8 @@ class Background:
         "_idleness",
         "_key",
         "_mailbox",
+        "_members",
         "_record",
-        "_settle",
         "exits",
         "nursery",
         "started",
@@ -50,13 +57,13 @@ class Background:
         self,
         key: str,
         mailbox: Mailbox,
-        settle: Callable[[], None],
+        members: Settling,
         idleness: Idleness,
         record: Record,
     ) -> None:
         self._key = key
         self._mailbox = mailbox
-        self._settle = settle
+        self._members = members
         self._idleness = idleness
         self._record = record
         self.exits: bool = False
@@ -113,7 +120,7 @@ class Background:
             self.tasks -= 1
             self._record.touch()
             if self._mailbox.current is None:  # Else it is settled with what a handler is editing.
-                self._settle()
+                self._members.settle_quietly()
             if hold is not None:
                 self._idleness.release("task", hold)
 

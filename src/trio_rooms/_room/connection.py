@@ -87,7 +87,7 @@ class Connection:
             self._attachment = None if encoded is None else decode_value(encoded)
             self._encoded = encoded
         if not isinstance(self._attachment, _UNCHANGING):
-            self._shared.edited.add(self)
+            self._shared.edited[self] = None
         return self._attachment
 
     @attachment.setter
@@ -100,7 +100,7 @@ class Connection:
             self._shared.touched(link)
         link.attachment = self._encoded = encoded
         if not isinstance(value, _UNCHANGING):
-            self._shared.edited.add(self)  # Who has assigned it has it, and may edit it still.
+            self._shared.edited[self] = None  # Who has assigned it has it, and may edit it still.
 
     @property
     def user(self) -> str | None:

@@ -456,7 +456,7 @@ class Dispatcher:
         if link.session is None:
             return
         record, sid = self._shared.record, link.sid
-        record.telling.discard(sid)
+        record.telling.pop(sid, None)
         record.forget_session(sid)
 
     async def _dropped(self, mail: Dropped) -> None:
@@ -507,7 +507,7 @@ def refuse(shared: Shared, mail: Mail, error: Exception) -> None:
     elif isinstance(mail, Alarm):
         mail.over(True)
     elif isinstance(mail, Disconnected) and mail.link.session is not None:
-        shared.record.telling.discard(mail.link.sid)  # Its row says that it is to be told.
+        shared.record.telling.pop(mail.link.sid, None)  # Its row says that it is to be told.
     elif isinstance(mail, Connected):
         # Of a connection that the room was never told of it does not hear the end either, whoever ends it.
         mail.link.flags |= OVER

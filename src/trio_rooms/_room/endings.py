@@ -40,7 +40,7 @@ async def recall(shared: Shared) -> list[Disconnected]:
     ended = []
     for sid, row in sorted(rows.items()):
         if sid not in telling and not record.is_deleted(sid):
-            telling.add(sid)
+            telling[sid] = None
             membership = Membership.decode(row.room.channels)
             met = membership.since is not None
             user = None if row.room.opening is None else row.room.opening.user

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from trio_rooms._arguments import text
 from trio_rooms._keys import split_key
@@ -31,27 +31,34 @@ from .shared import Shared
 from .storage import Storage
 from .users import User
 
-__all__ = ["LiveRoom"]
+__all__ = ["LiveRoom", "Views"]
 
 _NOBODY: Final[frozenset[int]] = frozenset()
+
+
+class Views(Protocol):
+    """What has the views on a room's connections."""
+
+    def connection(self, link: Link) -> Connection:
+        """The view on a link that all handlers share."""
 
 
 class LiveRoom:
     """The awake room that a handler runs in."""
 
-    __slots__ = ("_background", "_idleness", "_mailbox", "_record", "_shared", "_view")
+    __slots__ = ("_background", "_idleness", "_mailbox", "_record", "_shared", "_views")
 
     def __init__(
         self,
         shared: Shared,
-        view: Callable[[Link], Connection],
+        views: Views,
         record: Record,
         mailbox: Mailbox,
         idleness: Idleness,
         background: Background,
     ) -> None:
         self._shared = shared
-        self._view = view
+        self._views = views
         self._record = record
         self._mailbox = mailbox
         self._idleness = idleness
@@ -89,7 +96,7 @@ class LiveRoom:
         """
         self._shared.check_life("its connections cannot be looked at")
         roster = self._shared.roster
-        return Connections(roster, roster.links, self._view)
+        return Connections(roster, roster.links, self._views.connection)
 
     @property
     def channels(self) -> Mapping[str, Connections]:
@@ -101,7 +108,8 @@ class LiveRoom:
         self._shared.check_life("its channels cannot be looked at")
         roster = self._shared.roster
         return {
-            name: Connections(roster, links, self._view) for name, links in (roster.channels or {}).items()
+            name: Connections(roster, links, self._views.connection)
+            for name, links in (roster.channels or {}).items()
         }
 
     @property

@@ -39,7 +39,7 @@ class Members:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self.edited: set[Editable] = shared.edited
+        self.edited: dict[Editable, None] = shared.edited
         self.contexts: dict[int, Context[Any]] = {}
         """Those that were made, by the ids of the link and of its session."""
         self._held: WeakValueDictionary[int, Connection] | None = None
@@ -91,7 +91,7 @@ class Members:
             return
         connection = context.connection
         if connection.editable and self.background is not None and self.background.started:
-            self.edited.add(connection)  # A task may have edited it since it was settled.
+            self.edited[connection] = None  # A task may have edited it since it was settled.
         if connection in self.edited and not handling:
             self.settle_quietly()
         if connection in self.edited or (connection.editable and self._has_tasks):
@@ -143,7 +143,7 @@ class Members:
             AttachmentError: one cannot be kept and is what it was before; others may be left to settle.
         """
         while self.edited:
-            view = self.edited.pop()
+            view, _ = self.edited.popitem()
             view.settle()
             if self._held and self._has_tasks:
                 self._hold_on(view)
@@ -167,7 +167,7 @@ class Members:
         views = [context.connection for context in self.contexts.values()]
         for number, view in enumerate([*views, *(self._held or {}).values()]):
             if view.editable:
-                self.edited.add(view)
+                self.edited[view] = None
                 self.settle_quietly()
             if number % _AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()

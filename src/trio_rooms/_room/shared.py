@@ -81,8 +81,9 @@ class Shared:
         """What holds back what handlers do, if anything does."""
         self.output: Output = hub if self.gate is None else Held(hub, self.gate)
         self.program: Program = program
-        self.edited: set[Editable] = set()
-        """Attachments that a handler looked at, and may have edited, since they were last settled."""
+        self.edited: dict[Editable, None] = {}
+        """Attachments that a handler looked at, and may have edited, since they were last settled. A dict,
+        as an empty set takes 150 bytes more."""
         self.over: bool = True
         """Whether there is nothing now that a context could change: before the room is loaded, after a
         crash, and once it has ended."""

@@ -495,7 +495,7 @@ class Registrar:
         listens = told and self._definition(record.key).on_disconnect is not None
         if roster.inbox is not None:
             record.outside(partial(self._note_link, record, sid, half))
-            record.telling.add(sid)
+            record.telling[sid] = None
             roster.inbox.post(event)
         elif listens:
             record.outside(partial(self._note_link, record, sid, half))

@@ -178,7 +178,10 @@ class Supervisor:
         self._freight = Freight()
         self._restarts = Restarts(deadlines)
         self._watch = Watch(deadlines, hub.trace)
-        self._watch_actor = self._watch.add  # Bound once, and not for each room.
+        # Bound once, and not for each room.
+        self._watch_actor, self._loaded, self._removed = self._watch.add, self.waking.loaded, self._remove
+        self._spawned, self._rested, self._put_in = self._spawn, self._forget_record, self._trim_later
+        self._on_journal, self._on_stale = self._journaled, self._moved
         self.pulse: Pulse = Pulse(
             policy, self.metrics, self._actors, self._watch, self.sweeper, self.waking, self._counts
         )
@@ -436,16 +439,16 @@ class Supervisor:
                 key,
                 self.definition(key),
                 self._store,
-                self._spawn,
-                self._forget_record,
+                self._spawned,
+                self._rested,
                 self.noted,
-                self._journaled,
+                self._on_journal,
                 self.metrics,
                 self._freight,
                 self._hub.standstill,
-                None if self.on_moved is None else self._moved,
+                None if self.on_moved is None else self._on_stale,
             )
-            record.on_put = self._trim_later
+            record.on_put = self._put_in
             if self._stalled:
                 record.sessions.stalled = self._stalled.pop(key, {})
         return record
@@ -771,9 +774,9 @@ class Supervisor:
             self._deadlines,
             cause=cause,
             slept=slept,
-            loaded=self.waking.loaded,
-            removed=self._remove,
-            spawn=self._nursery.start_soon,
+            loaded=self._loaded,
+            removed=self._removed,
+            spawn=self._spawned,
             watch=self._watch_actor,
             reluctance=self._rhythm.woken(key, cause, slept),
         )

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -146,7 +145,8 @@ class Journal:
         """How many sessions stand at a place, by the place; 0 for one that is only among the places yet."""
         self._places: list[int] = []
         """A heap of the keys of these."""
-        self._parts: deque[_Part] = deque()
+        self._parts: list[_Part] = []
+        """A few at most: a deque would be 700 bytes more for each room."""
         self._divide(head, now)
         for pos, count in away.items():
             self._enter(self._inside(pos), count)
@@ -161,7 +161,7 @@ class Journal:
             if self.before and first <= start:
                 first = max(self.before - (count - (last - start)) + 1, 1) if last > start else 1
             size = head.entry_bytes * count // head.entries
-            self._parts.appendleft(_Part(first, last, now, now, count, size))
+            self._parts.insert(0, _Part(first, last, now, now, count, size))
             left, last = left - count, first - 1
         self.count, self.size = head.entries, head.entry_bytes
 
@@ -352,7 +352,7 @@ class Journal:
         """Entries up to here go with the next commit."""
         self.trimmed = max(self.trimmed, seq)
         while self._parts and self._parts[0].last <= seq:
-            part = self._parts.popleft()
+            part = self._parts.pop(0)
             self.count -= part.count
             self.size -= part.size
         if self._parts and self._parts[0].first <= seq:

@@ -153,7 +153,7 @@ class Record:
     """What is known of its sessions."""
     away: int = attrs.field(init=False, default=0)
     """How many of them have no connection, once there is a `journal`."""
-    telling: set[int] = attrs.field(init=False, factory=set)
+    telling: dict[int, None] = attrs.field(init=False, factory=dict)
     """Sessions that are over, and whose room is about to hear of it: it has that among its mail."""
     more_ended: bool = attrs.field(init=False, default=False)
     """Whether there may be more than those."""
