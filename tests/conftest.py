@@ -20,6 +20,8 @@ __all__ = ["oldest", "one_valkey", "own_valkey", "valkey"]
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+# For scripts/lowest: whether other versions do something else takes fewer examples than tests/run has.
+hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("patient"), max_examples=20)
 hypothesis.settings.load_profile("patient")
 
 STDERR = pytest.StashKey[int]()
