@@ -45,19 +45,19 @@ CROWD: Final = [
 ]
 
 
-def contestants(count: int) -> list[Contestant]:
-    """All who take part, for so many clients."""
+def contestants(count: int, *, few: bool) -> list[Contestant]:
+    """All who take part, or a few, for so many clients."""
     return [
         Contestant("trio_rooms, 1 room", "ours", ours("plain"), path="/plain/x"),
         Contestant("trio_rooms, a room each", "ours", ours("plain"), path="/plain/{n}", rooms=count),
-        *peers("connect"),
+        *peers("echo", few=few),
     ]
 
 
 def run(run: Run) -> None:
     """Measure each contestant."""
     count = run.connections(10_000, quick=300)
-    entrants = contestants(count)
+    entrants = contestants(count, few=run.few)
     run.versions.update(versions(entrants))
     queue = int(Path("/proc/sys/net/core/somaxconn").read_text(encoding="ascii"))
     steady = run.table(

@@ -122,7 +122,7 @@ def _served(data: Path, rooms: int) -> Contestant:
 
 
 def _measure_rate(run: Run, table: Table, case: Case, data: Path) -> None:
-    seconds = 0.3 if run.quick else 4.0
+    seconds = 0.1 if run.quick else 4.0
     each = round(seconds * MOST / case.rooms) + 100
     with serving(_served(data, case.rooms)) as server, Load() as load:
         load.open(server.port, "/ledger/{n}", case.rooms, JSON, case.rooms)
@@ -181,7 +181,7 @@ def _mean(connection: sqlite3.Connection, query: str) -> int:
 
 
 def _measure_latency(run: Run, table: Table, gate: Gate, data: Path, size: int) -> None:
-    seconds = 0.3 if run.quick else 4.0
+    seconds = 0.1 if run.quick else 4.0
     rooms = 100 if gate.loaded else 1
     each = round(seconds * MOST / rooms) + 100
     with serving(_served(data, rooms)) as server, Load() as load:

@@ -106,7 +106,7 @@ def _limit() -> Contestant:
 
 
 def _measure(run: Run, table: Table, contestant: Contestant, server: Server, load: Load, size: Size) -> None:
-    warm, seconds = (0.05, 0.15) if run.quick else (1.0, 3.0)
+    warm, seconds = (0.02, 0.05) if run.quick else (1.0, 3.0)
     load.echo(warm, size.payload)
     before = cpu_seconds(server.process.pid)
     echoed = load.echo(seconds, size.payload)
@@ -148,7 +148,7 @@ def _watch(run: Run) -> None:
             for contestant in (on, attrs.evolve(on, command=without)):
                 server, load = running.enter_context(serving(contestant)), running.enter_context(Load())
                 load.open(server.port, on.path, 1, dialect, connections, at_once=64)
-                load.echo(0.05 if run.quick else 1.0, SIZES[0].payload)
+                load.echo(0.02 if run.quick else 1.0, SIZES[0].payload)
                 sides.append((server, load))
             watched, unwatched = _in_turn(run, sides)
             run.measured(table, entrant, on=watched, off=unwatched, extra=watched / unwatched - 1)

@@ -158,7 +158,7 @@ def _limit() -> Contestant:
 
 
 def _measure(run: Run, table: Table, contestant: Contestant, server: Server, load: Load) -> None:
-    seconds, least = (0.3, 3) if run.quick else (3.0, 10)
+    seconds, least = (0.1, 3) if run.quick else (3.0, 10)
     once = median(load.fanout(3, PAYLOAD).last)
     messages = min(max(least, int(seconds / once)), 10_000)
     before = cpu_seconds(server.process.pid)

@@ -63,7 +63,7 @@ EACH: Final = 100
 TASK: Final = "a Trio task with a memory channel"
 
 
-def contestants(soon: str = "1") -> list[Contestant]:
+def contestants(soon: str, *, few: bool) -> list[Contestant]:
     """All who take part; ``soon`` is after how many seconds a room sleeps that is to sleep."""
     rooms = {
         "awake": ("plain", NEVER, "x"),
@@ -81,7 +81,7 @@ def contestants(soon: str = "1") -> list[Contestant]:
         Contestant(f"trio_rooms, {how}", "ours", ours(room, "--idle-timeout", timeout), path=f"/{room}/{id_}")
         for how, (room, timeout, id_) in rooms.items()
     ]
-    return own + peers("idle")
+    return own + peers("echo", few=few)
 
 
 @attrs.frozen
@@ -107,7 +107,7 @@ def run(run: Run) -> None:
     most = max(run.connections(18_000, quick=100), 10)
     counts = [most // 2, most] if run.quick else [most * step // STEPS for step in range(1, STEPS + 1)]
     idle = 0.2 if run.quick else 5.0
-    entrants = contestants("0.2" if run.quick else "1")
+    entrants = contestants("0.2" if run.quick else "1", few=run.few)
     run.versions.update(versions(entrants))
     table = run.table(
         "idle",

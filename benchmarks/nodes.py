@@ -23,6 +23,8 @@ NAME = "nodes"
 ABOUT = "Several nodes that share an engine: rates, what another node between client and room costs, fan-out."
 
 PAYLOAD: Final = 64
+_MOST: Final = 20_000
+"""Durable messages a second that no connection sends one after the other."""
 _ASLEEP: Final = 1.5
 """Seconds in which all rooms have fallen asleep that do so after 0.2 s."""
 _CAVEAT: Final = (
@@ -105,7 +107,7 @@ def _measure_way(
         first.open(servers[0].port, contestant.path, 10, contestant.dialect, 10, said=PAYLOAD)
         at = servers[-1] if way.far else servers[0]
         load.open(at.port, contestant.path, 10, contestant.dialect, count, said=PAYLOAD)
-        seconds = 0.3 if run.quick else 4.0
+        seconds = 0.1 if run.quick else 4.0
         load.echo(seconds / 4, PAYLOAD)
         spent = _spent(servers)
         asked = cpu_seconds(engine.process.pid) if engine else 0.0
@@ -165,7 +167,7 @@ def _calls(run: Run) -> None:
             nodes(contestant, engine, 1) as servers,
             Load() as load,
         ):
-            said = 0 if commits else PAYLOAD
+            said, seconds = 0 if commits else PAYLOAD, 0.1 if run.quick else 3.0
             load.open(servers[0].port, contestant.path, count, contestant.dialect, count, said=said)
             time.sleep(_ASLEEP)
             before, spent = engine.calls(), cpu_seconds(engine.process.pid)
@@ -177,9 +179,9 @@ def _calls(run: Run) -> None:
                     time.sleep(_ASLEEP)
                 done = times * (count if "wake" in entrant.name else _ASLEEP)
             elif commits:
-                done = load.pipeline(0.3 if run.quick else 3.0, 1, "add", 1_000_000).answered
+                done = load.pipeline(seconds, 1, "add", round(seconds * _MOST) + 100).answered
             else:
-                done = load.echo(0.3 if run.quick else 3.0, PAYLOAD).checked
+                done = load.echo(seconds, PAYLOAD).checked
             run.measured(
                 table,
                 entrant,
@@ -223,7 +225,7 @@ def _scale(run: Run) -> None:
                     path = f"/events/at{place}-{{n}}"
                     load.open(server.port, path, 10, contestant.dialect, count // number, said=PAYLOAD)
                     before = cpu_seconds(server.process.pid)
-                    echoed = load.echo(0.3 if run.quick else 3.0, PAYLOAD)
+                    echoed = load.echo(0.1 if run.quick else 3.0, PAYLOAD)
                     rates.append(echoed.rate)
                     costs.append((cpu_seconds(server.process.pid) - before) / echoed.checked)
             run.measured(
@@ -265,7 +267,7 @@ def _fan_out(run: Run) -> None:
                 load.open(server.port, contestant.path, 1, contestant.dialect, count * part // 2)
             load.gather(PAYLOAD)
             once = median(load.fanout(3, PAYLOAD).last)
-            messages = min(max(3 if run.quick else 10, int((0.3 if run.quick else 4.0) / once)), 5000)
+            messages = min(max(3 if run.quick else 10, int((0.1 if run.quick else 4.0) / once)), 5000)
             spent, asked, calls = _spent(servers), cpu_seconds(engine.process.pid), engine.calls()
             heard = load.fanout(messages, PAYLOAD)
             run.measured(

@@ -21,6 +21,8 @@ __all__ = ["Contestant", "Server", "ours", "peers", "serving", "versions"]
 _DYING: Final = 0.2
 """Seconds that a process may take to be gone when its sockets are."""
 _READY: Final = "listening on ws://127.0.0.1:"
+_FEW: Final = ("trio-websocket", "Node ws")
+"""Whose figures ours are most often set beside."""
 
 
 @attrs.frozen
@@ -58,12 +60,16 @@ def ours(room: str, *options: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "trio_rooms", "serve", target, "--port", "0", *options)
 
 
-def peers(role: Literal["idle", "echo", "fanout", "connect"]) -> list[Contestant]:
-    """All that others would use, in the order of the tables; those that cannot run here say so.
+def peers(role: Literal["echo", "fanout"], *, few: bool = False) -> list[Contestant]:
+    """What others would use, in the order of the tables; those that cannot run here say so.
 
     What has to be fetched is fetched at the first call.
+
+    Args:
+        role: what they do.
+        few: two of them, where the suite is on trial and another benchmark starts them all.
     """
-    return list(_peers("fanout" if role == "fanout" else "echo"))
+    return [one for one in _peers(role) if not few or one.name in _FEW]
 
 
 @functools.cache

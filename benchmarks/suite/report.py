@@ -112,6 +112,11 @@ class Run:
         return self.options.quick
 
     @property
+    def few(self) -> bool:
+        """Whether two peers are enough, where another benchmark starts them all to do the same."""
+        return self.quick and not self.options.only
+
+    @property
     def versions(self) -> dict[str, str]:
         """What is told with its version; a benchmark adds what it has fetched."""
         found: dict[str, str] = self.result.environment["versions"]
