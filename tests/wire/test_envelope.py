@@ -8,7 +8,7 @@ import math
 import time
 import tracemalloc
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -18,7 +18,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_rooms._values import json_codec
-from trio_rooms._wire.envelope import Envelope, Outgoing, acknowledge, decode, event, refuse, welcome
+from trio_rooms._wire.envelope import (
+    Envelope,
+    Outgoing,
+    acknowledge,
+    decode,
+    event,
+    event_frame,
+    refuse,
+    welcome,
+)
 from trio_rooms._wire.frames import encode_binary, encode_text
 from trio_rooms.errors import EventError
 
@@ -345,6 +354,22 @@ def test_a_message_is_encoded_once_in_each_kind() -> None:
     data["a"] = 2
     assert message.frame(binary=False) is frames[0]
     assert message.frame(binary=True) is frames[1]
+
+
+@given(
+    st.text(max_size=8) | st.just("rooms.x"), data_with(KEYS | ODD_KEYS) | st.builds(object), st.booleans()
+)
+def test_what_one_client_gets_is_what_many_get(name: str, data: Any, binary: bool) -> None:
+    """The frame of an event for one is that for many; or it is the same error."""
+
+    def frame(make: Callable[[], bytes]) -> str | bytes:
+        try:
+            return make()
+        except (TypeError, ValueError) as error:
+            return repr(error)
+
+    many = frame(lambda: event(name, data).frame(binary=binary))
+    assert frame(lambda: event_frame(name, data, binary=binary)) == many
 
 
 def cyclic() -> Any:

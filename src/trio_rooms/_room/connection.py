@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 from trio_rooms._arguments import text
-from trio_rooms._sockets.flags import CLOSING, GONE, UNGREETED, subprotocol_of
+from trio_rooms._sockets.flags import BINARY, CLOSING, GONE, UNGREETED, subprotocol_of
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._state.audience import Audience
 from trio_rooms._state.codec import decode_value, encode_value
@@ -197,10 +197,20 @@ class Connection:
             TypeError, ValueError: an argument is not what it should be, or the data cannot be encoded;
                 nothing was sent.
         """
-        shared = self._shared
+        shared, link = self._shared, self._link
         if shared.plain:
             shared.definition.refuse_events()
-        link, output = self._link, shared.output
+        flags = link.flags
+        if (
+            reliable is None
+            and not (unconfirmed or volatile or flags & (CLOSING | GONE) or shared.definition.reliable)
+            and coalesce is None
+        ):
+            # As below, for nearly all that is sent.
+            frame = envelope.event_frame(event, data, binary=flags & BINARY == BINARY)
+            shared.output.send_frame(link, frame)
+            return
+        output = shared.output
         if volatile or coalesce is not None:
             manner = manner_of(0.0, reliable, volatile=volatile, coalesce=coalesce)
             assert manner is not None

@@ -28,9 +28,16 @@ def encode(value: Any) -> bytes:
     Raises:
         TypeError, ValueError: it holds what has no form, or is nested too deeply.
     """
+    if orjson is not None:
+        # It leaves to `plain` what it would write in another form than the standard library, and
+        # what it refuses (integers beyond 64 bits, keys that are no strings) to that.
+        try:
+            return orjson.dumps(value, plain, _OPTIONS)
+        except TypeError:
+            pass
     try:
         try:
-            return _dump(value)
+            return _encode(value).encode()
         except (TypeError, ValueError):
             pass
         # Else one client's NaN would make a room unable to speak to its JSON clients.
@@ -45,18 +52,6 @@ def encode(value: Any) -> bytes:
 _encode: Final = json.JSONEncoder(
     default=plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")
 ).encode
-
-
-def _dump(value: Any) -> bytes:
-    """Write a value in one go, if JSON has a form for all that is in it."""
-    if orjson is not None:
-        # It leaves to `plain` what it would write in another form than the standard library, and
-        # what it refuses (integers beyond 64 bits, keys that are no strings) to that.
-        try:
-            return orjson.dumps(value, plain, _OPTIONS)
-        except TypeError:
-            pass
-    return _encode(value).encode()
 
 
 def _for_json(value: Any) -> Any:

@@ -25,6 +25,7 @@ __all__ = [
     "bare",
     "decode",
     "event",
+    "event_frame",
     "pong",
     "refuse",
     "reject",
@@ -139,6 +140,18 @@ def event(name: Any, data: Any) -> Outgoing:
     if type(name) is not str or not name or name.startswith("rooms."):
         _check_name(name)  # Called for what is wrong alone: this is said with each event.
     return Outgoing({"event": name, "data": data})
+
+
+def event_frame(name: Any, data: Any, *, binary: bool) -> bytes:
+    """The whole frame of an event for one client, in CBOR or in JSON: that of `event`, kept nowhere.
+
+    Raises:
+        TypeError, ValueError: as there, or the data has no form in it.
+    """
+    if type(name) is not str or not name or name.startswith("rooms."):
+        _check_name(name)
+    content = {"event": name, "data": data}
+    return encode_binary(encode_plain(content)) if binary else encode_text(encode_json(content))
 
 
 def _check_name(name: Any) -> None:
