@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import socket
 import sys
@@ -29,7 +30,9 @@ from tests.raw import (
     soon,
 )
 from tests.sockets.bench import Bench, bench, ready
+from tests.sockets.bench import soon as settled
 from trio_rooms import Context, Disconnect, Room
+from trio_rooms._metrics.trace import APART, USED
 from trio_rooms._room.lifecycle import Stage
 from trio_rooms._room.mail import Mail
 from trio_rooms._room.mailbox import Mailbox
@@ -98,6 +101,10 @@ class Weighing(Mailbox):
         assert isinstance(mail, tuple)
         self.told.append(mail[1])
         return True
+
+    async def has(self, count: int) -> None:
+        """Wait until it was told so much."""
+        await settled(lambda: len(self.told) == count)
 
 
 def payload(number: int) -> bytes:
@@ -897,3 +904,65 @@ async def test_a_large_message_counts_with_its_bytes_however_it_is_read(behind: 
         client.send(frame(BINARY, b"y" * 2000) + behind)
         await soon(lambda: b"y" * 2000 in inbox.told)
         assert inbox.told == [b"x" * 1000, sys.getsizeof(b"y" * 2000), b"y" * 2000]
+
+
+async def test_who_sends_what_is_not_short_is_read_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second such message on; and short reads are tried again, since most messages are short."""
+    reads: list[int] = []
+    read = os.read
+
+    def counted(fd: int, size: int) -> bytes:
+        reads.append(size)
+        return read(fd, size)
+
+    monkeypatch.setattr(os, "read", counted)
+    async with bench() as made:
+        client, link = made.client()
+
+        async def sent(count: int, message: bytes) -> list[int]:
+            reads.clear()
+            for _ in range(count):
+                before = len(made.mail)
+                client.send(frame(BINARY, message))
+                while len(made.mail) == before:
+                    await trio.lowlevel.checkpoint()
+            assert made.mail[-count:] == [("a/b", (link, message))] * count
+            return reads
+
+        first, *others = await sent(4, b"x" * 4000)
+        assert len(others) == 4
+        assert others[0] > 4000
+        await sent(300, b"x")
+        assert first in reads
+        assert len(reads) == 300
+
+
+async def test_each_message_is_told_to_who_records(mock_clock: MockClock) -> None:
+    """Also those that come at once, to a room that is awake and has its connections in use."""
+    heard: list[int] = []
+    async with bench(patience=math.inf) as made:
+        client, link = made.client()
+        link.roster.inbox = inbox = Weighing()
+        for size in range(1, 7):
+            if size == 3:
+                made.hub.record(lambda one, size: heard.append(size) if one is link else None)
+            if size == 5:
+                made.hub.record(None)
+            client.send(frame(BINARY, b"x" * size))
+            await inbox.has(size)
+    assert heard == [3, 4]
+
+
+async def test_the_end_of_a_silence_is_noted(mock_clock: MockClock) -> None:
+    """Of a connection in use, too, whose room is awake."""
+    async with bench(patience=math.inf) as made:
+        client, link = made.client()
+        link.roster.inbox = inbox = Weighing()
+        for number, pause in enumerate([0.0, APART / 2, APART / 4, 2 * APART, APART / 2], 1):
+            mock_clock.jump(pause)
+            client.send(frame(BINARY, b"x"))
+            await inbox.has(number)
+        rows = made.hub.trace.stretch("a", trio.current_time()).rows
+    assert [when - rows[0][0] for when, what, _, number in rows if what == USED and number] == [
+        0, 0.75 * APART, 2.75 * APART
+    ]  # fmt: skip

@@ -75,6 +75,10 @@ __all__ = ["Abroad", "HubStatistics", "Sessions", "SocketHub"]
 _FIRST_READ: Final = 960
 """Bytes read at first, which most of what comes is less than. The C library has a fast way to
 allocate up to a kilobyte, and 16 KiB for each message were one of the dearest steps of an echo."""
+_LONGER_READ: Final = 8 * 1024
+"""The same once something was more than that: to read twice is dearer still."""
+_FORGOTTEN: Final = 256
+"""Rounds after which the shorter is tried again; a power of two."""
 _READ_SIZE: Final = 16 * 1024
 """Bytes read beside them, where what came of such a read so far was no more than a turn's work."""
 _LEAST_READ: Final = 2 * 1024
@@ -87,6 +91,8 @@ _WEIGHED: Final = 1024
 """Characters or bytes of a message that is counted with its bytes, too, while it waits for its room."""
 _SPECIAL: Final = CLOSING | SESSION | PINGED
 """Flags of connections of which a message needs a second look."""
+_CAREFUL: Final = _SPECIAL | DISCARD_INPUT
+"""Flags of connections whose input takes no short cut."""
 _LONGEST_ACK: Final = 256
 """Characters or bytes of a message that may be an acknowledgement alone."""
 _PONG: Final = envelope.pong()
@@ -209,6 +215,8 @@ class SocketHub:
         self._received = 0
         self._answered = 0
         self._sent = 0
+        self._heard: Callable[[Link, int], None] | None = None
+        """See `record`."""
         self.passed_in: int = 0
         """Of what is counted as received, that which rooms at other nodes have received, and count."""
         self.passed_out: int = 0
@@ -615,6 +623,7 @@ class SocketHub:
 
     def record(self, heard: Callable[[Link, int], None] | None) -> None:
         """Tell of each message that clients send to their rooms, and of its bytes; None: no more."""
+        self._heard = heard
         # In place of the method, so that nobody looks for it with each message while nobody wants it.
         if heard is None:
             vars(self).pop("take", None)
@@ -886,15 +895,21 @@ class SocketHub:
             await self._watch()
 
     async def _watch(self) -> None:
-        """Read and write whatever is ready, until cancelled."""
-        sockets, timeouts = self._sockets, self.timeouts
-        ready = self.poller.fileno()
-        current_time = trio.lowlevel.current_clock().current_time
+        """Read and write whatever is ready, until cancelled.
+
+        What nearly every event is, one whole message for a room that is awake, is read and posted in this
+        loop itself, where each call would be a twentieth of all that is not the kernel's. Whatever is not
+        quite so goes the careful way: `_read`, `_came`, `take`.
+        """
+        sockets, timeouts, poller, limit = self._sockets, self.timeouts, self.poller, self.max_message_size
+        read, parse_one, current_time = os.read, frames.parse_one, trio.lowlevel.current_clock().current_time
+        ready, size = poller.fileno(), _FIRST_READ
         while True:
             await trio.lowlevel.wait_readable(ready)
-            self.now = current_time()
+            now = self.now = current_time()
+            unheard = self._heard is None
             pause_at: float | None = None
-            for fd, events in self.poller.poll():
+            for fd, events in poller.poll():
                 # Between two sockets: most rounds have one, and do without these looks at the clock.
                 if pause_at is None:
                     pause_at = 0.0
@@ -902,7 +917,8 @@ class SocketHub:
                     pause_at = perf_counter() + TURN
                 elif perf_counter() > pause_at:
                     await trio.lowlevel.checkpoint()
-                    self.now = current_time()
+                    now = self.now = current_time()
+                    unheard = self._heard is None
                     pause_at = perf_counter() + TURN
                 # A record that was released earlier in this round is None here, and one
                 # that took over its number finds nothing to read.
@@ -912,7 +928,38 @@ class SocketHub:
                     if watcher is not None:
                         watcher(fd)
                 elif events == READ:
-                    self._read(link, fd)
+                    if link.unfinished is not None:
+                        self._read(link, fd)
+                        continue
+                    try:
+                        data = read(fd, size)
+                    except OSError as error:
+                        self._unreadable(link, error)
+                        continue
+                    if len(data) == size:
+                        data += _read_more(fd, self._rest(data, size))
+                        size = min(_LONGER_READ, self._read_size)
+                    flags, roster = link.flags, link.roster
+                    if (
+                        flags & _CAREFUL
+                        or not unheard
+                        or (inbox := roster.inbox) is None
+                        or (active := roster.active) is None
+                        or (use := active.get(link)) is None
+                        or now - use.last >= APART
+                        or roster.automatic is not None
+                        or (message := parse_one(data, limit)) is None
+                        or (type(message) is bytes) is not (flags & BINARY == BINARY)
+                    ):
+                        self._came(link, data)
+                        continue
+                    self._received += 1
+                    use.last = now
+                    use.count += 1
+                    if len(data) > _WEIGHED:
+                        inbox.weigh(getsizeof(message))
+                    if not inbox.post((link, message)):
+                        self._hold_back(link)
                 else:
                     if events & WRITE:
                         link.flush()
@@ -922,6 +969,8 @@ class SocketHub:
                     elif events & ~WRITE:
                         self._read(link, fd)
             timeouts.rounds += 1
+            if not timeouts.rounds % _FORGOTTEN:
+                size = _FIRST_READ
 
     def _read(self, link: SocketLink, fd: int) -> None:
         """Read once from a socket, and hand on what came."""
@@ -929,16 +978,27 @@ class SocketHub:
             if link.unfinished is None:
                 data = os.read(fd, _FIRST_READ)
                 if len(data) == _FIRST_READ:
-                    data += _read_more(fd, _LARGE_READ if data[1] == frames.LONG else self._read_size)
+                    data += _read_more(fd, self._rest(data, _FIRST_READ))
             else:
                 partial = link.partial
                 wanted = 0 if partial is None or self._intake.short else partial.remaining
                 data = os.read(fd, max(self._read_size, min(wanted, _LARGE_READ)))
-        except BlockingIOError:
-            return
-        except OSError:
+        except OSError as error:
+            self._unreadable(link, error)
+        else:
+            self._came(link, data)
+
+    def _rest(self, data: bytes, size: int) -> int:
+        """How much more to read after a first read that was full; a frame is little work, whatever it has."""
+        return _LARGE_READ if data[1] == frames.LONG else self._read_size + _FIRST_READ - size
+
+    def _unreadable(self, link: SocketLink, error: OSError) -> None:
+        """Nothing could be read: there is nothing yet, or the connection is broken."""
+        if not isinstance(error, BlockingIOError):
             self.connection_lost(link)
-            return
+
+    def _came(self, link: SocketLink, data: bytes) -> None:
+        """Hand on what was read."""
         if not data:
             self._end_of_input(link)
             return
