@@ -741,3 +741,29 @@ async def test_what_tasks_change_as_they_are_cancelled_is_kept_although_they_rai
     async with open_rooms([book()], store=store) as rooms:
         assert (await rooms.get("book", "x").peek()) == {"late": True}
         assert await rooms.get("book", "x").ask("names") == ["late"]
+
+
+async def test_a_room_that_sleeps_keeps_its_connections_closer_together(autojump_clock: MockClock) -> None:
+    """It reaches all of them, asleep and awake, who comes meanwhile as well, and not who leaves."""
+    async with open_rooms([Room("book", resume_window=0)]) as rooms, contextlib.AsyncExitStack() as stack:
+        room, roster = rooms.get("book", "x"), rooms._supervisor.roster("book/x")
+        clients = [await stack.enter_async_context(connect(rooms, "book/x")) for _ in range(2)]
+
+        async def check() -> None:
+            room.emit("news", len(clients))
+            assert room.info().connections == roster.count == len(clients)
+            for client in clients:
+                assert (await client.receive())["data"] == len(clients)
+
+        for _ in range(2):
+            await check()
+            clients.append(await stack.enter_async_context(connect(rooms, "book/x")))
+            await check()
+            await clients.pop(0).hang_up()
+            await wait_all_tasks_blocked()
+            await check()
+            rooms._supervisor.rouse("book/x")
+            await check()
+            assert isinstance(roster.holder, dict)
+            assert await room.hibernate()
+            assert isinstance(roster.holder, tuple)

@@ -18,10 +18,24 @@ def roster_of(count: int) -> tuple[Roster, list[Line]]:
     return roster, lines
 
 
+def test_a_room_of_many_is_not_packed_and_one_alone_takes_no_place() -> None:
+    """To look for one of many in what is packed would take long, and so would undoing it."""
+    for count, packed in ((1, type(None)), (2, tuple), (256, tuple), (257, dict)):
+        roster, lines = roster_of(count)
+        roster.pack()
+        assert type(roster.holder) is packed
+        assert roster.members(None) == lines
+    roster, (line,) = roster_of(1)
+    assert roster.remove(line)
+    roster.add(line)
+    assert type(roster.holder) is dict, "somebody may look into it"
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["join", "leave"]), st.integers(0, 3), st.sampled_from(["red", "blue"])),
-        st.tuples(st.just("remove"), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["remove", "come"]), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["pack", "look"]), st.just(0)),
     ),
     max_size=30,
 )
@@ -29,9 +43,12 @@ steps = st.lists(
 
 @given(steps)
 def test_members_are_those_that_joined_and_neither_left_nor_went(steps: list[tuple[Any, ...]]) -> None:
-    """In any order of joining, leaving and going; a channel in which nobody is left is no channel."""
+    """In any order of coming, joining, leaving and going, and however the room keeps its connections.
+
+    A channel in which nobody is left is no channel. Who comes first stands first.
+    """
     roster, lines = roster_of(4)
-    inside = set(lines)
+    inside = [*lines]
     channels: dict[str, list[Line]] = {"red": [], "blue": []}
     names: dict[Line, list[str]] = {line: [] for line in lines}
     for step in steps:
@@ -47,13 +64,28 @@ def test_members_are_those_that_joined_and_neither_left_nor_went(steps: list[tup
                 names[line].remove(step[2])
             if line in channels[step[2]]:
                 channels[step[2]].remove(line)
+        elif step[0] == "pack":
+            roster.pack()
+        elif step[0] == "look":
+            assert [*roster.links.items()] == [(line.id, line) for line in inside]
+        elif step[0] == "come":
+            if line not in inside:
+                roster.come(line)
+                inside.append(line)
+                for name in names[line]:
+                    channels[name].append(line)
         else:
             assert roster.remove(line) is (line in inside)
-            inside.discard(line)
+            if line in inside:
+                inside.remove(line)
             for members in channels.values():
                 if line in members:
                     members.remove(line)
-        assert roster.members(None) == [line for line in lines if line in inside]
+        assert roster.members(None) == roster.everybody() == inside
+        assert (roster.count, [line for line in lines if roster.has(line)]) == (
+            len(inside),
+            [line for line in lines if line in inside],
+        )
         for name, members in channels.items():
             assert roster.members(name) == members
             assert roster.members(name, frozenset({2})) == [line for line in members if line.id != 2]

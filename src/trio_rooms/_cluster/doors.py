@@ -198,7 +198,7 @@ class Doors:
             logger.exception("room %s: a client of another node could not be let in", door.key)
             door.lane.post(CLOSE, door.uplink, link.number, CloseCode.INTERNAL_ERROR, "")
             del door.links[link.number]
-            if roster.links.get(link.id) is link:
+            if roster.has(link):
                 hub.connection_lost(link)
             else:
                 link.flags |= flag.GONE | flag.RELEASED

@@ -137,7 +137,7 @@ class Drain:
         try:
             while True:
                 roster = hub.rosters.get(key)
-                for link in [] if roster is None else roster.links.values():
+                for link in [] if roster is None else roster.everybody():
                     if not link.flags & PAUSED:
                         link.pause_reading()  # What it sends now it sends again, elsewhere.
                         held.append(link)
@@ -147,7 +147,7 @@ class Drain:
                     return
                 if roster.jobs:
                     await hub.caught_up(roster)
-                elif roster.links or any(map(_is_told, hub.closing.leaving(key).values())):
+                elif roster.count or any(map(_is_told, hub.closing.leaving(key).values())):
                     await self._registrar.move(roster, CloseCode.RESTART, _REASON)
                     await trio.lowlevel.checkpoint()  # Whatever comes of that: others have their turn.
                 else:

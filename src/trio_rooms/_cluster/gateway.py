@@ -291,7 +291,7 @@ class Gateway:
         """Have all sockets come again elsewhere: this node is given up."""
         uplinks = [uplink for lane in self._lanes.all() for uplink in _home(lane).uplinks.values()]
         await trio.lowlevel.checkpoint()
-        await self._dismiss([link for uplink in uplinks for link in uplink.roster.links.values()])
+        await self._dismiss([link for uplink in uplinks for link in uplink.roster.everybody()])
 
     # The end.
 
@@ -314,7 +314,7 @@ class Gateway:
     def _ended(self, lane: Lane) -> None:
         """A lane has ended: its sockets are for nobody, and their clients may come back."""
         home = _home(lane)
-        links = [link for uplink in home.uplinks.values() for link in uplink.roster.links.values()]
+        links = [link for uplink in home.uplinks.values() for link in uplink.roster.everybody()]
         home.uplinks.clear()
         home.by_key.clear()
         if links:

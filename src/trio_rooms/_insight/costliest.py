@@ -90,7 +90,7 @@ class Costliest:
         return {
             "key": key,
             "stage": actor.stage.value,
-            "connections": len(actor.shared.roster.links),
+            "connections": actor.shared.roster.count,
             "active": active,
             "messages": messages,
             "cost": active + messages,

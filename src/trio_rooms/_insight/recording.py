@@ -235,7 +235,7 @@ class _Recording:
         told = 0
         while self._pending:
             roster = next(iter(self._pending))
-            told += len(roster.links) + 1
+            told += roster.count + 1
             self._tell_of(roster)
             if told >= _AT_ONCE:
                 told = 0
@@ -262,7 +262,7 @@ class _Recording:
         worked = sorted((one for one in worked if one[0] < begun), key=lambda one: one[0])
         first = worked[0][0] if worked else begun
         # First of all, since whoever is there before his room has anything to do is hibernated.
-        there = [*roster.links, *([] if also is None else [also])]
+        there = [*(link.id for link in roster.everybody()), *([] if also is None else [also])]
         for at in range(0, len(there), _AT_ONCE):
             numbers = there[at : at + _AT_ONCE]
             self._keep(encode_here(first - begun, room, numbers), len(numbers))

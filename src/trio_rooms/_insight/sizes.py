@@ -146,7 +146,7 @@ class Sizes:
     def falls_asleep(self, actor: Actor) -> None:
         """A room's own task is about to end since it sleeps; it has everything still."""
         if self._is_due():
-            self._weigh_links([*islice(actor.shared.roster.links.values(), _LINKS)])
+            self._weigh_links([*islice(actor.shared.roster.everybody(), _LINKS)])
             self._weigh_room(actor, Scales(_OWNED), whole=False)
 
     def _is_due(self) -> bool:
@@ -161,13 +161,13 @@ class Sizes:
         scales = Scales(_OWNED)
         for link in links:
             roster, unfinished = link.roster, link.unfinished
-            record = shallow(roster) + shallow(roster.key) + shallow(roster.links) + _ROSTER
+            record = shallow(roster) + shallow(roster.key) + shallow(roster.holder) + _ROSTER
             own = shallow(link) + scales.weigh(
                 link.id, link.attachment, link.channels, link.session, link.user, unfinished
             )
             if unfinished is not None and unfinished.postponed is not None:
                 own += unfinished.postponed.size
-            self._link.note(own + _PLACE + record / max(len(roster.links), 1))
+            self._link.note(own + _PLACE + record / max(roster.count, 1))
 
     def _weigh_room(self, actor: Actor, scales: Scales, *, whole: bool) -> None:
         """Note what an awake room takes, and what its active connections do.
@@ -186,7 +186,7 @@ class Sizes:
         if scales.spent and whole:
             return
         self._room.note(size)
-        members = len(shared.roster.links)
+        members = shared.roster.count
         if not members:
             return
         self._shared_room.note(size)

@@ -251,7 +251,7 @@ class Actor:
         again = self._take_back(gate, unsaved)
         if lost is not None:
             # Somebody else has the room now. Whoever waits for anything is to ask there.
-            for link in [*self.shared.roster.links.values()]:
+            for link in self.shared.roster.everybody():
                 self.shared.hub.close(link, CloseCode.RESTART, "the room has moved")
         if isinstance(current, Ask) or (lost is None and isinstance(current, tuple)):
             self.dispatcher.not_saved(current, unsaved)
@@ -805,7 +805,7 @@ class Actor:
         """Whether somebody is in the room, or may come back to it, or something is to be done."""
         record = self.saver.record
         return bool(
-            self.shared.roster.links
+            self.shared.roster.count
             or record.away
             or self.mailbox.mail
             or self.idleness.holds

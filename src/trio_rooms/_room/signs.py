@@ -234,7 +234,7 @@ class Signs:
     def restless(self, key: str, seconds: float) -> None:
         """A room has not slept for so long, though it should have."""
         roster = self._rosters.get(key)
-        count = 0 if roster is None else len(roster.links)
+        count = 0 if roster is None else roster.count
         active = 0 if roster is None or roster.active is None else len(roster.active)
         if count >= _MANY and 2 * active < count:
             self._tell(

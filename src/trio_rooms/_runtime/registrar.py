@@ -353,7 +353,7 @@ class Registrar:
         """See `trio_rooms._sockets.hub.Sessions`."""
         link = event.link
         roster = link.roster
-        if roster.inbox is None and not roster.links and self._definition(roster.key).on_disconnect is None:
+        if roster.inbox is None and not roster.count and self._definition(roster.key).on_disconnect is None:
             roster.departed = None  # Nobody stays, so nobody is told of those who left before.
         if self.stopping and (not told or roster.inbox is None):
             return  # Its time begins when the store is opened again.
@@ -411,7 +411,7 @@ class Registrar:
         It hears nothing of it. Their sessions are away from now on; when this returns, that is written, or is
         not known to be. Cancelled, some are closed.
         """
-        links = [*roster.links.values(), *self._hub.closing.leaving(roster.key).values()]
+        links = [*roster.everybody(), *self._hub.closing.leaving(roster.key).values()]
         sessions = any(link.flags & SESSION for link in links)
         record = self._record(roster.key)
         record.pin()
@@ -501,7 +501,7 @@ class Registrar:
             record.outside(partial(self._note_link, record, sid, half))
             self._ended(record.key)
         else:
-            if told and roster.links and self._definition(record.key).on_wake is not None:
+            if told and roster.count and self._definition(record.key).on_wake is not None:
                 del roster.note_departure(event)[:-MOST_TOLD]
             record.outside(partial(self._note_deleted, record, sid))
             record.sessions.forget(sid)

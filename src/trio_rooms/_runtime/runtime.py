@@ -259,7 +259,7 @@ class Runtime:
 
         def at_rest(key: str) -> None:
             roster = hub.rosters.get(key)
-            if roster is not None and roster.links:
+            if roster is not None and roster.count:
                 self.spawn(hub.closing.close_rooms, [roster], code, reason)
 
         await supervisor.rest(self._stop_timeout, at_rest)

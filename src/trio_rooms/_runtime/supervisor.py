@@ -461,7 +461,7 @@ class Supervisor:
         links = [*self._hub.closing.leaving(record.key).values()]
         if roster is not None:
             roster.journal = journal
-            links += roster.links.values()
+            links += roster.everybody()
         for link in links:
             if type(link.session) is Unsettled:
                 journal.count_in(link.session)
@@ -528,7 +528,7 @@ class Supervisor:
         roster, sent = self._hub.rosters.get(record.key), Sent()
         if roster is None and record.away:
             roster = roster_of(self._hub, self.definition(record.key), record.key)
-        if roster is not None and (roster.links or record.away):
+        if roster is not None and (roster.count or record.away):
             links = roster.members(channel)
             broadcast = keep(record, roster, self._hub, body, Audience(channel=channel), links, manner)
             sent = self._counted(record, links, channel, manner)
@@ -546,7 +546,7 @@ class Supervisor:
         definition, record = self.definition(key), self._records.get(key)
         roster = self._hub.rosters.get(key)
         ended = self._over[key] = self._over.get(key, 0) + 1
-        somebody = (roster is not None and roster.links) or (record is not None and record.away > 0)
+        somebody = (roster is not None and roster.count) or (record is not None and record.away > 0)
         few = not definition.wake_on_disconnect and ended < _MOST_DEPARTED
         if not ((somebody and few) or self._stopping or self._restarts.given_up(key)):
             self._start(self._new_actor(key, "disconnect"))
@@ -612,7 +612,7 @@ class Supervisor:
         return RoomInfo(
             key,
             self.stage(key),
-            len(roster.links) if roster is not None else 0,
+            roster.count if roster is not None else 0,
             tuple(roster.channels or ()) if roster is not None else (),
             doing.mailbox if doing is not None else 0,
             doing.held if doing is not None else (),
@@ -707,7 +707,7 @@ class Supervisor:
     def _is_used(self, key: str, record: Record) -> bool:
         """Whether a room is awake, or somebody is in it or may come back to it."""
         roster = self._hub.rosters.get(key)
-        return key in self._actors or record.away > 0 or (roster is not None and bool(roster.links))
+        return key in self._actors or record.away > 0 or (roster is not None and roster.count > 0)
 
     async def _let_go(self, key: str) -> bool:
         """Destroy a room, unless somebody has come meanwhile; whether it is."""
@@ -737,10 +737,10 @@ class Supervisor:
         listens = definition.on_disconnect is not None
         if listens or definition.on_wake is not None:
             noted = roster.note_departure(mail)
-            if roster.links and not listens:
+            if roster.count and not listens:
                 del noted[:-_MOST_DEPARTED]
         few = not definition.wake_on_disconnect and len(roster.departed or ()) < _MOST_DEPARTED
-        if roster.links and (not listens or few):
+        if roster.count and (not listens or few):
             return
         if listens and not self._stopping and not self._restarts.given_up(key):
             # Nobody may ever come again, and a record that waits for that is a leak.
@@ -923,6 +923,7 @@ class Supervisor:
         if roster.inbox is actor.mailbox:
             roster.inbox = roster.away = None
             self._hub.activity.all_quiet(roster)
+            roster.pack()
         roster.resume_reading()
         self._hub.forget(roster)
         if self._stopping:

@@ -86,7 +86,7 @@ class Activity:
     def use(self, link: Link) -> None:
         """A connection is used: its client has sent something, or is sent what is urgent."""
         roster, now = link.roster, trio.current_time()
-        if roster.links.get(link.id) is not link:
+        if not roster.has(link):
             return  # It has left the room.
         active = roster.active
         if active is None:

@@ -129,7 +129,7 @@ class Closing:
             but: flags; a connection that has one of these stays in the room.
             ended: whether all sessions end, also those of connections that stay.
         """
-        links = list(roster.links.values())
+        links = roster.everybody()
         leaving = self._leaving.pop(roster.key, {}).values()
         if ended:
             if roster.presence is not None:
@@ -230,7 +230,7 @@ class Closing:
 
     async def close_rooms(self, rosters: Iterable[Roster], code: int, reason: str) -> None:
         """Begin to close all connections of some rooms, which hear nothing of it unless they are far away."""
-        links = [link for roster in rosters for link in roster.links.values()]
+        links = [link for roster in rosters for link in roster.everybody()]
         for number, link in enumerate(links, 1):
             inbox = link.roster.inbox
             self.close(link, code, reason, report=inbox is not None and inbox.elsewhere)

@@ -275,7 +275,7 @@ class Broadcast:
             metrics.delivery_hibernated.note(delay)
             return
         used = len(links)
-        if len(active) < len(links[0].roster.links):
+        if len(active) < links[0].roster.count:
             used = sum(map(active.__contains__, links))
         if used:
             metrics.delivery_active.note(delay)

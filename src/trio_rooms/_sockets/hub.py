@@ -258,7 +258,7 @@ class SocketHub:
 
     def forget(self, roster: Roster) -> None:
         """Drop the record of a room that sleeps and has no connections."""
-        if roster.links or roster.inbox is not None or roster.departed or roster.jobs:
+        if roster.count or roster.inbox is not None or roster.departed or roster.jobs:
             return
         self.activity.all_quiet(roster)
         if self.rosters.get(roster.key) is roster:  # Else a newer one has its key.
@@ -373,7 +373,7 @@ class SocketHub:
         """
         roster = link.roster
         if link.session is None:
-            roster.links[link.id] = link
+            roster.add(link)
         else:
             roster.come(link)
         self._open += 1
@@ -857,7 +857,7 @@ class SocketHub:
 
     def _overflowing(self, roster: Roster) -> None:
         """Too much of a room is held back: its connections are closed, and may come again."""
-        for link in [*roster.links.values()]:
+        for link in roster.everybody():
             self.closing.close_now(link, CloseCode.TRY_AGAIN_LATER, "too much is waiting to be sent")
         self._fan_out.finish(roster)
 
@@ -1047,7 +1047,7 @@ class SocketHub:
 
     def _all(self) -> Iterable[Link]:
         """All links that are in a room."""
-        return [link for roster in self.rosters.values() for link in roster.links.values()]
+        return [link for roster in self.rosters.values() for link in roster.everybody()]
 
 
 def _read_more(fd: int, size: int) -> bytes:

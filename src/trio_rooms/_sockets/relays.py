@@ -126,7 +126,7 @@ class Relays:
         if link.flags & UNGREETED or (roster.jobs is not None and len(roster.jobs) >= MOST_BEHIND):
             self.dropped += 1
             return
-        links = [*roster.links.values()]
+        links = roster.everybody()
         self.relayed += 1
         self.sent += len(links) - 1
         self._fan_out.do(roster, Relay(link, links, frame), began)

@@ -50,6 +50,10 @@ MOST_DESCRIPTORS: Final = (1 << 20) - 1
 """The highest descriptor of a socket. Linux has no higher ones unless fs.nr_open was raised."""
 
 
+_PACKED: Final = 256
+"""Connections of a room that are packed, see `Roster.pack`; to undo that takes tens of microseconds."""
+
+
 class Users(Protocol):
     """Who is where: told of the connections that have a user."""
 
@@ -410,6 +414,7 @@ class Roster:
 
     __slots__ = (
         "_greeting",
+        "_links",
         "active",
         "asleep_since",
         "automatic",
@@ -421,7 +426,6 @@ class Roster:
         "jobs",
         "journal",
         "key",
-        "links",
         "paused",
         "presence",
         "resumed",
@@ -434,7 +438,8 @@ class Roster:
         self._greeting = int(greets)
         """Whether it greets, and twice as many as wait to be greeted: with one field less there is room for
         another in the memory that a record takes."""
-        self.links: dict[int, Link] = {}
+        self._links: dict[int, Link] | tuple[Link, ...] | Link = ()
+        """By id; or packed, see `pack`: a tuple, or the one that there is."""
         self.active: dict[Link, Use] | None = None
         """Those of them that are in use, see `Activity`, whose they are to keep."""
         self.channels: dict[str, dict[int, Link]] | None = None
@@ -457,6 +462,58 @@ class Roster:
         """Tells who is here, where the room wants that."""
         self.asleep_since: float | None = None
         """When it fell asleep, on Trio's clock, if that was in this process; the supervisor's to set."""
+
+    # Who is in the room.
+
+    @property
+    def links(self) -> dict[int, Link]:
+        """The connections by id; whoever asks for them so has them packed no more."""
+        links = self._links
+        if type(links) is not dict:
+            links = self._links = {link.id: link for link in self.everybody()}
+        return links
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        links = self._links
+        # By its type, as to ask whether it is a Link takes several times as long.
+        return len(links) if type(links) is dict or type(links) is tuple else 1
+
+    @property
+    def holder(self) -> object:
+        """What holds them and nothing else; None for one, which needs nothing."""
+        return None if isinstance(self._links, Link) else self._links
+
+    def everybody(self) -> list[Link]:
+        """All of them, as a list of its own."""
+        links = self._links
+        if type(links) is dict:
+            return [*links.values()]
+        return [*links] if type(links) is tuple else [links]  # type: ignore[list-item]
+
+    def has(self, link: Link) -> bool:
+        """Whether a connection is in the room."""
+        links = self._links
+        if type(links) is dict:
+            return links.get(link.id) is link
+        return links is link or (type(links) is tuple and link in links)
+
+    def add(self, link: Link) -> None:
+        """Put a connection into the room, which is in no channel."""
+        if self._links == ():  # Not where it is a dict that is empty: somebody may look into that.
+            self._links = link
+        else:
+            self.links[link.id] = link
+
+    def pack(self) -> None:
+        """Keep the connections closer together, a fourth of the place, as long as nobody comes or goes.
+
+        Not where they are many, since to undo that takes a moment for each.
+        """
+        if type(self._links) is dict and len(self._links) <= _PACKED:
+            links = tuple(self._links.values())
+            self._links = links[0] if len(links) == 1 else links
 
     @property
     def greets(self) -> bool:
@@ -498,7 +555,7 @@ class Roster:
     def greeted(self, link: Link) -> None:
         """What is said to everybody is said to this connection too from now on."""
         if link.flags & UNGREETED:
-            inside = self.links.get(link.id) is link
+            inside = self.has(link)
             link.flags &= ~UNGREETED
             self.ungreeted -= inside
             if inside and link.user is not None:
@@ -510,7 +567,7 @@ class Roster:
         """What was said to a connection was taken back: it waits once more to be greeted."""
         if link.session is not None:
             link = self.link_of(link.sid) or (self.away or {}).get(link.sid) or link
-        inside = self.links.get(link.id) is link
+        inside = self.has(link)
         if not link.flags & UNGREETED and (inside or link.session is not None):
             link.flags |= UNGREETED
             self.ungreeted += inside
@@ -532,7 +589,7 @@ class Roster:
             if self.journal is not None:
                 self.journal.restore(link.session or link.sid, changes)
         link.attachment = attachment
-        if link.id in self.links:
+        if self.has(link):
             for channel in link.channels:
                 if channel not in channels:
                     self._forget_member(link, channel)
@@ -553,7 +610,7 @@ class Roster:
 
     def join(self, link: Link, channel: str) -> None:
         """Put a link into a channel; nothing where it is in it, or has left the room."""
-        inside = link.id in self.links
+        inside = self.has(link)
         if channel in link.channels or not (inside or self.is_away(link)):
             return
         link.channels = (*link.channels, channel)
@@ -575,7 +632,7 @@ class Roster:
 
     def come(self, link: Link) -> None:
         """Put a link into the room, with its channels."""
-        self.links[link.id] = link
+        self.add(link)
         for channel in link.channels:
             self._add_member(link, channel)
         sid = link.sid
@@ -586,7 +643,9 @@ class Roster:
 
     def remove(self, link: Link) -> bool:
         """Take a link out of the room and of its channels, whose names it keeps; False where it has left."""
-        if self.links.pop(link.id, None) is None:
+        if self._links is link:
+            self._links = ()
+        elif self.links.pop(link.id, None) is None:
             return False
         if self.resumed is not None and self.resumed.get(link.sid) is link:
             del self.resumed[link.sid]
@@ -615,12 +674,15 @@ class Roster:
 
     def members(self, channel: str | None, exclude: frozenset[int] = frozenset()) -> list[Link]:
         """Whom a message to everybody, or to a channel, goes to now, as a list of its own."""
-        group = self.links if channel is None else (self.channels or {}).get(channel)
-        if not group:
-            if channel is not None:
+        if channel is None:
+            group = self._links
+            links = list(group.values()) if type(group) is dict else self.everybody()
+        else:
+            there = None if self.channels is None else self.channels.get(channel)
+            if not there:
                 text("channel", channel)
-            return []
-        links = list(group.values())
+                return []
+            links = list(there.values())
         if exclude:
             links = [link for link in links if link.id not in exclude]
         if self._greeting > 1:

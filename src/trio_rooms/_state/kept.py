@@ -38,7 +38,7 @@ def keep(record: Record, roster: Roster, hub: SocketHub, body: Body, audience: A
     while bound := journal.over_bound(now):
         record.delta.trim = max(record.delta.trim, bound)
     if journal.floor > floor:
-        for link in [*roster.links.values()]:
+        for link in roster.everybody():
             if type(link.session) is Unsettled and link.session.pos <= journal.floor:
                 hub.close(
                     link, CloseCode.TRY_AGAIN_LATER, "too far behind: what was sent is not acknowledged"

@@ -97,9 +97,7 @@ def people_of(roster: Roster | None) -> tuple[str, ...]:
     """
     if roster is None:
         return ()
-    names = {
-        link.user for link in roster.links.values() if link.user is not None and not link.flags & _NOT_HERE
-    }
+    names = {link.user for link in roster.everybody() if link.user is not None and not link.flags & _NOT_HERE}
     presence = presence_of(roster)
     if presence is not None:
         names.update(presence.away_users())
@@ -194,7 +192,7 @@ class Presence:
 
     def entered(self, link: Link) -> None:
         """See `roster.Presence`."""
-        if self._roster.links.get(link.id) is not link:
+        if not self._roster.has(link):
             self._note_met(link, met=True)
             return
         if link.user is not None:
@@ -221,7 +219,7 @@ class Presence:
 
     def taken_back(self, link: Link) -> None:
         """See `roster.Presence`."""
-        if self._joined.pop(link, None) is None and self._roster.links.get(link.id) is not link:
+        if self._joined.pop(link, None) is None and not self._roster.has(link):
             self._note_met(link, met=False)
         if link.user is not None:
             self._change(link.user)
@@ -229,7 +227,7 @@ class Presence:
 
     def over(self) -> None:
         """See `roster.Presence`."""
-        kept = {link.id: self._values.get(link.sid, b"") for link in self._roster.links.values()}
+        kept = {link.id: self._values.get(link.sid, b"") for link in self._roster.everybody()}
         self._values = {number: value for number, value in kept.items() if value}
         for user in self._away:
             self._change(user)
@@ -316,7 +314,7 @@ class Presence:
             record: its room's.
         """
         sid, user = link.sid, link.user
-        here = self._roster.links.get(link.id) is link
+        here = self._roster.has(link)
         away = None if user is None else self._away.get(user, {}).get(sid)
         if not (here or away is not None) or value == self.value(sid):
             return
@@ -458,14 +456,14 @@ class Presence:
 
     def _change(self, user: str) -> None:
         """Something of a user may have changed, and somebody may have been told what it was."""
-        if self._known is None and self._roster.links:
+        if self._known is None and self._roster.count:
             self._changed[user] = None
 
     def _go(self) -> None:
         """Have told what there is to be told, in a while."""
         if self._armed or self._telling or self._known is not None:
             return
-        if not ((self._changed or self._joined) and self._roster.links):
+        if not ((self._changed or self._joined) and self._roster.count):
             return
         self._armed = True
         when = max(trio.current_time() + _WINDOW, self._not_before)
@@ -477,7 +475,7 @@ class Presence:
         changed, self._changed = self._changed, {}
         joined, self._joined = self._joined, {}
         roster = self._roster
-        if self._shared.stopped or not roster.links:
+        if self._shared.stopped or not roster.count:
             return
         self._telling = True
         self._shared.hub.work(roster, Telling(self, roster, changed, joined, self._told))
