@@ -116,6 +116,8 @@ async def test_a_room_sleeps_when_all_three_are_so(
     """Not before, and as soon as the last of them is; what kept it awake is counted."""
     policy = Policy(idle_timeout=IDLE, message_threshold=4, activity_window=WINDOW)
     options: dict[str, Any] = {"durability": "commit"} if busy == "gate" else {"snapshot_interval": 1}
+    if busy in ("commit", "gate"):
+        options["state"] = dict  # Else there is nothing to commit.
     async with bed(policy, **options) as one, trio.open_nursery() as nursery:
         gate = one.store.hold_commits() if busy in ("commit", "gate") else None
         for _ in range(1 if low else 50):

@@ -109,6 +109,12 @@ class Definition:
         """Whether messages go to `on_message` as they are."""
         return self.on_message is not None
 
+    @property
+    def fleeting(self) -> bool:
+        """Whether nobody can tell if a room was there before, as long as nothing is stored of it."""
+        asked = self.on_create is not None or self.on_wake is not None or self.state_ttl is not None
+        return self.state is None and not asked
+
     def handler(self, event: str) -> EventHandler | None:
         """The handler of an event that the program asks for, `on_any` included."""
         return self.events.get(event) or self._other(event)

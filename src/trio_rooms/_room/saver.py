@@ -167,7 +167,7 @@ class Saver:
         self._resting_until = trio.current_time() + _ENCODING_SHARE * record.encoding_took
         if record.large:
             self._shared.program.signs.saved(self._key, record.size, self.state)
-        if record.dirty:
+        if record.changed:
             self._arm(self._definition.snapshot_interval / 2)
         if self._suspended and self._watch is None and self._active:
             self._watch_on()
@@ -288,7 +288,7 @@ class Saver:
         if gate is not None:
             gate.paused = False
             gate.request()
-        elif self.record.dirty or self.record.substantial:
+        elif self.record.changed or self.record.substantial:
             self._wanted(at_once=False)
 
     def reset(self) -> None:

@@ -15,8 +15,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -40,7 +39,7 @@ from .gate import MOST_TRIES, Gate, Outside
 from .journal import LONGER, Journal
 from .plans import Plans
 from .rows import deleted
-from .saved import BESIDE_DAMAGE, Encoding, Loaded, Saved, digest_of
+from .saved import BESIDE_DAMAGE, UNWRITTEN, Encoding, Loaded, Saved, digest_of
 from .sessions import WHY, Answered, Session, Sessions
 from .writer import Writer
 
@@ -68,6 +67,10 @@ class Definition(Encoding, Protocol):
     @property
     def gated(self) -> bool:
         """Whether what its handlers do waits until what they wrote is durable."""
+
+    @property
+    def fleeting(self) -> bool:
+        """Whether nobody can tell if the room was there before, as long as nothing is stored of it."""
 
     @property
     def resume_window(self) -> float:
@@ -168,7 +171,7 @@ class Record:
     """How many need it still; see `pin`."""
     dirty: bool = attrs.field(init=False, default=False)
     """Whether something may have changed since the state was last encoded. Always, where there is a gate
-    for good: there `touched` alone counts, and messages need not say anything."""
+    for good, or no state: there `touched` alone counts, and messages need not say anything."""
     touched: bool = attrs.field(init=False, default=False)
     """Whether somebody has asked for the state since it was last encoded."""
     _under_way: list[Delta] = attrs.field(init=False, factory=list)
@@ -260,7 +263,12 @@ class Record:
     @property
     def changed(self) -> bool:
         """Whether the state may have changed since it was last encoded."""
-        return self.touched if self._definition.gated else self.dirty
+        return self.touched if self._silent else self.dirty
+
+    @property
+    def _silent(self) -> bool:
+        """Whether messages need not say that the state may have changed."""
+        return self._definition.gated or (self._saved.empty and self._definition.fleeting)
 
     def pin(self) -> None:
         """Keep the record as it is until `unpin` was called as often: what it knows is needed."""
@@ -797,13 +805,20 @@ class Record:
             await self._learn(stored.head)
             await self._load_timers(stored.head)
             loaded = await self._saved.newest(stored.snapshots, self._writer.epoch, began)
-            if loaded is None:
+            if self._definition.fleeting and self._has_nothing(loaded):
+                self._saved.know_nothing(stored=loaded is not None)
+                self.dirty = True
+            elif loaded is None:
                 self.touched = True  # A room that never was is one as soon as it has handled something.
             elif not self._saved.as_loaded:
                 self.dirty = self.touched = True
             return loaded
         finally:
             self._writer.give()
+
+    def _has_nothing(self, loaded: Loaded | None) -> bool:
+        """Whether no state was found, and none need be written to say so."""
+        return self.number == 0 if loaded is None else loaded.state is None and not loaded.fell_back
 
     # Saving: at any moment, where there is no gate.
 
@@ -826,47 +841,54 @@ class Record:
                 written, nor can be before the room is loaded again.
             StoreError: it is not known to be written; a later call tries again.
         """
-        life, freight = self._writer.life, self._freight
-        await self._writer.take()
+        writer, freight = self._writer, self._freight
+        life = writer.life
+        await writer.take()
         try:
             if freight.full:
                 await freight.wait()
-            if life is self._writer.life:
-                with trio.CancelScope(shield=True) as self._writer.shield:
-                    await self._save(state, life, in_thread=in_thread)
-                self._writer.check_answered()
+            if life is writer.life:
+                await self._save(state, life, in_thread=in_thread)
             else:
                 freight.give(0)
         finally:
-            self._writer.give()
+            writer.give()
 
     async def _save(self, state: Callable[[], Any], life: object, *, in_thread: bool) -> None:
-        self.dirty = self.touched = False
+        """Encode the state and write it, if it changed. Nothing is shielded where nothing is waited for."""
+        self.dirty, self.touched = self._silent, False
         self._loaded = True
+        writer, saved = self._writer, self._saved
         delta: Delta | None = None
-        size = self._saved.size if self.large else 0
+        size = saved.size if saved.large else 0
         if size:
             self._freight.take(size)
         try:
             encoded = None
-            if self.large and in_thread:
-                encoded = await self._encode_in_thread(state())
+            if saved.large and in_thread:
+                with trio.CancelScope(shield=True) as writer.shield:
+                    encoded = await self._encode_in_thread(state())
+                    await trio.lowlevel.checkpoint_if_cancelled()  # It was abandoned.
+                writer.check_answered()
             # Whatever was written while the thread was at it: it goes with a state that did not change.
             if encoded is None:
-                encoded = self._saved.encode(state())
-            if life is not self._writer.life:
+                encoded = saved.encode(state())
+            if life is not writer.life:
                 return
-            self._saved.large = len(encoded) >= LARGE
+            saved.large = len(encoded) >= LARGE
             if len(encoded) > size:
                 more, size = len(encoded) - size, len(encoded)
                 self._freight.take(more)
-            digest, saved = digest_of(encoded), self._saved.digest
-            changed = digest != saved
-            if changed or self.substantial:
+            digest, before = digest_of(encoded), saved.digest
+            substantial = self.substantial
+            changed = saved.news(digest, more=substantial)
+            if changed or substantial:
                 delta = self._take_delta()
-                if self.head is None:
-                    await self._know()
-                await self._carry(encoded if changed else None, delta)
+                with trio.CancelScope(shield=True) as writer.shield:
+                    if self.head is None:
+                        await self._know()
+                    await self._carry(encoded if changed else None, delta)
+                writer.check_answered()
         except BaseException as error:
             if delta is not None:
                 self._put_back(delta, life)
@@ -879,10 +901,10 @@ class Record:
             self._under_way.remove(delta)
             for job in delta.after:
                 job()
-        if life is self._writer.life:
-            self._saved.digest = digest
-            if saved == BESIDE_DAMAGE:
-                self._saved.digest, self.dirty, self.touched = b"", True, True
+        if changed and life is writer.life:
+            saved.digest = digest
+            if before == BESIDE_DAMAGE:
+                saved.digest, self.dirty, self.touched = b"", True, True
 
     def _take_delta(self) -> Delta:
         """What goes with a commit, and is under way from now on."""
@@ -909,8 +931,11 @@ class Record:
     async def _carry(self, encoded: bytes | None, delta: Delta, *, until_known: bool = False) -> None:
         """Write what was taken for a commit, see `Writer.carry`."""
         began = trio.current_time()
-        with self._noting_stale():
+        try:
             await self._writer.carry(encoded, delta, until_known=until_known)
+        except StaleWrite:
+            self._tell_stale()
+            raise
         if encoded is not None:
             self._metrics.snapshot_bytes.note(len(encoded))
             self._metrics.snapshot_seconds.note(trio.current_time() - began)
@@ -919,15 +944,10 @@ class Record:
             for name, row in delta.timers.items():
                 self.plans.timers.written(name, row)
 
-    @contextmanager
-    def _noting_stale(self) -> Iterator[None]:
+    def _tell_stale(self) -> None:
         """Tell who wants to know that somebody else has the room."""
-        try:
-            yield
-        except StaleWrite:
-            if self._on_stale is not None and self.forsaken is None:
-                self._on_stale(self)
-            raise
+        if self._on_stale is not None and self.forsaken is None:
+            self._on_stale(self)
 
     def _put_back(self, delta: Delta, life: object) -> None:
         """What was not written goes with the next commit; what was written meanwhile is newer."""
@@ -980,7 +1000,9 @@ class Record:
             StateError: the state cannot be written.
         """
         source, encoded = self.source, None
-        if source is not None and (self.touched or source.restless):
+        if source is not None and (
+            self.touched or source.restless or (self._saved.digest == UNWRITTEN and self.substantial)
+        ):
             self.touched = False
             encoded = self._saved.encode(source.state)
         return self._cut(encoded)
@@ -1002,7 +1024,7 @@ class Record:
             saved = self._saved
             saved.large = len(encoded) >= LARGE
             digest = digest_of(encoded)
-            if digest == saved.digest:
+            if not saved.news(digest, more=self.substantial):
                 encoded = None
             elif saved.digest == BESIDE_DAMAGE:
                 saved.digest, self.touched = b"", True
@@ -1061,8 +1083,11 @@ class Record:
                 self.dirty = self.touched = True
                 if self.head is None:
                     await self._know()
-                with self._noting_stale():
+                try:
                     await self._writer.carry(None, Delta(), destroy=True, until_known=self._definition.gated)
+                except StaleWrite:
+                    self._tell_stale()
+                    raise
             self._writer.check_answered()
             self._delta = None
             self._lapses = math.inf  # Until there is a new one.

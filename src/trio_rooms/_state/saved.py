@@ -20,12 +20,15 @@ from trio_rooms.stores.base import StoredSnapshot
 from .codec import LARGE, NOTHING, Aside, Codec
 from .snapshot import Snapshot
 
-__all__ = ["BESIDE_DAMAGE", "Encoding", "Loaded", "Saved", "digest_of"]
+__all__ = ["BESIDE_DAMAGE", "UNWRITTEN", "Encoding", "Loaded", "Saved", "digest_of"]
 
 logger = logging.getLogger("trio_rooms")
 
 BESIDE_DAMAGE: Final = b"damage"
 """In place of a digest: to be saved twice, since the first save goes in the place of the sound one."""
+UNWRITTEN: Final = b"unwritten"
+"""In place of a digest: there is no state, and of a room without one nothing is in the store. A snapshot of
+that goes with the first commit that has something else to write."""
 
 
 class Encoding(Protocol):
@@ -82,6 +85,26 @@ class Saved:
     """What of the loaded state its classes do not understand: it is written again with each save."""
 
     @property
+    def empty(self) -> bool:
+        """Whether what is saved, or need not be, is that there is no state."""
+        return self.digest in (OF_NOTHING, UNWRITTEN)
+
+    def know_nothing(self, *, stored: bool) -> None:
+        """There is no state; ``stored`` says whether a snapshot of that is in the store."""
+        self.digest = OF_NOTHING if stored else UNWRITTEN
+
+    def news(self, digest: bytes, *, more: bool) -> bool:
+        """Whether a snapshot of an encoded state is to be written.
+
+        Args:
+            digest: that of the state.
+            more: whether there is something else to write.
+        """
+        if self.digest == UNWRITTEN:
+            return more or digest != OF_NOTHING
+        return digest != self.digest
+
+    @property
     def as_loaded(self) -> bool:
         """Whether the state that was loaded need not be written again if nobody changes it."""
         return bool(self.digest) and self.digest != BESIDE_DAMAGE
@@ -118,7 +141,8 @@ class Saved:
         Raises:
             StateError: it cannot be written.
         """
-        return digest_of(self._definition.codec.encode(self._key, state, self._aside)) != self.digest
+        encoded = self._definition.codec.encode(self._key, state, self._aside)
+        return self.news(digest_of(encoded), more=False)
 
     async def newest(
         self, stored: tuple[StoredSnapshot, ...], epoch: int, began: float | None = None
@@ -177,3 +201,6 @@ class Saved:
 def digest_of(encoded: bytes) -> bytes:
     """What is kept of an encoded state, to know it again."""
     return hashlib.blake2b(encoded, digest_size=16).digest()
+
+
+OF_NOTHING: Final = digest_of(b"\xf6")  # CBOR's null, see RFC 8949, section 3.3.
