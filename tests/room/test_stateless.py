@@ -104,9 +104,7 @@ async def test_nothing_is_stored_of_a_room_that_leaves_nothing(
 
 
 @pytest.mark.parametrize("durability", ["snapshot", "commit"])
-async def test_what_is_stored_goes_with_a_snapshot(
-    durability: Durability, autojump_clock: MockClock
-) -> None:
+async def test_what_is_stored_goes_with_a_snapshot(durability: Durability, autojump_clock: MockClock) -> None:
     """So such a room is listed, and can be exported, as any other; it is written once."""
     store = FaultyStore(MemoryStore())
     async with opened(store, hall(durability)) as rooms:
@@ -141,9 +139,7 @@ async def test_a_first_commit_that_fails_leaves_the_snapshot_to_the_next(
 
 
 @pytest.mark.parametrize("durability", ["snapshot", "commit"])
-async def test_a_state_that_is_given_to_it_is_kept(
-    durability: Durability, autojump_clock: MockClock
-) -> None:
+async def test_a_state_that_is_given_to_it_is_kept(durability: Durability, autojump_clock: MockClock) -> None:
     """And one that is taken away again is gone, although nothing declares it."""
     store = FaultyStore(MemoryStore())
     async with opened(store, hall(durability)) as rooms:
@@ -223,12 +219,14 @@ async def test_what_is_scheduled_is_done_in_another_process(autojump_clock: Mock
 async def test_a_session_goes_on_in_another_process(autojump_clock: MockClock) -> None:
     """What was sent reliably reaches it, each once, with growing places."""
     store = MemoryStore()
-    async with opened(store, hall(resume_window=1000)) as rooms:
-        async with connect(rooms, KEY, subprotocols=[JSON]) as client:
-            assert (await client.receive())["event"] == "rooms.welcome"
-            await ask(rooms, "reliably", "one")
-            first = await client.receive()
-            await client.drop()
+    async with (
+        opened(store, hall(resume_window=1000)) as rooms,
+        connect(rooms, KEY, subprotocols=[JSON]) as client,
+    ):
+        assert (await client.receive())["event"] == "rooms.welcome"
+        await ask(rooms, "reliably", "one")
+        first = await client.receive()
+        await client.drop()
     async with (
         opened(store, hall(resume_window=1000)) as rooms,
         connect(rooms, KEY, subprotocols=[JSON], resume=client) as client,

@@ -546,6 +546,33 @@ async def test_a_corrupt_generation_is_passed_over_loudly(
     assert await new_state(store).load() == Loaded(Chat(1), restarted=False, fell_back=False)
 
 
+async def test_the_older_generation_is_read_only_where_the_newest_is_of_no_use(store: FaultyStore) -> None:
+    """And where that read fails, the next try finds it."""
+    for number in (1, 2):
+        await save(new_state(store), Chat(number))
+    del store.calls[:]
+    await new_state(store).load()
+    assert [call.operation for call in store.calls] == ["load"]
+    await spoil(store, 3, b"nothing")
+    record, gate, raised = new_state(store), store.hold_loads(), list[Exception]()
+
+    async def load() -> None:
+        try:
+            await record.load()
+        except StoreError as error:
+            raised.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load)
+        await gate.wait_arrived()
+        store.fail_loads(StoreError("on purpose"))
+        gate.release()
+    assert len(raised) == 1
+    del store.calls[:]
+    assert await record.load() == Loaded(Chat(2), restarted=False, fell_back=True)
+    assert [call.operation for call in store.calls] == ["load", "load"]
+
+
 async def test_after_a_fallback_there_are_two_sound_generations_again(store: FaultyStore) -> None:
     """The first save takes the place of the sound one, so a second one takes that of the damaged one."""
     await save(new_state(store), Chat(1))

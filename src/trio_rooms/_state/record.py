@@ -785,8 +785,8 @@ class Record:
         """The newest state in the store that decodes; None for a room that has none.
 
         Waits for a commit in flight. Then what the store says is true: what handlers wrote and is not
-        saved is forgotten, and no commit is in doubt any more. Cancelled, or when the store could not
-        read, nothing has changed.
+        saved is forgotten, and no commit is in doubt any more. Cancelled while the store is asked for the
+        first time, or where that fails, nothing has changed.
 
         Raises:
             StoreError: the store could not read.
@@ -796,7 +796,7 @@ class Record:
         await self._writer.take()
         try:
             began = trio.current_time()
-            stored = await self._store.load(self.key)
+            stored = await self._store.load(self.key, newest=True)
             if self._loaded and self.gate is None:
                 self.discard()
             self._loaded = True
@@ -804,7 +804,9 @@ class Record:
             self._forget_state()
             await self._learn(stored.head)
             await self._load_timers(stored.head)
-            loaded = await self._saved.newest(stored.snapshots, self._writer.epoch, began)
+            loaded = await self._saved.newest(
+                stored.snapshots, self._writer.epoch, began, partial(self._store.load, self.key)
+            )
             if self._definition.fleeting and self._has_nothing(loaded):
                 self._saved.know_nothing(stored=loaded is not None)
                 self.dirty = True

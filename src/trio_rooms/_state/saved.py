@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -15,7 +16,7 @@ import attrs
 import trio
 
 from trio_rooms.errors import SnapshotCorrupt
-from trio_rooms.stores.base import StoredSnapshot
+from trio_rooms.stores.base import StoredRoom, StoredSnapshot
 
 from .codec import LARGE, NOTHING, Aside, Codec
 from .snapshot import Snapshot
@@ -145,7 +146,11 @@ class Saved:
         return self.news(digest_of(encoded), more=False)
 
     async def newest(
-        self, stored: tuple[StoredSnapshot, ...], epoch: int, began: float | None = None
+        self,
+        stored: tuple[StoredSnapshot, ...],
+        epoch: int,
+        began: float | None = None,
+        older: Callable[[], Awaitable[StoredRoom]] | None = None,
     ) -> Loaded | None:
         """The newest state that decodes; None where there is none at all.
 
@@ -153,14 +158,18 @@ class Saved:
             stored: the generations, the newest first.
             epoch: that of the store's owner.
             began: when they began to be read, on Trio's clock; None for now.
+            older: reads all generations, where ``stored`` has the newest alone.
 
         Raises:
+            StoreError: ``older`` raised it.
             SnapshotError: no generation can be used.
         """
         broken: SnapshotCorrupt | None = None
         began = trio.current_time() if began is None else began
+        left = [*reversed(stored)]
         try:
-            for one in stored:
+            while left:
+                one = left.pop()
                 try:
                     snapshot = Snapshot.of(self._key, one)
                     if len(snapshot.state) < LARGE:
@@ -172,6 +181,9 @@ class Saved:
                     why = "room %s: generation %d cannot be used: %s"
                     logger.error(why, self._key, one.generation, error)  # noqa: TRY400
                     broken = broken or error
+                    if older is not None:
+                        both, older = (await older()).snapshots, None
+                        left = [other for other in both if other.generation < one.generation]
                     continue
                 self.size = len(snapshot.state)
                 self.large = self.size >= LARGE
