@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,11 +10,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.sockets.bench import Line
+from tests.sockets.bench import Bench, Line, bench, ready, soon
 from trio_rooms._metrics.histogram import Histogram
 from trio_rooms._metrics.metrics import Metrics
 from trio_rooms._sockets.fanout import Broadcast, FanOut, PlainMessage, SendLater
 from trio_rooms._sockets.flags import BINARY, CLOSE_SENT, GONE
+from trio_rooms._sockets.links import SocketLink
 from trio_rooms._sockets.roster import Link, Roster
 from trio_rooms._sockets.use import Use
 from trio_rooms._wire.envelope import Outgoing
@@ -210,6 +213,57 @@ def test_how_long_a_broadcast_takes_is_noted_once_for_each_kind(monkeypatch: pyt
     assert metrics.delivery_active.max == now[0] - 0.25
     assert broadcast(everybody, None, 0.0) == (0, 0)
     assert broadcast([]) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [1, 5_000, 500_000])
+@pytest.mark.parametrize("binary", [False, True])
+async def test_a_broadcast_writes_as_each_connection_would(size: int, binary: bool) -> None:
+    """To those that take all of it, a part or nothing, where something waits, and where nobody is left."""
+    message = Outgoing({"event": "x", "data": "y" * size})
+    small, filling = 4096, b"z" * 400_000
+
+    def clients(made: Bench, key: str) -> list[tuple[socket.socket, SocketLink]]:
+        pairs = [made.client(key, flags, buffer=buffer) for flags in (0, BINARY) for buffer in (None, small)]
+        pairs += [made.client(key, buffer=small) for _ in range(5)]
+        full, waits, closing, lost, over = pairs[-5:]
+        full[1].send(filling)
+        made.hub.pacing.postpone(waits[1], encode_text(b"before"), 5)
+        made.hub.close(closing[1], 1000, "")
+        lost[0].close()
+        over[1].abort()
+        assert full[1].output is not None
+        assert waits[1].postponed is not None
+        return pairs
+
+    def state(pairs: list[tuple[socket.socket, SocketLink]]) -> list[Any]:
+        return [
+            (link.flags, None if link.output is None else link.output.size, link.postponed is None)
+            for _, link in pairs
+        ]
+
+    async with bench() as made:
+        one, each = clients(made, "a/1"), clients(made, "a/2")
+        if not binary:
+            for _, link in (*one, *each):
+                link.flags &= ~BINARY
+        assert state(one) == state(each)
+        assert Broadcast([link for _, link in one], message)(math.inf)
+        for _, link in each:
+            if not link.flags & (CLOSE_SENT | GONE):
+                link.send(message.frame(binary=bool(link.flags & BINARY)))
+        assert state(one) == state(each)
+        received: dict[socket.socket, bytes] = dict.fromkeys([client for client, _ in (*one, *each)], b"")
+
+        def all_read() -> bool:
+            for client in received:
+                received[client] += ready(client) if client.fileno() >= 0 else b""
+            return all(link.output is None for _, link in (*one, *each))
+
+        await soon(all_read)
+        assert all_read()
+        got = [[received[client] for client, _ in pairs] for pairs in (one, each)]
+        assert got[0] == got[1]
+        assert got[0][0] == message.frame(binary=False)
 
 
 @pytest.mark.parametrize("data", [object(), "\ud800"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -15,8 +17,9 @@ from trio_rooms._loop.turn import TURN
 from trio_rooms._wire.frames import encode_message
 
 from .flags import BINARY, CLOSE_SENT, GONE, REPLAYING
+from .links import SocketLink
 from .manner import Manner
-from .roster import Link, Roster
+from .roster import MOST_DESCRIPTORS, Link, Roster
 from .standing import Places
 
 __all__ = ["Broadcast", "FanOut", "Message", "PlainMessage", "ReliableBroadcast", "SendLater", "Stalled"]
@@ -28,6 +31,7 @@ _MOST_HELD: Final = 4 * 1024 * 1024
 _JOB: Final = 500
 """Bytes that a piece of output takes beside its content, about, and for each connection it is for."""
 _LINK: Final = 8
+_flags_of: Final = attrgetter("flags")
 
 
 class Message(Protocol):
@@ -253,7 +257,7 @@ class Broadcast:
     ) -> None:
         waits = manner is not None and manner.window
         self._began = 0.0 if waits else perf_counter() if began is None else began
-        kinds = {link.flags & BINARY for link in links}
+        kinds = {flags & BINARY for flags in set(map(_flags_of, links))}
         # Who changes its kind from now on gets the kind that there is.
         text = message.frame(binary=False) if 0 in kinds else b""
         binary = message.frame(binary=True) if BINARY in kinds else b""
@@ -274,12 +278,11 @@ class Broadcast:
         if not active:
             metrics.delivery_hibernated.note(delay)
             return
-        used = len(links)
-        if len(active) < links[0].roster.count:
-            used = sum(map(active.__contains__, links))
-        if used:
+        everybody = len(active) >= links[0].roster.count
+        # Most often the first few of the connections tell.
+        if everybody or any(map(active.__contains__, links)):
             metrics.delivery_active.note(delay)
-        if used < len(links):
+        if not (everybody or all(map(active.__contains__, links))):
             metrics.delivery_hibernated.note(delay)
 
     def take_few(self) -> list[tuple[Link, bytes]] | None:
@@ -295,18 +298,14 @@ class Broadcast:
         ]
 
     def __call__(self, until: float) -> bool:
-        links, text, binary, manner = self.links, self._text, self._binary, self._manner
-        now = until
+        links, now = self.links, until
         while self._at < len(links):
-            for link in links[self._at : self._at + _CHUNK]:
-                flags = link.flags
-                if flags & (CLOSE_SENT | GONE):
-                    continue
-                if manner is None:
-                    link.send(binary if flags & BINARY else text)
-                else:
-                    link.roster.hub.offer(link, binary if flags & BINARY else text, manner)
+            few = links[self._at : self._at + _CHUNK]
             self._at += _CHUNK
+            if self._manner is None:
+                self._write(few)
+            else:
+                self._offer(few, self._manner)
             now = perf_counter()
             if now > until:
                 break
@@ -314,6 +313,45 @@ class Broadcast:
             return False
         self._written(now)
         return True
+
+    def _write(self, links: list[Link]) -> None:
+        """Write to some of them at once."""
+        text, binary = self._text, self._binary
+        if text is binary:
+            _write(links, text)
+        else:
+            kinds = [[link for link in links if link.flags & BINARY == kind] for kind in (0, BINARY)]
+            _write(kinds[0], text)
+            _write(kinds[1], binary)
+
+    def _offer(self, links: list[Link], manner: Manner) -> None:
+        """Send to some of them in a manner of its own."""
+        text, binary = self._text, self._binary
+        for link in links:
+            flags = link.flags
+            if not flags & (CLOSE_SENT | GONE):
+                link.roster.hub.offer(link, binary if flags & BINARY else text, manner)
+
+
+def _write(links: list[Link], frame: bytes) -> None:
+    """Write a frame to some connections.
+
+    To a socket of which nothing waits as `SocketLink.send` does it, but without the call and what it looks
+    up: that would be most of what a delivery costs beside the kernel's part.
+    """
+    write, size, ended, kind, most = os.write, len(frame), CLOSE_SENT | GONE, SocketLink, MOST_DESCRIPTORS
+    for link in links:
+        if link.unfinished is None and not link.flags & ended and type(link) is kind:
+            try:
+                sent = write(link.id & most, frame)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                continue
+            if sent != size:
+                link.keep_rest(frame, sent)
+        elif not link.flags & ended:
+            link.send(frame)
 
 
 class ReliableBroadcast(Broadcast):
@@ -351,32 +389,26 @@ class ReliableBroadcast(Broadcast):
         if few is None:
             return None
         few = [(link, frame) for link, frame in few if not link.flags & REPLAYING]
-        for link, _ in few:
-            if link.session is not None:
-                link.session = self._journal.stand(link.session, self._seq)
+        self._standing([link for link, _ in few])
         self._journal.release(self._seq)
         return few
 
     def __call__(self, until: float) -> bool:
-        links, text, binary, manner = self.links, self._text, self._binary, self._manner
-        stand, seq, now = self._journal.stand, self._seq, until
-        while self._at < len(links):
-            for link in links[self._at : self._at + _CHUNK]:
-                flags = link.flags
-                if flags & (CLOSE_SENT | GONE | REPLAYING):
-                    continue
-                if link.session is not None:
-                    link.session = stand(link.session, seq)
-                if manner is None:
-                    link.send(binary if flags & BINARY else text)
-                else:
-                    link.roster.hub.offer(link, binary if flags & BINARY else text, manner)
-            self._at += _CHUNK
-            now = perf_counter()
-            if now > until:
-                break
-        if self._at < len(links):
-            return False
-        self._written(now)
-        self._journal.release(seq)
-        return True
+        done = super().__call__(until)
+        if done:
+            self._journal.release(self._seq)
+        return done
+
+    def _write(self, links: list[Link]) -> None:
+        super()._write(self._standing(links))
+
+    def _offer(self, links: list[Link], manner: Manner) -> None:
+        super()._offer(self._standing(links), manner)
+
+    def _standing(self, links: list[Link]) -> list[Link]:
+        """Those of some connections that get it now, whose sessions were sent it from here on."""
+        links = [link for link in links if not link.flags & (CLOSE_SENT | GONE | REPLAYING)]
+        for link in links:
+            if link.session is not None:
+                link.session = self._journal.stand(link.session, self._seq)
+        return links

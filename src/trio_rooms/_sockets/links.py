@@ -60,8 +60,12 @@ class SocketLink(Link):
         except OSError:
             return  # The poller reports it too, and the hub then takes the record out.
         if sent != len(frame):
-            self.output = Output(frame, sent)
-            self._watch()
+            self.keep_rest(frame, sent)
+
+    def keep_rest(self, frame: bytes, sent: int) -> None:
+        """The kernel has taken so many bytes of a frame behind which nothing waits: the rest does."""
+        self.output = Output(frame, sent)
+        self._watch()
 
     def flush(self) -> None:
         """Write what the kernel takes now of what waits."""
