@@ -178,7 +178,7 @@ def test_module_that_raises(run: Run, tmp_path: Path, content: str, told: str) -
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('@room.on("x")\ndef f(ctx): ...', "rooms2.py, line 3: room a: the handler of 'x' is not async"),
+        ('@room.on("x")\ndef f(ctx): yield', "rooms2.py, line 3: room a: the handler of 'x' has a yield"),
         ('@room.on("x")\nasync def f(ctx, a, b, c): ...', "room a: the handler of 'x' takes (ctx, a, b, c)"),
         ("room = [room, room]", "two rooms are named 'a'"),
     ],

@@ -117,8 +117,29 @@ async def generator(ctx: Any, data: Any) -> Any:
     yield 1
 
 
-def sync(ctx: Any, data: Any) -> None:
+def sync(ctx: Any, data: Any) -> Any:
     """Is not async."""
+    return data
+
+
+def sync_context(ctx: Any) -> Any:
+    """Is not async, and wants nothing but the context."""
+    return ctx
+
+
+def sync_other(ctx: Any, event: str, data: Any) -> Any:
+    """Is not async, and is told the name of the event."""
+    return event, data
+
+
+def plain_generator(ctx: Any, data: Any) -> Any:
+    """Is no handler."""
+    yield 1
+
+
+def forgets(ctx: Any) -> Any:
+    """Returns what should have been awaited."""
+    return only_context(ctx)
 
 
 def up(state: Any) -> Any:
@@ -443,11 +464,52 @@ def test_a_closure_over_something_of_the_module_is_allowed() -> None:
     refused(lambda: room().on("say")(around({"a": 1})), "a closure over 'content', a dict")
 
 
-def test_a_handler_that_is_not_async_is_refused() -> None:
-    """A plain function is refused everywhere; the message shows its first line as it should be."""
+def test_a_handler_that_yields_is_refused() -> None:
+    """To call a generator does nothing, whether it is async or not: it is no handler and no hook."""
     for number in range(len(definers(room()))):
-        refused(functools.partial(definers(room())[number], sync), "not async", "async def sync(")
-        refused(functools.partial(definers(room())[number], generator), "not async")
+        for function in (generator, plain_generator):
+            refused(functools.partial(definers(room())[number], function), "has a yield")
+
+
+async def test_plain_functions_are_eager_where_nothing_has_to_be_awaited() -> None:
+    """What handles messages stays as it is; all else, and what is to be durable, is awaited as others are."""
+    made = room()
+    made.on("plain")(sync)
+    made.on("durable", durable=True)(sync)
+    made.on("async")(handle)
+    made.on_any(sync_other)
+    made.on_connect(sync_context)
+    sealed = made.seal()
+    eager = {name: one.eager for name, one in sealed.events.items()}
+    assert eager == {"plain": True, "durable": False, "async": False}
+    assert sealed.events["plain"].function is sync
+    assert sealed.any_event is not None
+    assert sealed.any_event.eager
+    assert sealed.on_connect is not None
+    assert await sealed.on_connect("ctx") == "ctx"
+    for options, eagerly in (({}, True), ({"durability": "commit"}, False)):
+        one: Room[None] = Room("one", **options)  # type: ignore[arg-type]
+        one.on_message(sync_context)
+        of_messages = one.seal()
+        assert of_messages.eager is eagerly
+        assert of_messages.on_message is not None
+        returned = of_messages.on_message("ctx", "hello")
+        assert (returned if eagerly else await returned) == "ctx"
+    gated: Room[None] = Room("gated", durability="commit")
+    gated.on("plain")(sync)
+    assert not gated.seal().events["plain"].eager
+
+
+async def test_a_plain_function_that_returns_a_coroutine_says_so() -> None:
+    """As one does that calls an async function and forgets to await it: else nothing would happen."""
+    made = room()
+    made.on_connect(forgets)
+    hook = made.seal().on_connect
+    assert hook is not None
+    with pytest.raises(
+        TypeError, match=r"returned a coroutine, which is not awaited: write async def forgets"
+    ):
+        await hook("ctx")
 
 
 @pytest.mark.parametrize("event", ["", "rooms.welcome", "rooms.", None, 5, handle])

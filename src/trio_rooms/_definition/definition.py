@@ -17,14 +17,18 @@ from .fire import Retry
 __all__ = ["Definition", "EventHandler", "Handler", "ScheduleHandler"]
 
 Handler = Callable[..., Awaitable[Any]]
-"""A function of the application that is awaited: a handler or a hook."""
+"""A function of the application that is awaited: a handler or a hook.
+
+A plain one was wrapped for that, unless it is *eager*: then it is called as it is.
+"""
 
 
 @attrs.frozen(eq=False)
 class EventHandler:
     """The handler of one event: the function and what its data is converted to."""
 
-    function: Handler
+    function: Callable[..., Any]
+    """Awaited, unless it is eager."""
     arguments: int
     """How many it takes of the context, (for on_any) the event's name, and the data."""
     convert: Callable[[Any], Any] | None
@@ -33,6 +37,8 @@ class EventHandler:
     """Whether it is told the event's name: on_any."""
     internal: bool = False
     """Whether the program and other rooms alone may send this event, and no client."""
+    eager: bool = False
+    """Whether it is a plain function: it awaits nothing, and so may run in whatever task has the message."""
 
 
 @attrs.frozen
@@ -91,8 +97,10 @@ class Definition:
     """The same as clients meet them: None for an internal event."""
     any_event: EventHandler | None
     schedules: Mapping[str, ScheduleHandler]
-    on_message: Handler | None
+    on_message: Callable[..., Any] | None
     """What a plain room's messages go to, called with the context and the message."""
+    eager: bool
+    """Whether that is a plain function, see `EventHandler`."""
     authenticate: Handler | None
     on_connect: Handler | None
     on_disconnect: Handler | None

@@ -25,9 +25,11 @@ from .definition import Definition, EventHandler, Handler, ScheduleHandler
 from .fire import Retry
 from .signatures import (
     HOOKS,
+    awaited,
     defined_twice,
     durably,
     event_handler,
+    is_plain,
     limited,
     name_of,
     schedule_handler,
@@ -536,7 +538,8 @@ class Room(Generic[S]):
             for_clients={event: None if one.internal else one for event, one in events.items()},
             any_event=self._sealed_event(None, self._any) if self._any is not None else None,
             schedules={name: self._sealed_schedule(name, *one) for name, one in self._schedules.items()},
-            on_message=self._sealed_hook("on_message", self._message, ("ctx", "message")),
+            on_message=self._sealed_message(),
+            eager=self._message is not None and self._eager(self._message),
             **hooks,
         )
 
@@ -553,10 +556,25 @@ class Room(Generic[S]):
         handler = event_handler(
             self.name, function, what, named=event is None, internal=event in self._internal
         )
-        bounded = limited(handler.function, event or "on_any", self.handler_timeout)
+        if handler.eager and event not in self._durable and self._eager(function):
+            return handler
+        bounded = limited(awaited(handler.function), event or "on_any", self.handler_timeout)
         if event in self._durable and self.durability == "snapshot":
             bounded = durably(bounded)
-        return attrs.evolve(handler, function=bounded)
+        return attrs.evolve(handler, function=bounded, eager=False)
+
+    def _sealed_message(self) -> Callable[..., Any] | None:
+        """What all messages of a plain room go to, as it is called."""
+        if self._message is None:
+            return None
+        taking = taking_all(self.name, self._message, "on_message", ("ctx", "message"))
+        if self._eager(taking):
+            return taking
+        return limited(awaited(taking), "on_message", self.handler_timeout)
+
+    def _eager(self, function: Callable[..., Any]) -> bool:
+        """Whether a handler is called as it is: what is to be durable has to be awaited in any case."""
+        return is_plain(function) and self.durability == "snapshot"
 
     def _sealed_schedule(self, name: str, function: Handler, retry: Retry) -> ScheduleHandler:
         """The handler of what is scheduled under a name, as it is called."""
@@ -567,7 +585,7 @@ class Room(Generic[S]):
         """A hook as it is called: with all that it may be given."""
         if function is None:
             return None
-        taking = taking_all(self.name, function, name, given)
+        taking = awaited(taking_all(self.name, function, name, given))
         # Who asks whether a client is let in is not the room, and has a time limit of its own.
         return taking if name == "authenticate" else limited(taking, name, self.handler_timeout)
 
@@ -720,8 +738,11 @@ class Room(Generic[S]):
                 f'    @room.on("event")\n    async def handler(ctx, data):\n        ctx.state...'
             )
             raise DefinitionError(msg)
-        if not inspect.iscoroutinefunction(function):
-            msg = f"room {self.name}: {what} is not async; write async def {name_of(function)}(...)"
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            msg = (
+                f"room {self.name}: {what} has a yield, and to call it would do nothing; a handler returns, "
+                "and sends what it has to say"
+            )
             raise DefinitionError(msg)
         if existing is not None:
             msg = f"room {self.name}: {what} is already {name_of(existing)}"

@@ -8,8 +8,8 @@ import math
 import traceback
 import types
 import typing
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NoReturn
 
 import trio
 
@@ -24,11 +24,14 @@ from .fire import Fire, Retry
 __all__ = [
     "HOOKS",
     "arity",
+    "awaited",
     "defined_twice",
     "durably",
     "event_handler",
+    "is_plain",
     "limited",
     "name_of",
+    "refuse_coroutine",
     "schedule_handler",
     "taking_all",
     "why_not_static",
@@ -96,7 +99,40 @@ def _is_static(content: Any, seen: frozenset[int]) -> bool:
     return isinstance(content, _CONSTANTS)
 
 
-def arity(room: str, function: Handler, what: str, given: tuple[str, ...]) -> int:
+def is_plain(function: Callable[..., Any]) -> bool:
+    """Whether a function awaits nothing: a ``def``, and no ``async def``."""
+    return not inspect.iscoroutinefunction(function)
+
+
+def awaited(function: Callable[..., Any]) -> Handler:
+    """A function as one that is awaited; itself where it is."""
+    if not is_plain(function):
+        return function
+
+    async def called(*arguments: Any) -> Any:
+        result = function(*arguments)
+        if type(result) is types.CoroutineType:
+            refuse_coroutine(function, result)
+        return result
+
+    return called
+
+
+def refuse_coroutine(function: Callable[..., Any], returned: Coroutine[Any, Any, Any]) -> NoReturn:
+    """Say that a plain function has returned what nobody awaits.
+
+    Raises:
+        TypeError: that.
+    """
+    returned.close()  # Else Python warns of it in some other place.
+    msg = (
+        f"{name_of(function)} is a plain function, and returned a coroutine, which is not awaited: write "
+        f"async def {name_of(function)}(...)"
+    )
+    raise TypeError(msg)
+
+
+def arity(room: str, function: Callable[..., Any], what: str, given: tuple[str, ...]) -> int:
     """How many of the arguments it is given a function takes.
 
     Args:
@@ -108,7 +144,7 @@ def arity(room: str, function: Handler, what: str, given: tuple[str, ...]) -> in
     Raises:
         DefinitionError: it cannot be called with them.
     """
-    shape = f"async def {name_of(function)}({', '.join(given)})"
+    shape = f"{'' if is_plain(function) else 'async '}def {name_of(function)}({', '.join(given)})"
     parameters = list(inspect.signature(function).parameters.values())
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return len(given)
@@ -122,8 +158,12 @@ def arity(room: str, function: Handler, what: str, given: tuple[str, ...]) -> in
     return min(len(positional), len(given))
 
 
-def taking_all(room: str, function: Handler, what: str, given: tuple[str, ...]) -> Handler:
+def taking_all(
+    room: str, function: Callable[..., Any], what: str, given: tuple[str, ...]
+) -> Callable[..., Any]:
     """A function as one that takes all it is given, with those left out that it does not want.
+
+    What is awaited stays so, and a plain one plain.
 
     Raises:
         DefinitionError: as `arity`.
@@ -131,6 +171,9 @@ def taking_all(room: str, function: Handler, what: str, given: tuple[str, ...]) 
     taken = arity(room, function, what, given)
     if taken == len(given):
         return function
+
+    if is_plain(function):
+        return lambda *arguments: function(*arguments[:taken])
 
     async def fewer(*arguments: Any) -> Any:
         return await function(*arguments[:taken])
@@ -171,7 +214,7 @@ def durably(function: Handler) -> Handler:
 
 
 def event_handler(
-    room: str, function: Handler, what: str, *, named: bool, internal: bool = False
+    room: str, function: Callable[..., Any], what: str, *, named: bool, internal: bool = False
 ) -> EventHandler:
     """The sealed handler of an event.
 
@@ -188,19 +231,19 @@ def event_handler(
     given = ("ctx", "event", "data") if named else ("ctx", "data")
     position = len(given) - 1
     arguments = arity(room, function, what, given)
-    if arguments <= position:
-        return EventHandler(function, arguments, None, named, internal)
-    convert = _conversion(room, _annotation(room, function, what, position), what)
-    return EventHandler(function, arguments, convert, named, internal)
+    convert = None
+    if arguments > position:
+        convert = _conversion(room, _annotation(room, function, what, position), what)
+    return EventHandler(function, arguments, convert, named, internal, is_plain(function))
 
 
-def schedule_handler(room: str, function: Handler, what: str, retry: Retry) -> ScheduleHandler:
+def schedule_handler(room: str, function: Callable[..., Any], what: str, retry: Retry) -> ScheduleHandler:
     """The sealed handler of what is scheduled under a name.
 
     Raises:
         DefinitionError: it cannot be called, or nothing can be converted to the data that it wants.
     """
-    taking = taking_all(room, function, what, ("ctx", "fire"))
+    taking = awaited(taking_all(room, function, what, ("ctx", "fire")))
     wanted = _annotation(room, function, what, 1)
     if wanted in (Any, object, Fire):
         return ScheduleHandler(taking, None, retry)
@@ -216,7 +259,7 @@ def schedule_handler(room: str, function: Handler, what: str, retry: Retry) -> S
     return ScheduleHandler(taking, convert, retry)
 
 
-def _annotation(room: str, function: Handler, what: str, position: int) -> Any:
+def _annotation(room: str, function: Callable[..., Any], what: str, position: int) -> Any:
     """What a handler says that it takes at a position; Any where it says nothing, or takes nothing there."""
     parameters = list(inspect.signature(function).parameters)
     try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import perf_counter
+from types import CoroutineType
 from typing import Final
 
 import attrs
 import trio
 
 from trio_rooms._definition.definition import Handler
+from trio_rooms._definition.signatures import refuse_coroutine
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import parted
 from trio_rooms._loop.turn import TURN
@@ -539,7 +541,7 @@ class Actor:
         )
         record, box, edited = saver.record, mailbox.mail, shared.edited
         dispatcher, members, contexts = self.dispatcher, self.members, self.members.contexts
-        on_message = shared.definition.on_message
+        on_message, eager = shared.definition.on_message, shared.definition.eager
         gate = shared.gate  # In a plain room it is there always or never: it has no durable handlers.
         idle_timeout = idleness.timeout
         window = idleness.window
@@ -573,7 +575,10 @@ class Actor:
                             gate.before(on_message)
                             gate.open.waiting.append((link, None))
                         try:
-                            await on_message(context, message)
+                            if not eager:
+                                await on_message(context, message)
+                            elif type(returned := on_message(context, message)) is CoroutineType:
+                                refuse_coroutine(on_message, returned)
                             if edited:
                                 members.settle()
                         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from types import CoroutineType
+from typing import Any, Final, NamedTuple, NoReturn
 
 from trio_rooms._definition.definition import Definition, EventHandler, Handler
+from trio_rooms._definition.signatures import refuse_coroutine
 from trio_rooms._loop.groups import alone
 from trio_rooms._sockets.flags import DISMISSED, OVER, UNGREETED, UNREPORTED
 from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, PassOn, Resumed
 from trio_rooms._state.codec import decode_value
 from trio_rooms._state.rows import half_of, present
-from trio_rooms._state.sessions import MOST_UNANSWERED, WHY, Answered
+from trio_rooms._state.sessions import MOST_UNANSWERED, WHY, Answered, Session
 from trio_rooms._values.cbor import as_sent
 from trio_rooms._values.misfits import describe
 from trio_rooms._wire import envelope
@@ -42,7 +44,7 @@ from .reports import Disconnect
 from .saver import NotBegun
 from .shared import Shared
 
-__all__ = ["Dispatcher", "disconnect_of", "refuse", "refuse_unsaved"]
+__all__ = ["Dispatcher", "Failure", "disconnect_of", "refuse", "refuse_unsaved"]
 
 logger = logging.getLogger("trio_rooms")
 
@@ -52,6 +54,17 @@ _UNAVAILABLE: Final = (
 )
 _NOT_NOW: Final = "the room cannot be reached now"
 _RETURNED: Final = "this is what the handler returned"
+
+
+class Failure(NamedTuple):
+    """What is left to do about an error of a handler that ran outside of its room's task."""
+
+    context: Context[Any]
+    """In which it ran."""
+    error: Exception
+    """Which on_error is to hear of."""
+    then: Callable[[], None]
+    """What is done after that."""
 
 
 class Dispatcher:
@@ -94,30 +107,63 @@ class Dispatcher:
 
     async def turn_away(self, context: Context[Any], event: str, error: Exception) -> None:
         """A handler raised for a connection that its close alone can tell of it."""
+        if not self._turned_away(context, error):
+            await self.failed(context, event, error)
+            self._turn_away_failed(context, event, error)
+
+    def turn_away_at_once(self, context: Context[Any], event: str, error: Exception) -> Failure | None:
+        """As `turn_away`, but for what is to be awaited, which is left to `finish`; None where nothing is."""
+        if self._turned_away(context, error):
+            return None
+        return self._fail(context, event, error, partial(self._turn_away_failed, context, event, error))
+
+    def _turned_away(self, context: Context[Any], error: Exception) -> bool:
+        """Close a connection that its handler has refused; whether it has."""
         refusal = _refusal(error)
         if isinstance(refusal, EventError):
-            self._members.settle_quietly()
             code, reason = int(CloseCode.POLICY), refusal.message or refusal.code
         elif isinstance(refusal, Refused):
-            self._members.settle_quietly()
             code, reason = refusal.close or CloseCode.POLICY, refusal.reason
         else:
-            await self.failed(context, event, error)
-            code, reason = CloseCode.INTERNAL_ERROR, "the room failed"
-            if event == "on_connect":
-                context.connection.link.flags |= OVER  # It never came in, and does not come back.
-            if self.half_run(error):
-                self._shared.hub.close(context.connection.link, code, reason)
-                return
-        # After on_error, which may close it with a code of its own.
+            return False
+        self._members.settle_quietly()
         self._shared.output.close(context.connection.link, code, reason)
+        return True
+
+    def _turn_away_failed(self, context: Context[Any], event: str, error: Exception) -> None:
+        """Close a connection whose handler has failed; after on_error, which may use a code of its own."""
+        link, output = context.connection.link, self._shared.output
+        if event == "on_connect":
+            link.flags |= OVER  # It never came in, and does not come back.
+        if self.half_run(error):
+            output = self._shared.hub
+        output.close(link, CloseCode.INTERNAL_ERROR, "the room failed")
 
     async def failed(self, context: Context[Any], event: str, error: Exception) -> None:
         """A handler raised: keep what it edited, log it, tell on_error; but not that its client has left."""
+        if self._note(context, event, error):
+            await self._report(context, error)
+
+    async def finish(self, failure: Failure) -> None:
+        """Do what was left of a failure, see `turn_away_at_once` and `handle_at_once`."""
+        await self._report(failure.context, failure.error)
+        failure.then()
+
+    def _fail(
+        self, context: Context[Any], event: str, error: Exception, then: Callable[[], None]
+    ) -> Failure | None:
+        """A handler raised: do as `failed`, then as given; what has to wait for on_error is returned."""
+        if self._note(context, event, error):
+            return Failure(context, error, then)
+        then()
+        return None
+
+    def _note(self, context: Context[Any], event: str, error: Exception) -> bool:
+        """Keep what a handler that raised has edited, and log it; whether on_error is to hear of it."""
         self._members.settle_quietly()
         gone = alone(error)
         if isinstance(gone, ConnectionGone) and context.from_connection and context.connection.id == gone.id:
-            return
+            return False
         if isinstance(gone, Refused):
             gone.add_note(
                 "only authenticate, on_connect and on_message refuse with it; here it is EventError"
@@ -130,7 +176,7 @@ class Dispatcher:
             exc_info=error,
             extra={"cause": event},
         )
-        await self._report(context, error)
+        return self._definition.on_error is not None
 
     def interrupted(self, mail: Mail, failure: Exception) -> None:
         """Answer mail that may be half done, since the room crashed or was cancelled while it handled it."""
@@ -183,54 +229,123 @@ class Dispatcher:
             if received is None:
                 return
             number, name = received.id, received.event
-            handler = self._definition.client_handler(name)
+            handler = self._definition.for_clients.get(name) or self._definition.client_handler(name)
             if shared.gate is not None:
                 shared.gate.before(handler)  # Before its id counts as handled: that is cut with what it does.
             if number is not None and link.session is not None and not await self._is_new(link, number):
                 return
             if received.channel is not None:
-                context = self._members.new_context(context.connection)
-                context.channel = received.channel
-            result = await _handling(handler, context, name, received.data)
+                context = self._in_channel(context, received.channel)
+            if handler is None:
+                _refuse_unknown(name)
+            data = received.data if handler.convert is None else _converted(handler.convert, received.data)
+            result = _called(handler, context, name, data)
+            if not handler.eager:
+                result = await result
             if shared.edited:
                 self._members.settle()
             if number is not None:
-                try:
-                    shared.output.send(link, envelope.acknowledge(number, result))
-                except (TypeError, ValueError) as error:
-                    error.add_note(_RETURNED)
-                    raise
-                if link.session is not None:
-                    self._keep(link, number, Answered(data=result))
-                elif shared.gate is not None:
-                    shared.gate.open.waiting.append((link, number))
+                self._acknowledge(link, number, result)
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
-            await self._not_handled(context, number, name, error)
+            if not self._refused(context, number, error):
+                await self.failed(context, name, error)
+                self._tell_failed(context, number, error)
 
-    async def _not_handled(
-        self, context: Context[Any], number: int | None, event: str, error: Exception
-    ) -> None:
-        """Tell a client that its event was refused, or that its handler raised."""
-        shared, link = self._shared, context.connection.link
+    def handle_at_once(self, link: Link, message: str | bytes) -> Failure | bool:
+        """Do as `_envelope`, in whatever task that is, where nothing has to be awaited; there is no gate.
+
+        Returns:
+            Whether it was handled: else nothing of it was done; or what is left to `finish`.
+        """
+        if link.flags & DISMISSED:
+            return True
+        shared = self._shared
+        context = self._members.contexts.get(link.id) or self._members.context_for(link)
+        number, name = None, ""
+        try:
+            received = envelope.decode(message)
+            if received is None:
+                return True
+            number, name = received.id, received.event
+            handler = self._definition.for_clients.get(name) or self._definition.client_handler(name)
+            if handler is not None and not handler.eager:
+                return False
+            if number is not None and link.session is not None:
+                session = shared.record.sessions.get(link.sid)
+                if session is None:
+                    return False
+                if self._is_out_of_order(link, number) or not self._is_next(link, number, session):
+                    return True
+            if received.channel is not None:
+                context = self._in_channel(context, received.channel)
+            if handler is None:
+                _refuse_unknown(name)
+            data = received.data if handler.convert is None else _converted(handler.convert, received.data)
+            result = _called(handler, context, name, data)
+            if shared.edited:
+                self._members.settle()
+            if number is not None:
+                self._acknowledge(link, number, result)
+        except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
+            if not self._refused(context, number, error):
+                failure = self._fail(context, name, error, partial(self._tell_failed, context, number, error))
+                return failure or True
+        return True
+
+    def _in_channel(self, context: Context[Any], channel: str) -> Context[Any]:
+        """The context of a message that names a channel."""
+        context = self._members.new_context(context.connection)
+        context.channel = channel
+        return context
+
+    def _acknowledge(self, link: Link, number: int, result: Any) -> None:
+        """Answer a message with a number with what its handler returned.
+
+        Raises:
+            TypeError, ValueError: that cannot be sent; nothing was.
+        """
+        shared = self._shared
+        try:
+            shared.output.send(link, envelope.acknowledge(number, result))
+        except (TypeError, ValueError) as error:
+            error.add_note(_RETURNED)
+            raise
+        if link.session is not None:
+            self._keep(link, number, Answered(data=result))
+        elif shared.gate is not None:
+            shared.gate.open.waiting.append((link, number))
+
+    def _refused(self, context: Context[Any], number: int | None, error: Exception) -> bool:
+        """Tell a client that its event was refused, by whatever its handler raised; whether it was."""
         refusal = _refusal(error)
         if isinstance(refusal, EventError):
             self._members.settle_quietly()
-            code, message = refusal.code, refusal.message
-        elif isinstance(error, NotBegun):
-            refuse_unsaved(shared, link, number)
-            return
+            self._answer_with(context.connection.link, number, refusal.code, refusal.message)
+            return True
+        if isinstance(error, NotBegun):
+            refuse_unsaved(self._shared, context.connection.link, number)
+            return True
+        return False
+
+    def _tell_failed(self, context: Context[Any], number: int | None, error: Exception) -> None:
+        """Tell a client that the handler of its event has failed.
+
+        At the very end: whoever ends a message before answers it, see `interrupted`.
+        """
+        shared, link = self._shared, context.connection.link
+        code, message = _told(error)
+        if self.half_run(error):
+            _use_up(shared, link, number, code)
+            _send_error(shared, shared.hub, link, number, code, message)
         else:
-            await self.failed(context, event, error)
-            code, message = _told(error)
-            if self.half_run(error):
-                _use_up(shared, link, number, code)
-                _send_error(shared, shared.hub, link, number, code, message)
-                return
-        # At the very end: whoever ends a message before answers it, see `interrupted`.
-        _send_error(shared, shared.output, link, number, code, message)
+            self._answer_with(link, number, code, message)
+
+    def _answer_with(self, link: Link, number: int | None, code: str, message: str) -> None:
+        """Answer a message with an error."""
+        _send_error(self._shared, self._shared.output, link, number, code, message)
         if number is not None and link.session is not None:
             self._keep(link, number, Answered(code, message))
-        elif shared.gate is not None:
+        elif self._shared.gate is not None:
             self._wait_with(link, number)
 
     def _pass_on(self, mail: PassOn) -> None:
@@ -260,16 +375,10 @@ class Dispatcher:
 
     async def _is_new(self, link: Link, number: int) -> bool:
         """Whether a message of a session is to be handled; else it is told what it was told before."""
+        if self._is_out_of_order(link, number):
+            return False
         shared, sid = self._shared, link.sid
         sessions = shared.record.sessions
-        if number < 1:
-            _send_error(
-                shared, shared.hub, link, number, "invalid_message", "the ids of a session begin at 1"
-            )
-            return False
-        if sessions.stalled and sessions.is_stalled(sid, number):
-            _send_error(shared, shared.hub, link, number, "unavailable", _UNAVAILABLE)
-            return False
         session = sessions.get(sid)
         if session is None:
             if shared.gate is not None:
@@ -281,10 +390,28 @@ class Dispatcher:
                 sessions.stalled[sid] = number
                 _send_error(shared, shared.hub, link, number, "unavailable", _UNAVAILABLE)
                 return False
+        return self._is_next(link, number, session)
+
+    def _is_out_of_order(self, link: Link, number: int) -> bool:
+        """Whether a message of a session is not to be handled whatever was handled before; it is told so."""
+        shared, sessions = self._shared, self._shared.record.sessions
+        if number < 1:
+            _send_error(
+                shared, shared.hub, link, number, "invalid_message", "the ids of a session begin at 1"
+            )
+            return True
+        if sessions.stalled and sessions.is_stalled(link.sid, number):
+            _send_error(shared, shared.hub, link, number, "unavailable", _UNAVAILABLE)
+            return True
+        return False
+
+    def _is_next(self, link: Link, number: int, session: Session) -> bool:
+        """Whether a message is one that its session has not seen; else it is told what it was told before."""
+        shared, sid = self._shared, link.sid
         if number > session.last:
             if session.held >= MOST_UNANSWERED:
                 message = f"more than {MOST_UNANSWERED} messages wait for their answers"
-                sessions.stalled[sid] = number
+                shared.record.sessions.stalled[sid] = number
                 _send_error(shared, shared.hub, link, number, "too_many_in_flight", message)
                 return False
             session.last = number
@@ -327,7 +454,9 @@ class Dispatcher:
         """Handle an event of the program; its answer is settled before anything else is told."""
         handler = self._definition.handler(mail.event)
         try:
-            handling = _handling(handler, self._members.own, mail.event, mail.data)
+            if handler is None:
+                _refuse_unknown(mail.event)
+            data = mail.data if handler.convert is None else _converted(handler.convert, mail.data)
         except EventError as error:
             mail.answer.fail(AskRefused(self._shared.key, error.code, error.message))
             return
@@ -335,7 +464,9 @@ class Dispatcher:
         if gate is not None:
             gate.before(handler)
         try:
-            result = await handling
+            result = _called(handler, self._members.own, mail.event, data)
+            if not handler.eager:
+                result = await result
             self._members.settle()
             try:
                 answer = as_sent(result)
@@ -545,23 +676,44 @@ def _refusal(error: Exception) -> BaseException | None:
     return None if isinstance(refusal, AskRefused) else refusal
 
 
-def _handling(handler: EventHandler | None, context: Context[Any], event: str, data: Any) -> Awaitable[Any]:
-    """What the handler of an event does with data that fits it, to be awaited.
+def _refuse_unknown(event: str) -> NoReturn:
+    """Say that there is no handler of an event.
 
     Raises:
-        EventError: there is none, or the data does not fit; nothing of it has run.
+        EventError: that.
     """
-    if handler is None:
-        code = "unknown_event"
-        raise EventError(code, f"this room has no event {event[:100]!r}")
-    if handler.convert is not None:
-        try:
-            data = handler.convert(data)
-        except Exception as error:
-            code = "invalid_data"
-            raise EventError(code, describe(error)) from error
-    arguments = (context, event, data) if handler.named else (context, data)
-    return handler.function(*arguments[: handler.arguments])
+    code = "unknown_event"
+    raise EventError(code, f"this room has no event {event[:100]!r}")
+
+
+def _converted(convert: Callable[[Any], Any], data: Any) -> Any:
+    """The data of an event as its handler wants it.
+
+    Raises:
+        EventError: it does not fit; nothing of the handler has run.
+    """
+    try:
+        return convert(data)
+    except Exception as error:
+        code = "invalid_data"
+        raise EventError(code, describe(error)) from error
+
+
+def _called(handler: EventHandler, context: Context[Any], event: str, data: Any) -> Any:
+    """What a handler returns: to be awaited, unless it is eager.
+
+    Raises:
+        TypeError: it is eager, and was not meant to be: it returned something to be awaited.
+    """
+    if handler.named:
+        result = handler.function(*(context, event, data)[: handler.arguments])
+    elif handler.arguments > 1:
+        result = handler.function(context, data)
+    else:
+        result = handler.function(context)
+    if handler.eager and type(result) is CoroutineType:
+        refuse_coroutine(handler.function, result)
+    return result
 
 
 def refuse_unsaved(shared: Shared, link: Link, number: int | None) -> None:

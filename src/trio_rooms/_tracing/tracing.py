@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 from opentelemetry import trace
 
-from trio_rooms._definition.definition import Definition, EventHandler, Handler
+from trio_rooms._definition.definition import Definition, EventHandler
 from trio_rooms._definition.signatures import HOOKS
 from trio_rooms._room.actor import Actor
 from trio_rooms._room.mail import Ask, Mail
@@ -50,7 +50,7 @@ class Tracing:
         made[id(None)] = None
         any_event = definition.any_event
         changes: dict[str, Any] = {
-            name: self._handler(name, hook)
+            name: self._handler(name, hook, eager=name == "on_message" and definition.eager)
             for name in (*HOOKS, "on_message")
             if name != "authenticate" and (hook := getattr(definition, name)) is not None
         }
@@ -67,31 +67,41 @@ class Tracing:
         )
 
     def _event(self, name: str, handler: EventHandler) -> Any:
-        return attrs.evolve(handler, function=self._handler(name, handler.function))
+        return attrs.evolve(handler, function=self._handler(name, handler.function, eager=handler.eager))
 
-    def _handler(self, name: str, function: Handler) -> Handler:
+    def _handler(self, name: str, function: Callable[..., Any], *, eager: bool = False) -> Callable[..., Any]:
         """A function of the application in a span.
 
         Args:
             name: the event, or the hook; empty where that is its first argument.
             function: what is called.
+            eager: whether it is a plain function, and is to stay one.
         """
-        spans = self.spans
+        if eager:
+
+            def handle_at_once(ctx: Any, *rest: Any) -> Any:
+                with self._handling(name or rest[0], ctx):
+                    return function(ctx, *rest)
+
+            return handle_at_once
 
         async def handle(ctx: Any, *rest: Any) -> Any:
-            key = ctx.room.key
-            parent = spans.parent_of(key, ctx.room._mailbox.current)
-            event, from_ = (
-                (name or rest[0])[:_LONGEST_NAME],
-                ctx.connection.id if ctx.from_connection else None,
-            )
-            with spans.span("handle", key, parent, event=event, connection=from_) as span:
-                try:
-                    return await function(ctx, *rest)
-                finally:
-                    spans.handled(key, span)
+            with self._handling(name or rest[0], ctx):
+                return await function(ctx, *rest)
 
         return handle
+
+    @contextmanager
+    def _handling(self, event: str, ctx: Any) -> Iterator[None]:
+        """The span of a handler or a hook that is called."""
+        spans, key = self.spans, ctx.room.key
+        parent = spans.parent_of(key, ctx.room._mailbox.current)
+        from_ = ctx.connection.id if ctx.from_connection else None
+        with spans.span("handle", key, parent, event=event[:_LONGEST_NAME], connection=from_) as span:
+            try:
+                yield
+            finally:
+                spans.handled(key, span)
 
     def store(self, store: Store) -> Store:
         """The same store, with each commit in a span."""
