@@ -110,6 +110,7 @@ class Actor:
     __slots__ = (
         "_asked",
         "_ended",
+        "_firing",
         "_keeping",
         "_loaded",
         "_removed",
@@ -117,7 +118,6 @@ class Actor:
         "_watch",
         "background",
         "dispatcher",
-        "firing",
         "fruitless",
         "idleness",
         "killed",
@@ -166,10 +166,8 @@ class Actor:
         )
         self.members.own = Context(live, self.saver, None)
         self.dispatcher: Dispatcher = Dispatcher(shared, self.members)
-        self.firing: Firing = Firing(
-            shared, self.members, self.dispatcher, record, self.mailbox, self.idleness, self.background,
-            alone=cause == "schedule",
-        )  # fmt: skip
+        self._firing: Firing | None = self._new_firing(alone=True) if cause == "schedule" else None
+        """What handles alarms; most rooms have none."""
         self.killed: bool = False
         """Whether it was cancelled by `kill`, and its state is kept whatever its tasks raise then."""
         self.fruitless: bool = False
@@ -192,6 +190,19 @@ class Actor:
     def key(self) -> str:
         """The room's key."""
         return self.shared.key
+
+    @property
+    def firing(self) -> Firing:
+        """What handles alarms."""
+        if self._firing is None:
+            self._firing = self._new_firing(alone=False)
+        return self._firing
+
+    def _new_firing(self, *, alone: bool) -> Firing:
+        return Firing(
+            self.shared, self.members, self.dispatcher, self.shared.record, self.mailbox, self.idleness,
+            self.background, alone=alone,
+        )  # fmt: skip
 
     # What the supervisor asks of it.
 
@@ -244,7 +255,8 @@ class Actor:
             self._undo_crashed(gate, current, unsaved)
         elif current is not None:
             self.dispatcher.interrupted(current, failure)
-        self.firing.interrupted()
+        if self._firing is not None:
+            self._firing.interrupted()
         self._begin_again(Step.CRASHED, "crash")
 
     def _undo_crashed(self, gate: Gate, current: Mail | None, unsaved: NotSaved) -> None:
@@ -512,7 +524,8 @@ class Actor:
         self._loaded(self)
         self.idleness.begin()
         self.saver.begin()
-        self.firing.begin()
+        if self._firing is not None or record.substantial or record.has_plans:
+            self.firing.begin()
         if wake.came is not None:
             took, wake.came = trio.current_time() - wake.came, None
             metrics.wake_latency.note(took)

@@ -98,8 +98,8 @@ class Idleness:
         self._signs = signs
         self.deadline: Deadline | None = None
         """When it looks whether the room was quiet for long enough; None where that is not set."""
-        self.holds: dict[tuple[Kind, str], Hold] = {}
-        """What it must not sleep for: of which kind it is, and its name or reason."""
+        self.holds: dict[tuple[Kind, str], Hold] | None = None
+        """What it must not sleep for, if there is anything: of which kind it is, and its name or reason."""
         self.handled: int = 0
         """Mail handled since it woke."""
         self.window: Window = Window(definition.policy.activity_window)
@@ -136,13 +136,15 @@ class Idleness:
     @property
     def held(self) -> tuple[str, ...]:
         """What it must not sleep for, by name."""
-        return tuple(dict.fromkeys(name for _, name in self.holds))
+        return tuple(dict.fromkeys(name for _, name in self.holds or ()))
 
     def hold(self, kind: Kind, name: str) -> None:
         """Do not sleep until `release` was called as often."""
-        hold = self.holds.get((kind, name))
+        hold = None if self.holds is None else self.holds.get((kind, name))
         if hold is None:
             now = trio.current_time()
+            if self.holds is None:
+                self.holds = {}
             hold = self.holds[kind, name] = Hold(now)
             if self._deadlines is not None:
                 when = now + _PINNED * max(self.timeout, _LEAST)
@@ -152,8 +154,8 @@ class Idleness:
 
     def release(self, kind: Kind, name: str) -> None:
         """Take one hold back; the idle timeout begins anew with the last."""
-        hold = self.holds.get((kind, name))
-        if hold is not None:
+        hold = None if self.holds is None else self.holds.get((kind, name))
+        if self.holds is not None and hold is not None:
             hold.count -= 1
             if not hold.count:
                 del self.holds[kind, name]
@@ -222,7 +224,7 @@ class Idleness:
         self.disarm()
         self.quiet_since = trio.current_time()
         self._tell_of_none()
-        self.holds = {}
+        self.holds = None
         self.due = False
 
     def close(self) -> None:
@@ -233,7 +235,7 @@ class Idleness:
 
     def _tell_of_none(self) -> None:
         """It is not said any more of what holds the room that it does so for long."""
-        if self._deadlines is not None:
+        if self._deadlines is not None and self.holds:
             for hold in self.holds.values():
                 self._deadlines.cancel(hold.told)
 

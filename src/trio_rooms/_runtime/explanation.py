@@ -78,7 +78,7 @@ def _had_mail_since(actor: Actor, now: float, busy_since: float | None) -> float
 
 def _held(actor: Actor, now: float) -> Iterator[Reason]:
     """Tasks and blocks that hold it."""
-    holds = actor.idleness.holds
+    holds = actor.idleness.holds or {}
     for (kind, name), hold in islice(holds.items(), _MOST_HOLDS):
         short = f"{name[:_LONGEST_NAME]!r}"
         noun, which = ("task", short) if kind == "task" else ("block", f"of keep_awake({short})")

@@ -174,7 +174,7 @@ class Record:
     for good, or no state: there `touched` alone counts, and messages need not say anything."""
     touched: bool = attrs.field(init=False, default=False)
     """Whether somebody has asked for the state since it was last encoded."""
-    _under_way: list[Delta] = attrs.field(init=False, factory=list)
+    _under_way: tuple[Delta, ...] = attrs.field(init=False, default=())
     """What was taken for commits that are not known to be in the store."""
     _loaded: bool = attrs.field(init=False, default=False)
     """Whether handlers may have written something that `discard` would forget."""
@@ -556,6 +556,10 @@ class Record:
         """All that is not known to be in the store, in order."""
         return [*self._under_way, *(() if self._delta is None else (self._delta,))]
 
+    def _arrived(self, delta: Delta) -> None:
+        """What was under way is in the store, or goes another way."""
+        self._under_way = tuple(one for one in self._under_way if one is not delta)
+
     def ended_unwritten(self) -> list[int]:
         """Sessions that are over, as far as that is not in the store yet."""
         return [sid for delta in self._deltas() for sid, half in delta.links.items() if half.ended]
@@ -718,7 +722,7 @@ class Record:
         self._writer.life = object()
         for delta in reversed(self._deltas()):
             delta.undo()
-        self._under_way.clear()
+        self._under_way = ()
         self._delta = None
         self._lapses = 0.0
         self.sessions.clear()
@@ -900,7 +904,7 @@ class Record:
         finally:
             self._freight.give(size)
         if delta is not None:
-            self._under_way.remove(delta)
+            self._arrived(delta)
             for job in delta.after:
                 job()
         if changed and life is writer.life:
@@ -927,7 +931,7 @@ class Record:
         for one, code in delta.refused.items():
             delta.verdicts[one] = Answered(code, WHY.get(code, "")).encode()
         delta.encode()
-        self._under_way.append(delta)
+        self._under_way = (*self._under_way, delta)
         return delta
 
     async def _carry(self, encoded: bytes | None, delta: Delta, *, until_known: bool = False) -> None:
@@ -953,7 +957,7 @@ class Record:
 
     def _put_back(self, delta: Delta, life: object) -> None:
         """What was not written goes with the next commit; what was written meanwhile is newer."""
-        self._under_way.remove(delta)
+        self._arrived(delta)
         if life is not self._writer.life:
             delta.writes, delta.size, delta.timers = {}, 0, {}
         self._delta = self.delta.behind(delta)
@@ -1055,7 +1059,7 @@ class Record:
                     await self._know()
                 await self._carry(cut.encoded, cut.delta, until_known=True)
             self._writer.check_answered()
-            self._under_way.remove(cut.delta)
+            self._arrived(cut.delta)
         finally:
             self._writer.give()
 

@@ -172,7 +172,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._known: dict[int, Session] = {}
-        self._refused: dict[int, dict[int, str]] = {}
+        self._refused: dict[int, dict[int, str]] | None = None
         """See `refused`; by session, since there may be many sessions, and each is looked for its own."""
         self.stalled: dict[int, int] = {}
         """By session, the id of the first message that could not be handled, and is to come again."""
@@ -180,7 +180,9 @@ class Sessions:
     @property
     def refused(self) -> dict[tuple[int, int], str]:
         """By session and id: messages that were told a code, and whose telling no commit has yet; a copy."""
-        return {(sid, id_): code for sid, codes in self._refused.items() for id_, code in codes.items()}
+        return {
+            (sid, id_): code for sid, codes in (self._refused or {}).items() for id_, code in codes.items()
+        }
 
     def get(self, sid: int) -> Session | None:
         """What is known of a session, or None where that has to be read."""
@@ -202,12 +204,14 @@ class Sessions:
     def know(self, sid: int, session: Session) -> Session:
         """Take what the store has, or what a session begins with; what was refused meanwhile is added."""
         self._known[sid] = session
-        for id_, code in [*self._refused.get(sid, {}).items()]:
+        for id_, code in [*self._codes(sid).items()]:
             self._use_up(sid, session, id_, code)
         return session
 
     def refuse(self, sid: int, id: int, code: str) -> None:  # noqa: A002
         """An id is used up by a refusal, for good: whatever the store says when it is read again."""
+        if self._refused is None:
+            self._refused = {}
         self._refused.setdefault(sid, {})[id] = code
         session = self._known.get(sid)
         if session is not None:
@@ -216,8 +220,8 @@ class Sessions:
     def recorded(self, refused: Mapping[tuple[int, int], str]) -> None:
         """A commit has these refusals."""
         for (sid, id_), code in refused.items():
-            codes = self._refused.get(sid, {})
-            if codes.get(id_) == code:
+            codes = self._codes(sid)
+            if self._refused is not None and codes.get(id_) == code:
                 del codes[id_]
                 if not codes:
                     del self._refused[sid]
@@ -226,7 +230,12 @@ class Sessions:
         """A session is over, or need not be known here any more."""
         self._known.pop(sid, None)
         self.stalled.pop(sid, None)
-        self._refused.pop(sid, None)
+        if self._refused is not None:
+            self._refused.pop(sid, None)
+
+    def _codes(self, sid: int) -> dict[int, str]:
+        """The refusals of a session, by id."""
+        return {} if self._refused is None else self._refused.get(sid, {})
 
     def clear(self) -> None:
         """What is known may be more than the store has: it is read again. Refusals were told and stay."""
@@ -237,7 +246,7 @@ class Sessions:
         for other, shorter in session.keep(id_, Answered(code, WHY.get(code, "")).encode()).items():
             if shorter is None:
                 # No client asks for it any more, and a disk may be full for long.
-                self._refused.get(sid, {}).pop(other, None)
+                self._codes(sid).pop(other, None)
 
 
 WHY: Final = {
