@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Iterator
 from typing import Final, Protocol
 
@@ -101,7 +100,7 @@ class Trace:
         """The same, of a connection's number."""
         self._names: dict[str, int] = {}
         """The definitions, by name."""
-        self._open: Counter[tuple[int, int, int]] = Counter()
+        self._open: dict[tuple[int, int, int], int] = {}
         """Connections that there are: of a definition, and by how often they would have to be halved."""
         self._began: float | None = None
         """Since when all is there that was to be noted."""
@@ -173,14 +172,17 @@ class Trace:
     def _count(self, key: str, number: int, change: int) -> None:
         """One connection more is there, or less."""
         one = self._name(key), _halvings(hash(key)), _halvings(number >> _SHIFT)
-        self._open[one] += change
-        if not self._open[one]:
+        count = self._open.get(one, 0) + change
+        if count:
+            self._open[one] = count
+        else:
             del self._open[one]
 
     def _name(self, key: str) -> int:
         """The number of a room's definition."""
-        name, _, _ = key.partition("/")
-        return self._names.setdefault(name, len(self._names))
+        name = key.partition("/")[0]
+        number = self._names.get(name)
+        return self._names.setdefault(name, len(self._names)) if number is None else number
 
     def _note(self, what: int, key: str, number: int, when: float, silence: float = 0.0) -> None:
         """Keep an entry, if it is one of those."""
@@ -306,4 +308,5 @@ class Trace:
 
 def _halvings(number: int) -> int:
     """How often one that has this number stays, when those that have some are halved."""
-    return _HALVINGS if not number else min((number & -number).bit_length() - 1, _HALVINGS)
+    halvings = (number & -number).bit_length() - 1  # Of zero it is less than none.
+    return halvings if 0 <= halvings < _HALVINGS else _HALVINGS

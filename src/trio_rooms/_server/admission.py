@@ -243,6 +243,7 @@ def chosen_subprotocol(definition: Definition, offered: Iterable[str]) -> tuple[
     (RFC 6455, 4.1).
     """
     known = definition.subprotocols
-    chosen = next((one for one in offered if one in known), None)
-    binary = chosen is not None and not definition.plain and SUBPROTOCOLS[chosen]
-    return chosen, opening_flags(known, chosen, binary=binary)
+    for one in offered:
+        if one in known:
+            return one, opening_flags(known, one, binary=not definition.plain and SUBPROTOCOLS[one])
+    return None, opening_flags(known, None, binary=False)

@@ -68,7 +68,9 @@ class Paths:
             msg = f"there is nothing at {path[:200]!r}; a room is at {self.form}"
             raise UnknownRoom(msg)
         try:
-            name, id_ = (unquote_to_bytes(match[part]).decode() for part in ("room", "id"))
+            name, id_ = match.group("room", "id")
+            if "%" in path:
+                name, id_ = unquote_to_bytes(name).decode(), unquote_to_bytes(id_).decode()
         except UnicodeDecodeError as error:
             msg = "a room's path is percent-encoded UTF-8"
             raise MalformedPath(msg) from error

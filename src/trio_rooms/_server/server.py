@@ -63,6 +63,10 @@ _LINGER: Final = 1.0
 _ABSOLUTE: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)
 """What a request's target may begin with (RFC 6455, 4.2.1)."""
 
+_ANYBODY: Final = Admission()
+"""Whoever comes into a room that asks nobody."""
+_HERE: Final = (Resumption, str)
+"""What is found of a session where its room is at home here."""
 _READ: Final = 16 * 1024
 """Bytes of a request's body read at a time: in the smallest chunks no more than 30 ms of work."""
 _MOST_ERRANDS: Final = 32
@@ -226,7 +230,8 @@ class Server:
             if isinstance(request, BadRequestError):
                 self._start(newcomer, self._respond, request.response.encode(time()), True)
                 return
-            wanted = self._wanted(request, newcomer)
+            path, query = _path_and_query(request)
+            wanted = self._wanted(request, path, newcomer)
             if isinstance(wanted, Response):
                 last, refused = self._last(request, wanted), wanted.status >= 400
                 self._start(newcomer, self._respond, last, refused)
@@ -235,21 +240,21 @@ class Server:
                 self._start(newcomer, self._carry_out, newcomer, request, wanted)
                 return
             definition, key = wanted
-            _, query = _path_and_query(request)
             asks = definition.authenticate is not None or "resume=" in query
             if asks or not (self.homes is None or self.homes.here(key)):
                 self._start(newcomer, self._authenticate, newcomer, request, definition, key)
             else:
                 with self.traces.handshake(request.headers, key) as told:
-                    self._open(newcomer, request, definition, key, told, Admission())
+                    self._open(newcomer, request, definition, key, told, _ANYBODY)
         except Exception:
             logger.exception("a handshake failed")
             if self.hub.unwatch(newcomer.fd):
                 os.close(newcomer.fd)
 
-    def _wanted(self, head: Head, newcomer: Newcomer) -> Response | Errand | tuple[Definition, str]:
+    def _wanted(
+        self, head: Head, path: str, newcomer: Newcomer
+    ) -> Response | Errand | tuple[Definition, str]:
         """The room that a client asks to be let into, what is to be done for it, or what it is answered."""
-        path, _ = _path_and_query(head)
         if not head.wants_websocket:
             asked = None if self.admin is None else self.admin.asked(head.method, path, head.headers)
             if asked is None and self.nodes is not None:
@@ -286,9 +291,9 @@ class Server:
         opening = accept(head, subprotocol)
         enveloped = subprotocol is not None and not definition.plain
         begin = None
-        if not isinstance(found, Resumption | str):
+        if not isinstance(found, _HERE):
             begin = beginning_elsewhere(found, admission, enveloped=enveloped)
-            roster, admission = found.roster(), Admission()
+            roster, admission = found.roster(), _ANYBODY
         else:
             if enveloped:
                 begin = self.registrar.beginning(admission.user, found)
@@ -583,7 +588,8 @@ def _strange(head: Head, definition: Definition) -> Response | None:
 
 def _path_and_query(head: Head) -> tuple[str, str]:
     """The two parts of a request's target, without scheme and host."""
-    path, _, query = _ABSOLUTE.sub("", head.target).partition("?")
+    target = head.target if head.target[0] == "/" else _ABSOLUTE.sub("", head.target)
+    path, _, query = target.partition("?")
     return path or "/", query
 
 

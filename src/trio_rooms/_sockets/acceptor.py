@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import os
 import socket
 import sys
@@ -22,7 +21,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_rooms._loop.turn import TURN
-from trio_rooms._wire.handshake import HEAD_LIMIT, BadRequestError, Head, HeadReader
+from trio_rooms._wire.handshake import HEAD_LIMIT, BadRequestError, Head, HeadReader, read_usual
 
 from .hub import SocketHub
 
@@ -77,9 +76,14 @@ class Newcomer:
             return None
         if not data:
             raise ConnectionResetError
-        if self._reader is None:
-            self._reader = HeadReader()
-        return self._reader.feed(data)
+        reader = self._reader
+        if reader is None:
+            # Nearly always it comes at once, and there is nothing to remember.
+            head = read_usual(data)
+            if head is not None:
+                return head
+            reader = self._reader = HeadReader()
+        return reader.feed(data)
 
 
 class Acceptor:
@@ -113,7 +117,7 @@ class Acceptor:
         self._timeout = timeout
         self._admit = admit
         self._let_go = let_go
-        self._places = math.inf if most is None else most + _SPARE
+        self._places = None if most is None else most + _SPARE
         self._refusal = refusal
         self._spare: int | None = None
         """A descriptor for the answer to whom there is none for."""
@@ -137,13 +141,16 @@ class Acceptor:
             until = perf_counter() + TURN
             waits = True
             try:
+                deadline = trio.current_time() + self._timeout
+                # What accept() calls. The object that it makes besides takes a tenth of a handshake's time.
+                accept = listener._accept  # type: ignore[attr-defined]
                 while perf_counter() < until:
-                    client, address = listener.accept()
+                    fd, address = accept()
                     waits = False  # Without a descriptor accept() fails also where nobody waits any more.
-                    if self._hub.held < self._places or self._make_place():
-                        self._take(client, address)
+                    if self._places is None or self._hub.held < self._places or self._make_place():
+                        self._take(fd, address, deadline)
                     else:
-                        self._turn_away(client)
+                        self._turn_away(socket.socket(fileno=fd))
             except BlockingIOError:
                 if told:
                     told = False
@@ -199,24 +206,25 @@ class Acceptor:
                 self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         return self._spare is not None
 
-    def _take(self, client: socket.socket, address: Any) -> None:
+    def _take(self, fd: int, address: Any, deadline: float) -> None:
         """Watch one client that was accepted."""
         if self._closed:
-            client.close()
+            os.close(fd)
             return
         self.accepted += 1
-        client.setblocking(False)
-        if not _INHERITS:
-            _tune(client)
-        newcomer = Newcomer(client.detach(), address, trio.current_time() + self._timeout)
         try:
-            self._hub.watch(newcomer.fd, self._ready)
+            os.set_blocking(fd, False)
+            if not _INHERITS:
+                client = socket.socket(fileno=fd)
+                _tune(client)
+                client.detach()
+            self._hub.watch(fd, self._ready)
         except BaseException:
-            os.close(newcomer.fd)
+            os.close(fd)
             raise
-        self._reading[newcomer.fd] = newcomer
+        self._reading[fd] = Newcomer(fd, address, deadline)
         if not self._armed:
-            self._arm(newcomer.deadline)
+            self._arm(deadline)
 
     def _ready(self, fd: int) -> None:
         """Something of a newcomer's request has come, or it has left."""

@@ -383,7 +383,9 @@ class SocketHub:
             if roster.greets:
                 link.flags |= UNGREETED
                 roster.ungreeted += 1
-            self._deliver(roster, Connected(link))
+                self._deliver(roster, Connected(link))
+            elif roster.inbox is not None:
+                roster.inbox.post(Connected(link))  # Asleep, nobody would hear of it.
         elif roster.inbox is not None:
             roster.inbox.post(Resumed(link))
         awake = roster.inbox is not None

@@ -9,7 +9,7 @@ others are read by h11.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import re
 from collections.abc import Collection, Mapping
@@ -35,6 +35,7 @@ __all__ = [
     "Response",
     "accept",
     "offered_subprotocols",
+    "read_usual",
     "refusal_of",
     "refuse_with_close",
     "visible_code",
@@ -128,7 +129,7 @@ class Head:
     @property
     def wants_websocket(self) -> bool:
         """Whether it asks for an upgrade to WebSocket."""
-        return "websocket" in _tokens(self.headers.get("upgrade", ""))
+        return _names(self.headers.get("upgrade", ""), "websocket")
 
     @property
     def has_body(self) -> bool:
@@ -143,13 +144,16 @@ class Head:
 
 def offered_subprotocols(headers: Mapping[str, str]) -> tuple[str, ...]:
     """The subprotocols that a request's headers, by lower-case name, offer, in the client's order."""
-    offered = headers.get("sec-websocket-protocol", "")
+    offered = headers.get("sec-websocket-protocol")
+    if offered is None:
+        return ()
     return tuple(name for name in (part.strip() for part in offered.split(",")) if name)
 
 
-def _tokens(header: str) -> list[str]:
-    """The words in a header that is a list of them, in lower case."""
-    return [token.strip().lower() for token in header.split(",")]
+def _names(header: str, word: str) -> bool:
+    """Whether a header that is a list of words, in whatever case, has this one, which is in lower case."""
+    header = header.lower()
+    return header == word or word in [token.strip() for token in header.split(",")]
 
 
 class HeadReader:
@@ -169,7 +173,7 @@ class HeadReader:
         """
         parser = self._parser
         if parser is None:
-            head = _read_usual(data)
+            head = read_usual(data)
             if head is not None:
                 return head
             # Empty lines before a request are left by clients that put one behind a body (RFC 9112, 2.2).
@@ -208,22 +212,23 @@ _END: Final = b"\r\n\r\n"
 _USUAL: Final = re.compile(
     rb"GET ([\x21-\x7e]+) HTTP/1\.1\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"
 )
-_BODY: Final = ("content-length", "transfer-encoding")
 
 
-def _read_usual(data: bytes) -> Head | None:
+def read_usual(data: bytes) -> Head | None:
     """The head of a usual request; None for what is not one, or not all of one."""
     end = data.find(_END) + len(_END)
     match = _USUAL.fullmatch(data, 0, end) if len(_END) <= end <= HEAD_LIMIT else None
     if match is None:
         return None
     target, fields = match.groups()
-    headers: dict[str, str] = {}
-    for field in fields.decode("latin-1").split("\r\n")[:-1]:
-        name, _, value = field.partition(":")
-        _add(headers, name.lower(), value.strip(" \t"))
+    parts = [field.partition(":") for field in fields.decode("latin-1").split("\r\n")[:-1]]
+    headers = {name.lower(): value.strip(" \t") for name, _, value in parts}
+    if len(headers) != len(parts):  # One of them is given twice.
+        headers = {}
+        for name, _, value in parts:
+            _add(headers, name.lower(), value.strip(" \t"))
     host = headers.get("host")
-    if host is None or ", " in host or any(name in headers for name in _BODY):
+    if host is None or ", " in host or "content-length" in headers or "transfer-encoding" in headers:
         return None
     return Head("GET", target.decode("ascii"), "1.1", headers, data[end:])
 
@@ -239,15 +244,16 @@ def refusal_of(head: Head) -> Response | None:
         return Response.text(405, "a WebSocket is opened with GET", Allow=METHODS)
     if head.method == "HEAD" or not head.wants_websocket:
         return _upgrade("a room is spoken to over WebSocket")
-    if "upgrade" not in _tokens(head.headers.get("connection", "")) or head.version != "1.1":
+    headers = head.headers
+    if not _names(headers.get("connection", ""), "upgrade") or head.version != "1.1":
         return Response.text(400, "a WebSocket handshake is HTTP/1.1 with 'Connection: Upgrade'")
-    if head.headers.get("sec-websocket-version") != "13":
+    if headers.get("sec-websocket-version") != "13":
         return _upgrade("this server speaks WebSocket version 13", Sec_WebSocket_Version="13")
     if head.has_body:
         # Nobody could tell the body from the first frames.
         return Response.text(400, "a WebSocket handshake has no body")
     try:
-        nonce = base64.b64decode(head.headers.get("sec-websocket-key", ""), validate=True)
+        nonce = binascii.a2b_base64(headers.get("sec-websocket-key", ""), strict_mode=True)
     except ValueError:
         nonce = b""
     if len(nonce) != 16:
@@ -264,16 +270,14 @@ def accept(head: Head, subprotocol: str | None) -> bytes:
     """The response that opens the WebSocket which a good handshake asks for (RFC 6455, 4.2.2)."""
     key = head.headers["sec-websocket-key"] + _GUID
     # SHA-1 is what the RFC wants; it keeps no secret here.
-    digest = base64.b64encode(hashlib.sha1(key.encode("ascii"), usedforsecurity=False).digest())
-    lines = [
-        "HTTP/1.1 101 Switching Protocols",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {digest.decode()}",
-    ]
-    if subprotocol is not None:
-        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
-    return "\r\n".join([*lines, "", ""]).encode("ascii")
+    digest = hashlib.sha1(key.encode("ascii"), usedforsecurity=False).digest()
+    chosen = b"" if subprotocol is None else f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode("ascii")
+    return b"%b%b\r\n%b\r\n" % (_OPENING, binascii.b2a_base64(digest, newline=False), chosen)
+
+
+_OPENING: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
 
 
 def visible_code(status: int, offered: Collection[str]) -> int | None:
