@@ -8,7 +8,14 @@ from typing import Final
 
 import attrs
 
-from benchmarks.suite.contestants import Contestant, Server, ours, peers, serving
+from benchmarks.suite.contestants import (
+    Contestant,
+    Server,
+    ours,
+    peers,
+    peers_with_events,
+    serving,
+)
 from benchmarks.suite.dialects import CBOR, JSON, PLAIN, REFLECTED
 from benchmarks.suite.load import BUSY, Load
 from benchmarks.suite.processes import cpu_seconds
@@ -61,7 +68,7 @@ def run(run: Run) -> None:
     if run.options.beside is not None:
         there = run.options.beside
         entrants += [attrs.evolve(one, name=f"{one.name}, {there.name}", checkout=there) for one in entrants]
-    for contestant in run.each([*entrants, *peers("echo"), _limit()], *tables.values()):
+    for contestant in run.each([*entrants, *peers("echo"), *peers_with_events(), _limit()], *tables.values()):
         with run.attempt(contestant), serving(contestant) as server, Load() as load:
             load.open(
                 server.port, contestant.path, contestant.rooms, contestant.dialect, connections, at_once=64

@@ -11,12 +11,12 @@ from typing import Final, Literal
 
 import attrs
 
-from benchmarks.suite.dialects import PLAIN, SOCKET_IO, Dialect
+from benchmarks.suite.dialects import PLAIN, SESSIONLESS, SESSIONLESS_CBOR, SOCKET_IO, Dialect
 from benchmarks.suite.failures import Failed
 from benchmarks.suite.fetch import Found, bun, node, node_package, python_package
 from benchmarks.suite.processes import ROOT, Process, ProcessFailed, start
 
-__all__ = ["Contestant", "Server", "ours", "peers", "serving", "versions"]
+__all__ = ["Contestant", "Server", "ours", "peers", "peers_with_events", "serving", "versions"]
 
 _DYING: Final = 0.2
 """Seconds that a process may take to be gone when its sockets are."""
@@ -70,6 +70,15 @@ def peers(role: Literal["echo", "fanout"], *, few: bool = False) -> list[Contest
         few: two of them, where the suite is on trial and another benchmark starts them all.
     """
     return [one for one in _peers(role) if not few or one.name in _FEW]
+
+
+def peers_with_events() -> list[Contestant]:
+    """Those that answer events as ours do: they read them, look which they are, and write them again."""
+    kinds = (("JSON.parse and JSON.stringify", "events", SESSIONLESS), ("cbor-x", "cbor", SESSIONLESS_CBOR))
+    return [
+        attrs.evolve(_node(f"Node ws, {name}", "ws.mjs", node_package("ws"), role), dialect=dialect)
+        for name, role, dialect in kinds
+    ]
 
 
 @functools.cache

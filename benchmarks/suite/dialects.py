@@ -18,6 +18,7 @@ __all__ = [
     "PLAIN",
     "REFLECTED",
     "SESSIONLESS",
+    "SESSIONLESS_CBOR",
     "SOCKET_IO",
     "Dialect",
     "client_frame",
@@ -117,10 +118,13 @@ SESSIONLESS: Final = Dialect("json without a session", _TEXT, _in_json)
 CBOR: Final = Dialect(
     "cbor", _BINARY, _in_cbor, ((b"", b"\xa2\x65event\x6drooms.welcome"),), subprotocol="trio-rooms.v1.cbor"
 )
+SESSIONLESS_CBOR: Final = Dialect("cbor without a session", _BINARY, _in_cbor)
 # Engine.IO's opening, then Socket.IO's connection to the default namespace and its confirmation.
 SOCKET_IO: Final = Dialect(
     "socket.io", _TEXT, _in_socket_io, ((b"", b"0{"), (client_frame(_TEXT, b"40"), b"40{"))
 )
 REFLECTED: Final = Dialect("reflected", _TEXT, _as_it_is, masked=False)
 
-DIALECTS: Final = {one.name: one for one in (PLAIN, JSON, SESSIONLESS, CBOR, SOCKET_IO, REFLECTED)}
+DIALECTS: Final = {
+    one.name: one for one in (PLAIN, JSON, SESSIONLESS, CBOR, SESSIONLESS_CBOR, SOCKET_IO, REFLECTED)
+}
