@@ -376,7 +376,7 @@ PLAIN = {
 @pytest.mark.parametrize(
     ("name", "key", "codec", "state", "generation", "epoch"),
     [
-        ("snapshot-1-typed", "game/zwölf/1", Codec(Game, 3, {}), GAME, 41, 5),
+        ("snapshot-1-typed-again", "game/zwölf/1", Codec(Game, 3, {}), GAME, 41, 5),
         ("snapshot-1-plain", "chat/lobby", Codec(None, 1, {}), PLAIN, 1, 1),
     ],
 )
@@ -389,6 +389,18 @@ def test_snapshots(name: str, key: str, codec: Codec, state: Any, generation: in
     assert codec.decode(key, snapshot).state == state
     assert codec.encode(key, state) == codec.encode_large(key, state) == snapshot.state
     assert snapshot.pack() == document
+
+
+def test_snapshots_with_points_in_time_as_text() -> None:
+    """They are read as those that have them as seconds, which is how they are written now."""
+    key, codec = "game/zwölf/1", Codec(Game, 3, {})
+    before, now = (
+        Snapshot.unpack(key, (GOLDEN / name).read_bytes())
+        for name in ("snapshot-1-typed", "snapshot-1-typed-again")
+    )
+    assert codec.decode(key, before).state == codec.decode(key, now).state == GAME
+    assert b"2026-11-25T12:30:00Z" in before.state
+    assert now.state == codec.encode(key, codec.decode(key, before).state)
 
 
 # Envelopes.

@@ -16,14 +16,12 @@ from typing import Any
 import attrs
 import cbor2
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trio_rooms._values import cbor
 
-_zones = st.sampled_from(
-    [datetime.UTC, *(datetime.timezone(datetime.timedelta(minutes=n)) for n in (60, -90, 0))]
-)
+_zones = st.sampled_from([datetime.timezone(datetime.timedelta(minutes=n)) for n in (60, -90, 1)])
 _keys = st.one_of(st.text(max_size=3), st.integers(), st.tuples(st.integers(), st.text(max_size=2)))
 _leaves = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5),
@@ -47,6 +45,33 @@ _values = st.recursive(
 def test_states_are_written_as_cbor2_writes_them(value: Any) -> None:
     """Values are made plain before they are written, and that shows nowhere in the bytes."""
     assert cbor.encode(value) == cbor2.dumps(value)
+
+
+_EDGES = st.builds(
+    lambda edge, microseconds: edge + datetime.timedelta(microseconds=microseconds),
+    st.sampled_from([cbor.EARLIEST, cbor.LATEST, datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)]),
+    st.integers(-(10**7), 10**7),
+)
+
+
+@settings(max_examples=400)
+@given(st.datetimes(timezones=st.just(datetime.UTC)) | _EDGES)
+def test_seconds_hold_a_point_in_time_to_the_microsecond(moment: datetime.datetime) -> None:
+    """What is in UTC is written as a number, where a double tells its microseconds apart; else as text."""
+    encoded = cbor.encode(moment)
+    assert encoded[0] == (0xC1 if cbor.EARLIEST < moment < cbor.LATEST else 0xC0)
+    back = cbor2.loads(encoded)
+    assert (back, back.tzinfo) == (moment, datetime.UTC)
+    assert cbor2.loads(cbor2.dumps(moment)) == moment  # As it was written once, and is read still.
+
+
+def test_a_double_tells_microseconds_apart_up_to_there() -> None:
+    """And beyond it does not: the limit is where it has to be, on both sides."""
+    step = datetime.timedelta(microseconds=1)
+    for moment in (cbor.EARLIEST + step, cbor.LATEST - step):
+        assert datetime.datetime.fromtimestamp(moment.timestamp(), datetime.UTC) == moment
+    spoilt = [cbor.LATEST + n * step for n in range(4)] + [cbor.EARLIEST - n * step for n in range(4)]
+    assert any(datetime.datetime.fromtimestamp(one.timestamp(), datetime.UTC) != one for one in spoilt)
 
 
 class Color(enum.Enum):
