@@ -8,7 +8,6 @@ from __future__ import annotations
 import collections
 import io
 import logging
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ import cbor2
 
 from trio_rooms._values import cbor
 from trio_rooms._values.exact import decode_exact, decoder
+from trio_rooms._values.heads import head
 from trio_rooms._values.kinds import origin_of
 from trio_rooms._values.shape_of import shape_of
 from trio_rooms._values.shapes import KEPT, Aside, Part, Reading, Shape, Unfit
@@ -127,7 +127,7 @@ class Codec:
         shape, _ = self.shape()
         _follow(state, aside)
         try:
-            return cbor.dumps(shape.pack, state, cbor.DEPTH, aside)
+            return cbor.written(shape.write, state, cbor.DEPTH, aside)
         except Exception as error:
             raise _blame(key, Part("state", state, shape), error, aside) from error
 
@@ -271,20 +271,20 @@ def _pieces(
     """The encoding of a value, as parts of a few items each."""
     division = shape.divide(value, aside) if depth < _DIVIDED else None
     if division is None:
-        yield cbor.dumps(shape.pack, value, levels, aside)
+        yield cbor.written(shape.write, value, levels, aside)
         return
     levels = cbor.inside(levels)
     # Copies: whoever changes the state all the same cannot make the count a lie, and so garbage of the rest.
     values = list(division.values)
     if division.keys is not None:
         names = list(division.keys)
-        yield _header(5, len(names))
+        yield head(5, len(names))
         # (strict: else there could be fewer)
         for (name, inner), one in zip(zip(names, values, strict=True), division.shapes, strict=False):
             yield cbor2.dumps(name)
             yield from _pieces(inner, one, aside, levels, depth + 1)
         return
-    yield _header(4, len(values))
+    yield head(4, len(values))
     one = next(iter(division.shapes))
     if len(values) <= _PIECE:
         for inner in values:
@@ -292,20 +292,7 @@ def _pieces(
     else:
         for start in range(0, len(values), _PIECE):
             some = values[start : start + _PIECE]
-            yield cbor.dumps(_pack_some, some, one, levels, aside)[len(_header(4, len(some))) :]
-
-
-def _pack_some(some: list[Any], shape: Shape, levels: int, aside: Aside) -> list[Any]:
-    """Make some elements of a list plain."""
-    return [item if type(item) in shape.plain else shape.pack(item, levels, aside) for item in some]
-
-
-def _header(major: int, count: int) -> bytes:
-    """The head of a CBOR array (4) or map (5): RFC 8949, section 3."""
-    for limit, extra, form in ((24, 0, ""), (1 << 8, 24, "B"), (1 << 16, 25, ">H"), (1 << 32, 26, ">I")):
-        if count < limit:
-            return bytes([major << 5 | (extra or count)]) + (struct.pack(form, count) if form else b"")
-    return bytes([major << 5 | 27]) + struct.pack(">Q", count)
+            yield cbor.written(one.write_all, some, levels, aside)
 
 
 def _gather(stream: io.BytesIO, decoder: cbor2.CBORDecoder, depth: int) -> Any:

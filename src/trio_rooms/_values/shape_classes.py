@@ -2,6 +2,8 @@
 
 As pickle does it: fields are set to what they were, and nothing of the class is called. So a state
 that could be saved can be loaded, whatever ``__init__`` takes, and whatever a validator says.
+
+What is usual is done by functions made for each class (`generated`), and all else by the methods here.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from typing import Any, Final
 import attrs
 import cbor2
 
-from .cbor import DEPTH, inside
+from .cbor import DEPTH, inside, whole
+from .generated import TYPE, UNMADE, make, switch
 from .shapes import (
     ASIDE,
     Aside,
@@ -32,10 +35,8 @@ from .shapes import (
     misfit,
 )
 
-__all__ = ["TYPE", "Field", "Instance", "default_of", "fields_of"]
+__all__ = ["Field", "Instance", "default_of", "fields_of"]
 
-TYPE: Final = "_type"
-"""The name under which a map in a union has the name of its class."""
 _PLANS: Final = 64
 """Combinations of types for which it is remembered what is plain: enough for six fields that may be None."""
 _UNFIT: Final = (list, dict, set, frozenset, tuple, str, bytes, bytearray, int, float, BaseException)
@@ -127,18 +128,38 @@ class Instance(Shape):
         "_hash_cached",
         "_plans",
         "_read",
-        "_steps",
         "fields",
         "kind",
         "names",
+        "unpack",
+        "unpack_all",
+        "write",
+        "write_all",
+        "write_named",
     )
+    # Functions that are made for the class, in place of the methods of a shape.
+    write: Callable[..., None]
+    write_all: Callable[..., None]
+    write_named: Callable[..., None]
+    """Writes an instance with the name of its class, as a union has them."""
+    unpack: Callable[..., Any]
+    unpack_all: Callable[..., Any]
 
     def __init__(self, kind: Any) -> None:
         if issubclass(kind, _UNFIT):
             msg = f"{kind.__name__} is a container, a number or an exception as well; that would be lost"
             raise TypeError(msg)
-        super().__init__(kind.__name__, takes=frozenset((kind,)), stored=frozenset((dict, cbor2.frozendict)))
+        super().__init__(
+            kind.__name__,
+            takes=frozenset((kind,)),
+            stored=frozenset((dict, cbor2.frozendict)),
+            direct=switch.on,
+        )
         self.kind = kind
+        if switch.on:
+            self._make_later()
+        else:
+            self._do_carefully()
         self.fields: tuple[Field, ...] = ()
         self.names: tuple[str, ...] = ()
         self._count = 0
@@ -151,8 +172,6 @@ class Instance(Shape):
             if isinstance(value, functools.cached_property)
         )
         self._read: Callable[[Any], tuple[Any, ...]] = lambda _: ()
-        self._steps: tuple[tuple[str, frozenset[type], Any, Field], ...] = ()
-        """What is looked up for each field of each instance that is read."""
         self._plans: dict[tuple[type, ...], _Plan] = {}
 
     def fill(self, fields: tuple[Field, ...]) -> None:
@@ -160,13 +179,63 @@ class Instance(Shape):
         self.fields = fields
         self.names = names = tuple(field.name for field in fields)
         self._count = len(names)
-        self._steps = tuple((one.name, one.shape.plain, one.shape.unpack, one) for one in fields)
         if len(names) > 1:  # For one, attrgetter gives the value and no tuple.
             self._read = operator.attrgetter(*names)
         else:
             self._read = lambda value: tuple(getattr(value, name) for name in names)
 
+    # What is made for the class.
+
+    def _make_later(self) -> None:
+        """Have them made when one is needed, and the shapes of all fields are known."""
+
+        def made_first(name: str) -> Callable[..., Any]:
+            def function(*given: Any) -> Any:
+                self._make()
+                return getattr(self, name)(*given)
+
+            return function
+
+        self.write = made_first("write")
+        self.write_all = made_first("write_all")
+        self.write_named = made_first("write_named")
+        self.unpack = made_first("unpack")
+        self.unpack_all = made_first("unpack_all")
+
+    def _make(self) -> None:
+        careful: dict[str, Callable[..., Any]] = {
+            "write": self._write,
+            "write_named": self._write_named,
+            "unpack": self._unpack,
+            "amend": self._unpack,
+        }
+        shapes = [field.shape for field in self.fields]
+        made = make(
+            self.kind,
+            self.names,
+            shapes,
+            careful,
+            has_dict=self._has_dict,
+            hash_cached=self._hash_cached,
+        )
+        if made is None:
+            self._do_carefully()
+        else:
+            self.write, self.write_all, self.write_named = made.write, made.write_all, made.write_named
+            self.unpack, self.unpack_all = made.unpack, made.unpack_all
+
+    def _do_carefully(self) -> None:
+        """Do without functions that are made for the class."""
+        self.write, self.write_named, self.unpack = self._write, self._write_named, self._unpack
+        self.write_all, self.unpack_all = super().write_all, super().unpack_all
+
     # Written.
+
+    def _write(self, value: Any, levels: int, aside: Aside, out: list[bytes]) -> None:
+        out.append(whole(self.pack(value, levels, aside)))
+
+    def _write_named(self, value: Any, levels: int, aside: Aside, out: list[bytes]) -> None:
+        out.append(whole(self.pack(value, levels, aside) | {TYPE: self.name}))
 
     def pack(self, value: Any, levels: int, aside: Aside) -> Any:
         if type(value) is not self.kind or (self._has_dict and len(value.__dict__) > self._count):
@@ -243,28 +312,52 @@ class Instance(Shape):
 
     # Read.
 
-    def unpack(self, raw: Any, reading: Reading) -> Any:
+    def _unpack(
+        self,
+        raw: Any,
+        reading: Reading,
+        failed: Unfit | None = None,
+        read: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Make an instance of anything that is stored.
+
+        Args:
+            raw: what is stored.
+            reading: the state that is being read.
+            failed: what was wrong with one of its fields, if it was tried.
+            read: those that were read by then, with `UNMADE` in place of that one and of those behind it;
+                fields that are not in it are as they are stored.
+        """
         if not isinstance(raw, Mapping):
             raise misfit(self, raw)
         instance = object.__new__(self.kind)
         missing: list[Field] = []
         replaced: dict[str, tuple[Any, bytes]] = {}
         put = object.__setattr__
-        for name, plain, unpack, field in self._steps:
+        for field in self.fields:
+            name = field.name
             if name not in raw:
                 missing.append(field)
                 continue
             item = raw[name]
-            if type(item) not in plain:
+            if type(item) not in field.shape.ready:
+                known = UNMADE if read is None else read.get(name, item)
                 try:
-                    item = unpack(item, reading)
+                    if known is not UNMADE:
+                        item = known
+                    elif failed is not None:
+                        raise failed
+                    else:
+                        item = field.shape.unpack(item, reading)
                 except Misfit as error:
+                    failed = None
                     if field.default is None or reading.strict:
                         raise self._unbuildable(field, error) from None
                     reading.found.setdefault(f"{self.name}.{name}", str(error))
                     replaced[name] = (item, b"")
                     continue
                 except Unfit as error:
+                    failed = None
                     error.path.append(f".{name}")
                     raise
             put(instance, name, item)

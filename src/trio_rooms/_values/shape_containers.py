@@ -11,6 +11,7 @@ import cbor2
 
 from .cbor import DEPTH, frozen, inside
 from .exact import exact_deque, exact_set, exact_tuple
+from .heads import head
 from .shapes import (
     ANY,
     Aside,
@@ -42,29 +43,6 @@ def _pack_all(values: Iterable[Any], shape: Shape, levels: int, aside: Aside) ->
         return values
     pack = shape.pack
     return [item if type(item) in plain else pack(item, levels, aside) for item in values]
-
-
-def _unpack_all(raw: Iterable[Any], shape: Shape, reading: Reading, where: Callable[[int], str]) -> Any:
-    """Make the elements of a container again.
-
-    Args:
-        raw: what is stored.
-        shape: what each was declared to be.
-        reading: the state that is being read.
-        where: how an element of a number is reached.
-    """
-    plain, unpack = shape.plain, shape.unpack
-    if shape is ANY or plain.issuperset(map(type, raw)):
-        return raw
-    made: list[Any] = []
-    add = made.append
-    try:
-        for item in raw:
-            add(item if type(item) in plain else unpack(item, reading))
-    except Unfit as error:
-        error.path.append(where(len(made)))
-        raise
-    return made
 
 
 def _hashable(values: Collection[Any], shape: Shape, levels: int, aside: Aside) -> Any:
@@ -116,7 +94,7 @@ class List(Shape):
         name = "Sequence" if or_tuple else kind.__name__
         takes = frozenset((kind, tuple) if or_tuple else (kind,))
         # What was written as something else is left to whoever wrote it: it would be written as a list.
-        super().__init__(f"{name}[{item.name}]", takes=takes, stored=takes | {list})
+        super().__init__(f"{name}[{item.name}]", takes=takes, stored=takes | {list}, direct=item.direct)
 
     def pack(self, value: Any, levels: int, aside: Aside) -> Any:
         kind = type(value)
@@ -131,10 +109,19 @@ class List(Shape):
             return list(_pack_all(value, self._item, levels, aside))
         return exact_deque(value.maxlen, list(_pack_all(value, self._item, inside(levels), aside)))
 
+    def write(self, value: Any, levels: int, aside: Aside, out: list[bytes]) -> None:
+        if type(value) is list and list in (self.takes or ()) and self.direct:
+            levels = inside(levels)
+            values = value.copy()  # Whoever changes the state all the same cannot make its length a lie.
+            out.append(head(4, len(values)))
+            self._item.write_all(values, levels, aside, out)
+        else:
+            super().write(value, levels, aside, out)
+
     def unpack(self, raw: Any, reading: Reading) -> Any:
         if type(raw) not in self.stored:
             raise misfit(self, raw)
-        items = _unpack_all(raw, self._item, reading, _at)
+        items = self._item.unpack_all(raw, reading, _at)
         if self._kind is collections.deque:
             return collections.deque(items, raw.maxlen if type(raw) is collections.deque else None)
         if type(raw) is tuple and tuple in (self.takes or ()):
@@ -182,7 +169,7 @@ class Set(Shape):
         if type(raw) not in _SET:
             raise misfit(self, raw)
         kind = self._kind or type(raw)
-        made = kind(_unpack_all(raw, self._item, reading, lambda _: " (a member)"))
+        made = kind(self._item.unpack_all(raw, reading, lambda _: " (a member)"))
         return _all_apart(made, raw)
 
     def describe(self) -> str:
@@ -233,7 +220,7 @@ class Tuple(Shape):
         if type(raw) not in _ARRAY:
             raise misfit(self, raw)
         if not self._fixed:
-            return tuple(_unpack_all(raw, self._items[0], reading, _at))
+            return tuple(self._items[0].unpack_all(raw, reading, _at))
         missing = len(self._items) - len(raw)
         if missing and not 0 < missing <= len(self._defaults):
             msg = f"expected {self.name}, got {len(raw)} elements"
@@ -241,7 +228,7 @@ class Tuple(Shape):
         made: list[Any] = []
         try:
             for item, shape in zip(raw, self._items, strict=False):
-                made.append(item if type(item) in shape.plain else shape.unpack(item, reading))
+                made.append(item if type(item) in shape.ready else shape.unpack(item, reading))
         except Unfit as error:
             error.path.append(_at(len(made)))
             raise
@@ -279,7 +266,7 @@ class Map(Shape):
         self._value = value
         self._default = default
         name = f"{kind.__name__}[{key.name}, {value.name}]"
-        super().__init__(name, takes=frozenset((kind,)), stored=_MAP)
+        super().__init__(name, takes=frozenset((kind,)), stored=_MAP, direct=value.direct)
 
     def pack(self, value: Any, levels: int, aside: Aside) -> Any:
         kind: type = type(value)
@@ -297,11 +284,24 @@ class Map(Shape):
         keys = _hashable(value, key, levels, aside)
         return value if keys is value and type(packed) is not list else dict(zip(keys, packed, strict=True))
 
+    def write(self, value: Any, levels: int, aside: Aside, out: list[bytes]) -> None:
+        forms = self._key.forms
+        if type(value) is dict is self._kind and self.direct and forms.keys() >= set(map(type, value)):
+            levels = inside(levels)
+            items = list(value.items())  # As for a list.
+            out.append(head(5, len(items)))
+            write = self._value.write
+            for key, item in items:
+                out.append(forms[type(key)](key))
+                write(item, levels, aside, out)
+        else:
+            super().write(value, levels, aside, out)
+
     def unpack(self, raw: Any, reading: Reading) -> Any:
         if not isinstance(raw, Mapping):
             raise misfit(self, raw)
-        keys = _unpack_all(raw, self._key, reading, lambda number: f" (the key {_nth(raw, number)})")
-        values = _unpack_all(raw.values(), self._value, reading, lambda number: f"[{_nth(raw, number)}]")
+        keys = self._key.unpack_all(raw, reading, lambda number: f" (the key {_nth(raw, number)})")
+        values = self._value.unpack_all(raw.values(), reading, lambda number: f"[{_nth(raw, number)}]")
         made = _all_apart(dict(zip(keys, values, strict=True)), raw)
         if self._kind is dict:
             return made

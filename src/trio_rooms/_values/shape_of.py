@@ -12,6 +12,7 @@ from typing import Any, Final
 import attrs
 
 from .classes import is_class, refuse_shared_defaults
+from .generated import TYPE
 from .kinds import (
     MAPS,
     is_anything,
@@ -24,7 +25,7 @@ from .kinds import (
     is_union,
     origin_of,
 )
-from .shape_classes import TYPE, Declared, Field, Instance, default_of, fields_of
+from .shape_classes import Declared, Field, Instance, default_of, fields_of
 from .shape_containers import Fields, List, Map, Set, Tuple
 from .shape_unions import Union
 from .shapes import ANY, ASIDE, SCALARS, Enumeration, Literals, Shape, kind_name

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .shape_classes import TYPE, Instance
+from .generated import TYPE
+from .shape_classes import Instance
 from .shape_containers import Fields, Map
 from .shapes import Aside, Division, Enumeration, Literals, Misfit, Part, Reading, Shape, brief, misfit, wrong
 from .unions import best_of
@@ -48,6 +49,13 @@ class Union(Shape):
             takes=frozenset(self._by_type),
             plain=frozenset[type]().union(*(member.plain for member in members)),
             stored=frozenset[type]().union(*(member.stored for member in members)),
+            ready=frozenset[type]().union(*(member.ready for member in members)),
+            forms={
+                kind: taking[0].forms[kind]
+                for kind, taking in self._by_type.items()
+                if len(taking) == 1 and kind in taking[0].forms
+            },
+            direct=any(member.direct for member in members),
         )
 
     # Written.
@@ -72,6 +80,16 @@ class Union(Shape):
                 raise TypeError(msg)
         return packed
 
+    def write(self, value: Any, levels: int, aside: Aside, out: list[bytes]) -> None:
+        taking = self._taking(value)
+        member = taking[0] if len(taking) == 1 else self
+        if isinstance(member, Instance) and self._tagged:
+            member.write_named(value, levels, aside, out)
+        elif member is self or (self._tagged and member is self._map):
+            super().write(value, levels, aside, out)
+        else:
+            member.write(value, levels, aside, out)
+
     def _taking(self, value: Any) -> list[Shape]:
         return self._by_type.get(type(value), [])
 
@@ -94,7 +112,7 @@ class Union(Shape):
 
     def unpack(self, raw: Any, reading: Reading) -> Any:
         kind = type(raw)
-        if kind in self.plain:
+        if kind in self.ready:
             return raw
         if isinstance(raw, Mapping) and (self._classes or self._map is not None):
             found = self._class_of(raw) or self._map
