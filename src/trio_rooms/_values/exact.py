@@ -205,7 +205,26 @@ def decode_exact(content: bytes, depth: int) -> Any:
     Raises:
         cbor2.CBORDecodeError: it is something else.
     """
-    return cbor2.loads(content, max_depth=depth, semantic_decoders=_TAGS)
+    # With decoders to look up, cbor2 takes longer for each tag that is not among them.
+    if _may_have_tags(content):
+        return cbor2.loads(content, max_depth=depth, semantic_decoders=_TAGS)
+    return cbor2.loads(content, max_depth=depth)
+
+
+def _may_have_tags(content: bytes) -> bool:
+    """Whether one of `_TAGS` may be in it: all are 0xEB.. in two bytes, behind 0xD9 or the zeros of more."""
+    place = content.find(b"\xeb")
+    for _ in range(_LOOKS):
+        if place < 0:
+            return False
+        if content[place - 1] in (0xD9, 0):
+            return True
+        place = content.find(b"\xeb", place + 1)
+    return True
+
+
+_LOOKS: Final = 64
+"""Bytes 0xEB that are looked at; in some languages each third byte of a text is one."""
 
 
 def decoder(stream: BinaryIO, depth: int, **options: Any) -> cbor2.CBORDecoder:
