@@ -6,8 +6,8 @@ digest is kept.
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -30,6 +30,7 @@ BESIDE_DAMAGE: Final = b"damage"
 UNWRITTEN: Final = b"unwritten"
 """In place of a digest: there is no state, and of a room without one nothing is in the store. A snapshot of
 that goes with the first commit that has something else to write."""
+_SECRET: Final = secrets.token_bytes(16)
 
 
 class Encoding(Protocol):
@@ -211,8 +212,12 @@ class Saved:
 
 
 def digest_of(encoded: bytes) -> bytes:
-    """What is kept of an encoded state, to know it again."""
-    return hashlib.blake2b(encoded, digest_size=16).digest()
+    """What is kept of an encoded state, to know it again in this process.
+
+    Python's hash of bytes is SipHash, a quarter of the time of blake2. 64 bits are enough against chance, and
+    the secret, whatever PYTHONHASHSEED is, against clients who choose what is in a state.
+    """
+    return hash(_SECRET + encoded).to_bytes(8, "big", signed=True)
 
 
 OF_NOTHING: Final = digest_of(b"\xf6")  # CBOR's null, see RFC 8949, section 3.3.
