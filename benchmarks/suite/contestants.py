@@ -20,7 +20,10 @@ __all__ = ["Contestant", "Server", "ours", "peers", "peers_with_events", "servin
 
 _DYING: Final = 0.2
 """Seconds that a process may take to be gone when its sockets are."""
+_ROOM_EACH: Final = 1_000_000
+"""More rooms than there are connections."""
 _READY: Final = "listening on ws://127.0.0.1:"
+_PHOENIX: Final = "Debian has Elixir, but no package of Phoenix; mix would fetch its source from Hex"
 _FEW: Final = ("trio-websocket", "Node ws")
 """Whose figures ours are most often set beside."""
 
@@ -87,12 +90,21 @@ def _peers(role: str) -> tuple[Contestant, ...]:
     bun_here = bun()
     socketio = node_package("socket.io")
     path = "/socket.io/?EIO=4&transport=websocket"
+    picows = _python(f"picows ({loop})", "picows_server", "picows", "picows", role)
     return (
         _python("trio-websocket", "trio_websocket_server", "trio-websocket", "trio_websocket", role),
         _python("websockets (asyncio)", "websockets_asyncio", "websockets", "websockets.asyncio", role),
         _python("websockets (Trio)", "websockets_trio", "websockets", "websockets.trio", role),
         _python("aiohttp", "aiohttp_server", "aiohttp", "aiohttp", role),
-        _python(f"picows ({loop})", "picows_server", "picows", "picows", role),
+        _python("FastAPI (uvicorn)", "fastapi_server", "fastapi", "fastapi", role, needs="uvicorn"),
+        picows,
+        attrs.evolve(
+            picows,
+            name=f"{picows.name}, rooms in a dictionary",
+            command=(*picows.command, "rooms"),
+            path="/room/{n}",
+            rooms=1 if role == "fanout" else _ROOM_EACH,
+        ),
         _node("Node ws", "ws.mjs", node_package("ws"), role),
         attrs.evolve(_node("Socket.IO", "socketio.mjs", socketio, role), dialect=SOCKET_IO, path=path),
         _python("uWebSockets (socketify)", "socketify_server", "socketify", "socketify", role),
@@ -103,12 +115,15 @@ def _peers(role: str) -> tuple[Contestant, ...]:
             version=bun_here.version,
             absent=bun_here.absent,
         ),
+        Contestant("Phoenix", "peer", (), absent=_PHOENIX),
     )
 
 
-def _python(name: str, program: str, package: str, module: str, role: str) -> Contestant:
+def _python(name: str, program: str, package: str, module: str, role: str, *, needs: str = "") -> Contestant:
+    """One that is a Python package; ``needs`` is another one that it is served by."""
     command = (sys.executable, "-m", f"benchmarks.peers.{program}", role)
-    return Contestant(name, "peer", command, absent=python_package(package, module).absent)
+    absent = python_package(package, module).absent or (needs and python_package(needs, needs).absent)
+    return Contestant(name, "peer", command, absent=absent)
 
 
 def _node(name: str, file: str, found: Found, role: str) -> Contestant:
