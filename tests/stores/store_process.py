@@ -53,7 +53,7 @@ def store_at(where: Path) -> Store:
 
 
 async def commit(directory: Path) -> None:
-    """Commit to eight rooms for ever, and tell what is acknowledged."""
+    """Commit all that there is to eight rooms, snapshots alone to three, and tell what is acknowledged."""
 
     async def work(key: str) -> None:
         number = (await store.head(key)).number
@@ -81,9 +81,18 @@ async def commit(directory: Path) -> None:
             await store.settle(key, range(max(number - 2, 1), number))
             say(key, number)
 
+    async def save(key: str, size: int) -> None:
+        number = (await store.head(key)).number
+        while True:
+            number += 1
+            await store.commit(Commit(key, number, store.epoch, b"%d " % number * size))
+            say(key, number)
+
     async with store_at(directory) as store, trio.open_nursery() as nursery:
         for number in range(8):
             nursery.start_soon(work, f"chat/{number}")
+        for size in (10, 1000, 10_000):
+            nursery.start_soon(save, f"saved/{size}", size)
 
 
 async def fill(directory: Path) -> None:

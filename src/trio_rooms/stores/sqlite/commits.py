@@ -11,13 +11,11 @@ from trio_rooms.stores.base import Commit, Opening, RoomHalf
 from trio_rooms.stores.checks import check_epoch, check_same, encode, is_next
 
 from . import inboxes
+from .newest import GO_ON, LARGE, REPLACE
 from .rooms import read_head
 from .rows import damaged
 
 __all__ = ["forget_ended", "write"]
-
-_LARGE = 16 * 1024
-"""Bytes of a document behind which no nonce is looked for, see the schema."""
 
 # Two joins and no IN or ORDER BY: for those SQLite would make a table at each commit.
 _NUMBERS = "rooms.id, number, coalesce(even.generation, -1), coalesce(odd.generation, -1)"
@@ -35,12 +33,11 @@ _NEW_WITH_ALL = (*_NEW, *_NO_OTHERS)
 _ENDED = "SELECT number, nonce FROM ended WHERE key = ?"
 _END = "INSERT OR REPLACE INTO ended (key, number, nonce, epoch) VALUES (?, ?, ?, ?)"
 _BEGIN = f"INSERT INTO rooms (key, number, nonce, epoch, {_OTHERS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_GO_ON = "UPDATE rooms SET number = ?, nonce = ?, epoch = ? WHERE id = ?"
 _GO_ON_WITH_ALL = """
 UPDATE rooms SET number = ?, nonce = ?, epoch = ?, seq = ?, before_block = ?, floor = ?,
 entries = ?, bytes = ?, had_sessions = ?, had_timers = ? WHERE id = ?
 """
-_SNAPSHOT = "INSERT OR REPLACE INTO snapshots (id, generation, document, nonce, epoch) VALUES (?, ?, ?, ?, ?)"
+_SNAPSHOT = "INSERT OR REPLACE INTO snapshots (generation, document, nonce, epoch, id) VALUES (?, ?, ?, ?, ?)"
 _PUT = """
 INSERT INTO storage (room, name, value) VALUES (?, ?, ?)
 ON CONFLICT (room, name) DO UPDATE SET value = excluded.value
@@ -85,11 +82,12 @@ _DESTROY = (
 )
 
 
-def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
+def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> int | None:
     """Carry out a commit inside the transaction that is open; ``epoch`` is that of the file in it.
 
     Returns:
-        Whether nothing but number, nonce and epoch is left of the room by it.
+        The row of the room's newest snapshot, if it is known to have two, else 0. None where nothing but
+        number, nonce and epoch is left of the room by it.
 
     Raises:
         StaleWrite: nothing of the commit was written, and the transaction can go on.
@@ -116,12 +114,12 @@ def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
         number = max(number, even, odd)
     if not is_next(commit, number, others[0]):
         check_same(commit, read_head(connection, key).nonce)
-        return False
+        return 0
     if commit.sends:
         inboxes.post(connection, commit.sends)
     if commit.destroy:
         _end(connection, commit, key, room)
-        return True
+        return None
     document = commit.document
     if room is None:
         if ended is not None:
@@ -131,13 +129,16 @@ def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
         assert room is not None  # for mypy: it was an INSERT
     elif not plain:
         changed = _others(commit, others)
-        if changed != others or document is None or len(document) > _LARGE:
+        if changed != others or document is None or len(document) > LARGE:
             execute(_GO_ON_WITH_ALL, (commit.number, commit.nonce, commit.epoch, *changed, room))
-    elif document is None or len(document) > _LARGE:
-        execute(_GO_ON, (commit.number, commit.nonce, commit.epoch, room))
+    elif document is None or len(document) > LARGE:
+        execute(GO_ON, (commit.number, commit.nonce, commit.epoch, room))
     if document is not None:
-        replaced = 2 * room if newest is None else newest ^ 1
-        execute(_SNAPSHOT, (replaced, commit.number, document, commit.nonce, commit.epoch))
+        newest = 2 * room if newest is None else newest ^ 1
+        execute(
+            _SNAPSHOT if even < 0 or odd < 0 else REPLACE,
+            (commit.number, document, commit.nonce, commit.epoch, newest),
+        )
     if commit.writes:
         for name, value in commit.writes.items():
             if value is None:
@@ -168,8 +169,9 @@ def write(connection: sqlite3.Connection, commit: Commit, epoch: int) -> bool:
         execute(_LAPSES, (commit.lapses or None, room))
     if document is None and newest is None and not execute(_HAS_ANYTHING, {"room": room}).fetchone()[0]:
         _end(connection, commit, key, room)
-        return True
-    return False
+        return None
+    has_two = (even >= 0 and odd >= 0) or (document is not None and (even >= 0 or odd >= 0))
+    return newest if newest is not None and has_two else 0
 
 
 def _others(commit: Commit, others: tuple[int, ...]) -> tuple[int, ...]:

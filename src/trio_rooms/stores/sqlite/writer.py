@@ -23,6 +23,7 @@ from . import commits
 from .database import connect, read_epoch, transaction
 from .faults import explain
 from .files import OpenFiles
+from .newest import Newest
 
 __all__ = ["DiskWriter"]
 
@@ -61,6 +62,12 @@ class DiskWriter:
     _connection: sqlite3.Connection | None
     _epoch: int
     _files: OpenFiles
+    _newest: Newest = attrs.field(init=False)
+    """Of that connection, as what follows."""
+    _version: tuple[int] | None = attrs.field(default=None, init=False)
+    """What SQLite changes when somebody else has written to the file."""
+    _file_epoch: int = attrs.field(default=0, init=False)
+    """That of the file at that version."""
     _ended: dict[bytes, None] = attrs.field(factory=dict, init=False)
     """The rooms that have ended since the opening, in that order, as many as the file remembers."""
     _queue: queue.SimpleQueue[_Pending | None] = attrs.field(factory=queue.SimpleQueue, init=False)
@@ -74,6 +81,8 @@ class DiskWriter:
     _pending: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
+        assert self._connection is not None
+        self._newest = Newest(self._connection)
         # A daemon, so that a program that crashes without closing its store can exit.
         self._thread = threading.Thread(target=self._run, name="trio_rooms store", daemon=True)
         self._thread.start()
@@ -163,35 +172,51 @@ class DiskWriter:
         return error
 
     def _write(self, group: list[_Pending]) -> None:
-        if self._connection is None:
-            self._connection = connect(self._path, "rw")
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = connect(self._path, "rw")
+            self._newest, self._version = Newest(connection), None
+        newest = self._newest
         try:
-            with transaction(self._connection):
-                # That of the file: somebody else may have taken the directory, and counted it up.
-                epoch = read_epoch(self._connection)
+            with transaction(connection):
+                version = connection.execute("PRAGMA data_version").fetchone()
+                if version != self._version:
+                    # Somebody else has written: she may have taken the directory, and counted up its epoch.
+                    newest.forget()
+                    self._file_epoch = read_epoch(connection)
+                    self._version = version
+                epoch = self._file_epoch
                 for pending in group:
                     pending.error = None
+                    commit = pending.commit
                     try:
-                        if pending.commit is None:
-                            self._check_epoch(epoch)
+                        if commit is None:
+                            self._check_epoch()
                             assert pending.act is not None
-                            pending.result = pending.act(self._connection)
-                        elif commits.write(self._connection, pending.commit, epoch):
-                            self._remember_ended(self._connection, encode(pending.commit.key))
+                            pending.result = pending.act(connection)
+                        elif not newest.replace(commit, epoch):
+                            row = commits.write(connection, commit, epoch)
+                            if row is None:
+                                self._remember_ended(connection, encode(commit.key))
+                            elif row:
+                                newest.remember(commit, row)
                     except StaleWrite as exc:
                         pending.error = exc
+                newest.flush()
         except BaseException:
-            if not _can_go_on(self._connection):
+            newest.forget()
+            if not _can_go_on(connection):
                 # It could not even be rolled back; closing the connection does that.
-                connection, self._connection = self._connection, None
+                self._connection = None
                 connection.close()
             raise
         if any(pending.error is None for pending in group):
             self._files.check()
             self._written += 1
 
-    def _check_epoch(self, epoch: int) -> None:
+    def _check_epoch(self) -> None:
         """Refuse what is of no room where the file has another epoch than the store."""
+        epoch = self._file_epoch
         if epoch != self._epoch:
             msg = (
                 f"{self._path} has epoch {epoch}, this store {self._epoch}: it was opened for writing "
