@@ -31,6 +31,22 @@ def test_a_room_of_many_is_not_packed_and_one_alone_takes_no_place() -> None:
     assert type(roster.holder) is dict, "somebody may look into it"
 
 
+def test_who_joins_the_same_channels_has_the_same_names() -> None:
+    """One tuple for all of them; whoever leaves one has names of his own."""
+    roster, (one, other, third) = roster_of(3)
+    for line in (one, other, third):
+        for channel in ("red", "blue"):
+            roster.join(line, channel)
+        roster.pack()
+    assert one.channels is other.channels is third.channels
+    roster.leave(other, "red")
+    assert (one.channels, other.channels) == (("red", "blue"), ("blue",))
+    assert {name: [*group.values()] for name, group in roster.channels.items()} == {
+        "red": [one, third],
+        "blue": [one, other, third],
+    }
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["join", "leave"]), st.integers(0, 3), st.sampled_from(["red", "blue"])),
@@ -89,7 +105,7 @@ def test_members_are_those_that_joined_and_neither_left_nor_went(steps: list[tup
         for name, members in channels.items():
             assert roster.members(name) == members
             assert roster.members(name, frozenset({2})) == [line for line in members if line.id != 2]
-        assert set(roster.channels or {}) == {name for name, members in channels.items() if members}
+        assert set(roster.channel_names) == {name for name, members in channels.items() if members}
         # Who has gone keeps the names: its on_disconnect may want to know them.
         assert {line: [*line.channels] for line in lines} == names
 

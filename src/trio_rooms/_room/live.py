@@ -109,7 +109,7 @@ class LiveRoom:
         roster = self._shared.roster
         return {
             name: Connections(roster, links, self._views.connection)
-            for name, links in (roster.channels or {}).items()
+            for name, links in roster.channels.items()
         }
 
     @property

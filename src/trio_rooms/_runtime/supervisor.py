@@ -613,7 +613,7 @@ class Supervisor:
             key,
             self.stage(key),
             roster.count if roster is not None else 0,
-            tuple(roster.channels or ()) if roster is not None else (),
+            roster.channel_names if roster is not None else (),
             doing.mailbox if doing is not None else 0,
             doing.held if doing is not None else (),
         )

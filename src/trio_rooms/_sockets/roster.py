@@ -413,13 +413,13 @@ class Roster:
     """
 
     __slots__ = (
+        "_channels",
         "_greeting",
         "_links",
         "active",
         "asleep_since",
         "automatic",
         "away",
-        "channels",
         "departed",
         "hub",
         "inbox",
@@ -442,7 +442,8 @@ class Roster:
         """By id; or packed, see `pack`: a tuple, or the one that there is."""
         self.active: dict[Link, Use] | None = None
         """Those of them that are in use, see `Activity`, whose they are to keep."""
-        self.channels: dict[str, dict[int, Link]] | None = None
+        self._channels: dict[str, dict[int, Link] | tuple[Link, ...]] | None = None
+        """Who is in which; by id, or packed."""
         self.departed: list[Disconnected] | None = None
         """Who went away while the room slept; the supervisor's to keep."""
         self.jobs: deque[Callable[[float], bool]] | None = None
@@ -514,6 +515,29 @@ class Roster:
         if type(self._links) is dict and len(self._links) <= _PACKED:
             links = tuple(self._links.values())
             self._links = links[0] if len(links) == 1 else links
+            channels = self._channels or {}
+            for name, group in channels.items():
+                if isinstance(group, dict):
+                    channels[name] = tuple(group.values())
+
+    def _group(self, channel: str) -> dict[int, Link]:
+        """Who is in a channel that there is, by id, and packed no more."""
+        channels = self._channels
+        assert channels is not None
+        group = channels[channel]
+        if isinstance(group, tuple):
+            group = channels[channel] = {link.id: link for link in group}
+        return group
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The channels that somebody is in."""
+        return tuple(self._channels or ())
+
+    @property
+    def channels(self) -> dict[str, dict[int, Link]]:
+        """Who is in which channel, by id."""
+        return {name: self._group(name) for name in self.channel_names}
 
     @property
     def greets(self) -> bool:
@@ -613,7 +637,10 @@ class Roster:
         inside = self.has(link)
         if channel in link.channels or not (inside or self.is_away(link)):
             return
-        link.channels = (*link.channels, channel)
+        channels = (*link.channels, channel)
+        last = next(reversed(self._group(channel).values())) if channel in (self._channels or ()) else None
+        # Most join the same channels: then one has the same tuple as the one before.
+        link.channels = last.channels if last is not None and last.channels == channels else channels
         if inside:
             self._add_member(link, channel)
         self._note_change(link, channel, joined=True)
@@ -661,16 +688,18 @@ class Roster:
 
     def _add_member(self, link: Link, channel: str) -> None:
         """Put a link among a channel's members."""
-        if self.channels is None:
-            self.channels = {}
-        self.channels.setdefault(channel, {})[link.id] = link
+        if self._channels is None:
+            self._channels = {}
+        self._channels.setdefault(channel, {})
+        self._group(channel)[link.id] = link
 
     def _forget_member(self, link: Link, channel: str) -> None:
         """Take a link out of a channel's members, and drop the channel with the last."""
-        if self.channels is not None and channel in self.channels:
-            self.channels[channel].pop(link.id, None)
-            if not self.channels[channel]:
-                del self.channels[channel]
+        if self._channels is not None and channel in self._channels:
+            group = self._group(channel)
+            group.pop(link.id, None)
+            if not group:
+                del self._channels[channel]
 
     def members(self, channel: str | None, exclude: frozenset[int] = frozenset()) -> list[Link]:
         """Whom a message to everybody, or to a channel, goes to now, as a list of its own."""
@@ -678,11 +707,11 @@ class Roster:
             group = self._links
             links = list(group.values()) if type(group) is dict else self.everybody()
         else:
-            there = None if self.channels is None else self.channels.get(channel)
+            there = None if self._channels is None else self._channels.get(channel)
             if not there:
                 text("channel", channel)
                 return []
-            links = list(there.values())
+            links = list(there if isinstance(there, tuple) else there.values())
         if exclude:
             links = [link for link in links if link.id not in exclude]
         if self._greeting > 1:
