@@ -46,6 +46,12 @@ class Crowd:
     absent: str = ""
 
 
+ASKED: Final = [
+    Crowd("trio_rooms, from the program to those in use", "active"),
+    Crowd("trio_rooms, from the program to those hibernated", "awake"),
+    Crowd("trio_rooms, from the program to a room asleep", "parked"),
+]
+"""Who hears one message after the other, as the connections of the contestants do."""
 CROWDS: Final = [
     Crowd("in use", "active"),
     Crowd("hibernated", "parked"),
@@ -57,14 +63,56 @@ def run(run: Run) -> None:
     """Measure every contestant with a few and with many connections, in one server; and who hibernates."""
     counts = sorted({run.connections(1000, quick=100), run.connections(10_000, quick=500)})
     tables = {count: _table(run, count) for count in counts}
-    for contestant in run.each([*_ours(), *peers("fanout"), _limit()], *tables.values()):
-        with run.attempt(contestant), serving(contestant) as server, Load() as load:
-            for done, count in enumerate(counts):
-                run.progress(f"{contestant.name}, {count:,} connections", done / len(counts))
-                load.open(server.port, contestant.path, dialect=contestant.dialect, count=count)
-                load.gather(PAYLOAD)
-                _measure(run, tables[count], contestant, server, load)
+    entrants: list[Contestant | Crowd] = [*_ours(), *ASKED, *peers("fanout"), _limit()]
+    for entrant in run.each(entrants, *tables.values()):
+        with run.attempt(entrant):
+            if isinstance(entrant, Crowd):
+                _tell(run, tables, entrant)
+            else:
+                _fan_out(run, tables, entrant)
     _run_crowds(run, counts[-1])
+
+
+def _fan_out(run: Run, tables: dict[int, Table], contestant: Contestant) -> None:
+    """Have a connection send to all."""
+    with serving(contestant) as server, Load() as load:
+        for done, (count, table) in enumerate(tables.items()):
+            run.progress(f"{contestant.name}, {count:,} connections", done / len(tables))
+            load.open(server.port, contestant.path, dialect=contestant.dialect, count=count)
+            load.gather(PAYLOAD)
+            _measure(run, table, contestant, server, load)
+
+
+def _tell(run: Run, tables: dict[int, Table], crowd: Crowd) -> None:
+    """Have the program send to all."""
+    with disk.folder(run.options.results) as data, Users(data) as users, Load() as load:
+        if crowd.room != "parked":
+            users.do(f"wake {crowd.room}")
+        for done, (count, table) in enumerate(tables.items()):
+            run.progress(f"{crowd.name}, {count:,} connections", done / len(tables))
+            load.open(users.port, f"/{crowd.room}/x", 1, JSON, count)
+
+            def told(messages: int) -> list[float]:
+                took = []
+                for _ in range(messages):
+                    began = perf_counter()
+                    users.do(f"emit {crowd.room} 1")
+                    took.append(load.hear(1) - began)
+                return took
+
+            messages = _messages(run, median(told(3)))
+            wakes, spent = users.wakes(), cpu_seconds(users.process.pid)
+            took = told(messages)
+            spent = cpu_seconds(users.process.pid) - spent
+            run.measured(
+                table,
+                crowd,
+                rate=messages * count / sum(took),
+                cost=spent / (messages * count),
+                last=median(took),
+                last99=percentile(took, 99),
+                note="" if users.wakes() == wakes else "it was woken",
+            )
 
 
 def _run_crowds(run: Run, count: int) -> None:
@@ -136,7 +184,8 @@ def _table(run: Run, count: int) -> Table:
         COLUMNS,
         drawn="rate",
         baseline="trio-websocket",
-        note=f"Messages of {PAYLOAD} bytes, the next when everybody has the last. Times from its sending on.",
+        note=f"Messages of {PAYLOAD} bytes, the next when everybody has the last. Times from its sending on. "
+        "From the program: JSON events, as the room's handle sends them.",
     )
 
 
@@ -175,3 +224,9 @@ def _measure(run: Run, table: Table, contestant: Contestant, server: Server, loa
         busy=heard.cpu_share,
         at_least=["rate"] if heard.cpu_share > BUSY else [],
     )
+
+
+def _messages(run: Run, once: float) -> int:
+    """How many are sent one after the other, where one takes so many seconds."""
+    seconds, least = (0.3, 3) if run.quick else (3.0, 10)
+    return min(max(least, int(seconds / once)), 10_000)

@@ -42,6 +42,7 @@ _CALLERS: Final = 1000
 
 probe: Room[None] = Room("probe", idle_timeout=math.inf)
 active: Room[None] = Room("active", idle_timeout=math.inf, connection_idle_timeout=math.inf)
+awake: Room[None] = Room("awake", idle_timeout=math.inf, connection_idle_timeout=0)
 parked: Room[None] = Room("parked")
 gathered: Room[None] = Room("gathered", batch_window=GATHERED)
 # Who has just come counts as active for its time: here none.
@@ -55,6 +56,7 @@ async def send_back(ctx: Context[None], message: str | bytes) -> None:
 
 
 @active.on("hello")
+@awake.on("hello")
 @parked.on("hello")
 @gathered.on("hello")
 @home.on("hello")
@@ -74,9 +76,11 @@ class Program:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self._lag = Lag()
+        self._asked = trio.Event()
 
     async def watch(self) -> None:
-        """See how long who is ready has to wait."""
+        """See how long who is ready has to wait, once somebody has asked: it takes time itself."""
+        await self._asked.wait()
         await self._lag.watch()
 
     async def obey(self, line: str) -> object:
@@ -99,8 +103,10 @@ class Program:
             case ["expired"]:
                 return self._rooms.statistics().users.expired
             case ["lag"]:
+                self._asked.set()
                 return self._lag.told()
             case ["held"]:
+                self._asked.set()
                 return self._lag.held()
         return "done"
 
@@ -150,7 +156,7 @@ async def _each(numbers: range, at_once: int, do: Any) -> None:
 async def main(directory: Path, flush_after: float) -> None:
     """Serve, and obey until the standard input ends."""
     home.configure(flush_after=flush_after)
-    definitions = [probe, active, parked, gathered, home]
+    definitions = [probe, active, awake, parked, gathered, home]
     runtime = open_rooms(definitions, store=DiskStore(directory), gc_thresholds=SERVER_THRESHOLDS)
     async with runtime as rooms, trio.open_nursery() as nursery:
         address = await nursery.start(rooms.serve, "127.0.0.1", 0)
