@@ -28,6 +28,8 @@ PAYLOAD: Final = 5
 PATIENCE: Final = 15.0
 QUIET: Final = 0.001
 """The share by which the memory of a server at rest may still change in a second."""
+AT_ONCE: Final = 1500
+"""Clients that are in use together: what many take for a moment leaves gaps in a process's memory."""
 FIRST: Final = 1000
 """Sessions that are made by clients; the others are copies of their rows."""
 EACH: Final = 100
@@ -77,8 +79,8 @@ STORED: Final = [
 
 def run(run: Run) -> None:
     """Measure clients, and what has none."""
-    most = max(run.connections(10_000, quick=100), 10)
-    counts = [most // 2, most] if run.quick else sorted({most // 10, most // 2, most})
+    most = max(run.connections(18_000, quick=100), 10)
+    counts = [most // 2, most] if run.quick else [most // 2, most * 3 // 4, most]
     stored = 1000 if run.quick else 100_000
     parked = run.table(
         "parked",
@@ -90,7 +92,8 @@ def run(run: Run) -> None:
         drawn="anonymous",
         baseline=PLAIN,
         note=f"A slope over {', '.join(f'{count:,}' for count in counts)} clients, each in a server of "
-        "its own. Python takes memory 1 MiB at a time, so a slope may be off by a hundred bytes at 10,000.",
+        "its own. Python takes memory 1 MiB at a time, so a slope may be off by some of "
+        f"{2**20 / (most - most // 2):,.0f} bytes.",
     )
     waiting = run.table(
         "waiting",
@@ -127,17 +130,24 @@ def _do(process: Process, command: str) -> str:
     return process.line(600)
 
 
+def _sleep(process: Process) -> None:
+    if _do(process, "sleep") != "True":
+        raise process.failure("has a room that does not sleep")
+
+
 def _measure_clients(run: Run, table: Table, clients: Parked, counts: list[int], folder: Path) -> None:
     held = []
     for number, count in enumerate(counts):
         run.progress(f"{clients.name}: {count:,} clients", number / len(counts))
         with disk.folder(folder) as data, _server(data) as (process, port), Load() as load:
-            load.open(port, "/crowd/x", 1, clients.dialect, count)
-            load.storm(range(count), PAYLOAD)
+            for first in range(0, count, AT_ONCE):
+                opened = min(first + AT_ONCE, count)
+                load.open(port, "/crowd/x", 1, clients.dialect, opened)
+                load.storm(range(first, opened), PAYLOAD)
+                _sleep(process)
             if clients.messages:
                 _do(process, f"tell {clients.messages}")
-            if _do(process, "sleep") != "True":
-                raise process.failure("has a room that does not sleep")
+                _sleep(process)
             held.append(_at_rest(run, process))
     run.measured(
         table,
