@@ -84,7 +84,7 @@ class _Wake:
     cause: str
     slept: float | None
     came: float | None
-    """When something came for it, on Trio's clock; None once it is awake."""
+    """When something came for it, on Trio's clock; None where it was awake before."""
     untold: tuple[Disconnected, ...] = ()
     """Who went away while it slept."""
 
@@ -174,7 +174,8 @@ class Actor:
         """Whether the one before it, and at its end this one, destroyed itself before it handled anything."""
         self.parted: bool = False
         """Whether on_hibernate was called at the stop: there it is called only once."""
-        self._wake = _Wake(cause, slept, trio.current_time())
+        self._wake: _Wake | None = _Wake(cause, slept, trio.current_time())
+        """None while it is awake."""
         self._asked: tuple[Answer, ...] = ()
         """Who wants to know whether it sleeps."""
         self._loaded = loaded
@@ -301,7 +302,10 @@ class Actor:
         for mail in [mail for mail in self.mailbox.mail if isinstance(mail, Destroy) and mail.answer is None]:
             self.mailbox.mail.remove(mail)
         self.take(step)
-        self._wake.cause, self._wake.slept = cause, None
+        if self._wake is None:
+            self._wake = _Wake(cause, None, None)
+        else:
+            self._wake.cause, self._wake.slept = cause, None
         self.members.clear()
         self.idleness.reset()
         self.saver.reset()
@@ -489,6 +493,7 @@ class Actor:
             self._wake,
             self.members.own,
         )
+        assert wake is not None
         metrics = self.shared.hub.metrics
         loaded = await self.saver.load()
         if loaded is not None:
@@ -527,12 +532,13 @@ class Actor:
         if self._firing is not None or record.substantial or record.has_plans:
             self.firing.begin()
         if wake.came is not None:
-            took, wake.came = trio.current_time() - wake.came, None
+            took = trio.current_time() - wake.came
             metrics.wake_latency.note(took)
             logger.debug(
                 "room %s is awake: %s, after %.3f s", self.key, wake.cause, took,
                 extra={"cause": wake.cause, "duration": took},
             )  # fmt: skip
+        self._wake = None
 
     async def _recall(self) -> list[Disconnected]:
         """Sessions that ended while the room slept."""

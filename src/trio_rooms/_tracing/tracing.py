@@ -172,6 +172,7 @@ class _Actor(Actor):
     async def _begin(self) -> None:
         # After a crash it begins anew, and nobody woke it.
         parent, began, self._parent, self._began = self._parent, self._began, None, None
+        assert self._wake is not None
         with self._spans.span("wake", self.key, parent, began=began, cause=self._wake.cause) as span:
             await super()._begin()
             self._spans.woken(self.key, span)
