@@ -6,6 +6,7 @@ does not notice. What is written then is gone with the process.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +23,7 @@ __all__ = ["OpenFiles"]
 class OpenFiles:
     """The database, its log, and the lock that keeps others away from them."""
 
-    _known: dict[Path, tuple[int, int]]
+    _known: dict[str, tuple[int, int]]
     """By path, the device and the inode of the file that is open."""
     _lock: DirectoryLock
 
@@ -34,7 +35,7 @@ class OpenFiles:
             path: the database file.
             lock: that of its directory.
         """
-        found = {file: _identity(file) for file in (path, path.with_name(f"{path.name}-wal"))}
+        found = {file: _identity(file) for file in (str(path), f"{path}-wal")}
         return cls({file: identity for file, identity in found.items() if identity is not None}, lock)
 
     def check(self) -> None:
@@ -58,10 +59,10 @@ class OpenFiles:
         self._lock.ensure()
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+def _identity(file: str) -> tuple[int, int] | None:
     """What tells the file at a path from others; None where there is none."""
     try:
-        found = file.stat()
+        found = os.stat(file)  # noqa: PTH116 (after each transaction: a Path takes longer than the system)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino

@@ -90,7 +90,7 @@ class DiskWriter:
     async def commit(self, commit: Commit) -> None:
         """Hand a commit over, then wait until it is durable."""
         check_commit(commit)
-        size = len(commit.document or b"")
+        size = 0 if commit.document is None else len(commit.document)
         if commit.writes:
             size += sum(len(name) + len(value or b"") for name, value in commit.writes.items())
         if commit.entries:
