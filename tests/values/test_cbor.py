@@ -329,7 +329,8 @@ def _outcome(content: bytes) -> str:
     try:
         return repr(cbor.decode_plain(content))
     except ValueError as error:
-        return f"refused: {error}"
+        told_twice = error.__context__ is not None and not error.__suppress_context__
+        return f"refused{' twice' * told_twice}: {error}"
 
 
 def _refused(*_: object, **__: object) -> None:

@@ -106,7 +106,8 @@ def outcome(text: str) -> str:
     try:
         return repr(decode(text))
     except ValueError as error:
-        return f"refused: {error}"
+        told_twice = error.__context__ is not None and not error.__suppress_context__
+        return f"refused{' twice' * told_twice}: {error}"
 
 
 @given(st.text() | NUMBERS | changed_messages())

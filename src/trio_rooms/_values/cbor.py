@@ -307,7 +307,7 @@ def encode_plain(value: Any) -> bytes:
         return _this_thread.encoder.encode_to_bytes(_SENT[type(value)](value, DEPTH))
     except Exception:  # noqa: BLE001 (whatever it is, it is said below)
         _this_thread.renew()  # Whatever state it was left in.
-        return _SENT.encode(value, DEPTH)
+    return _SENT.encode(value, DEPTH)
 
 
 def as_sent(value: Any) -> Any:
@@ -359,9 +359,11 @@ def decode_plain(content: bytes) -> Any:
             max_depth=MESSAGE_DEPTH + 1,
             strict_hashable_types=True,
         )
+        if end == _END:
+            return value
     except _NOT_TAKEN:
-        return _decode_carefully(content)
-    return value if end == _END else _decode_carefully(content)
+        pass
+    return _decode_carefully(content)
 
 
 _PAIR: Final = b"\x82"

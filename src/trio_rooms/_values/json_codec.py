@@ -84,21 +84,21 @@ def decode(text: str) -> Any:
         ValueError: it is not JSON, is nested too deeply, or has half a surrogate pair; the
             text says which, and is for the sender.
     """
-    if orjson is None:
-        return _decode(text)
-    try:
-        value = orjson.loads(text)
-    except ValueError:
-        return _decode(text)  # Which words the error, and takes numbers that are infinite.
-    if len(text) > _NEVER_DEEP:
-        if type(value) is dict and _FLAT.issuperset(map(type, value.values())):
-            return value
-        _check_depth(text, value)
-    # It makes floats of integers beyond 64 bits, which have so many digits or more. A number that
-    # is so long has one of them at one of these places, where most texts have none.
-    if _find_digit(text[_LONG - 1 :: _LONG]) and _find_long_number(text):
-        return _decode(text)
-    return value
+    if orjson is not None:
+        try:
+            value = orjson.loads(text)
+        except ValueError:
+            pass  # It is worded below; and numbers that are infinite are taken there.
+        else:
+            if len(text) > _NEVER_DEEP:
+                if type(value) is dict and _FLAT.issuperset(map(type, value.values())):
+                    return value
+                _check_depth(text, value)
+            # It makes floats of integers beyond 64 bits, which have so many digits or more. A number that
+            # is so long has one of them at one of these places, where most texts have none.
+            if not (_find_digit(text[_LONG - 1 :: _LONG]) and _find_long_number(text)):
+                return value
+    return _decode(text)
 
 
 _LONG: Final = 19
