@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
 
 import attrs
 import trio
@@ -59,7 +60,8 @@ class _Stored:
     floor: int = 0
     snapshots: tuple[StoredSnapshot, ...] = ()
     values: dict[str, bytes] = attrs.field(factory=dict)
-    entries: deque[Entry] = attrs.field(factory=deque)
+    entries: list[Entry] = attrs.field(factory=list)
+    """No deque, which takes 760 bytes where it is empty: as in nearly all rooms."""
     entry_bytes: int = 0
     sessions: dict[int, StoredSession] = attrs.field(factory=dict)
     verdicts: dict[int, dict[int, bytes]] = attrs.field(factory=dict)
@@ -477,8 +479,10 @@ def _apply_journal(commit: Commit, stored: _Stored) -> None:
     for entry in commit.entries:
         stored.entries.append(entry)
         stored.entry_bytes += len(entry.body)
-    while stored.entries and stored.entries[0].seq <= commit.trim:
-        stored.entry_bytes -= len(stored.entries.popleft().body)
+    gone = bisect_right(stored.entries, commit.trim, key=attrgetter("seq"))
+    if gone:
+        stored.entry_bytes -= sum(len(entry.body) for entry in stored.entries[:gone])
+        del stored.entries[:gone]
 
 
 def _select(names: Iterable[str], prefix: str, after: str | None, limit: int | None) -> list[str]:
