@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import datetime
 import decimal
@@ -15,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trio_rooms._state.codec import Codec
 from trio_rooms._values import cbor
 from trio_rooms._values.exact import decode_exact
 from trio_rooms._values.generated import switch
 from trio_rooms._values.shape_of import shape_of
-from trio_rooms._values.shapes import Reading, Shape
+from trio_rooms._values.shapes import Reading
 
 
 @contextlib.contextmanager
@@ -94,9 +96,9 @@ class Branch:
     blob: bytearray = attrs.field(factory=bytearray)
 
 
-QUICK, _ = shape_of(Branch)
+QUICK = Codec(Branch, 1, {})
 with carefully():
-    CAREFUL, _ = shape_of(Branch)
+    CAREFUL = Codec(Branch, 1, {})
 
 NAMES = st.text(max_size=6) | st.just("long " * 60)
 MOMENTS = st.datetimes(
@@ -159,9 +161,9 @@ def outcome(function: Callable[..., Any], *given: Any) -> Any:
         return type(error), str(error)
 
 
-def written(shape: Shape, value: Any) -> Any:
-    """The bytes of a value, or what is wrong with it."""
-    return outcome(cbor.written, shape.write, value, cbor.DEPTH, {})
+def written(codec: Codec, value: Any) -> Any:
+    """The bytes of a state, or what is wrong with it and where."""
+    return outcome(codec.encode, "room/id", value)
 
 
 UTC = datetime.UTC
@@ -173,7 +175,7 @@ ODD = st.sampled_from(
         datetime.datetime(2026, 1, 1, tzinfo=UTC, fold=1),
         datetime.datetime(9999, 1, 1, tzinfo=UTC),
     ]
-)
+).map(copy.deepcopy)
 
 
 def insides(value: Any) -> list[Any]:
@@ -222,8 +224,7 @@ def test_what_is_made_for_a_class_reads_as_its_methods_do(
     data: st.DataObject, value: Branch, faults: int, strict: bool
 ) -> None:
     """The same state, the same set aside and reported, and the same errors, for documents of any shape."""
-    encoded = cbor.written(CAREFUL.write, value, cbor.DEPTH, {})
-    plain = decode_exact(encoded, 2 * cbor.DEPTH)
+    plain = decode_exact(CAREFUL.encode("room/id", value), 2 * cbor.DEPTH)
     for _ in range(faults):
         one = data.draw(st.sampled_from(plain_insides(plain)))
         fault = data.draw(st.sampled_from(["change", "remove", "add"]))
@@ -238,10 +239,10 @@ def test_what_is_made_for_a_class_reads_as_its_methods_do(
             else:
                 del one[place]
     told = []
-    for shape in (QUICK, CAREFUL):
+    for codec in (QUICK, CAREFUL):
         reading = Reading(strict)
-        made = outcome(shape.unpack, plain, reading)
-        again = outcome(cbor.written, CAREFUL.write, made, cbor.DEPTH, reading.aside)
+        made = outcome(codec.shape()[0].unpack, plain, reading)
+        again = outcome(CAREFUL.encode, "room/id", made, reading.aside)
         told.append((made if isinstance(made, tuple) else again, reading.found, len(reading.aside)))
     assert told[0] == told[1]
 
@@ -261,7 +262,9 @@ def test_a_class_is_as_deep_as_it_may_be(levels: int) -> None:
             while innermost["perhaps"]:
                 innermost = innermost["perhaps"]
             innermost["by_name"] = {"x": {"name": 5}}
-            wrong = [outcome(shape.unpack, plain, Reading(strict=True)) for shape in (QUICK, CAREFUL)]
+            wrong = [
+                outcome(codec.shape()[0].unpack, plain, Reading(strict=True)) for codec in (QUICK, CAREFUL)
+            ]
             assert wrong[0] == wrong[1]
             assert wrong[0][1].startswith("perhaps.perhaps." if levels > 3 else "perhaps.by_name['x'].name")
 
@@ -275,7 +278,7 @@ def test_names_that_no_program_can_have() -> None:
     setattr(value, "class", 5)
     setattr(value, "two words", [Leaf("a")])
     shape, _ = shape_of(made)
-    encoded = written(shape, value)
+    encoded = cbor.written(shape.write, value, cbor.DEPTH, {})
     assert encoded == cbor.dumps(shape.pack, value, cbor.DEPTH, {})
     back = shape.unpack(decode_exact(encoded, 9), Reading(strict=True))
     assert (getattr(back, "class"), getattr(back, "two words")) == (5, [Leaf("a")])
