@@ -18,7 +18,7 @@ from typing import Any, Final
 import attrs
 
 from .cbor import EARLIEST, LATEST, whole
-from .heads import MOMENT, TEXTS, double, head, text_head
+from .heads import MOMENT, TEXTS, double, head
 from .shapes import ANY, SCALARS, Shape, Unfit
 
 __all__ = ["TYPE", "UNMADE", "Made", "make", "switch"]
@@ -90,7 +90,7 @@ def make(
         "TYPE": TYPE,
         "Unfit": Unfit,
         "double": double,
-        "text_head": text_head,
+        "head": head,
         "whole": whole,
         "type_name": kind.__name__,
         "named_end": whole(TYPE) + whole(kind.__name__),
@@ -166,7 +166,7 @@ def _written(
         if shape is SCALARS[str]:
             checks.append(f"type(v{n}) is str")
             prepared += [f"v{n} = v{n}.encode()", f"n{n} = len(v{n})"]
-            pieces += [f"TEXTS[n{n}] if n{n} < 256 else text_head(n{n})", f"v{n}"]
+            pieces += [f"TEXTS[n{n}] if n{n} < 256 else head(3, n{n})", f"v{n}"]
         elif shape is SCALARS[datetime.datetime]:
             checks.append(
                 f"type(v{n}) is datetime and v{n}.tzinfo is UTC and not v{n}.fold"
@@ -176,14 +176,9 @@ def _written(
         elif shape.takes is not None and shape.takes <= shape.forms.keys():
             checks.append(f"type(v{n}) in forms{n}")
             pieces.append(f"forms{n}[type(v{n})](v{n})")
-        elif shape.direct:
+        else:
             pieces.append(None)
             calls.append(f"shape{n}.write(v{n}, levels - 1, aside, out)")
-        else:
-            pieces.append(
-                f"forms{n}[type(v{n})](v{n}) if type(v{n}) in forms{n}"
-                f" else whole(shape{n}.pack(v{n}, levels - 1, aside))"
-            )
     if named:
         pieces.append("named_end")
     adding: list[str] = []

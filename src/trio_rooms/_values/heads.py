@@ -13,35 +13,40 @@ from typing import Any, Final
 from .cbor import EARLIEST, LATEST, whole
 from .exact import exact_moment
 
-__all__ = ["FORMS", "MOMENT", "TEXTS", "double", "head", "text_head"]
+__all__ = ["ARRAYS", "FORMS", "MOMENT", "TEXTS", "double", "head"]
 
 _SIZES: Final = ((24, 0, ""), (1 << 8, 24, "B"), (1 << 16, 25, ">H"), (1 << 32, 26, ">I"))
 
 
 def head(major: int, count: int) -> bytes:
-    """The head of an item with a length: RFC 8949, section 3. A text is major type 3, a map 5."""
+    """The head of an item with a length: RFC 8949, section 3. Major types 2 to 5: bytes, text, array, map."""
+    if count < 256 and 2 <= major <= 5:
+        return _SHORT[major - 2][count]
+    return _head(major, count)
+
+
+def _head(major: int, count: int) -> bytes:
     for limit, extra, form in _SIZES:
         if count < limit:
             return bytes([major << 5 | (extra or count)]) + (struct.pack(form, count) if form else b"")
     return bytes([major << 5 | 27]) + struct.pack(">Q", count)
 
 
+_SHORT: Final = tuple(tuple(_head(major, count) for count in range(256)) for major in range(2, 6))
 double: Final = struct.Struct(">d").pack
 MOMENT: Final = b"\xc1\xfb"
 """What comes before the seconds of a point in time: tag 1, and that they are a double."""
-TEXTS: Final = tuple(head(3, length) for length in range(256))
+TEXTS: Final = _SHORT[1]
 """The heads of short texts, by their length in UTF-8."""
-_INTEGERS: Final = tuple(head(0, number) for number in range(256))
-
-
-def text_head(length: int) -> bytes:
-    """The head of a text that may be longer."""
-    return TEXTS[length] if length < 256 else head(3, length)
+ARRAYS: Final = _SHORT[2]
+"""The heads of short arrays."""
+_INTEGERS: Final = tuple(_head(0, number) for number in range(256))
 
 
 def _text(value: str) -> bytes:
     encoded = value.encode()
-    return text_head(len(encoded)) + encoded
+    length = len(encoded)
+    return (TEXTS[length] if length < 256 else head(3, length)) + encoded
 
 
 def _integer(value: int) -> bytes:

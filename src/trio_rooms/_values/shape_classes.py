@@ -328,7 +328,7 @@ class Instance(Shape):
             read: those that were read by then, with `UNMADE` in place of that one and of those behind it;
                 fields that are not in it are as they are stored.
         """
-        if not isinstance(raw, Mapping):
+        if type(raw) is not dict and not isinstance(raw, Mapping):
             raise misfit(self, raw)
         instance = object.__new__(self.kind)
         missing: list[Field] = []

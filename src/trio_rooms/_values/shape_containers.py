@@ -11,9 +11,10 @@ import cbor2
 
 from .cbor import DEPTH, frozen, inside
 from .exact import exact_deque, exact_set, exact_tuple
-from .heads import head
+from .heads import ARRAYS, head
 from .shapes import (
     ANY,
+    FEW,
     Aside,
     Division,
     Misfit,
@@ -43,6 +44,16 @@ def _pack_all(values: Iterable[Any], shape: Shape, levels: int, aside: Aside) ->
         return values
     pack = shape.pack
     return [item if type(item) in plain else pack(item, levels, aside) for item in values]
+
+
+def _write_array(value: Iterable[Any], item: Shape, levels: int, aside: Aside, out: list[bytes]) -> None:
+    """Add the bytes of an array of elements that all have one shape."""
+    levels = inside(levels)
+    values = list(value)  # Whoever changes the state all the same cannot make its length a lie.
+    count = len(values)
+    out.append(ARRAYS[count] if count < 256 else head(4, count))
+    if count:
+        item.write_all(values, levels, aside, out)
 
 
 def _hashable(values: Collection[Any], shape: Shape, levels: int, aside: Aside) -> Any:
@@ -110,11 +121,9 @@ class List(Shape):
         return exact_deque(value.maxlen, list(_pack_all(value, self._item, inside(levels), aside)))
 
     def write(self, value: Any, levels: int, aside: Aside, out: list[bytes]) -> None:
-        if type(value) is list and list in (self.takes or ()) and self.direct:
-            levels = inside(levels)
-            values = value.copy()  # Whoever changes the state all the same cannot make its length a lie.
-            out.append(head(4, len(values)))
-            self._item.write_all(values, levels, aside, out)
+        kind: type = type(value)
+        if kind is self._kind and (kind is list or value.maxlen is None):
+            _write_array(value, self._item, levels, aside, out)
         else:
             super().write(value, levels, aside, out)
 
@@ -200,7 +209,7 @@ class Tuple(Shape):
         self._defaults = [defaults[name] for name in getattr(kind, "_fields", ()) if name in defaults]
         inner = ", ".join(item.name for item in items) + ("" if fixed else ", ...")
         name = f"tuple[{inner}]" if kind is tuple else kind.__name__
-        super().__init__(name, takes=frozenset((kind,)), stored=_ARRAY)
+        super().__init__(name, takes=frozenset((kind,)), stored=_ARRAY, direct=True)
 
     def pack(self, value: Any, levels: int, aside: Aside) -> Any:
         if type(value) is not self._kind:
@@ -215,6 +224,17 @@ class Tuple(Shape):
             item if type(item) in shape.plain else shape.pack(item, levels, aside)
             for item, shape in zip(value, self._items, strict=True)
         ]
+
+    def write(self, value: Any, levels: int, aside: Aside, out: list[bytes]) -> None:
+        if type(value) is not self._kind or (self._fixed and len(value) != len(self._items)):
+            super().write(value, levels, aside, out)
+        elif not self._fixed:
+            _write_array(value, self._items[0], levels, aside, out)
+        else:
+            levels = inside(levels)
+            out.append(head(4, len(value)))
+            for item, shape in zip(value, self._items, strict=True):
+                shape.write(item, levels, aside, out)
 
     def unpack(self, raw: Any, reading: Reading) -> Any:
         if type(raw) not in _ARRAY:
@@ -285,23 +305,34 @@ class Map(Shape):
         return value if keys is value and type(packed) is not list else dict(zip(keys, packed, strict=True))
 
     def write(self, value: Any, levels: int, aside: Aside, out: list[bytes]) -> None:
-        forms = self._key.forms
-        if type(value) is dict is self._kind and self.direct and forms.keys() >= set(map(type, value)):
-            levels = inside(levels)
-            items = list(value.items())  # As for a list.
-            out.append(head(5, len(items)))
-            write = self._value.write
-            for key, item in items:
-                out.append(forms[type(key)](key))
-                write(item, levels, aside, out)
-        else:
+        if type(value) is not dict or self._kind is not dict or not (self._value.direct or len(value) <= FEW):
             super().write(value, levels, aside, out)
+            return
+        keys, values, write, begin = self._key.forms, self._value.forms, self._value.write, len(out)
+        inner = inside(levels)
+        items = list(value.items())  # As for an array.
+        out.append(head(5, len(items)))
+        for key, item in items:
+            form = keys.get(type(key))
+            if form is None:
+                del out[begin:]
+                super().write(value, levels, aside, out)
+                return
+            out.append(form(key))
+            form = values.get(type(item))
+            if form is None:
+                write(item, inner, aside, out)
+            else:
+                out.append(form(item))
 
     def unpack(self, raw: Any, reading: Reading) -> Any:
-        if not isinstance(raw, Mapping):
+        if type(raw) is not dict and not isinstance(raw, Mapping):
             raise misfit(self, raw)
         keys = self._key.unpack_all(raw, reading, lambda number: f" (the key {_nth(raw, number)})")
-        values = self._value.unpack_all(raw.values(), reading, lambda number: f"[{_nth(raw, number)}]")
+        stored = raw.values()
+        values = self._value.unpack_all(stored, reading, lambda number: f"[{_nth(raw, number)}]")
+        if keys is raw and values is stored and type(raw) is self._kind is dict:
+            return raw
         made = _all_apart(dict(zip(keys, values, strict=True)), raw)
         if self._kind is dict:
             return made
@@ -361,7 +392,7 @@ class Fields(Shape):
 
     def __init__(self, name: str, fields: Mapping[str, Shape]) -> None:
         self.fields = fields
-        super().__init__(name, takes=frozenset((dict,)), stored=_MAP)
+        super().__init__(name, takes=frozenset((dict,)), stored=_MAP, direct=True)
 
     def pack(self, value: Any, levels: int, aside: Aside) -> Any:
         if type(value) is not dict:
@@ -372,8 +403,19 @@ class Fields(Shape):
             for key, item in value.items()
         }
 
+    def write(self, value: Any, levels: int, aside: Aside, out: list[bytes]) -> None:
+        items = list(value.items()) if type(value) is dict else ()
+        if not items or not all(type(key) is str for key, _ in items):
+            super().write(value, levels, aside, out)
+            return
+        levels = inside(levels)
+        out.append(head(5, len(items)))
+        for key, item in items:
+            ANY.write(key, levels, aside, out)
+            self._shape(key).write(item, levels, aside, out)
+
     def unpack(self, raw: Any, reading: Reading) -> Any:
-        if not isinstance(raw, Mapping):
+        if type(raw) is not dict and not isinstance(raw, Mapping):
             raise misfit(self, raw)
         made = {}
         for key, item in raw.items():

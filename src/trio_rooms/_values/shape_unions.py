@@ -114,7 +114,7 @@ class Union(Shape):
         kind = type(raw)
         if kind in self.ready:
             return raw
-        if isinstance(raw, Mapping) and (self._classes or self._map is not None):
+        if (kind is dict or isinstance(raw, Mapping)) and (self._classes or self._map is not None):
             found = self._class_of(raw) or self._map
             if found is None:
                 msg = f"expected {self.name}, got a map of another class ({brief(raw.get(TYPE))})"

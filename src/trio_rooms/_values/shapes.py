@@ -31,6 +31,7 @@ from .heads import FORMS, head
 
 __all__ = [
     "ANY",
+    "FEW",
     "KEPT",
     "SCALARS",
     "Aside",
@@ -108,6 +109,8 @@ class Kept:
 
 Aside = dict[int, Kept]
 """What of a state was set aside when it was loaded, by the id of the instance."""
+FEW: Final = 16
+"""Elements of a container that are written one by one: to call cbor2 takes longer."""
 ASIDE: Final = "_aside"
 """The name under which an instance's map has what was stored in fields that have other values now."""
 
@@ -227,13 +230,19 @@ class Shape:
 
     def write_all(self, values: list[Any], levels: int, aside: Aside, out: list[bytes]) -> None:
         """Add the bytes of each element of a list, which nobody else has."""
-        if self.direct:
+        if self.direct or len(values) <= FEW:
+            forms, write = self.forms, self.write
             for value in values:
-                self.write(value, levels, aside, out)
+                form = forms.get(type(value))
+                if form is None:
+                    write(value, levels, aside, out)
+                else:
+                    out.append(form(value))
         else:
             plain, pack = self.plain, self.pack
-            packed = [value if type(value) in plain else pack(value, levels, aside) for value in values]
-            out.append(cbor.whole(packed)[len(head(4, len(packed))) :])
+            if not plain.issuperset(map(type, values)):
+                values = [value if type(value) in plain else pack(value, levels, aside) for value in values]
+            out.append(cbor.whole(values)[len(head(4, len(values))) :])
 
     def unpack(self, raw: Any, reading: Reading) -> Any:
         """Make the value again of what a document has.
@@ -403,7 +412,8 @@ class _Scalar(Shape):
             plain=plain,
             stored=stored,
             ready=stored - (read or {}).keys(),
-            forms={taken: FORMS[taken] for taken in takes if taken in FORMS},
+            # Of a date cbor2 knows best, so that many of them are written in one go.
+            forms={} if kind is datetime.date else {taken: FORMS[taken] for taken in takes & FORMS.keys()},
         )
         self._packed = packed or {}
         self._read = dict.fromkeys(stored, _same) | dict(read or {})
@@ -468,7 +478,7 @@ SCALARS: Final[Mapping[Any, Shape]] = {
 class Enumeration(Shape):
     """An enum. A member is written as its value or, where values cannot be told apart, as its name."""
 
-    __slots__ = ("_kind", "_packed", "_written", "table")
+    __slots__ = ("_kind", "_packed", "_texts", "_written", "table")
 
     def __init__(self, kind: type[enum.Enum]) -> None:
         self._kind: Any = kind
@@ -485,6 +495,9 @@ class Enumeration(Shape):
         if issubclass(kind, enum.Flag):
             stored |= {int}
         self._written = {name: cbor.whole(packed) for name, packed in self._packed.items()}
+        texts = {raw: kind[name] for name, raw in self._packed.items() if type(raw) is str}
+        # A class of an enum may have made something else of one.
+        self._texts = {raw: member for raw, member in texts.items() if type(member) is kind}
         super().__init__(kind.__name__, takes=frozenset((kind,)), stored=stored, forms={kind: self._bytes_of})
 
     @property
@@ -505,7 +518,10 @@ class Enumeration(Shape):
         return cbor.whole(member._value_) if written is None else written
 
     def unpack(self, raw: Any, reading: Reading) -> Any:
-        member: Any = self.table.get(_identity(raw))
+        member: Any = self._texts.get(raw) if type(raw) is str else None
+        if member is not None:
+            return member
+        member = self.table.get(_identity(raw))
         if member is None and self.open and type(raw) is int:
             try:
                 member = self._kind(raw)
