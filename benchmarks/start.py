@@ -1,8 +1,10 @@
-"""What it takes to start a server whose rooms are stored."""
+"""What it takes to start a server whose rooms are stored, and to wake one of them."""
 
 from __future__ import annotations
 
+import random
 import sys
+import time
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -11,18 +13,23 @@ import attrs
 
 from benchmarks.suite import disk, stored
 from benchmarks.suite.load import Load
-from benchmarks.suite.processes import memory, start
+from benchmarks.suite.numbers import median, percentile
+from benchmarks.suite.processes import Process, memory, start
 from benchmarks.suite.report import Entrant, Run
 from benchmarks.suite.tables import Column, Group, Table
 
 NAME = "start"
-ABOUT = "How long a server takes to start, and what it holds then, with up to a million stored rooms."
+ABOUT = "How long a server takes to start, and to wake a room, with up to a million stored rooms."
 
 SIZE: Final = 256
 """Bytes of each room's state."""
 BYTES_ON_DISK: Final = 700
 """What a room takes at most while the file is made, its log included."""
 PAYLOAD: Final = 64
+REST: Final = 0.002
+"""Seconds before each message in which nothing happens, so that none meets the end of what was before it."""
+WARM: Final = 20
+"""Rooms that are woken first for nothing, so that what happens once is not measured."""
 READY: Final = "listening on ws://127.0.0.1:"
 SERVE: Final = (sys.executable, "-m", "trio_rooms", "serve", "benchmarks/servers/chat.py", "--port", "0")
 
@@ -46,7 +53,8 @@ def run(run: Run) -> None:
     limit = run.entrant("Python, and the package imported", "limit")
     with disk.folder(run.options.results) as folder:
         where = disk.disk_of(folder)
-        counts = (0, 10_000) if run.quick else (0, 10_000, 1_000_000)
+        counts = (0, 1000) if run.quick else (0, 1000, 30_000, 1_000_000)
+        samples = 10 if run.quick else 300
         all_stored = [Stored(count, _too_many(count, where)) for count in counts]
         table = run.table(
             "start",
@@ -62,6 +70,20 @@ def run(run: Run) -> None:
             "the system's cache. Memory is what the process itself made (Anonymous). The first answer is "
             "that of a room which is read for it.",
         )
+        wakes = run.table(
+            "wake",
+            "A room of all that are stored is woken",
+            [
+                Column("p50", "p50", unit="ms", better="low"),
+                Column("p99", "p99", unit="ms", better="low"),
+                Column("cold", "p50, read from the disk", unit="ms", better="low"),
+                Column("awake", "p50, awake", unit="ms", better="low"),
+            ],
+            drawn="p50",
+            note=f"{samples:,} of them, chosen at random, one after another: from the first byte of a "
+            "message until the whole answer is there, with the store's file in the system's cache, and "
+            "dropped from it. Awake: the second message to the same rooms.",
+        )
         run.remark(str(where))
         _import()  # Once for nothing, so that all of Python's files are compiled.
         entrants: list[Entrant] = [*all_stored, limit]
@@ -73,9 +95,22 @@ def run(run: Run) -> None:
                         run.progress(f"{entrant.name}: they are written")
                         stored.write(data, SIZE, chat=entrant.count)
                     _serve(run, table, entrant, data)
+                    if entrant.count:
+                        _wake(run, wakes, entrant, data, samples)
                 else:
                     seconds, held = _import()
                     run.measured(table, limit, seconds=seconds, memory=held)
+        _compare(run, wakes)
+
+
+def _compare(run: Run, wakes: Table) -> None:
+    """Say how a wake with the most rooms stands beside one with the least."""
+    measured = [row for row in wakes.rows if row.values]
+    if len(measured) > 1:
+        least, most = measured[0], measured[-1]
+        ratio = wakes.ratio(least, most, "p50")
+        assert ratio is not None  # for mypy: both were measured
+        run.remark(f"With {most.name} a wake takes {ratio:.2f} times what it takes with {least.name}.")
 
 
 def _too_many(count: int, where: disk.Disk) -> str:
@@ -84,20 +119,52 @@ def _too_many(count: int, where: disk.Disk) -> str:
 
 
 def _serve(run: Run, table: Table, entrant: Stored, data: Path) -> None:
+    """Measure a start."""
     if entrant.count:
         disk.forget_cached(data)
     began = perf_counter()
     with start(*SERVE, "--data", str(data)) as process:
-        told = process.line(300)
+        port = _port(process)
         seconds = perf_counter() - began
-        if not told.startswith(READY):
-            raise process.failure(f"said {told!r}")
         held = memory(process.pid).anonymous
         with Load() as load:
-            load.open(int(told.removeprefix(READY)), f"/chat/{entrant.count // 2}")
+            load.open(port, f"/chat/{entrant.count // 2}")
             answer = load.ask(0, PAYLOAD)
         size = sum(file.stat().st_size for file in data.iterdir())
     run.measured(table, entrant, seconds=seconds, memory=held, answer=answer, file=size)
+
+
+def _port(process: Process) -> int:
+    """Where a server listens that was started."""
+    told = process.line(300)
+    if not told.startswith(READY):
+        raise process.failure(f"said {told!r}")
+    return int(told.removeprefix(READY))
+
+
+def _wake(run: Run, table: Table, entrant: Stored, data: Path, samples: int) -> None:
+    """Measure wakes, with the file on the disk alone and in the cache."""
+    run.progress(f"{entrant.name}: they are woken", 0.5)
+    if not run.quick:
+        disk.forget_cached(data)
+        run.measured(table, entrant, cold=median(_speak(data, entrant.count, samples)[0]))
+    disk.read_ahead(data)
+    woken, awake = _speak(data, entrant.count, samples)
+    run.measured(table, entrant, p50=median(woken), p99=percentile(woken, 99), awake=median(awake))
+
+
+def _speak(data: Path, count: int, samples: int) -> tuple[list[float], list[float]]:
+    """Speak to so many rooms of a server in which all sleep, and again when each is awake."""
+    woken: list[float] = []
+    awake: list[float] = []
+    with start(*SERVE, "--data", str(data)) as process, Load() as load:
+        port = _port(process)
+        for index, number in enumerate(random.sample(range(count), min(WARM + samples, count))):
+            load.open(port, f"/chat/{number}", count=index + 1)
+            for took in (woken, awake):
+                time.sleep(REST)
+                took.append(load.ask(index, PAYLOAD))
+    return woken[WARM:], awake[WARM:]
 
 
 def _import() -> tuple[float, int]:
