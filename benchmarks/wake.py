@@ -6,6 +6,7 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ import attrs
 from benchmarks.suite import disk, stored
 from benchmarks.suite.load import Load
 from benchmarks.suite.numbers import median, percentile
+from benchmarks.suite.probe import Probe
 from benchmarks.suite.processes import cpu_seconds, memory
 from benchmarks.suite.report import Entrant, Run
 from benchmarks.suite.sleepers import Sleepers
@@ -26,6 +28,8 @@ PAYLOAD: Final = 64
 """Bytes of each message."""
 REST: Final = 0.002
 """Seconds before each message in which nothing happens, so that none meets the end of what was before it."""
+EVERY: Final = 0.005
+"""Seconds between two messages of somebody who speaks to a room that is awake, while others wake."""
 PAIRS: Final = 20
 """Rooms with two members."""
 COLUMNS: Final = [
@@ -89,9 +93,10 @@ def run(run: Run) -> None:
     storm = run.table(
         "storm",
         f"{count:,} rooms are spoken to at once, each through a socket of its own",
-        COLUMNS,
+        [*COLUMNS, Column("quiet", "message to an awake room meanwhile, p99", unit="ms", better="low")],
         drawn="p99",
-        note="From the moment when the first message is sent; the maximum is when all have answered.",
+        note="From the moment when the first message is sent; the maximum is when all have answered. "
+        f"Somebody else speaks to a room that is awake, every {EVERY * 1000:.0f} ms.",
     )
     recipient = run.table(
         "recipient",
@@ -163,15 +168,16 @@ def _one_by_one(
 
 def _storms(
     run: Run, rooms: Rooms, sleepers: Sleepers, load: Load, count: int
-) -> tuple[list[float], list[float]]:
-    """Speak to all rooms at once, asleep and then awake."""
+) -> tuple[list[float], list[float], list[float]]:
+    """Speak to all rooms at once, asleep and then awake; and how long a quiet client waited meanwhile."""
     run.progress(f"{rooms.name}: {count:,} at once", 0.6)
-    time.sleep(REST)
-    asleep = load.storm(range(count), PAYLOAD).latencies
+    with Probe(sleepers.port, "/chat/awake", EVERY) as probe:
+        time.sleep(REST)
+        asleep = load.storm(range(count), PAYLOAD).latencies
     time.sleep(REST)
     awake = load.storm(range(count), PAYLOAD).latencies
     sleepers.sleep("chat", range(count))
-    return asleep, awake
+    return asleep, awake, probe.latencies
 
 
 def _recipients(
@@ -217,9 +223,17 @@ def _crowd(run: Run, table: Table, way: Crowd, data: Path, count: int) -> None:
 
 
 def _tell(
-    run: Run, table: Table, rooms: Rooms, awake: Entrant, slept: Sequence[float], woke: Sequence[float]
+    run: Run,
+    table: Table,
+    rooms: Rooms,
+    awake: Entrant,
+    slept: Sequence[float],
+    woke: Sequence[float],
+    quiet: Sequence[float] = (),
 ) -> None:
     p50, p50_awake = median(slept), median(woke)
-    extra = p50 - p50_awake
-    run.measured(table, rooms, p50=p50, p99=percentile(slept, 99), max=max(slept), extra=extra)
+    tell = partial(run.measured, table, rooms, p50=p50, p99=percentile(slept, 99), max=max(slept))
+    if quiet:
+        tell = partial(tell, quiet=percentile(quiet, 99))
+    tell(extra=p50 - p50_awake)
     run.measured(table, awake, p50=p50_awake, p99=percentile(woke, 99), max=max(woke))

@@ -26,6 +26,7 @@ from trio_rooms import (
     WakeReport,
     open_rooms,
 )
+from trio_rooms._runtime import waking
 from trio_rooms._runtime.sweeper import Sweeper
 from trio_rooms.stores import Store
 from trio_rooms.testing import FaultyStore, connect
@@ -45,6 +46,10 @@ class Scene:
     """Rooms that began to wake, by id."""
     loading: int = 0
     most_loading: int = 0
+    cost: float = 0.0
+    """Seconds of processor time that each of them takes to wake."""
+    clock: float = 0.0
+    """That time."""
     handled: list[Any] = attrs.field(factory=list)
     """What was handled, in its order."""
     answers: dict[Any, Any] = attrs.field(factory=dict)
@@ -80,6 +85,7 @@ class Scene:
 async def _wake(ctx: Context[State], report: WakeReport | None = None) -> None:
     made: Scene = ctx.app
     made.begun.append(ctx.room.id)
+    made.clock += made.cost
     made.loading += 1
     made.most_loading = max(made.loading, made.most_loading)
     name = ctx.room.id
@@ -159,7 +165,30 @@ async def test_no_more_load_at_a_time_than_may(autojump_clock: MockClock) -> Non
         assert len(made.handled) == 300
         assert made.most_loading == 7
         assert made.waiting == 0
-        assert made.rooms.metrics().wake_wait_seconds.count == 293
+        assert made.rooms.metrics().wake_wait_seconds.count >= 293
+
+
+@pytest.mark.parametrize(("cost", "least", "most"), [(0.01, 1, 4), (0.0, 8, 64)])
+async def test_in_each_turn_so_many_begin_as_leave_the_others_theirs(
+    cost: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few at first, however many have mail in the same moment; then by how long those before took.
+
+    By Trio's own clock: one that stands still has many turns in the same moment.
+    """
+    async with scene() as made:
+        made.cost = cost
+        monkeypatch.setattr(waking, "thread_time", lambda: made.clock)
+        for number in range(200):
+            made.nursery.start_soon(made.ask, f"a{number}")
+        turns = []
+        while len(made.begun) < 200:
+            before = len(made.begun)
+            await trio.lowlevel.checkpoint()
+            turns.append(len(made.begun) - before)
+        turns = [begun for begun in turns if begun]
+        assert max(turns[:3]) <= 12
+        assert least <= max(turns[5:-1]) <= most
 
 
 async def test_one_at_a_time_needs_no_turn(autojump_clock: MockClock) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from time import perf_counter, thread_time
 from typing import Any, Final
 
 import trio
@@ -37,6 +38,12 @@ _SOON: Final = 0.01
 """Seconds until it is looked again whether some room has nothing to do now, while others wait for that."""
 _EACH: Final = 20e-6
 """Seconds more for each room that was looked at, so that to look takes a small part of the time."""
+_AT_ONCE: Final = 4
+"""Rooms that begin in the step that has mail for them, between two turns of the event loop: a large state
+takes milliseconds to be decoded, and whoever speaks to an awake room waits for all of these."""
+_SHORT: Final = 0.002
+_LONG: Final = 0.004
+"""Seconds that a turn in which some begin may take until more of them, or fewer, do so in the next."""
 _LATER: Final = 1.0
 _LAST: Final = 32.0
 """Seconds until the same where nobody waits, but more are awake than should be; doubled each time."""
@@ -94,6 +101,13 @@ class Waking:
         self._urgent: OrderedDict[Actor, float] = OrderedDict()
         self._others: OrderedDict[Actor, float] = OrderedDict()
         """Who waits, and since when."""
+        self._few = _AT_ONCE
+        """How many of those who wait begin in one turn."""
+        self._spent = 0.0
+        """Processor time of the event loop until the last of these."""
+        self._burst_at = 0.0
+        self._burst = 0
+        """How many have begun without a wait within a few milliseconds, and since when."""
         self._begun = 0
         """How many of these have begun, to see to it that neither keeps the other out."""
         self._noted = False
@@ -128,7 +142,7 @@ class Waking:
         """
         free = self._cap is None or self.awake <= self._cap
         waits = self.queued or self._sweeper.pressed or self.paused
-        if free and not waits and len(self._loading) < self.most:
+        if free and not waits and len(self._loading) < self.most and self._is_spare():
             self._loading.add(actor)
             self._begin(actor)
             return
@@ -141,6 +155,14 @@ class Waking:
         if self._making:
             self._changed.set()
         self._note()
+
+    def _is_spare(self) -> bool:
+        """Whether one more may begin in this turn; then it has."""
+        now = perf_counter()
+        if now - self._burst_at > _LONG:
+            self._burst_at, self._burst = now, 0
+        self._burst += 1
+        return self._burst <= _AT_ONCE
 
     def waits(self, actor: Actor) -> bool:
         """Whether a room waits for its turn."""
@@ -200,15 +222,29 @@ class Waking:
             self._deadlines.set(trio.current_time(), self._next)
 
     def _next(self) -> None:
-        """Let the next one begin, if it may."""
+        """Let the next ones begin, if they may: as many as leave the event loop responsive."""
         self._noted = False
-        if not self.queued or self.paused or len(self._loading) >= self.most:
-            return
-        if not self._takes_place():
-            if not self._making:
-                self._making, self._since = True, trio.current_time()
-                self._spawn(self._make_room)
-            return
+        spent = thread_time()  # What others have of the processor does not count, nor what is waited for.
+        took, self._spent, self._burst = spent - self._spent, spent, 0
+        if took > _LONG:
+            self._few = max(int(min(self._few, _AT_ONCE) * _LONG / took), 1)
+        elif took < _SHORT and len(self._loading) < 2 * self._few:
+            # Not as long as those who have begun are still to be decoded: what that takes is not known.
+            self._few = min(self._few + 1, self.most)
+        for _ in range(self._few):
+            if not self.queued or self.paused or len(self._loading) >= self.most:
+                return
+            if not self._takes_place():
+                if not self._making:
+                    self._making, self._since = True, trio.current_time()
+                    self._spawn(self._make_room)
+                return
+            self._begin_next()
+        if self.queued:
+            self._note()
+
+    def _begin_next(self) -> None:
+        """Let the one begin that has waited longest, or one of the others in its turn."""
         self._begun += 1
         queue = self._urgent or self._others
         if self._others and not self._begun % _SHARE:
@@ -218,8 +254,6 @@ class Waking:
         self._metrics.wake_waits.note(trio.current_time() - since)
         self._loading.add(actor)
         self._begin(actor)
-        if self.queued:
-            self._note()
 
     def _takes_place(self) -> bool:
         """Whether one more may be awake now; then it has the place."""
