@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,13 +19,21 @@ def roster_of(count: int) -> tuple[Roster, list[Line]]:
     return roster, lines
 
 
-def test_a_room_of_many_is_not_packed_and_one_alone_takes_no_place() -> None:
-    """To look for one of many in what is packed would take long, and so would undoing it."""
-    for count, packed in ((1, type(None)), (2, tuple), (256, tuple), (257, dict)):
+def test_a_room_of_many_is_not_packed_and_one_alone_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To undo it would take long; and to look for one of many one after the other, so then it is undone."""
+    monkeypatch.setattr("trio_rooms._sockets.roster._PACKED", 100)
+    for count, packed, looked in ((1, type(None), type(None)), (64, tuple, tuple), (100, tuple, dict)):
         roster, lines = roster_of(count)
         roster.pack()
         assert type(roster.holder) is packed
         assert roster.members(None) == lines
+        assert type(roster.holder) is packed
+        assert roster.has(lines[-1])
+        assert not roster.has(Line(1000, roster, None, 0))
+        assert type(roster.holder) is looked
+    roster, _ = roster_of(101)
+    roster.pack()
+    assert type(roster.holder) is dict
     roster, (line,) = roster_of(1)
     assert roster.remove(line)
     roster.add(line)

@@ -50,8 +50,10 @@ MOST_DESCRIPTORS: Final = (1 << 20) - 1
 """The highest descriptor of a socket. Linux has no higher ones unless fs.nr_open was raised."""
 
 
-_PACKED: Final = 256
-"""Connections of a room that are packed, see `Roster.pack`; to undo that takes tens of microseconds."""
+_PACKED: Final = 20_000
+"""Connections of a room that are packed, see `Roster.pack`; to undo that takes less than a turn."""
+_FEW: Final = 64
+"""Those of them among which one is looked for, one after the other."""
 
 
 class Users(Protocol):
@@ -498,7 +500,9 @@ class Roster:
         links = self._links
         if type(links) is dict:
             return links.get(link.id) is link
-        return links is link or (type(links) is tuple and link in links)
+        if type(links) is tuple:
+            return link in links if len(links) <= _FEW else self.links.get(link.id) is link
+        return links is link
 
     def add(self, link: Link) -> None:
         """Put a connection into the room, which is in no channel."""
@@ -510,7 +514,7 @@ class Roster:
     def pack(self) -> None:
         """Keep the connections closer together, a fourth of the place, as long as nobody comes or goes.
 
-        Not where they are many, since to undo that takes a moment for each.
+        Not where they are very many, since to undo that takes a moment for each.
         """
         if type(self._links) is dict and len(self._links) <= _PACKED:
             links = tuple(self._links.values())
