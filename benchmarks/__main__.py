@@ -25,6 +25,7 @@ NAMES: Final = (
     "parked",
     "echo",
     "fanout",
+    "sizes",
     "low",
     "offline",
     "wake",

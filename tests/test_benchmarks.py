@@ -43,7 +43,7 @@ from benchmarks.suite.pictures import draw
 from benchmarks.suite.report import Named, Options, Run
 from benchmarks.suite.results import Result
 from benchmarks.suite.screen import LiveScreen, Screen, screen
-from benchmarks.suite.tables import Column, Row, Table, three_digits
+from benchmarks.suite.tables import Column, Row, Table, costs, over_sizes, three_digits
 from benchmarks.suite.users import Users
 
 ROOT = Path(__file__).parents[1]
@@ -231,6 +231,27 @@ def test_a_table_without_a_column_to_draw_has_no_picture(result: Result) -> None
     assert draw(result) == ""
     result.tables = [Table("small", "Echo", [RATE], drawn="rate", rows=[Row("bun", "peer", absent="no npm")])]
     assert draw(result) == ""
+
+
+def test_a_table_over_a_size_says_what_grows_and_is_drawn_as_lines(result: Result) -> None:
+    """How many times the smallest the largest costs; nothing where a cost is too small to be seen."""
+    table = Table("sizes", "A message", over_sizes("rooms", "µs", [1, 100, 10_000]), over="rooms")
+    table.add("trio_rooms", "ours", costs({1: 1e-5, 100: 1.1e-5, 10_000: 1.3e-5}))
+    assert table.headings() == ["", "1 rooms (µs)", "100 rooms (µs)", "10,000 rooms (µs)", "10,000 : 1"]
+    assert table.cells(table.rows[0]) == ["trio_rooms", "10.0", "11.0", "13.0", "1.30"]
+    assert "growth" not in costs({1: 0.0, 100: 1e-5})
+    result.tables = [table]
+    one = draw(result)
+    table.add("picows", "peer", costs({1: 1e-6, 100: 1e-6, 10_000: 1e-6}))
+    table.row("bun", "peer").absent = "there is no npm"
+    assert draw(result) == draw(Result.from_json(result.to_json())) != one
+
+
+@pytest.mark.parametrize(("over", "columns"), [("rooms", [RATE]), ("", over_sizes("rooms", "µs", [1, 2]))])
+def test_a_table_over_a_size_has_columns_of_sizes(over: str, columns: list[Column]) -> None:
+    """And one that is over none has no such columns."""
+    with pytest.raises(ValueError, match="size"):
+        Table("sizes", "A message", columns, over=over)
 
 
 # One run.

@@ -1,4 +1,4 @@
-"""A benchmark's picture: bars of its medians, for a README."""
+"""A benchmark's picture for a README: bars of its medians, and lines where they are over a size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.transforms import Transform
 
 from benchmarks.suite.results import Result
@@ -26,6 +26,8 @@ HEAD: Final = 0.62
 """Inches above the bars of a table, for its title and for what is measured."""
 FOOT: Final = 0.40
 """Inches below the bars of a table, for the numbers of the axis."""
+LINES: Final = 1.8
+"""Inches for the lines of a table that is over a size."""
 EDGE: Final = 0.15
 NAME: Final = 36
 """Letters of a bar's name after which it takes a second line."""
@@ -38,6 +40,9 @@ BARS: Final[dict[Group, tuple[str, str]]] = {
     "limit": ("#ffffff", "#8c959f"),
 }
 """The colour of a bar and of its edge."""
+
+STROKES: Final = ("-", "--", ":", "-.")
+"""By which lines of one colour are told apart."""
 
 BOLD: Final = FontProperties(family="DejaVu Sans", weight="bold")
 
@@ -59,11 +64,11 @@ STYLE: Final[dict[Any, Any]] = {
 
 def draw(result: Result) -> str:
     """The result as an SVG, with one chart for each table that has a column to draw; empty if none has."""
-    charts = [(table, rows) for table in result.tables if (rows := _bars(table))]
+    charts = [(table, rows) for table in result.tables if (rows := _lines(table) or _bars(table))]
     if not charts:
         return ""
     notes = [line for note in _notes(result) for line in textwrap.wrap(note, 115)]
-    height = sum(HEAD + FOOT + BAR * len(rows) for _, rows in charts) + 2 * EDGE + 0.17 * len(notes)
+    height = sum(HEAD + FOOT + _tall(*chart) for chart in charts) + 2 * EDGE + 0.17 * len(notes)
     # Neither pyplot nor its state: a Figure writes SVG by itself.
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height))
@@ -72,7 +77,9 @@ def draw(result: Result) -> str:
         top = height - EDGE
         for table, rows in charts:
             names = 0.1 + max(_width(line, 9) for row in rows for line in _name(row).splitlines())
-            bars = BAR * len(rows)
+            if table.over:
+                names = 0.45  # They stand at the end of their lines, and here the numbers of the axis.
+            bars = _tall(table, rows)
             axes = figure.add_axes(
                 (
                     (EDGE + names) / WIDTH,
@@ -85,7 +92,7 @@ def draw(result: Result) -> str:
             size = min(11, 11 * (WIDTH - 2 * EDGE) / _width(table.title, 11))
             figure.text(left, (top - 0.12) / height, table.title, weight="bold", size=size, va="top")
             figure.text(left, (top - 0.36) / height, _scale(table), color=PALE, size=9, va="top")
-            _chart(axes, table, rows)
+            (_plot if table.over else _chart)(axes, table, rows)
             top -= HEAD + FOOT + bars
         for number, line in enumerate(notes):
             figure.text(EDGE / WIDTH, (top - 0.17 * number) / height, line, color=PALE, size=8, va="top")
@@ -105,6 +112,77 @@ def _bars(table: Table) -> list[Row]:
     if better and any(row.group != "ours" for row in rows):
         rows.sort(key=lambda row: row.median(table.drawn) or 0.0, reverse=better == "high")
     return rows
+
+
+def _lines(table: Table) -> list[Row]:
+    """The rows with values to draw over a size."""
+    keys = [column.key for column in table.sized]
+    return [row for row in table.rows if keys and all(row.values.get(key) for key in keys)]
+
+
+def _tall(table: Table, rows: list[Row]) -> float:
+    """How many inches a table's chart is high, without what is above and below it."""
+    return LINES if table.over else BAR * len(rows)
+
+
+def _plot(axes: Axes, table: Table, rows: list[Row]) -> None:
+    columns = table.sized
+    times = UNITS[columns[0].unit]
+    sizes = [column.size for column in columns]
+    most, ends = 0.0, []
+    for place, row in enumerate(rows):
+        middles = [(row.median(column.key) or 0.0) * times for column in columns]
+        spreads = [[value * times for value in row.values[column.key]] for column in columns]
+        most = max(most, *(max(values) for values in spreads))
+        colour = BARS[row.group][1]
+        axes.errorbar(
+            sizes,
+            middles,
+            yerr=[
+                [middle - min(values) for middle, values in zip(middles, spreads, strict=True)],
+                [max(values) - middle for middle, values in zip(middles, spreads, strict=True)],
+            ],
+            color=colour,
+            linestyle=STROKES[place % len(STROKES)],
+            marker="o",
+            markersize=4,
+            linewidth=1.6,
+            capsize=2.5,
+            elinewidth=1,
+        )
+        ends.append((middles[-1], row))
+    axes.set_xscale("log")
+    axes.set_ylim(0, (most or 1.0) * 1.15)
+    # Room for the names behind the last values, and a little before the first.
+    widest = max(_width(line, 8) for _, row in ends for line in _name(row).splitlines()) + 0.2
+    before, behind = 0.03, widest / (WIDTH - 3 * EDGE - 0.45)
+    whole = (sizes[-1] / sizes[0]) ** (1 / (1 - before - behind))
+    axes.set_xlim(sizes[0] / whole**before, sizes[-1] * whole**behind)
+    apart, lowest = (most or 1.0) * 1.15 * 0.13, -1.0
+    for end, row in sorted(ends, key=lambda one: one[0]):
+        # Not one over the other, where their lines end together.
+        lowest = max(end, lowest + apart) if lowest >= 0 else end
+        axes.annotate(
+            _name(row),
+            (sizes[-1], lowest),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            size=8,
+            linespacing=0.9,
+            weight="bold" if row.group == "ours" else "normal",
+            color=BARS["ours"][1] if row.group == "ours" else PALE,
+        )
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(length=0, labelsize=8)
+    axes.yaxis.grid(visible=True, color="#eaeef2", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
 
 
 def _chart(axes: Axes, table: Table, rows: list[Row]) -> None:
@@ -174,8 +252,10 @@ def _width(line: str, size: float) -> float:
 
 
 def _scale(table: Table) -> str:
-    column = table.column(table.drawn)
+    column = table.sized[0] if table.over else table.column(table.drawn)
     better = {"low": "less is better", "high": "more is better", "": ""}[column.better]
+    if table.over:
+        return f"{column.unit}, over {table.over}; {better}"
     return "; ".join(filter(None, [column.heading, better]))
 
 
@@ -191,7 +271,9 @@ def _notes(result: Result) -> list[str]:
         row.name: "absent" if row.absent else "failed"
         for table in result.tables
         for row in table.rows
-        if table.drawn and not row.values.get(table.drawn) and (row.absent or row.failed)
+        if (key := table.sized[-1].key if table.over else table.drawn)
+        and not row.values.get(key)
+        and (row.absent or row.failed)
     }
     told = (
         [f"Not measured: {', '.join(f'{name} ({why})' for name, why in missing.items())}"] if missing else []

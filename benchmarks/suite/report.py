@@ -195,6 +195,7 @@ class Run:
         drawn: str = "",
         baseline: str = "",
         note: str = "",
+        over: str = "",
     ) -> Table:
         """Begin a table.
 
@@ -205,8 +206,9 @@ class Run:
             drawn: The column of the picture and of the ratio; empty for no picture.
             baseline: The name, or the beginning of it, of the row that others are set beside.
             note: What a reader must know; it stands below the table.
+            over: Of what the sizes are that the columns are of, where the table is over a size.
         """
-        made = Table(key, title, list(columns), drawn=drawn, baseline=baseline, note=note)
+        made = Table(key, title, list(columns), drawn=drawn, baseline=baseline, note=note, over=over)
         self.result.tables.append(made)
         return made
 

@@ -7,8 +7,8 @@ unit says how they are shown, and nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from typing import Final, Literal, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
@@ -49,6 +49,8 @@ class Column:
     """Whether tables show the least and the greatest value of all rounds beside the median."""
     told: bool = True
     """Whether tables show it at all; the JSON has it."""
+    size: int = 0
+    """In a table over a size, the size that it is of; 0 for what is of none."""
 
     @property
     def heading(self) -> str:
@@ -118,11 +120,20 @@ class Table:
     """The row that others are set beside, or what its name begins with."""
     note: str = ""
     rows: list[Row] = attrs.Factory(list)
+    over: str = ""
+    """Of what the sizes are that its columns are of; then they are what is drawn, a line for each row."""
 
     def __attrs_post_init__(self) -> None:
         """Refuse a table that names a column it does not have."""
         if self.drawn and self.drawn not in {column.key for column in self.columns}:
             raise ValueError(f"table {self.key} has no column {self.drawn} to draw")
+        if bool(self.over) != bool(self.sized):
+            raise ValueError(f"table {self.key} is over a size, or no column of it is of one")
+
+    @property
+    def sized(self) -> list[Column]:
+        """The columns that are of a size, the smallest first."""
+        return sorted((column for column in self.columns if column.size), key=lambda column: column.size)
 
     def column(self, key: str) -> Column:
         """The column of this key."""
@@ -190,6 +201,28 @@ class Table:
         if self.base:
             said.append(f"×: how many times better, by {self.column(self.drawn).title}.")
         return " ".join(said)
+
+
+def over_sizes(over: str, unit: str, sizes: Sequence[int]) -> list[Column]:
+    """The columns of a table over a size: a cost for each, and how many times the smallest one the last is.
+
+    `costs` makes the values of them.
+
+    Args:
+        over: of what the sizes are, as in `Table.over`.
+        unit: of the cost.
+        sizes: at least two.
+    """
+    each = [Column(f"at_{size}", f"{size:,} {over}", unit, better="low", size=size) for size in sizes]
+    return [*each, Column("growth", f"{max(sizes):,} : {min(sizes):,}", digits=2, better="low")]
+
+
+def costs(of: Mapping[int, float]) -> dict[str, Any]:
+    """The values of the columns that `over_sizes` makes, by the cost of each size."""
+    values = {f"at_{size}": cost for size, cost in of.items()}
+    least, most = of[min(of)], of[max(of)]
+    # Where the suite is on trial, a cost can be too small to be seen.
+    return {**values, "growth": most / least} if least > 0 and most > 0 else values
 
 
 def three_digits(value: float) -> str:
