@@ -107,14 +107,14 @@ class Forms(dict[type, Form]):
 
     def array(self, value: Any, levels: int) -> Any:
         """Make an array's elements plain."""
-        levels = inside(levels)
+        levels = levels - 1 if levels else inside(levels)
         if PLAIN.issuperset(map(type, value)):
             return value
         return [item if type(item) in PLAIN else self[type(item)](item, levels) for item in value]
 
     def map(self, value: Any, levels: int) -> Any:
         """Make a map's values plain, and its keys; nearly all keys are strings."""
-        levels = inside(levels)
+        levels = levels - 1 if levels else inside(levels)
         if not PLAIN.issuperset(map(type, value)):
             return {self._key(key, levels): self[type(item)](item, levels) for key, item in value.items()}
         if PLAIN.issuperset(map(type, value.values())):

@@ -96,14 +96,16 @@ def decode(text: str) -> Any:
                 _check_depth(text, value)
             # It makes floats of integers beyond 64 bits, which have so many digits or more. A number that
             # is so long has one of them at one of these places, where most texts have none.
-            if not (_find_digit(text[_LONG - 1 :: _LONG]) and _find_long_number(text)):
+            if not _find_digit(text[_LONG - 1 :: _LONG]) or _DIGITS not in text.encode().translate(_ALIKE):
                 return value
     return _decode(text)
 
 
 _LONG: Final = 19
 _find_digit: Final = re.compile("[0-9]").search
-_find_long_number: Final = re.compile(f"[0-9]{{{_LONG}}}").search
+_DIGITS: Final = b"0" * _LONG
+_ALIKE: Final = bytes(ord("0") if chr(byte) in "0123456789" else 0 for byte in range(256))
+"""Makes all digits one, and all else another byte: a tenth of the time that a pattern for them takes."""
 _NEVER_DEEP: Final = 2 * MESSAGE_DEPTH
 """Characters that containers take that are nested as deeply as they may be."""
 _FLAT: Final[frozenset[type]] = frozenset((str, int, bool, type(None)))
