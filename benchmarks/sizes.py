@@ -29,6 +29,10 @@ ABOUT = "What a message, a connection and a delivery cost where there are few, a
 PAYLOAD: Final = 64
 IN_EACH: Final = 100
 """Connections of a room, where there are many rooms with several."""
+STEPS: Final = 12
+"""Times that some connections come."""
+LOOKS: Final = (3, 6, 9, 12)
+"""After which of these times the memory is looked at."""
 PATIENCE: Final = 60.0
 """Seconds until all rooms sleep."""
 DICTIONARY: Final = "rooms in a dictionary"
@@ -94,37 +98,40 @@ def _messages(run: Run) -> None:
 
 def _connections(run: Run) -> None:
     """What a server holds for each that sleeps."""
-    most = run.connections(18_000, quick=120)
-    sizes = (most // 3, most * 2 // 3, most)
+    most = max(run.connections(18_000, quick=120), STEPS)
+    step = most // STEPS
+    first, *sizes = (step * number for number in LOOKS)
     table = run.table(
         "connections",
         "Memory of a server for each parked connection",
         over_sizes("connections", "B", sizes),
         over="connections",
-        note="What the server itself has made (Anonymous), less what it had with one alone, for each other. "
-        f"Python takes memory 1 MiB at a time, so a figure may be off by {2**20 / sizes[0]:,.0f} bytes.",
+        note=f"They come {step:,} at a time. What the server itself has made (Anonymous) since there were "
+        f"{first:,}, for each that came since; Python takes memory 1 MiB at a time, so that with "
+        f"{sizes[0]:,} it may be off by {2**20 / (sizes[0] - first):,.0f} bytes.",
     )
     soon = "0.2" if run.quick else "1"
     for parked in run.each(PARKED, table):
         contestant = Contestant(parked.name, "ours", ours("plain", "--idle-timeout", soon), path="/plain/{n}")
         with run.attempt(parked), serving(contestant) as server, Load() as load:
-            load.open(server.port, contestant.path, 1, PLAIN, 1)
-            load.storm([0], PAYLOAD)  # Makes what is made for the first of all.
-            _sleep(server, 1)
-            without = at_rest(run, server.process.pid).anonymous
-            cost, there = {}, 1
-            for done, count in enumerate(sizes):
-                run.progress(f"{parked.name}: {count:,} connections", done / len(sizes))
+            held = {}
+            # As many are awake at once each time: what that takes is there from the beginning.
+            for count in range(step, most + 1, step):
+                run.progress(f"{parked.name}: {count:,} connections", count / most)
                 # Who comes later goes into other rooms, so that there are as many with as many in them.
                 path, rooms = "/plain/x", 1
                 if parked.in_each:
-                    path, rooms = f"/plain/{count}-{{n}}", max((count - there) // parked.in_each, 1)
+                    path, rooms = f"/plain/{count}-{{n}}", max(step // parked.in_each, 1)
                 load.open(server.port, path, rooms, PLAIN, count)
-                load.storm(range(there, count), PAYLOAD)
+                load.storm(range(count - step, count), PAYLOAD)
                 _sleep(server, count)
-                there = count
-                cost[count] = (at_rest(run, server.process.pid).anonymous - without) / (count - 1)
-            run.measured(table, parked, **costs(cost))
+                if count in (first, *sizes):
+                    held[count] = at_rest(run, server.process.pid).anonymous
+            run.measured(
+                table,
+                parked,
+                **costs({count: (held[count] - held[first]) / (count - first) for count in sizes}),
+            )
 
 
 def _sleep(server: Server, count: int) -> None:
