@@ -16,7 +16,7 @@ from benchmarks.suite.load import Load
 from benchmarks.suite.numbers import median, percentile
 from benchmarks.suite.processes import Process, memory, start
 from benchmarks.suite.report import Entrant, Run
-from benchmarks.suite.tables import Column, Group, Table
+from benchmarks.suite.tables import Column, Group, Table, costs, over_sizes
 
 NAME = "start"
 ABOUT = "How long a server takes to start, and to wake a room, with up to a million stored rooms."
@@ -53,7 +53,7 @@ def run(run: Run) -> None:
     limit = run.entrant("Python, and the package imported", "limit")
     with disk.folder(run.options.results) as folder:
         where = disk.disk_of(folder)
-        counts = (0, 1000) if run.quick else (0, 1000, 30_000, 1_000_000)
+        counts = (0, 100, 1000) if run.quick else (0, 1000, 30_000, 1_000_000)
         samples = 10 if run.quick else 300
         all_stored = [Stored(count, _too_many(count, where)) for count in counts]
         table = run.table(
@@ -79,7 +79,6 @@ def run(run: Run) -> None:
                 Column("cold", "p50, read from the disk", unit="ms", better="low"),
                 Column("awake", "p50, awake", unit="ms", better="low"),
             ],
-            drawn="p50",
             note=f"{samples:,} of them, chosen at random, one after another: from the first byte of a "
             "message until the whole answer is there, with the store's file in the system's cache, and "
             "dropped from it. Awake: the second message to the same rooms.",
@@ -100,17 +99,30 @@ def run(run: Run) -> None:
                 else:
                     seconds, held = _import()
                     run.measured(table, limit, seconds=seconds, memory=held)
-        _compare(run, wakes)
+        _compare(run, wakes, all_stored)
 
 
-def _compare(run: Run, wakes: Table) -> None:
-    """Say how a wake with the most rooms stands beside one with the least."""
-    measured = [row for row in wakes.rows if row.values]
-    if len(measured) > 1:
-        least, most = measured[0], measured[-1]
-        ratio = wakes.ratio(least, most, "p50")
-        assert ratio is not None  # for mypy: both were measured
-        run.remark(f"With {most.name} a wake takes {ratio:.2f} times what it takes with {least.name}.")
+def _compare(run: Run, wakes: Table, all_stored: list[Stored]) -> None:
+    """Set the wakes with few stored rooms beside those with many."""
+    kinds = {
+        "p50": "to a room that sleeps, in the cache",
+        "cold": "to a room that sleeps, on the disk",
+        "awake": "to one that is awake",
+    }
+    there = [stored for stored in all_stored if wakes.row(stored.name, "ours").values]
+    if len(there) < 2:
+        return
+    table = run.table(
+        "grown",
+        "A message beside how many rooms are stored, p50",
+        over_sizes("stored rooms", "ms", [stored.count for stored in there]),
+        over="stored rooms",
+    )
+    for key, name in kinds.items():
+        rounds = (wakes.row(stored.name, "ours").values.get(key, []) for stored in there)
+        for values in zip(*rounds, strict=False):  # One of them may have failed meanwhile.
+            cost = {stored.count: value for stored, value in zip(there, values, strict=True)}
+            run.measured(table, run.entrant(name, "ours"), **costs(cost))
 
 
 def _too_many(count: int, where: disk.Disk) -> str:
