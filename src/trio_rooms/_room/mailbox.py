@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 
 import trio
 
+from trio_rooms._loop.woken import WOKEN
 from trio_rooms._sockets.roster import Link
 from trio_rooms._state.record import Record
 
@@ -20,18 +21,6 @@ _SHORT: Final = 32
 """Mail that is handled in the order in which it came, however long that takes."""
 _FULL: Final = 4
 """A room to which those who are gone left so many times what may be in line takes no new ones."""
-
-
-class _Woken:
-    """What a waiting task is sent: like ``outcome.Value(None)``, but made once for all."""
-
-    __slots__ = ()
-
-    def unwrap(self) -> None:
-        """No value, and no error."""
-
-
-_WOKEN: Final[Any] = _Woken()
 
 
 class Mailbox:
@@ -91,7 +80,7 @@ class Mailbox:
         task = self.waiter
         if task is not None:
             self.waiter = None
-            trio.lowlevel.reschedule(task, _WOKEN)
+            trio.lowlevel.reschedule(task, WOKEN)
         return True
 
     def busy_with(self, link: Link) -> bool:
@@ -170,7 +159,7 @@ class Mailbox:
         task = self.waiter
         if task is not None:
             self.waiter = None
-            trio.lowlevel.reschedule(task, _WOKEN)
+            trio.lowlevel.reschedule(task, WOKEN)
 
     def wait(self, task: trio.lowlevel.Task) -> Awaitable[Any]:
         """Wait until mail comes, or a poke. A cancel loses nothing.

@@ -15,6 +15,7 @@ import attrs
 import outcome
 import trio
 
+from trio_rooms._loop.woken import WOKEN
 from trio_rooms.errors import StaleWrite, StoreError
 from trio_rooms.stores.base import Commit, StoreStatistics
 from trio_rooms.stores.checks import MOST_ENDED, check_commit, encode
@@ -39,12 +40,30 @@ class _Pending:
     """A commit, or something else, on its way to the disk, and who waits for it."""
 
     commit: Commit | None
-    size: int
-    error: StoreError | None = None
-    task: trio.lowlevel.Task | None = None
+    task: trio.lowlevel.Task | None
     act: Callable[[sqlite3.Connection], object] | None = None
     """What is written if it is no commit, and what its result is."""
+    bytes_of_act: int = 0
+    error: StoreError | None = None
     result: Any = None
+
+    def leave(self, _: Callable[[], None]) -> trio.lowlevel.Abort:
+        """Nobody waits any more: it was cancelled, and is carried out all the same."""
+        self.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    @property
+    def size(self) -> int:
+        """How many bytes are to be written, about."""
+        commit = self.commit
+        if commit is None:
+            return self.bytes_of_act
+        return (
+            len(commit.document or b"")
+            + sum(len(name) + len(value or b"") for name, value in commit.writes.items())
+            + sum(len(entry.body) for entry in commit.entries)
+            + sum(len(post.body) for post in commit.sends)
+        )
 
 
 @attrs.define(eq=False)
@@ -90,14 +109,10 @@ class DiskWriter:
     async def commit(self, commit: Commit) -> None:
         """Hand a commit over, then wait until it is durable."""
         check_commit(commit)
-        size = 0 if commit.document is None else len(commit.document)
-        if commit.writes:
-            size += sum(len(name) + len(value or b"") for name, value in commit.writes.items())
-        if commit.entries:
-            size += sum(len(entry.body) for entry in commit.entries)
-        if commit.sends:
-            size += sum(len(post.body) for post in commit.sends)
-        await self._hand_over(_Pending(commit, size, task=trio.lowlevel.current_task()))
+        pending = _Pending(commit, trio.lowlevel.current_task())
+        self._pending += 1
+        self._queue.put(pending)
+        await trio.lowlevel.wait_task_rescheduled(pending.leave)
 
     async def act(self, act: Callable[[sqlite3.Connection], T], size: int) -> T:
         """Hand over something that belongs to no room, then wait until it is durable.
@@ -107,21 +122,12 @@ class DiskWriter:
                 sqlite3.Error of it is what becomes of it. What it returns is returned here.
             size: how many bytes it is about to write.
         """
-        pending = _Pending(None, size, task=trio.lowlevel.current_task(), act=act)
-        await self._hand_over(pending)
-        result: T = pending.result
-        return result
-
-    async def _hand_over(self, pending: _Pending) -> None:
+        pending = _Pending(None, trio.lowlevel.current_task(), act, size)
         self._pending += 1
         self._queue.put(pending)
-
-        def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
-            # Cancelled: nobody waits any more, and the commit goes on.
-            pending.task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        await trio.lowlevel.wait_task_rescheduled(pending.leave)
+        result: T = pending.result
+        return result
 
     def finish(self) -> None:
         """Block until all that was handed over is written and the thread has ended."""
@@ -253,7 +259,7 @@ class DiskWriter:
             else:
                 self._failures += 1
             if task is not None:
-                trio.lowlevel.reschedule(task, outcome.Value(None) if error is None else outcome.Error(error))
+                trio.lowlevel.reschedule(task, WOKEN if error is None else outcome.Error(error))
             elif error is not None:
                 _log.error("a commit failed whose caller had stopped waiting: %s", error)
 
