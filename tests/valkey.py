@@ -130,6 +130,8 @@ class Valkey:
         """The process that answers, 0 where it does not say; None for nobody."""
         try:
             told = self.ask("INFO", "server")
+            if b"loading:1" in self.ask("INFO", "persistence"):
+                return None  # It refuses everything else until it has read its file.
         except hiredis.ReplyError as error:
             return 0 if str(error).startswith("NOAUTH") else None
         except (OSError, EOFError):
