@@ -87,12 +87,19 @@ def _table(run: Run, size: Size, connections: int) -> Table:
         baseline="trio-websocket",
         note="Messages a second and their cost: each connection sends its next when it has the last answer. "
         f"Latencies: {size.rate:,} messages a second in all, each sent when it is due whatever became of "
-        "those before, and counted from then; where the load generator was late, that is in them.",
+        "those before, and counted from then; where the load generator was late, that is in them. "
+        "Def: the handlers are plain functions.",
     )
 
 
 def _ours(connections: int) -> list[Contestant]:
-    kinds = (("plain", "plain", PLAIN), ("JSON events", "events", JSON), ("CBOR events", "events", CBOR))
+    kinds = (
+        ("plain", "plain", PLAIN),
+        ("plain, def", "plain_def", PLAIN),
+        ("JSON events", "events", JSON),
+        ("JSON events, def", "events_def", JSON),
+        ("CBOR events", "events", CBOR),
+    )
     return [
         Contestant(
             f"trio_rooms, {kind}, {name}",

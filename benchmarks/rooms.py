@@ -17,6 +17,11 @@ from trio_rooms import ConnectRequest, Context, Room
 plain: Final[Room[None]] = Room("plain")
 events: Final[Room[None]] = Room("events")
 
+# The same with handlers that are plain functions.
+
+plain_def: Final[Room[None]] = Room("plain_def")
+events_def: Final[Room[None]] = Room("events_def")
+
 # Fan-out: what came goes to all, whoever sent it included.
 
 fan_plain: Final[Room[None]] = Room("fan_plain")
@@ -62,6 +67,18 @@ async def send_back(ctx: Context[None], message: str | bytes) -> None:
 
 @events.on("echo")
 async def emit_back(ctx: Context[None], data: Any) -> None:
+    """Send an event back as it came."""
+    ctx.connection.emit("echo", data)
+
+
+@plain_def.on_message
+def send_back_at_once(ctx: Context[None], message: str | bytes) -> None:
+    """Send a message back as it came."""
+    ctx.connection.send(message)
+
+
+@events_def.on("echo")
+def emit_back_at_once(ctx: Context[None], data: Any) -> None:
     """Send an event back as it came."""
     ctx.connection.emit("echo", data)
 

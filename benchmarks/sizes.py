@@ -79,6 +79,7 @@ def _messages(run: Run) -> None:
     )
     entrants = [
         Contestant("trio_rooms, plain", "ours", ours("plain"), PLAIN, "/plain/{n}"),
+        Contestant("trio_rooms, plain, def", "ours", ours("plain_def"), PLAIN, "/plain_def/{n}"),
         Contestant("trio_rooms, JSON events", "ours", ours("events"), JSON, "/events/{n}"),
         *(one for one in peers("echo") if DICTIONARY in one.name),
     ]
