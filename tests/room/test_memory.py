@@ -33,6 +33,7 @@ SIZE = 100_000
 
 room: Room[dict[str, Any]] = Room("chat", state=dict, idle_timeout=30, snapshot_interval=1000)
 gated: Room[dict[str, Any]] = Room("chat", state=dict, idle_timeout=30, durability="commit")
+eager: Room[dict[str, Any]] = Room("chat", state=dict, idle_timeout=30, snapshot_interval=1000)
 
 
 @gated.on("fill")
@@ -47,6 +48,23 @@ async def fill(ctx: Context[dict[str, Any]], data: Any = None) -> None:
         ctx.connection.attachment["seen"].append(1)
         ctx.connection.join("red")
     ctx.room.emit("filled", len(ctx.room.connections))
+
+
+@eager.on("say")
+def say(ctx: Context[dict[str, Any]], data: str) -> None:
+    """Use what one without an await can use, and raise, if that is said."""
+    ctx.state["big"] = "x" * SIZE
+    ctx.connection.attachment = {"seen": [data]}
+    ctx.connection.attachment["seen"].append(1)
+    ctx.room.emit("said", data)
+    if data == "raise":
+        raise ValueError(data)
+
+
+@eager.on_error
+async def on_error(ctx: Context[dict[str, Any]], error: Exception) -> None:
+    """Wait for a moment."""
+    await trio.lowlevel.checkpoint()
 
 
 @gated.on("durably")
@@ -187,6 +205,22 @@ async def test_a_room_that_sleeps_leaves_no_cycle(
         await wait_all_tasks_blocked()
         assert rooms.statistics().supervisor.awake == 0
         assert garbage() == {}
+
+
+async def test_plain_functions_leave_no_cycle(autojump_clock: MockClock) -> None:
+    """Nor what they raised, and was left to the task of their room."""
+    async with open_rooms([eager]) as rooms:
+        for number in range(3):
+            async with connect(rooms, f"chat/{number}") as client:
+                for what in ("a", "b", "raise", "raise", "c"):
+                    await client.emit("say", what)
+                    await wait_all_tasks_blocked()
+                await trio.sleep(60)
+            assert rooms.statistics().supervisor.awake == 0
+            if number:
+                assert garbage() == {}
+            else:
+                garbage()
 
 
 async def test_what_crashes_leaves_no_room_behind(autojump_clock: MockClock) -> None:

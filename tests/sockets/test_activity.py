@@ -32,6 +32,7 @@ class Box:
     elsewhere: ClassVar[bool] = False
     busy: Link | None = None
     count: int = 0
+    eager: ClassVar[None] = None
 
     def post(self, mail: SocketEvent) -> bool:
         """Count it."""

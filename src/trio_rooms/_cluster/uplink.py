@@ -38,6 +38,7 @@ class Uplink:
 
     __slots__ = ("_count", "_holder", "key", "lane", "number", "paused", "roster", "slow", "unsure")
     elsewhere: ClassVar[bool] = True
+    eager: ClassVar[None] = None
 
     def __init__(self, roster: Roster, lane: Lane, number: int, key: str, holder: Holder) -> None:
         self._holder = holder

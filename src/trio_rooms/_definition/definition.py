@@ -100,7 +100,7 @@ class Definition:
     on_message: Callable[..., Any] | None
     """What a plain room's messages go to, called with the context and the message."""
     eager: bool
-    """Whether that is a plain function, see `EventHandler`."""
+    """Whether that is a plain function, or what handles some event of a client is, see `EventHandler`."""
     authenticate: Handler | None
     on_connect: Handler | None
     on_disconnect: Handler | None

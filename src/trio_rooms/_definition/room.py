@@ -77,7 +77,7 @@ class Room(Generic[S]):
         slow_handler: seconds after which a handler or hook that still runs is warned of in the log,
             with the line that it waits at; ``math.inf`` for never. Looked at once a second.
         handler_timeout: seconds after which a handler or hook (but `authenticate`) is cancelled, as if
-            it had raised `HandlerTimeout`; ``math.inf`` for never.
+            it had raised `HandlerTimeout`; ``math.inf`` for never. A plain function cannot be cancelled.
         subprotocols: what a plain room speaks, such as ``["mqtt"]``: at most 15 names. For a client
             that offers several of them the first that it names is chosen, see
             `Connection.subprotocol`. One that offers none, or only others, gets none.
@@ -251,6 +251,9 @@ class Room(Generic[S]):
         ``data`` is converted to its annotation; data that does not fit is refused before
         the handler runs. What it returns becomes the ``data`` of the acknowledgement.
 
+        One that awaits nothing may be a plain function, ``def say(ctx, data: Say) -> int``. It is called
+        where the message was read, unless other mail of the room comes before it, which costs less.
+
         Args:
             event: its name.
             internal: whether the program and other rooms alone may ask for it. A client that
@@ -286,7 +289,10 @@ class Room(Generic[S]):
         return function
 
     def on_message(self, function: F) -> F:
-        """Handle every message of a plain room as it came: ``async def got(ctx, message)``."""
+        """Handle every message of a plain room as it came: ``async def got(ctx, message)``.
+
+        It may be a plain function, as in `on`.
+        """
         self._admit(function, "on_message", self._message)
         self._message = function
         return function
@@ -512,6 +518,8 @@ class Room(Generic[S]):
         codec = self._codec()
         hooks = {name: self._sealed_hook(name, self._hooks.get(name), given) for name, given in HOOKS.items()}
         events = {event: self._sealed_event(event, function) for event, function in self._events.items()}
+        any_event = None if self._any is None else self._sealed_event(None, self._any)
+        of_clients = [one for one in (*events.values(), any_event) if one is not None and not one.internal]
         return Definition(
             name=self.name,
             version=self.version,
@@ -536,10 +544,11 @@ class Room(Generic[S]):
             automatic=self._automatic(),
             events=events,
             for_clients={event: None if one.internal else one for event, one in events.items()},
-            any_event=self._sealed_event(None, self._any) if self._any is not None else None,
+            any_event=any_event,
             schedules={name: self._sealed_schedule(name, *one) for name, one in self._schedules.items()},
             on_message=self._sealed_message(),
-            eager=self._message is not None and self._eager(self._message),
+            eager=any(one.eager for one in of_clients)
+            or (self._message is not None and self._eager(self._message)),
             **hooks,
         )
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import perf_counter
-from types import CoroutineType
 from typing import Final
 
 import attrs
 import trio
 
 from trio_rooms._definition.definition import Handler
-from trio_rooms._definition.signatures import refuse_coroutine
 from trio_rooms._loop.deadlines import Deadlines
 from trio_rooms._loop.groups import parted
 from trio_rooms._loop.turn import TURN
@@ -36,6 +34,7 @@ from .answers import Answer, own
 from .background import Background
 from .context import Context
 from .dispatcher import Dispatcher, disconnect_of, refuse, refuse_unsaved
+from .eager import Eager
 from .endings import end_all, recall
 from .firing import Firing
 from .idleness import Idleness
@@ -461,8 +460,7 @@ class Actor:
                 except BaseException as error:
                     # Where it could not even be loaded nothing is in doubt, and what came for it is still to
                     # be written, though nobody lives in it.
-                    if self._is_crash(error, nursery) and self.saver.has_state:
-                        self.saver.abandon()  # Now: to unwind its tasks may take as long as a save.
+                    self._doubt(error, nursery)
                     raise
                 if nursery.child_tasks:
                     nursery.cancel_scope.cancel()
@@ -472,12 +470,23 @@ class Actor:
             if sleeps and self.saver.has_state:
                 # Also where one of its tasks has raised as it was cancelled.
                 await self._keep_last_changes()
-            self.background.nursery = None
+            self.background.nursery = self.mailbox.eager = None
             self.saver.close()  # Nothing may queue up behind what is waited for here.
             if record.unsettled:
                 # What a crash leaves in flight must be in the store before it is loaded again.
                 with trio.CancelScope(shield=True):
                     await record.settled()
+
+    def doubt(self, error: BaseException) -> None:
+        """Its work is about to end with an error; where that leaves the state in doubt, it is not saved."""
+        nursery = self.background.nursery
+        if nursery is not None:
+            self._doubt(error, nursery)
+
+    def _doubt(self, error: BaseException, nursery: trio.Nursery) -> None:
+        """Save nothing more, if an error that ends its work leaves the state in doubt."""
+        if self._is_crash(error, nursery) and self.saver.has_state:
+            self.saver.abandon()  # Now: to unwind its tasks may take as long as a save.
 
     def _is_crash(self, error: BaseException, nursery: trio.Nursery) -> bool:
         """Whether what ends its work leaves the state in doubt: no cancellation from outside, and no exit."""
@@ -560,7 +569,11 @@ class Actor:
         )
         record, box, edited = saver.record, mailbox.mail, shared.edited
         dispatcher, members, contexts = self.dispatcher, self.members, self.members.contexts
-        on_message, eager = shared.definition.on_message, shared.definition.eager
+        eager = None
+        if shared.definition.eager:
+            eager = Eager(self, shared, mailbox, idleness, self.dispatcher)
+        mailbox.eager = None if eager is None else eager.take
+        on_message = shared.definition.on_message if eager is None else None
         gate = shared.gate  # In a plain room it is there always or never: it has no durable handlers.
         idle_timeout = idleness.timeout
         window = idleness.window
@@ -594,10 +607,7 @@ class Actor:
                             gate.before(on_message)
                             gate.open.waiting.append((link, None))
                         try:
-                            if not eager:
-                                await on_message(context, message)
-                            elif type(returned := on_message(context, message)) is CoroutineType:
-                                refuse_coroutine(on_message, returned)
+                            await on_message(context, message)
                             if edited:
                                 members.settle()
                         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
@@ -655,7 +665,10 @@ class Actor:
             if idleness.deadline is None:
                 idleness.arm(idleness.quiet_since + idle_timeout)
             mail = message = None  # What was handled is not kept in memory while the room waits.
-            await mailbox.wait(task)
+            if eager is None:
+                await mailbox.wait(task)
+            else:
+                before += await eager.wait(task)
 
     def _be_watched(self) -> None:
         """Have somebody look how long the hooks take that may run now."""

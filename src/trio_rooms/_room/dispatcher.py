@@ -89,7 +89,10 @@ class Dispatcher:
         """Handle one piece of mail to its end."""
         if type(mail) is tuple:
             link, message = mail
-            await self._envelope(link, message)
+            if self._shared.plain:
+                await self.finish(self.handle_message(link, message))
+            else:
+                await self._envelope(link, message)
         elif isinstance(mail, Ask):
             await self._ask(mail)
         elif isinstance(mail, Connected):
@@ -110,12 +113,6 @@ class Dispatcher:
         if not self._turned_away(context, error):
             await self.failed(context, event, error)
             self._turn_away_failed(context, event, error)
-
-    def turn_away_at_once(self, context: Context[Any], event: str, error: Exception) -> Failure | None:
-        """As `turn_away`, but for what is to be awaited, which is left to `finish`; None where nothing is."""
-        if self._turned_away(context, error):
-            return None
-        return self._fail(context, event, error, partial(self._turn_away_failed, context, event, error))
 
     def _turned_away(self, context: Context[Any], error: Exception) -> bool:
         """Close a connection that its handler has refused; whether it has."""
@@ -144,10 +141,11 @@ class Dispatcher:
         if self._note(context, event, error):
             await self._report(context, error)
 
-    async def finish(self, failure: Failure) -> None:
-        """Do what was left of a failure, see `turn_away_at_once` and `handle_at_once`."""
-        await self._report(failure.context, failure.error)
-        failure.then()
+    async def finish(self, failure: Failure | bool) -> None:
+        """Do what was left of a failure, if there was one, see `handle_message` and `handle_at_once`."""
+        if not isinstance(failure, bool):
+            await self._report(failure.context, failure.error)
+            failure.then()
 
     def _fail(
         self, context: Context[Any], event: str, error: Exception, then: Callable[[], None]
@@ -251,6 +249,37 @@ class Dispatcher:
                 await self.failed(context, name, error)
                 self._tell_failed(context, number, error)
 
+    def handle_message(self, link: Link, message: str | bytes) -> Failure | bool:
+        """Hand a message to the plain function that handles those of a plain room, in whatever task that is.
+
+        Returns:
+            That it was handled, or what is left to `finish`.
+        """
+        if link.flags & DISMISSED:
+            return True
+        members, function = self._members, self._definition.on_message
+        assert function is not None
+        context = members.contexts.get(link.id) or members.context_for(link)
+        try:
+            returned = function(context, message)
+            if type(returned) is CoroutineType:
+                refuse_coroutine(function, returned)
+            if members.edited:
+                members.settle()
+        except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
+            if not self._turned_away(context, error):
+                # No variable has what is left: the error's traceback has this frame, which would be a cycle.
+                return (
+                    self._fail(
+                        context,
+                        "on_message",
+                        error,
+                        partial(self._turn_away_failed, context, "on_message", error),
+                    )
+                    or True
+                )
+        return True
+
     def handle_at_once(self, link: Link, message: str | bytes) -> Failure | bool:
         """Do as `_envelope`, in whatever task that is, where nothing has to be awaited; there is no gate.
 
@@ -288,8 +317,11 @@ class Dispatcher:
                 self._acknowledge(link, number, result)
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
             if not self._refused(context, number, error):
-                failure = self._fail(context, name, error, partial(self._tell_failed, context, number, error))
-                return failure or True
+                # As above.
+                return (
+                    self._fail(context, name, error, partial(self._tell_failed, context, number, error))
+                    or True
+                )
         return True
 
     def _in_channel(self, context: Context[Any], channel: str) -> Context[Any]:

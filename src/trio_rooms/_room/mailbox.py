@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar, Final
 
 import trio
@@ -37,7 +37,7 @@ class Mailbox:
         record: the room's.
     """
 
-    __slots__ = ("_large", "_record", "_short", "_turns", "current", "mail", "waiter")
+    __slots__ = ("_large", "_record", "_short", "_turns", "current", "eager", "mail", "waiter")
     elsewhere: ClassVar[bool] = False
 
     def __init__(self, record: Record | None = None) -> None:
@@ -47,6 +47,8 @@ class Mailbox:
         """What is being handled."""
         self.waiter: trio.lowlevel.Task | None = None
         """The task that waits; there is at most one."""
+        self.eager: Callable[[tuple[Link, str | bytes]], bool] | None = None
+        """See `Inbox`."""
         self._turns: Turns | None = None
         """What is not in `mail` yet, while the room cannot keep up."""
         self._short = _SHORT

@@ -226,7 +226,7 @@ class SocketHub:
         self._fan_out = FanOut(self._written, self._overflowing)
         self.closing: Closing = Closing(self, self._fan_out, self.timeouts, close_timeout)
         self._intake = Intake(max_message_size, self.timeouts.set, self.closing.slow_sender)
-        self.keepalive: Keepalive = Keepalive(deadlines, self._sockets, self._read, self.connection_lost)
+        self.keepalive: Keepalive = Keepalive(deadlines, self._sockets, self._look_at, self.connection_lost)
         self.relays: Relays = Relays(deadlines, self._fan_out)
         self.pacing: Pacing = Pacing(self.activity, self._postponements, self._fan_out)
         self.offer: Callable[[Link, bytes, Manner], None] = self.pacing.offer
@@ -619,7 +619,17 @@ class SocketHub:
             self.trace.used(roster.key, link.id, self.now)
             self.activity.use(link)
         inbox = roster.inbox
-        goes_on = inbox.post(event) if inbox is not None else self.deliver(roster.key, event)
+        if inbox is None:
+            goes_on = self.deliver(roster.key, event)
+        elif (
+            (eager := inbox.eager) is None
+            or type(event) is not tuple
+            or self._heard is not None  # Who records is told of it before whatever follows from it.
+            or (began and perf_counter() - began > TURN)
+        ):
+            goes_on = inbox.post(event)
+        else:
+            goes_on = eager(event)
         if not goes_on:
             self._hold_back(link)
 
@@ -960,7 +970,8 @@ class SocketHub:
                     use.count += 1
                     if len(data) > _WEIGHED:
                         inbox.weigh(getsizeof(message))
-                    if not inbox.post((link, message)):
+                    eager, mail = inbox.eager, (link, message)
+                    if not (inbox.post(mail) if eager is None else eager(mail)):
                         self._hold_back(link)
                 else:
                     if events & WRITE:
@@ -989,6 +1000,11 @@ class SocketHub:
             self._unreadable(link, error)
         else:
             self._came(link, data)
+
+    def _look_at(self, link: SocketLink, fd: int) -> None:
+        """Read from a socket that nobody says is ready."""
+        self.now = trio.current_time()
+        self._read(link, fd)
 
     def _rest(self, data: bytes, size: int) -> int:
         """How much more to read after a first read that was full; a frame is little work, whatever it has."""

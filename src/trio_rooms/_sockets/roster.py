@@ -368,6 +368,10 @@ class Inbox(Protocol):
     elsewhere: ClassVar[bool]
     """Whether that is another node, which is to hear of each end, also where nobody here is."""
 
+    @property
+    def eager(self) -> Callable[[tuple[Link, str | bytes]], bool] | None:
+        """Takes what a connection sends as `post` does, and may handle it at once; None where `post` does."""
+
     def post(self, mail: SocketEvent) -> bool:
         """Take it; False asks to be spared more of this connection for a while."""
 
