@@ -229,9 +229,10 @@ class Idleness:
 
     def close(self) -> None:
         """Decide nothing any more."""
-        self.disarm()
-        self._tell_of_none()
-        self._deadlines = None
+        if self._deadlines is not None:
+            self.disarm()
+            self._tell_of_none()
+            self._deadlines = None
 
     def _tell_of_none(self) -> None:
         """It is not said any more of what holds the room that it does so for long."""
@@ -241,9 +242,10 @@ class Idleness:
 
     def disarm(self) -> None:
         """Look no more, unless it is armed again."""
-        if self._deadlines is not None:
-            self._deadlines.cancel(self.deadline)
-        self.deadline = None
+        if self.deadline is not None:
+            if self._deadlines is not None:
+                self._deadlines.cancel(self.deadline)
+            self.deadline = None
         self._committing = False
 
     def arm(self, when: float) -> None:

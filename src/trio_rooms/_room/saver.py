@@ -312,14 +312,19 @@ class Saver:
     def close(self) -> None:
         """Save nothing more by itself; the state is kept."""
         self._active = False
-        self._deadlines.cancel(self._deadline)
-        self._deadlines.cancel(self._watch)
-        self._deadline = self._watch = None
+        if self._deadline is not None:
+            self._deadlines.cancel(self._deadline)
+            self._deadline = None
+        if self._watch is not None:
+            self._deadlines.cancel(self._watch)
+            self._watch = None
 
     def dispose(self) -> None:
         """Let go of the state, and of what tasks wrote to the storage too late to be saved."""
         self.close()
-        self.record.sleep()
+        record = self.record
+        if record.wanted is not None or record.forsaken is not None:  # Else it has let go already.
+            record.sleep()
         self._forget_state()
 
     def _forget_state(self) -> None:
