@@ -49,6 +49,8 @@ SCRIPT = (
     "keep the context",
 )  # fmt: skip
 """What a message can have its handler do."""
+AWAITING = {"pause", "long pause", "crash"}
+"""Of these, what awaits something."""
 HOOKS = (
     "on_create", "on_wake", "on_hibernate", "on_connect", "on_disconnect", "on_destroy", "on_error",
 )  # fmt: skip
@@ -291,6 +293,20 @@ async def do(ctx: Context[State], data: list[Any]) -> str:
     return letter.name
 
 
+def do_now(ctx: Context[State], data: list[Any]) -> str:
+    """The same as a plain function, for scripts that await nothing."""
+    try:
+        do(ctx, data).send(None)
+    except StopIteration as returned:
+        return str(returned.value)
+    raise AssertionError("something is awaited")
+
+
+def _event(letter: Letter) -> str:
+    """Which of the two gets a letter: every other one, as far as that can be."""
+    return "do" if letter.number % 2 or not AWAITING.isdisjoint(letter.script) else "do now"
+
+
 async def _act(ctx: Context[State], process: Process, letter: Letter, name: str, act: str) -> None:
     key, guest, model = ctx.room.key, letter.guest, process.model
     connection = ctx.connection if guest is not None else None
@@ -369,6 +385,7 @@ def definitions() -> list[Room[State]]:
     calm = Room("calm", state=State, idle_timeout=IDLE, snapshot_interval=INTERVAL)
     for room in (noisy, eager, calm):
         room.on("do")(do)
+        room.on("do now")(do_now)
         room.on_create(on_create)
         room.on_wake(on_wake)
         room.on_destroy(on_destroy)
@@ -593,7 +610,7 @@ class Process:
             task_status.started()
             handle = self.rooms.get(*letter.key.split("/"))
             try:
-                result = await handle.ask("do", [letter.name], timeout=math.inf)
+                result = await handle.ask(_event(letter), [letter.name], timeout=math.inf)
                 answer = "ok" if result == letter.name else "wrong"
             except EventError:
                 answer = "refused"
@@ -708,7 +725,7 @@ class Process:
                 letter = self.letter(guest.key, script, guest, step[0] == "send")
                 number = letter.number if letter.has_id else None
                 with contextlib.suppress(*GONE):
-                    await self.clients[guest.name].emit("do", [letter.name], id=number)
+                    await self.clients[guest.name].emit(_event(letter), [letter.name], id=number)
             case ("ask", key, script):
                 await self.begin(self.ask, self.letter(key, script, None, True))
             case ("cancel the last ask",) if self.asking:
