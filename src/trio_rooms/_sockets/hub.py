@@ -1008,7 +1008,9 @@ class SocketHub:
 
     def _rest(self, data: bytes, size: int) -> int:
         """How much more to read after a first read that was full; a frame is little work, whatever it has."""
-        return _LARGE_READ if data[1] == frames.LONG else self._read_size + _FIRST_READ - size
+        if data[1] == frames.LONG:
+            return _LARGE_READ
+        return max(self._read_size + _FIRST_READ - size, 0)  # Less since the first read was made longer.
 
     def _unreadable(self, link: SocketLink, error: OSError) -> None:
         """Nothing could be read: there is nothing yet, or the connection is broken."""
