@@ -209,4 +209,4 @@ def test_run_has_every_option_of_what_it_calls() -> None:
             if name not in {"self", "task_status", "rooms", "host", "port", "gc_thresholds"}:
                 assert run[name].default == parameter.default, name
     defaults: dict[str, Any] = {name: run[name].default for name in ("host", "port", "gc_thresholds")}
-    assert defaults == {"host": "127.0.0.1", "port": 8000, "gc_thresholds": (3000, 20, 1_000_000)}
+    assert defaults == {"host": "127.0.0.1", "port": 8000, "gc_thresholds": (3000, 5, 1_000_000)}
