@@ -150,7 +150,7 @@ class Acceptor:
                     if self._places is None or self._hub.held < self._places or self._make_place():
                         self._take(fd, address, deadline)
                     else:
-                        self._turn_away(socket.socket(fileno=fd))
+                        self._turn_away(_object_of(fd))
             except BlockingIOError:
                 if told:
                     told = False
@@ -215,8 +215,9 @@ class Acceptor:
         try:
             os.set_blocking(fd, False)
             if not _INHERITS:
-                client = socket.socket(fileno=fd)
-                _tune(client)
+                client = _object_of(fd)
+                with contextlib.suppress(OSError):  # It has left already, which reading tells.
+                    _tune(client)
                 client.detach()
             self._hub.watch(fd, self._ready)
         except BaseException:
@@ -276,6 +277,15 @@ class Acceptor:
             self._spare = None
         for newcomer in list(self._reading.values()):
             self._drop(newcomer)
+
+
+def _object_of(fd: int) -> socket.socket:
+    """A socket's object, which takes its descriptor.
+
+    Some systems tell nothing more of a socket whose other side has gone, so nothing is asked of it. Of what
+    kind the object says that it is does not matter for what is done with it here.
+    """
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
 
 
 def _tune(endpoint: socket.socket) -> None:
