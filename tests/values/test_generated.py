@@ -21,7 +21,7 @@ from trio_rooms._values import cbor
 from trio_rooms._values.exact import decode_exact
 from trio_rooms._values.generated import switch
 from trio_rooms._values.shape_of import shape_of
-from trio_rooms._values.shapes import Reading
+from trio_rooms._values.shapes import Reading, Unbuildable
 
 
 @contextlib.contextmanager
@@ -285,3 +285,35 @@ def test_names_that_no_program_can_have() -> None:
     assert encoded == cbor.dumps(shape.pack, value, cbor.DEPTH, {})
     back = shape.unpack(decode_exact(encoded, 9), Reading(strict=True))
     assert (getattr(back, "class"), getattr(back, "two words")) == (5, [Leaf("a")])
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        datetime.datetime(2026, 1, 1, tzinfo=UTC, fold=1),
+        datetime.datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC),
+        datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=1))),
+        cbor.EARLIEST,
+        cbor.LATEST,
+        cbor.LATEST + datetime.timedelta(microseconds=1),
+        datetime.datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+    ],
+)
+def test_a_point_in_time_in_a_field(at: datetime.datetime) -> None:
+    """It comes back to the microsecond, with its zone, and which of two times it is."""
+    shape, _ = shape_of(list[Leaf])
+    value = [Leaf("a", at=at)]
+    encoded = cbor.written(shape.write, value, cbor.DEPTH, {})
+    assert encoded == cbor.dumps(shape.pack, value, cbor.DEPTH, {})
+    (back,) = shape.unpack(decode_exact(encoded, 9), Reading(strict=True))
+    assert (back.at, back.at.fold, str(back.at.tzinfo)) == (at, at.fold, str(at.tzinfo))
+
+
+def test_a_map_with_more_is_not_as_usual() -> None:
+    """What a class does not know is seen, whatever its name is and however well the rest fits."""
+    usual = {"x": 1, "colour": "red"}
+    shape, _ = shape_of(Frozen)
+    assert shape.unpack({**usual, "_type": "Frozen"}, Reading(strict=True)) == Frozen(1)
+    for more in ({"y": 2}, {"_type": "Other"}, {"_type": "Frozen", "y": 2}):
+        with pytest.raises(Unbuildable, match="no such field"):
+            shape.unpack(usual | more, Reading(strict=True))
