@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -208,6 +209,32 @@ async def test_so_many_rooms_are_remembered(tmp_path: Path, monkeypatch: pytest.
         for room in range(25):
             snapshots = (await store.load(f"chat/{room}")).snapshots
             assert snapshots == (StoredSnapshot(4, b"4"), StoredSnapshot(3, b"3"))
+
+
+async def test_who_is_forgotten_is_looked_up_as_he_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another room takes his place between two of his commits in one transaction."""
+    monkeypatch.setattr(newest, "_MOST", 1)
+    async with DiskStore(tmp_path) as store:
+        for key, number in (("a/1", 1), ("b/1", 1), ("a/1", 2)):
+            await store.commit(Commit(key, number, 1, b"%d" % number))
+        group = [Commit("a/1", 3, 1, b"3"), Commit("b/1", 2, 1, b"2"), Commit("a/1", 4, 1, b"4")]
+        gathered, write = threading.Event(), commits.write
+
+        def wait_for_all(connection: sqlite3.Connection, commit: Commit, epoch: int) -> int | None:
+            gathered.wait(10)
+            return write(connection, commit, epoch)
+
+        monkeypatch.setattr(commits, "write", wait_for_all)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.commit, Commit("c/1", 1, 1, b"1"))
+            await trio.testing.wait_all_tasks_blocked()
+            for commit in group:
+                nursery.start_soon(store.commit, commit)
+                await trio.testing.wait_all_tasks_blocked()
+            gathered.set()
+        assert (await store.load("a/1")).snapshots == (StoredSnapshot(4, b"4"), StoredSnapshot(3, b"3"))
 
 
 async def test_a_snapshot_that_is_not_where_it_was_fails_a_commit_once(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import tracemalloc
 import uuid
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import attrs
 import cbor2
@@ -406,6 +407,33 @@ class _Slow(collections.UserDict[str, Any]):
     def items(self) -> Any:
         self.do()
         return super().items()
+
+
+class _Telling(list[int]):
+    """A list that has something to say whenever its length is asked for."""
+
+    def __len__(self) -> int:
+        assert cbor.encode_plain({"asked": 1}) == cbor2.dumps({"asked": 1})
+        return super().__len__()
+
+
+def test_what_the_encoder_calls_may_encode_as_well() -> None:
+    """cbor2 asks a subclass of a list for its length while it writes."""
+    for _ in range(3):
+        assert cbor.encode_plain({"a": _Telling((1, 2))}) == cbor2.dumps({"a": [1, 2]})
+        with pytest.raises(TypeError):
+            cbor.encode_plain([_Telling((1, 2)), object])
+
+
+def test_a_long_message_that_is_wrong_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends such cannot have the work done twice."""
+    loads = mock.Mock(side_effect=cbor2.loads)
+    monkeypatch.setattr(cbor2, "loads", loads)
+    with pytest.raises(ValueError, match="not CBOR"):
+        cbor.decode_plain(b"\x9f" + b"\x80" * 20_000)
+    assert not loads.called
+    assert cbor.decode_plain(b"\x80") == []
+    assert loads.called
 
 
 def test_what_is_written_meanwhile_is_another_thing() -> None:

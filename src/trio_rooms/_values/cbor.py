@@ -303,10 +303,19 @@ def encode_plain(value: Any) -> bytes:
     Raises:
         TypeError, ValueError: it holds what has no form, or is nested too deeply.
     """
-    try:
-        return _this_thread.encoder.encode_to_bytes(_SENT[type(value)](value, DEPTH))
-    except Exception:  # noqa: BLE001 (whatever it is, it is said below)
-        _this_thread.renew()  # Whatever state it was left in.
+    local = _this_thread
+    # Whatever it calls may encode something as well, which a `CBOREncoder` does not survive.
+    encoder, local.encoder = local.encoder, None
+    if encoder is not None:
+        try:
+            encoded: bytes = encoder.encode_to_bytes(_SENT[type(value)](value, DEPTH))
+            local.encoder = encoder
+            return encoded
+        except Exception:  # noqa: BLE001, S110 (whatever it is, it is said below)
+            pass
+        finally:
+            if local.encoder is None:
+                local.renew()  # Whatever state that one was left in.
     return _SENT.encode(value, DEPTH)
 
 
@@ -349,6 +358,8 @@ def decode_plain(content: bytes) -> Any:
         ValueError: it is not CBOR, has a tag or another key, is nested too deeply, or has bytes
             behind it; the text says which, and is for the sender.
     """
+    if len(content) > _INTEGER_KEYS:
+        return _decode_carefully(content)  # What is wrong at its end would be decoded twice.
     try:
         # In an array, in front of what no stranger knows: only so is it seen whether bytes follow, without
         # a stream to read from.
@@ -433,6 +444,9 @@ def _new_decoder(stream: io.BytesIO, *, strings_only: bool) -> cbor2.CBORDecoder
 
 class _ThisThread(threading.local):
     """This thread's encoder: to make one takes as long as to encode a short message."""
+
+    encoder: cbor2.CBOREncoder | None
+    """None while it is used."""
 
     def __init__(self) -> None:
         self.renew()

@@ -95,8 +95,13 @@ class Newest:
             self._numbers.clear()
 
     def remember(self, commit: Commit, row: int) -> None:
-        """A room has two snapshots, the newest in this row, and this was its last commit."""
+        """A room has two snapshots, the newest in this row, and this was its last commit.
+
+        Raises:
+            StoreError, sqlite3.Error: as `flush`.
+        """
         if len(self._rooms) >= _MOST:
+            self.flush()  # Who is not remembered has to be looked up as he is.
             self._rooms.clear()
         self._rooms[commit.key] = row, commit.number
 
