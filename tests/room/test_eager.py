@@ -345,6 +345,44 @@ async def test_who_is_closed_in_the_middle_of_a_read_is_not_heard_any_more(
     assert here() == (["a", "close"], ["room" if pause else "reader"] * 2)
 
 
+async def test_what_needs_no_room_is_answered_before_what_comes_behind_it(autojump_clock: MockClock) -> None:
+    """Also where a client sends all of it in one piece; and none of it is lost where a handler closes."""
+    made = plain(auto_respond={"ping": "pong"}, auto_echo=["e:"])
+    async with one_client(made) as (_, client):
+        scene.acts["b"] = lambda ctx: ctx.connection.send("re b")
+        scene.acts["c"] = lambda ctx: ctx.connection.send("re c")
+        scene.acts["close"] = lambda ctx: ctx.connection.close(4000, "enough")
+        sent = (b"ping", b"b", b"e:1", b"c", b"e:2", b"ping", b"close")
+        await client._stream.send_all(b"".join(frame(TEXT, one) for one in sent))
+        got = [await client.receive() for _ in range(6)]
+        assert got == ["pong", "re b", "e:1", "re c", "e:2", "pong"]
+        with pytest.raises(trio.EndOfChannel):
+            await client.receive()
+        assert client.closed == Closed(4000, "enough")
+
+
+async def test_whatever_is_to_be_awaited_is_no_answer_of_a_plain_function(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even where it is no coroutine, and nobody would be warned of it."""
+
+    class Later:
+        def __await__(self) -> Any:
+            """Nobody waits for it."""
+
+    room: Room[Any] = Room("r", state=list)
+
+    @room.on_message
+    def later(_: Context[Any]) -> Any:
+        return Later()
+
+    async with open_rooms([room]) as rooms, connect(rooms, "r/x") as client:
+        await client.send("a")
+        with pytest.raises(trio.EndOfChannel):
+            await client.receive()
+    assert "which is not awaited: write async def" in caplog.text
+
+
 @pytest.mark.parametrize("room", [plain, mixed])
 @pytest.mark.parametrize("hears", [None, "at once", "waits"])
 async def test_what_a_handler_raises_stays_in_its_room(

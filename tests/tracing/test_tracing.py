@@ -14,7 +14,16 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from trio_rooms import Admitted, Context, EventError, HandlerFailed, MemoryStore, Refused, Room, open_rooms
+from trio_rooms import (
+    Admitted,
+    Context,
+    EventError,
+    HandlerFailed,
+    MemoryStore,
+    Refused,
+    Room,
+    open_rooms,
+)
 from trio_rooms._tracing.spans import Spans as KnownSpans
 from trio_rooms.testing import connect
 
@@ -207,6 +216,16 @@ class Broken(SpanProcessor):
         """A span has ended."""
         if self.when == "end":
             raise RuntimeError(span.name)
+
+
+async def test_a_handler_of_any_event_need_not_take_its_name(spans: Spans) -> None:
+    """The span has it all the same."""
+    room: Room[Count] = Room("count", state=Count)
+    room.on_any(_refuse)
+    async with open_rooms([room], tracer=spans.provider) as rooms:
+        with pytest.raises(EventError, match="not today"):
+            await rooms.get("count", "first").ask("whatever")
+        assert (spans.one("handle").attributes or {})["trio_rooms.event"] == "whatever"
 
 
 @pytest.mark.parametrize("when", ["begin", "end"])

@@ -353,7 +353,7 @@ class Lane:
                         logger.exception("what node %s sent could not be handled", self.peer)
                 if self._hold is not None or perf_counter() > until:
                     break
-            if items or self._hold is not None:
+            if items or self._hold is not None or self.over:
                 return
             queue.popleft()
             self._handled = number

@@ -8,7 +8,7 @@ import math
 import traceback
 import types
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, NoReturn
 
 import trio
@@ -31,7 +31,7 @@ __all__ = [
     "is_plain",
     "limited",
     "name_of",
-    "refuse_coroutine",
+    "refuse_awaitable",
     "schedule_handler",
     "taking_all",
     "why_not_static",
@@ -112,21 +112,23 @@ def awaited(function: Callable[..., Any]) -> Handler:
     async def called(*arguments: Any) -> Any:
         result = function(*arguments)
         if type(result) is types.CoroutineType:
-            refuse_coroutine(function, result)
+            refuse_awaitable(function, result)
         return result
 
     return called
 
 
-def refuse_coroutine(function: Callable[..., Any], returned: Coroutine[Any, Any, Any]) -> NoReturn:
+def refuse_awaitable(function: Callable[..., Any], returned: Awaitable[Any]) -> NoReturn:
     """Say that a plain function has returned what nobody awaits.
 
     Raises:
         TypeError: that.
     """
-    returned.close()  # Else Python warns of it in some other place.
+    if isinstance(returned, Coroutine):
+        returned.close()  # Else Python warns of it in some other place.
+    kind = "a coroutine" if isinstance(returned, Coroutine) else f"{returned!r:.100}"
     msg = (
-        f"{name_of(function)} is a plain function, and returned a coroutine, which is not awaited: write "
+        f"{name_of(function)} is a plain function, and returned {kind}, which is not awaited: write "
         f"async def {name_of(function)}(...)"
     )
     raise TypeError(msg)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import CoroutineType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from trio_rooms._definition.definition import Definition, EventHandler, Handler
-from trio_rooms._definition.signatures import refuse_coroutine
+from trio_rooms._definition.signatures import refuse_awaitable
 from trio_rooms._loop.groups import alone
 from trio_rooms._sockets.flags import DISMISSED, OVER, UNGREETED, UNREPORTED
 from trio_rooms._sockets.roster import Connected, Disconnected, Dropped, Link, PassOn, Resumed
@@ -262,8 +262,8 @@ class Dispatcher:
         context = members.contexts.get(link.id) or members.context_for(link)
         try:
             returned = function(context, message)
-            if type(returned) is CoroutineType:
-                refuse_coroutine(function, returned)
+            if returned is not None and isinstance(returned, Awaitable):
+                refuse_awaitable(function, returned)
             if members.edited:
                 members.settle()
         except Exception as error:  # noqa: BLE001 (whatever a handler raises, the room goes on)
@@ -744,7 +744,7 @@ def _called(handler: EventHandler, context: Context[Any], event: str, data: Any)
     else:
         result = handler.function(context)
     if handler.eager and type(result) is CoroutineType:
-        refuse_coroutine(handler.function, result)
+        refuse_awaitable(handler.function, result)
     return result
 
 

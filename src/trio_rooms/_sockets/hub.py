@@ -527,6 +527,11 @@ class SocketHub:
             if isinstance(message, str | bytes):
                 answer = None if automatic is None else self._answer_to(link, message, automatic)
                 if answer is None:
+                    if answers and (inbox := link.roster.inbox) is not None and inbox.eager is not None:
+                        self._answer(
+                            link, answers
+                        )  # It may be handled now, and be the last that is answered.
+                        answers, size = [], 0
                     if len(message) > _WEIGHED:
                         self._weigh(link, message)
                     self.take(link, message, began)

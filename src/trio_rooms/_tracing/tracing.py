@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from time import time_ns
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ __all__ = ["Tracing"]
 
 _LONGEST_NAME: Final = 100
 """Characters of an event's name that are told; a client may have chosen it."""
+_WITH_NAME: Final = 2
+"""Arguments of a handler of any event that is told its name."""
 
 
 class Tracing:
@@ -67,7 +70,13 @@ class Tracing:
         )
 
     def _event(self, name: str, handler: EventHandler) -> Any:
-        return attrs.evolve(handler, function=self._handler(name, handler.function, eager=handler.eager))
+        function, arguments = handler.function, handler.arguments
+        if handler.named and arguments < _WITH_NAME:
+            # The span has the name of the event, also where the handler does not want it.
+            function, arguments = partial(_without_name, function), _WITH_NAME
+        return attrs.evolve(
+            handler, function=self._handler(name, function, eager=handler.eager), arguments=arguments
+        )
 
     def _handler(self, name: str, function: Callable[..., Any], *, eager: bool = False) -> Callable[..., Any]:
         """A function of the application in a span.
@@ -205,3 +214,8 @@ def _traced_store(spans: Spans, store: Store) -> Store:
     methods = {name: passed_on(name) for name in dir(Store) if not name.startswith("_")}
     kind: Callable[[], Store] = type("TracedStore", (Store,), {**methods, "commit": commit})
     return kind()
+
+
+def _without_name(function: Callable[..., Any], ctx: Any, _: str) -> Any:
+    """Call a handler of any event that takes the context alone."""
+    return function(ctx)
