@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -237,7 +238,8 @@ async def _kill(
         await server.wait_listening()
         async with trio.open_nursery() as nursery:
             for number in range(clients):
-                nursery.start_soon(crowd.add, crowd.accounts[number % accounts], f"client {number}")
+                add = partial(crowd.add, stays=number < accounts)
+                nursery.start_soon(add, crowd.accounts[number % accounts], f"client {number}")
             for number in range(kills):
                 told(number)
                 if crowd.random.random() < _AT_START and number:
@@ -327,6 +329,8 @@ class Crowd:
             name: what they are called.
             stays: whether the first is the last, so that each balance is heard by somebody.
         """
+        if not stays:
+            await account.attended.wait()  # Who leaves need not have heard all that was added until then.
         while not self.ending.is_set():
             member = Member(account, name)
             protocol: Literal["json", "cbor"] = self.random.choice(["json", "cbor"])
@@ -337,6 +341,7 @@ class Crowd:
             ):
                 nursery.start_soon(self._listen, room, member)
                 member.came(await room.ask("get"))
+                account.attended.set()
                 turns = itertools.count() if stays else range(self.random.randint(1, 2 * _STAYS))
                 for _ in turns:
                     if self.ending.is_set():

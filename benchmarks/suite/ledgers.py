@@ -37,6 +37,8 @@ class Account:
     """Each balance that anybody heard of, by its count."""
     changed: trio.Event = attrs.field(factory=trio.Event)
     """Set when somebody heard something, and replaced."""
+    attended: trio.Event = attrs.field(factory=trio.Event)
+    """Set when somebody has come who hears every balance from then on."""
     _amounts: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
 
     def next(self) -> int:
