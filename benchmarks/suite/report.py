@@ -113,7 +113,7 @@ class Run:
 
     @property
     def few(self) -> bool:
-        """Whether two peers are enough, where another benchmark starts them all to do the same."""
+        """Whether a few are enough of those with which, or whose like, the same is done elsewhere."""
         return self.quick and not self.options.only
 
     @property
