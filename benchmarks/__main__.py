@@ -24,6 +24,7 @@ NAMES: Final = (
     "idle",
     "parked",
     "echo",
+    "pairs",
     "fanout",
     "sizes",
     "low",
