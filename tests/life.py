@@ -35,6 +35,7 @@ from trio_rooms import (
     StoreError,
     open_rooms,
 )
+from trio_rooms._values.generated import switch
 from trio_rooms.stores import Commit, RoomHead, StoredRoom
 from trio_rooms.testing import FaultyStore, Gate, MemoryClient
 
@@ -852,6 +853,8 @@ class Process:
 async def _run(process: Process, steps: list[tuple[Any, ...]]) -> tuple[Disk, Model] | None:
     """One process, which takes from the steps what it lives to see; after a kill what is then there."""
     model, left, remains = process.model, math.inf, None
+    # In turns: what was written by what is made for a class is read by the careful way, and so on.
+    switch.on = not switch.on
     with trio.CancelScope() as scope, contextlib.suppress(OnPurpose, SystemExit):
         async with open_rooms(
             definitions(),
@@ -927,6 +930,7 @@ def live(max_awake: int | None, steps: list[tuple[Any, ...]]) -> None:
     history: list[str] = []
     logger = logging.getLogger("trio_rooms")
     logger.disabled = True  # It has much to say about what happens here, on purpose.
+    switch.on = len(steps) % 2 == 0
     try:
         trio.run(_live, max_awake, steps, history, clock=trio.testing.MockClock(autojump_threshold=0))
     except BaseException as error:
@@ -937,3 +941,4 @@ def live(max_awake: int | None, steps: list[tuple[Any, ...]]) -> None:
         raise first from None
     finally:
         logger.disabled = False
+        switch.on = True
