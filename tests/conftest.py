@@ -18,7 +18,11 @@ __all__ = ["oldest", "one_valkey", "own_valkey", "valkey"]
 
 # On a busy machine an example may take long, and drawing it too; what hangs is ended by the test's timeout.
 hypothesis.settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "patient",
+    deadline=None,
+    # Each run draws others, so that runs find what a run does not.
+    max_examples=60,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 # For scripts/lowest: whether other versions do something else takes fewer examples than tests/run has.
 hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("patient"), max_examples=20)

@@ -19,7 +19,7 @@ def test_a_story_keeps_the_rules(story: str) -> None:
     live(STORIES[story])
 
 
-@settings(max_examples=150, deadline=None, database=None, derandomize=True)
+@settings(max_examples=100, deadline=None, database=None, derandomize=True)
 @given(lives)
 def test_a_random_life_keeps_the_rules(life: list[Step]) -> None:
     """Whatever happens to the room, its store, its process and its clients, in any order."""

@@ -20,7 +20,7 @@ EXIT: list[tuple[Any, ...]] = [("send", 0, ("exit",)), ("send", 0, ("flip",)), (
 Life = tuple[int | None, list[tuple[Any, ...]]]
 
 
-@settings(max_examples=150, deadline=None, phases=PHASES)
+@settings(max_examples=100, deadline=None, phases=PHASES)
 @given(lives)
 # What chance seldom comes to: a kept room that is told to sleep, or pressed to; a channel that somebody left.
 @example((None, [("ask", A, ("task keeps",)), ("ticks", 8), ("hibernate", A), ("sleep", 0.31)]))

@@ -181,7 +181,7 @@ class Run:
             assert len(stored) == total
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(operations)
 def test_any_order_of_events_loses_and_doubles_nothing(ops: list[Any]) -> None:
     """Messages, sleeps, slow and failing stores and restarts, in any order."""

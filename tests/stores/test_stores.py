@@ -230,7 +230,7 @@ async def content(store: Store) -> dict[str, object]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(lives=st.lists(st.lists(STEPS, min_size=1, max_size=10), max_size=3))
 def test_disk_and_memory_agree_about_all(
     lives: list[list[Step]], tmp_path_factory: pytest.TempPathFactory
@@ -267,7 +267,7 @@ def test_disk_and_memory_agree_about_all(
     trio.run(main, clock=trio.testing.MockClock())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(groups=st.lists(st.lists(commits(("a", "a\0", "ab", "é"), ("", "x", "x%")), max_size=8), max_size=4))
 def test_disk_and_memory_agree(groups: list[list[Commit]], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whatever is committed, in groups or alone, both stores have the same and refuse the same."""
