@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import attrs
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from trio_rooms.errors import StaleWrite, StoreError
 from trio_rooms.stores import Commit, MemoryStore, StoredSnapshot
+from trio_rooms.stores.checks import writes_more
 from trio_rooms.stores.sqlite import commits, newest
 from trio_rooms.stores.sqlite.database import FILE_NAME
 from trio_rooms.stores.sqlite.store import DiskStore
@@ -158,6 +160,17 @@ def test_what_is_remembered_is_what_is_stored(
             trio.run(main, groups)
 
     check()
+
+
+def test_whatever_a_commit_has_beside_a_snapshot_is_more() -> None:
+    """Also what a commit will have one day: else it would be put off, and never written."""
+    plain = Commit("chat/1", 1, 1, b"one")
+    assert not writes_more(plain)
+    # Which commit it is, what is looked at by itself, and what says something of the journal's head alone.
+    apart = {"key", "number", "epoch", "nonce", "document", "destroy", "sends", "before", "floor"}
+    more = {field.name for field in attrs.fields(Commit)} - apart
+    anything: Any = {1: 1}
+    assert {name for name in more if not writes_more(attrs.evolve(plain, **{name: anything}))} == set()
 
 
 async def test_commits_that_only_replace_a_snapshot_are_not_looked_up(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "encode",
     "encoded_range",
     "is_next",
+    "writes_more",
 ]
 
 MOST_ENDED = 10_000
@@ -115,9 +116,15 @@ def check_commit(commit: Commit) -> None:
         _check_offers(commit)
     if commit.lapses is not None and not -_LATEST < commit.lapses < _LATEST:
         raise _no_time(commit, "when it is looked at whether it may go", commit.lapses)
-    if commit.destroy and (
-        commit.document is not None
-        or commit.writes
+    if commit.destroy and (commit.document is not None or writes_more(commit)):
+        msg = f"room {commit.key}: a commit that destroys a room cannot write to it; make two commits of it"
+        raise ValueError(msg)
+
+
+def writes_more(commit: Commit) -> bool:
+    """Whether a commit writes something of its room beside a snapshot."""
+    return bool(
+        commit.writes
         or commit.entries
         or commit.seq
         or commit.trim
@@ -128,9 +135,7 @@ def check_commit(commit: Commit) -> None:
         or commit.timers
         or commit.offers
         or commit.lapses is not None
-    ):
-        msg = f"room {commit.key}: a commit that destroys a room cannot write to it; make two commits of it"
-        raise ValueError(msg)
+    )
 
 
 # What follows is run for each message of a committed room: nothing is formatted before it is refused.

@@ -9,6 +9,7 @@ import attrs
 
 from trio_rooms.errors import StoreError
 from trio_rooms.stores.base import Commit
+from trio_rooms.stores.checks import writes_more
 
 __all__ = ["GO_ON", "LARGE", "REPLACE", "Newest"]
 
@@ -53,18 +54,8 @@ class Newest:
             document is None
             or commit.number != number + 1
             or commit.epoch != epoch
-            or commit.writes
-            or commit.entries
-            or commit.seq
-            or commit.trim
-            or commit.sessions
-            or commit.links
-            or commit.verdicts
-            or commit.answered
-            or commit.timers
             or commit.sends
-            or commit.offers
-            or commit.lapses is not None
+            or writes_more(commit)
         ):
             # It is about to be changed by somebody else, who has to see what is put off.
             self.flush()
