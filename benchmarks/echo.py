@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -16,7 +17,7 @@ from benchmarks.suite.contestants import (
     peers_with_events,
     serving,
 )
-from benchmarks.suite.dialects import CBOR, JSON, PLAIN, REFLECTED
+from benchmarks.suite.dialects import CBOR, JSON, PLAIN, REFLECTED, Dialect
 from benchmarks.suite.load import BUSY, Load
 from benchmarks.suite.processes import cpu_seconds
 from benchmarks.suite.report import Run
@@ -55,6 +56,15 @@ WATCHED: Final = [
     Column("off", "off", unit="µs", better="low"),
     Column("extra", "more, on", unit="%", digits=1, better="low"),
 ]
+Kind: TypeAlias = tuple[str, str, Dialect]
+"""What a row is called, the room of `benchmarks.rooms`, and what is spoken."""
+KINDS: Final[tuple[Kind, ...]] = (
+    ("plain", "plain", PLAIN),
+    ("plain, def", "plain_def", PLAIN),
+    ("JSON events", "events", JSON),
+    ("JSON events, def", "events_def", JSON),
+    ("CBOR events", "events", CBOR),
+)
 _TURNS: Final = 10
 """How often each of two servers is measured, one after the other: what the machine does else hits both."""
 
@@ -64,7 +74,7 @@ def run(run: Run) -> None:
     _watch(run)
     connections = run.connections(100, quick=20)
     tables = {size: _table(run, size, connections) for size in SIZES}
-    entrants = _ours(connections)
+    entrants = entrants_of(KINDS, connections)
     if run.options.beside is not None:
         there = run.options.beside
         entrants += [attrs.evolve(one, name=f"{one.name}, {there.name}", checkout=there) for one in entrants]
@@ -92,14 +102,8 @@ def _table(run: Run, size: Size, connections: int) -> Table:
     )
 
 
-def _ours(connections: int) -> list[Contestant]:
-    kinds = (
-        ("plain", "plain", PLAIN),
-        ("plain, def", "plain_def", PLAIN),
-        ("JSON events", "events", JSON),
-        ("JSON events, def", "events_def", JSON),
-        ("CBOR events", "events", CBOR),
-    )
+def entrants_of(kinds: Iterable[Kind], connections: int) -> list[Contestant]:
+    """Ours, of each kind with all connections in one room and with a room for each."""
     return [
         Contestant(
             f"trio_rooms, {kind}, {name}",

@@ -7,8 +7,8 @@ from typing import Final
 
 import attrs
 
-from benchmarks.echo import SIZES
-from benchmarks.suite.contestants import Contestant, Server, ours, peers, peers_with_events, serving
+from benchmarks.echo import KINDS, SIZES, entrants_of
+from benchmarks.suite.contestants import Contestant, Server, peers, peers_with_events, serving
 from benchmarks.suite.dialects import CBOR, JSON, PLAIN
 from benchmarks.suite.load import Load
 from benchmarks.suite.numbers import median
@@ -52,33 +52,16 @@ def run(run: Run) -> None:
         )
         for size in SIZES
     }
-    rivals = {one.name: one for one in (*peers("echo"), *peers_with_events())}
-    plain, json, cbor = (
-        rivals[f"Node ws{more}"] for more in ("", ", JSON.parse and JSON.stringify", ", cbor-x")
-    )
-    kinds = [
-        ("plain", "plain", PLAIN, plain),
-        ("plain, def", "plain_def", PLAIN, plain),
-        ("JSON events", "events", JSON, json),
-        ("JSON events, def", "events_def", JSON, json),
-        ("CBOR events", "events", CBOR, cbor),
-        ("CBOR events, def", "events_def", CBOR, cbor),
-    ]
+    peer = {one.name: one for one in (*peers("echo"), *peers_with_events())}
+    rivals = {
+        PLAIN: peer["Node ws"],
+        JSON: peer["Node ws, JSON.parse and JSON.stringify"],
+        CBOR: peer["Node ws, cbor-x"],
+    }
+    kinds = KINDS[:1] if run.few else (*KINDS, ("CBOR events, def", "events_def", CBOR))
     pairs = {
-        entrant: rival
-        for kind, room, dialect, rival in (kinds[:1] if run.few else kinds)
-        for rooms, name in ((1, "1 room"), (connections, "a room each"))
-        for entrant in [
-            Contestant(
-                f"trio_rooms, {kind}, {name}",
-                "ours",
-                ours(room),
-                dialect,
-                f"/{room}/{{n}}",
-                rooms,
-                absent=rival.absent,
-            )
-        ]
+        attrs.evolve(one, absent=rivals[one.dialect].absent): rivals[one.dialect]
+        for one in entrants_of(kinds, connections)
     }
     for entrant in run.each([*pairs], *tables.values()):
         with run.attempt(entrant), contextlib.ExitStack() as running:
